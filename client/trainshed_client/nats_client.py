@@ -1,0 +1,214 @@
+"""The one way in which Trainshed's programs connect to NATS: a client that no message can kill.
+
+Owns connection options, the words of connection errors and the hardening of nats-py; knows no subject.
+Importing this costs about 0.1 s (nats-py), so the command line imports it only where it connects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import nats.aio.client
+import nats.errors
+
+from trainshed_client.endpoint import Endpoint
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+_log = logging.getLogger("trainshed.nats")
+
+CONNECT_TIMEOUT_S = 5.0
+RECONNECT_WAIT_S = 0.25
+PING_INTERVAL_S = 5
+REPEAT_QUIET_S = 30.0
+
+OnError = Callable[[Exception], None]
+OnEvent = Callable[[], Awaitable[None]]
+
+
+class SafeClient(nats.aio.client.Client):
+    """A nats-py client whose read loop survives what any other client may send.
+
+    What nats-py 2.16 does: an exception in the handling of one message (a status line or a subject that is not
+    UTF-8, a header block of eight bytes, a forged delivery subject) ends the read loop with one log line while
+    ``is_connected`` stays true and no callback fires; any ``-ERR`` but a permission's closes the client for good.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reconnect_hooks: set[Callable[[], None]] = set()
+        """Called after each reconnection: readers whose consumer may be gone make it anew at once."""
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        """Headers that cannot be read count as none; the message is still handed on, so that it can be answered."""
+        try:
+            return await super()._process_headers(headers)
+        except (ValueError, IndexError) as error:
+            await self._error_cb(nats.errors.Error(f"nats: a message's headers cannot be read ({error})"))
+            return None
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """A message that cannot be handed on at all is dropped and told of; the parser is past it already."""
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next message must be read
+            what = f"nats: dropped a message on {subject[:200]!r} ({type(error).__name__}: {error})"
+            await self._error_cb(nats.errors.Error(what))
+
+    async def _process_err(self, err_msg: str) -> None:
+        """The server's -ERR is told of. Where the server hangs up after it, the end of file reconnects."""
+        self._err = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
+        await self._error_cb(self._err)
+
+    async def _read_loop(self) -> None:
+        """Whatever else may end the loop: a client without one is not connected, so connect anew."""
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if self.is_connected and not (task and task.cancelling()):
+            error = nats.errors.Error("nats: the read loop ended")
+            await self._error_cb(error)
+            await self._process_op_err(error)
+
+    async def abandon(self) -> None:
+        """Close without callbacks: nobody was told of this connection."""
+        await self._close(self.CLOSED, False)
+
+
+async def connect(
+    endpoint: Endpoint,
+    *,
+    name: str,
+    forever: bool = False,
+    within_s: float = CONNECT_TIMEOUT_S,
+    on_error: OnError | None = None,
+    on_disconnect: OnEvent | None = None,
+    on_reconnect: OnEvent | None = None,
+    on_closed: OnEvent | None = None,
+) -> SafeClient:
+    """Connect; a connection that is lost later is made anew for ever, and subscriptions with it.
+
+    ``name`` is what the server's monitoring shows. ``forever``: wait for the server (a service); otherwise every
+    server of the endpoint is tried once and the first connection counts, ``within_s`` seconds at most. ``on_error``
+    is called, not awaited, with every asynchronous error; by default each is logged without a traceback, a repeated
+    one at most every 30 s. Raises `TrainshedError`: UNAVAILABLE, or DENIED where the server refuses the credentials.
+    """
+    client = SafeClient()
+    loop = asyncio.get_running_loop()
+    first_try: asyncio.Future[Exception] = loop.create_future()
+    report = on_error or _QuietLog(name)
+    failures = 0
+
+    async def error_cb(error: Exception) -> None:
+        nonlocal failures
+        failures += 1
+        if forever or client_ready:
+            report(error)
+        elif failures >= len(endpoint.servers) and not first_try.done():
+            first_try.set_result(error)
+
+    async def reconnected_cb() -> None:
+        for hook in tuple(client.reconnect_hooks):
+            hook()
+        if on_reconnect is not None:
+            await on_reconnect()
+
+    client_ready = False
+    connecting = loop.create_task(
+        client.connect(
+            servers=endpoint.servers,
+            name=name,
+            user=endpoint.user,
+            password=endpoint.password,
+            error_cb=error_cb,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=reconnected_cb,
+            closed_cb=on_closed,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # a float works
+            connect_timeout=CONNECT_TIMEOUT_S if forever else within_s,  # type: ignore[arg-type]
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=2,
+        )
+    )
+    try:
+        either: set[asyncio.Future[Any]] = {connecting, first_try}
+        await asyncio.wait(
+            either,
+            timeout=None if forever else within_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if connecting.done():
+            connecting.result()
+            # nats-py takes a server that hangs up during the handshake for a connected one.
+            if client.is_connected:
+                client_ready = True
+                return client
+            await client.close()
+            raise unreachable(endpoint, nats.errors.Error("nats: the server hung up"))
+        raise unreachable(endpoint, first_try.result() if first_try.done() else TimeoutError())
+    except (OSError, nats.errors.Error) as error:
+        raise unreachable(endpoint, error) from None
+    finally:
+        if not client_ready:
+            await _abandon(client, connecting)
+
+
+def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
+    """The error for people when no server answers or the server says no; the credentials are not in it."""
+    text = str(error).removeprefix("nats: ").strip("'\" ")
+    if "authorization violation" in text.lower() or isinstance(error, nats.errors.AuthorizationError):
+        who = f"user {endpoint.user}" if endpoint.user else "a client without credentials"
+        return TrainshedError(
+            ErrorCode.DENIED,
+            f"the server at {endpoint.url} refuses {who}. Give TRAINSHED_NATS_USER and TRAINSHED_NATS_PASSWORD, "
+            "or leave --nats and NATS_URL out to use this machine's own stack",
+        )
+    match error:
+        case ConnectionRefusedError():
+            why = "connection refused"
+        case OSError() if (
+            f"[Errno {errno.ECONNREFUSED}]" in text
+        ):  # asyncio sums up a host of several addresses
+            why = "connection refused"
+        case TimeoutError():
+            why = "no answer in time"
+        case OSError(strerror=str(words)):
+            why = words.lower()
+        case _:
+            why = text or type(error).__name__
+    return TrainshedError(
+        ErrorCode.UNAVAILABLE,
+        f"no Trainshed answers at {endpoint.url} ({why}). Start one here: trainshed up. "
+        "Or name another: --nats nats://HOST:4222",
+    )
+
+
+async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
+    """Leave no task and no socket of an attempt to connect behind."""
+    while not connecting.done():
+        connecting.cancel()  # again: Python 3.11's wait_for may swallow one
+        await asyncio.wait({connecting}, timeout=0.1)
+    if not connecting.cancelled():
+        connecting.exception()  # told of already
+    await client.abandon()
+
+
+class _QuietLog:
+    """Logs each connection error as one line, and the same words again only after a while."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: tuple[str, float] = ("", 0.0)
+
+    def __call__(self, error: Exception) -> None:
+        text = str(error).removeprefix("nats: ") or type(error).__name__
+        last_text, last_at = self._last
+        now = time.monotonic()
+        if text != last_text or now - last_at >= REPEAT_QUIET_S:
+            self._last = (text, now)
+            _log.warning("nats connection of %s: %s", self._name, text)

@@ -1,0 +1,131 @@
+"""The rows that everybody sees: of runs, attempts, slots and nodes.
+
+Owns their fields and their JSON; times are RFC 3339 in UTC with microseconds, unknown is null. Knows no table.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+
+
+class WaitsFor(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a queued run is not running yet: made when asked, never stored."""
+
+    reason: str
+    text: str
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's row. ``seq`` is the sequence of the event that last changed it."""
+
+    run_id: str
+    name: str
+    status: RunStatus
+    attempt: int
+    digest: str
+    seq: int
+    submit_seq: int
+    priority: int
+    labels: dict[str, str]
+    node: str | None = None
+    host: str | None = None
+    slots: list[int] = msgspec.field(default_factory=list)
+    cpus: int = 1
+    gpus: int = 0
+    pid: int | None = None
+    command: list[str] = msgspec.field(default_factory=list)
+    cancel_requested: bool = False
+    submitted_by: str | None = None
+    submitted_at: str | None = None
+    dispatched_at: str | None = None
+    started_at: str | None = None
+    ready_at: str | None = None
+    ended_at: str | None = None
+    updated_at: str | None = None
+    last_heartbeat_at: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    failure_reason: FailureReason | None = None
+    step: int | float | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
+    """A PENDING run's record in an answer."""
+
+    waits_for: WaitsFor | None = None
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One grant of a run. ``late_result`` keeps an end that came after the first (it changes nothing)."""
+
+    run_id: str
+    attempt: int
+    status: RunStatus
+    node: str
+    host: str | None = None
+    slots: list[int] = msgspec.field(default_factory=list)
+    pid: int | None = None
+    dispatched_at: str | None = None
+    started_at: str | None = None
+    ready_at: str | None = None
+    ended_at: str | None = None
+    last_heartbeat_at: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    failure_reason: FailureReason | None = None
+    step: int | float | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    late_result: str | None = None
+
+
+class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One schedulable GPU share of a node and who holds it."""
+
+    node: str
+    index: int
+    uuid: str | None = None
+    device: str | None = None
+    memory_mb: int | None = None
+    memory_used_mb: int | None = None
+    utilisation: int | None = None
+    other_pids: list[int] = msgspec.field(default_factory=list)
+    healthy: bool = True
+    run_id: str | None = None
+    attempt: int | None = None
+    seq: int = 0
+    updated_at: str | None = None
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine with an agent, what it has and what is granted of it."""
+
+    node: str
+    host: str
+    incarnation: str
+    status: NodeStatus
+    drained: bool = False
+    cpus: int = 0
+    memory_mb: int = 0
+    gpus: int = 0
+    cpus_used: int = 0
+    memory_used_mb: int = 0
+    slots_used: int = 0
+    joined_at: str | None = None
+    last_heartbeat_at: str | None = None
+    seq: int = 0
+
+
+class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a run's life in words."""
+
+    seq: int
+    time: str
+    type: str
+    text: str

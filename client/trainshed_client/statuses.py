@@ -1,0 +1,66 @@
+"""The words for how runs, attempts and nodes stand.
+
+Owns the enums that both ends of the wire share; knows no transition between them.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class RunStatus(enum.StrEnum):
+    """Status of a run and of an attempt (an attempt is never PENDING)."""
+
+    PENDING = "PENDING"
+    DISPATCHING = "DISPATCHING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @property
+    def ended(self) -> bool:
+        """True for the terminal statuses, which only a retry leaves."""
+        return self in _ENDED
+
+    @classmethod
+    def _missing_(cls, value: object) -> RunStatus:
+        return cls.UNSPECIFIED
+
+
+_ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class FailureReason(enum.StrEnum):
+    """Why an attempt or a run did not complete."""
+
+    EXIT_CODE = "exit_code"
+    SIGNAL = "signal"
+    WORKER_TIMEOUT = "worker_timeout"
+    TIME_LIMIT = "time_limit"
+    SPAWN_ERROR = "spawn_error"
+    SHIM_LOST = "shim_lost"
+    NODE_LOST = "node_lost"
+    NODE_RECLAIMED = "node_reclaimed"
+    DEPENDENCY_FAILED = "dependency_failed"
+    NOT_STARTED = "not_started"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> FailureReason:
+        return cls.UNSPECIFIED
+
+
+class NodeStatus(enum.StrEnum):
+    """Status of a node; only an ``up`` and not drained one is granted runs."""
+
+    UP = "up"
+    LOST = "lost"
+    LEFT = "left"
+    REMOVED = "removed"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NodeStatus:
+        return cls.UNSPECIFIED

@@ -1,0 +1,159 @@
+"""Every subject, stream and bucket name that Trainshed uses on NATS.
+
+Owns how they are spelled and read back; knows nothing of what is sent on them.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import NamedTuple
+
+EVENTS_STREAM = "TRAINSHED_EVENTS"
+HEARTBEATS_STREAM = "TRAINSHED_HEARTBEATS"
+EVENTS = "trainshed.events"
+HEARTBEATS = "trainshed.heartbeats"
+LOG = "trainshed.log"
+WATCH = "trainshed.watch"
+API = "trainshed.api"
+RUNS_BUCKET = "trainshed_runs"
+SLOTS_BUCKET = "trainshed_slots"
+
+ALL_EVENTS = f"{EVENTS}.>"
+ALL_HEARTBEATS = f"{HEARTBEATS}.>"
+ALL_NODE_EVENTS = f"{EVENTS}.node.>"
+ALL_CONTROL_EVENTS = f"{EVENTS}.control.>"
+ALL_NODE_HEARTBEATS = f"{HEARTBEATS}.node.*.*"
+ELECTED = f"{EVENTS}.control.dispatch.dispatcher.elected._"
+ALIVE_DISPATCHER = "trainshed.alive.dispatcher"
+NO_NODE = "_"
+
+OFFSET_HEADER = "Trainshed-Offset"
+SIZE_HEADER = "Trainshed-Size"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\Z")
+
+
+class Scope(enum.StrEnum):
+    """What an event is about."""
+
+    RUN = "run"
+    NODE = "node"
+    CONTROL = "control"
+
+
+class Role(enum.StrEnum):
+    """Who wrote an event: one writer role for each subject."""
+
+    GATEWAY = "gateway"
+    DISPATCHER = "dispatcher"
+    AGENT = "agent"
+
+
+class EventSubject(NamedTuple):
+    """The five tokens of ``trainshed.events.<scope>.<id>.<role>.<type>.<node>``."""
+
+    scope: str
+    id: str
+    role: str
+    type: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{EVENTS}.{self.scope}.{self.id}.{self.role}.{self.type}.{self.node}"
+
+
+def parse_event_subject(subject: str) -> EventSubject | None:
+    """The tokens of an event's subject; None where it is not of that form.
+
+    A raw client can store a literal ``*`` or ``>`` as a token: those are no event subjects.
+    """
+    parts = subject.split(".")
+    if len(parts) != 7 or parts[0] != "trainshed" or parts[1] != "events":
+        return None
+    if "*" in subject or ">" in subject or "" in parts:
+        return None
+    return EventSubject(*parts[2:])
+
+
+def run_events(run_id: str) -> str:
+    """Everything that was ever said of one run (also the guard of its Submitted)."""
+    return f"{EVENTS}.run.{run_id}.>"
+
+
+def submitted(run_id: str) -> str:
+    """The literal subject of a run's one Submitted."""
+    return f"{EVENTS}.run.{run_id}.gateway.submitted.{NO_NODE}"
+
+
+def agent_words(run_id: str, node: str) -> str:
+    """An agent's own words on one run: the guard of what it appends (docs/protocol.md rule 13)."""
+    return f"{EVENTS}.run.{run_id}.agent.*.{node}"
+
+
+def node_event(node: str, role: Role, type_: str) -> str:
+    """The literal subject of one kind of event about a node."""
+    return f"{EVENTS}.node.{node}.{role}.{type_}.{node}"
+
+
+def pushed_to(node: str) -> str:
+    """What a node's durable push consumer filters: the dispatcher's decisions for it."""
+    return f"{EVENTS}.*.*.dispatcher.*.{node}"
+
+
+def push_delivery(node: str) -> str:
+    """Where those are delivered; the agent subscribes to it spelled out."""
+    return f"trainshed.push.{node}.events"
+
+
+def run_heartbeat(run_id: str, node: str) -> str:
+    """Where an agent tells what a run's worker told."""
+    return f"{HEARTBEATS}.run.{run_id}.{node}"
+
+
+def node_heartbeat(node: str) -> str:
+    """Where an agent says that its node is alive."""
+    return f"{HEARTBEATS}.node.{node}.{node}"
+
+
+def parse_heartbeat_subject(subject: str) -> tuple[str, str, str] | None:
+    """(scope, id, node) of a heartbeat's subject; None where it is not of that form."""
+    parts = subject.split(".")
+    if len(parts) != 5 or parts[0] != "trainshed" or parts[1] != "heartbeats":
+        return None
+    return parts[2], parts[3], parts[4]
+
+
+def output(run_id: str, attempt: int, node: str, stream: str) -> str:
+    """Where new output of an attempt is published as raw bytes."""
+    return f"{WATCH}.output.{run_id}.{attempt}.{node}.{stream}"
+
+
+def telemetry(run_id: str, attempt: int, node: str) -> str:
+    """Where the JSON lines of an attempt's stdout are published."""
+    return f"{WATCH}.telemetry.{run_id}.{attempt}.{node}"
+
+
+def watch_run(run_id: str) -> str:
+    """Where a run's record is republished when its bucket changes."""
+    return f"{WATCH}.runs.{run_id}"
+
+
+def api(call: str) -> str:
+    """The subject of a command or query, as in ``trainshed.api.run.submit``."""
+    return f"{API}.{call}"
+
+
+def api_as(call: str) -> str:
+    """The same for callers whose account the server vouches for; the account is token 4."""
+    return f"{API}.u.*.{call}"
+
+
+def node_output(node: str) -> str:
+    """The call that reads ranges of an attempt's output on its node."""
+    return f"{API}.node.{node}.output"
+
+
+def is_token(text: str) -> bool:
+    """True where ``text`` can stand as one token of a subject."""
+    return _TOKEN.match(text) is not None

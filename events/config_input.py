@@ -1,0 +1,177 @@
+"""The run config as it may be written: every field's check, and the one way to a RunConfig.
+
+Owns what is accepted and how a refusal reads; knows nothing of defaults (events/config.py) or of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from events.config import RETRY_ON, RUN_NAME_LENGTH, RunConfig
+from events.config_checks import (
+    Check,
+    absolute_path,
+    boolean,
+    choice,
+    integer,
+    list_of,
+    names_to,
+    nullable,
+    number,
+    object_,
+    run_id,
+    signal_name,
+    text,
+    variable_name,
+)
+from events.config_text import parse_json, parse_yaml
+from events.credentials import refuse_credentials
+from events.json_limits import MAX_BYTES, below, check_json, invalid, kind, too_large
+from trainshed_client.errors import TrainshedError
+
+__all__ = ["parse_json", "parse_yaml", "run_config"]
+
+RETRY_REASONS = (*RETRY_ON, "time_limit")
+"""What ``retry.on`` may name: every way for an attempt to fail that a new attempt can follow."""
+
+Table: TypeAlias = "dict[str, Check | Table]"
+"""A check for each field of an object; the table of its fields where that is an object too."""
+
+
+def run_config(raw: object, *, allow_credentials: bool = False) -> RunConfig:
+    """Check ``raw`` (parsed JSON or YAML) and fill in the defaults.
+
+    Pure and independent of nodes: whether a node is large enough or a run of ``after`` exists is asked elsewhere.
+    Raises TrainshedError (invalid, or too_large over 256 KiB) with the path of the first field that is wrong,
+    what is wrong with it and what is accepted.
+    """
+    check_json(raw)
+    if not isinstance(raw, dict):
+        raise invalid("", f'a run config must be an object like {{"entry_point": ...}}, not {kind(raw)}')
+    config = msgspec.convert(_fields(raw, "", _CONFIG), RunConfig)
+    if config.entry_point is None and config.worker is None:
+        raise invalid(
+            "entry_point", 'required: the program to run, as in "python3" with "arguments": ["train.py"]'
+        )
+    if config.run_name == config.default_name:
+        config = msgspec.structs.replace(config, run_name=None)
+    if not allow_credentials:
+        refuse_credentials(config.environment, config.metadata)
+    if (size := len(msgspec.json.encode(config.normalised()))) > MAX_BYTES:
+        raise too_large(size, MAX_BYTES)
+    return config
+
+
+def _fields(value: object, path: str, table: Table) -> dict[str, object]:
+    """``value`` with each of its fields checked by ``table``; no field is required."""
+    checked: dict[str, object] = {}
+    for name, item in object_(value, path).items():
+        check = table.get(name)
+        if check is None:
+            raise _unknown(name, path, table)
+        where = below(path, name)
+        checked[name] = _fields(item, where, check) if isinstance(check, dict) else check(item, where)
+    return checked
+
+
+def _metadata(value: object, path: str) -> object:
+    """Anything, kept as sent; but ``worker`` decides what runs, so that is checked."""
+    metadata = object_(value, path)
+    if metadata.get("worker") is not None:
+        path = below(path, "worker")
+        _exactly_one(_fields(metadata["worker"], path, _WORKER), ("module", "script"), path)
+    return metadata
+
+
+def _retry_on(value: object, path: str) -> object:
+    """A set in meaning: the default's reasons in another order are the default."""
+    reasons = list_of(choice(*RETRY_REASONS))(value, path)
+    return list(RETRY_ON) if sorted(map(str, reasons)) == sorted(RETRY_ON) else reasons
+
+
+def _secret(value: object, path: str) -> object:
+    """Where a value is found, never the value: so a wrong one is not shown either."""
+    if not isinstance(value, dict):
+        raise invalid(
+            path,
+            f'must be {{"file": "/path/on/the/node"}} or {{"env": "NAME"}}, never the value itself, not {kind(value)}',
+        )
+    secret = _fields(value, path, _SECRET)
+    _exactly_one(secret, ("file", "env"), path)
+    return secret
+
+
+def _exactly_one(fields: dict[str, object], names: tuple[str, str], path: str) -> None:
+    given = [name for name in names if fields.get(name) is not None]
+    if len(given) != 1:
+        found = "both are given" if given else "neither is"
+        raise invalid(path, f'must have exactly one of "{names[0]}" and "{names[1]}"; {found}')
+
+
+def _unknown(name: str, path: str, table: Table) -> TrainshedError:
+    """The refusal of a field that is not in ``table``, with the closest one there, else anywhere."""
+    import difflib  # only for a refusal; costs a command's start 5 ms
+
+    everywhere = {field.rpartition(".")[2]: field for field in reversed(list(_every_field(_CONFIG)))}
+    closest = difflib.get_close_matches(name.lower(), table, n=1)
+    closest = [
+        below(path, field) for field in closest or [t for t in table if len(name) > 2 and t.startswith(name)]
+    ]
+    closest = closest or [everywhere[t] for t in difflib.get_close_matches(name.lower(), everywhere, n=1)]
+    hint = f"; did you mean {closest[0]}?" if closest else "."
+    return invalid(below(path, name), f"unknown field{hint} Accepted here: {', '.join(sorted(table))}")
+
+
+def _every_field(table: Table, path: str = "") -> Iterator[str]:
+    for name, check in table.items():
+        yield below(path, name)
+        if isinstance(check, dict):
+            yield from _every_field(check, below(path, name))
+
+
+_CONFIG: Table = {
+    "run_name": text(least=1, most=RUN_NAME_LENGTH),
+    "entry_point": text(least=1),
+    "arguments": list_of(text()),
+    "environment": names_to(text()),
+    "labels": names_to(text()),
+    "metadata": _metadata,
+    "working_dir": nullable(absolute_path, meaning="the run's folder"),
+    "resources": {
+        "cpus": integer(least=1),
+        "memory_mb": integer(least=0),
+        "gpus": {"requested": integer(least=0), "mandatory": boolean},
+    },
+    "artifacts": {"output_prefix": text(), "persist_logs": boolean, "keep_checkpoints": boolean},
+    "schedule": {
+        "max_duration_seconds": nullable(number(above=0), meaning="no limit"),
+        "max_steps": nullable(integer(least=0), meaning="no limit"),
+    },
+    "priority": integer(),
+    "retry": {
+        "max_attempts": integer(least=1),
+        "backoff_s": number(least=0),
+        "on": _retry_on,
+    },
+    "stop": {"signal": signal_name, "grace_s": number(least=0)},
+    "heartbeat": {
+        "source": choice("process", "output", "notify"),
+        "timeout_s": nullable(number(above=0), meaning="the node's"),
+    },
+    "after": list_of(run_id),
+    "secrets": names_to(_secret),
+    "submission_key": nullable(text(), meaning="no key"),
+}
+
+_WORKER: Table = {
+    "module": nullable(text(least=1)),
+    "script": nullable(text(least=1)),
+    "arguments": nullable(list_of(text())),
+    "config": nullable(object_),
+    "worker_id": nullable(text(least=1)),
+}
+
+_SECRET: Table = {"file": nullable(text(least=1)), "env": nullable(variable_name)}

@@ -1,0 +1,260 @@
+"""JSON and YAML text to plain values, strict where two readers could understand two things.
+
+Owns duplicate names, odd numbers, ambiguous YAML words and the limits of size and depth; knows no field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from events.json_limits import MAX_BYTES, MAX_DEPTH, below, check_json, cut, invalid, too_deep, too_large
+from trainshed_client.errors import TrainshedError
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]')
+_SAFE_DIGITS = 18
+_OUT_OF_RANGE = 10**_SAFE_DIGITS
+_YAML_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_YAML_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+(?:[eE][+-][0-9]+)?")
+_YAML_WORDS = {"on", "off", "yes", "no"}
+_YAML = "tag:yaml.org,2002:"
+
+
+def parse_json(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> object:
+    """The value of one JSON text (RFC 8259, UTF-8).
+
+    Raises TrainshedError: too_large over ``max_bytes``; invalid, with line or path, for what is no JSON, is not
+    UTF-8, has a name twice in one object, or is beyond the limits of `check_json`.
+    """
+    text = _decoded(data, max_bytes)
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
+    except _GivenTwiceError:
+        raise _duplicate(text) from None
+    except json.JSONDecodeError as error:
+        raise invalid(
+            "", f"this is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        ) from None
+    except RecursionError:
+        raise too_deep() from None
+    check_json(value, max_depth=max_depth)
+    return value
+
+
+def parse_yaml(text: bytes) -> object:
+    """The value of one YAML document, of the part of YAML that reads the same everywhere.
+
+    What JSON can say is read as JSON would; ``1e-4`` stays a string as in YAML 1.1. Names are taken as written.
+    Refused by line and path, beside what `parse_json` refuses: anchors, aliases, merge keys and tags, a second
+    document, and plain words that YAML 1.1 makes a boolean, a date or an odd number of (``on``, ``no``,
+    ``2026-01-31``, ``0x1f``, ``1_000``, ``1:30``): "write it in quotes".
+    """
+    decoded = _decoded(text, MAX_BYTES)
+    import yaml  # costs a command's start 15 ms, and JSON does not need it
+
+    if odd := yaml.reader.Reader.NON_PRINTABLE.search(decoded):
+        line = decoded.count("\n", 0, odd.start()) + 1
+        raise invalid("", f"this is not YAML: the control character {odd.group()!a} (line {line})")
+    try:
+        value = _YamlReader(yaml).read(decoded)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise invalid("", f"this is not YAML: {problem}{where}") from None
+    check_json(value)
+    return value
+
+
+def _decoded(data: bytes, max_bytes: int) -> str:
+    if len(data) > max_bytes:
+        raise too_large(len(data), max_bytes)
+    if (nul := data.find(b"\0")) >= 0:
+        raise invalid("", f"this is not text: byte {nul} (line {_line_at(data, nul)}) is nul")
+    try:
+        return data.decode("utf-8-sig")  # an editor's byte order mark says nothing more
+    except UnicodeDecodeError as error:
+        line = _line_at(data, error.start)
+        raise invalid("", f"this is not UTF-8: byte {error.start} (line {line}): {error.reason}") from None
+
+
+def _line_at(data: bytes, position: int) -> int:
+    return data.count(b"\n", 0, position) + 1
+
+
+def _integer(digits: str) -> int:
+    """What is far out of range is refused by path later; Python would spend long on 100,000 digits."""
+    return int(digits) if len(digits) <= _SAFE_DIGITS else _OUT_OF_RANGE
+
+
+class _GivenTwiceError(Exception):
+    """An object has a name twice; `_duplicate` then finds out where."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise _GivenTwiceError
+    return unique
+
+
+def _given_twice(path: str, first: int, second: int) -> TrainshedError:
+    where = f"on line {first}" if first == second else f"on lines {first} and {second}"
+    return invalid(path, f"given twice, {where}; keep one of them")
+
+
+class _Level:
+    """An object or list that is being read: where in it we are, and the place of each name seen so far."""
+
+    def __init__(self, path: str, values: dict[str, object] | list[object]) -> None:
+        self.path = path
+        self.values = values
+        self.places: dict[str, int] = {}
+        self.name: str | None = None
+
+    @property
+    def wants_name(self) -> bool:
+        return isinstance(self.values, dict) and self.name is None
+
+    @property
+    def here(self) -> str:
+        """The path of the value that comes next."""
+        return below(self.path, self.name if self.name is not None else len(self.values))
+
+    def take_name(self, name: str, place: int) -> int | None:
+        """Remember ``name``; the place where it was given before, if it was."""
+        self.name = name
+        before = self.places.setdefault(name, place)
+        return None if before == place else before
+
+    def take_value(self, value: object) -> None:
+        if isinstance(self.values, list):
+            self.values.append(value)
+        elif self.name is not None:
+            self.values[self.name] = value
+            self.name = None
+
+
+def _duplicate(text: str) -> TrainshedError:
+    """Where the first name stands that is given twice in its object. ``text`` is JSON that was read already."""
+    levels: list[_Level] = []
+    for token in _TOKEN.finditer(text):
+        mark, level = token.group(), levels[-1] if levels else None
+        if mark in "{[":
+            levels.append(_Level(level.here if level else "", {} if mark == "{" else []))
+        elif mark in "}]":
+            levels.pop()
+        elif mark == "," and level:
+            level.take_value(None)
+        elif mark != ":" and level and level.wants_name:
+            first = level.take_name(json.loads(mark), token.start())
+            if first is not None:
+                lines = (text.count("\n", 0, place) + 1 for place in (first, token.start()))
+                return _given_twice(level.here, *lines)
+    return invalid("", "a name is given twice in one object")  # not reached: the reader found one
+
+
+class _YamlReader:
+    """One document, event by event and without recursion, so that depth is refused before it costs anything."""
+
+    def __init__(self, yaml: Any) -> None:
+        self._yaml = yaml
+        self._resolver = yaml.resolver.Resolver()
+        self._levels: list[_Level] = []
+        self._root: object = None
+        self._documents = 0
+
+    def read(self, text: str) -> object:
+        yaml = self._yaml
+        loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+        for event in yaml.parse(text, Loader=loader):
+            match event:
+                case yaml.DocumentStartEvent():
+                    self._documents += 1
+                    if self._documents > 1:
+                        self._refuse(event, "a second YAML document begins; one file holds one run config")
+                case yaml.AliasEvent():
+                    self._refuse(
+                        event, f"aliases (*{cut(event.anchor)}) are not accepted; write the value out"
+                    )
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self._take(self._levels.pop().values)
+                case yaml.NodeEvent():
+                    self._node(event)
+                case _:
+                    pass
+        return self._root
+
+    def _node(self, event: Any) -> None:
+        yaml = self._yaml
+        if event.anchor is not None:
+            self._refuse(event, f"anchors (&{cut(event.anchor)}) are not accepted; write the value out")
+        if event.tag is not None:
+            tag = event.tag.replace(_YAML, "!!")
+            self._refuse(event, f"tags ({cut(tag)}) are not accepted; a string is written in quotes")
+        level = self._levels[-1] if self._levels else None
+        names = level is not None and level.wants_name
+        if isinstance(event, yaml.ScalarEvent):
+            if names and level is not None:
+                self._name(event, level)
+            else:
+                self._take(self._scalar(event))
+            return
+        if names:
+            self._refuse(event, "a name must be a string, not a list or an object")
+        if len(self._levels) >= MAX_DEPTH:
+            raise too_deep()
+        values: dict[str, object] | list[object] = {} if isinstance(event, yaml.MappingStartEvent) else []
+        self._levels.append(_Level(level.here if level else "", values))
+
+    def _name(self, event: Any, level: _Level) -> None:
+        if event.value == "<<" and event.implicit[0]:
+            self._refuse(event, "merge keys (<<) are not accepted; write the fields out")
+        line = event.start_mark.line + 1
+        # Two names on one line are told apart by their column.
+        first = level.take_name(event.value, line * (MAX_BYTES + 1) + event.start_mark.column)
+        if first is not None:
+            raise _given_twice(level.here, first // (MAX_BYTES + 1), line)
+
+    def _take(self, value: object) -> None:
+        if self._levels:
+            self._levels[-1].take_value(value)
+        else:
+            self._root = value
+
+    def _scalar(self, event: Any) -> object:
+        text: str = event.value
+        if not event.implicit[0]:  # in quotes, or a block
+            return text
+        if _YAML_INTEGER.fullmatch(text):
+            return _integer(text)
+        if _YAML_NUMBER.fullmatch(text):
+            return float(text)
+        match self._resolver.resolve(self._yaml.ScalarNode, text, (True, False)).removeprefix(_YAML):
+            case "str":
+                return text
+            case "null":
+                return None
+            case "bool" if text.lower() not in _YAML_WORDS:
+                return text.lower() == "true"
+            case "bool":
+                meant = "true" if text.lower() in ("on", "yes") else "false"
+                self._refuse(
+                    event, f'{text} may mean a word or {meant}; write it in quotes, "{text}", or {meant}'
+                )
+            case "timestamp":
+                self._refuse(event, f'a date is no JSON value; write it in quotes, "{cut(text)}"')
+            case "int" | "float":
+                self._refuse(
+                    event,
+                    f'{cut(text)} is no plain decimal number; write it in quotes, "{cut(text)}", if it is a '
+                    "string, else as in JSON",
+                )
+            case _:
+                self._refuse(event, f'write it in quotes, "{cut(text)}"')
+
+    def _refuse(self, event: Any, message: str) -> NoReturn:
+        level = self._levels[-1] if self._levels else None
+        path = "" if level is None else level.path if level.wants_name else level.here
+        raise invalid(path, f"{message} (line {event.start_mark.line + 1})")

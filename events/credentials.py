@@ -1,0 +1,76 @@
+"""Which settings look like plain credentials, and their refusal: the log never forgets.
+
+Owns the word rules; knows nothing of the other fields of a run config.
+"""
+
+from __future__ import annotations
+
+import re
+
+from events.json_limits import Place, cut, invalid, path_of
+from trainshed_client.errors import TrainshedError
+
+_SEPARATORS = re.compile("[_-]+")
+_ENVIRONMENT: Place = (None, "environment")
+_METADATA: Place = (None, "metadata")
+_ENDINGS = frozenset(
+    (
+        ("api", "key"),
+        ("access", "key"),
+        ("secret", "key"),
+        ("secret",),
+        ("password",),
+        ("access", "token"),
+        ("auth", "token"),
+    )
+)
+_LAST_LETTERS = frozenset(words[-1][-3:] for words in (*_ENDINGS, ("token",)))
+
+
+def names_credential(name: str, *, any_token: bool = False) -> bool:
+    """True where the last words of ``name`` say "credential" (case-blind, words split at ``_`` and ``-``).
+
+    With ``any_token`` the last word ``token`` is enough: in an environment HF_TOKEN is a credential, while a
+    trainer's settings have names like pad_token.
+    """
+    if name[-1:].isalpha() and name[-3:].lower() not in _LAST_LETTERS:
+        return False  # nearly every name, at once
+    words = tuple(word for word in _SEPARATORS.split(name.lower()) if word)
+    return words[-2:] in _ENDINGS or words[-1:] in _ENDINGS or (any_token and words[-1:] == ("token",))
+
+
+def refuse_credentials(environment: dict[str, str], metadata: dict[str, object]) -> None:
+    """Raise TrainshedError (invalid), by path, for a non-empty string under a name that says "credential".
+
+    The value is never in the message.
+    """
+    for name, value in environment.items():
+        if value and names_credential(name, any_token=True):
+            raise _refusal((_ENVIRONMENT, name), name)
+    _refuse_in(metadata, _METADATA, None)
+
+
+def _refuse_in(value: object, place: Place, name: str | None) -> None:
+    """``name`` is the one that ``value`` stands under, alone or in a list, where it says "credential"."""
+    match value:
+        case str():
+            if value and name is not None:
+                raise _refusal(place, "_".join(_SEPARATORS.split(name)).upper())
+        case dict():
+            for key, item in value.items():
+                _refuse_in(item, (place, key), key if names_credential(key) else None)
+        case list():
+            for index, item in enumerate(value):
+                _refuse_in(item, (place, index), name)
+        case _:
+            pass
+
+
+def _refusal(place: Place, variable: str) -> TrainshedError:
+    return invalid(
+        path_of(place),
+        "this looks like a plain credential, and the event log never forgets. Write instead "
+        f'"secrets": {{"{cut(variable)}": {{"file": "/path/on/the/node"}}}}, or {{"env": "NAME"}} for a variable '
+        "of the node's agent (if it is no credential, the gateway's setting TRAINSHED_ALLOW_CREDENTIALS=1 lets it "
+        "pass)",
+    )

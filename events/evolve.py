@@ -1,0 +1,444 @@
+"""The run state machine: what each event makes of a state. The one fold of live services, replay and audit.
+
+Owns every transition and the rules for which events count (docs/protocol.md); it is total and uses no clock or I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from events.codec import StoredEvent
+from events.config import stored_config
+from events.state import NO_HISTORY, Active, Ended, Node, Pending, Run, State
+from events.types import (
+    AttemptEnd,
+    AttemptRef,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Dispatched,
+    Elected,
+    Event,
+    Failed,
+    NodeDrained,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    NodeLost,
+    NodeRemoved,
+    NodeResumed,
+    RetryRequested,
+    RunEvent,
+    SlotHealthy,
+    SlotUnhealthy,
+    Started,
+    Stopping,
+    Submitted,
+    TimedOut,
+)
+from trainshed_client.errors import TrainshedError
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+from trainshed_client.subjects import Role
+
+SECOND_NS = 1_000_000_000
+NOT_STARTED_MAX_BACKOFF_S = 60
+
+
+class RunChange(msgspec.Struct, frozen=True):
+    """A run's value before (None: it was not live) and after."""
+
+    before: Run | None
+    after: Run
+
+
+class EndedAttempt(msgspec.Struct, frozen=True):
+    """An attempt that an event ended, and how."""
+
+    run_id: str
+    attempt: Active
+    status: RunStatus
+    reason: FailureReason | None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What one event did. Empty where it does not count; ``late`` is an end after the attempt's first.
+
+    ``unreadable`` says why an event's content cannot be folded: it belongs in quarantine.
+    """
+
+    runs: tuple[RunChange, ...] = ()
+    nodes: tuple[str, ...] = ()
+    ended: tuple[EndedAttempt, ...] = ()
+    late: AttemptRef | None = None
+    unreadable: str | None = None
+
+
+NOTHING = Change()
+
+
+def ended_runs_needed(state: State, stored: StoredEvent) -> tuple[str, ...]:
+    """The ended runs that ``stored`` refers to: whoever folds reads each one's past back and hands it to evolve."""
+    match stored.event:
+        case RetryRequested(run_id=run_id):
+            return () if run_id in state.runs else (run_id,)
+        case Submitted(config=config) if b'"after"' in bytes(config):
+            return tuple(run_id for run_id in _after(config) if run_id not in state.runs)
+        case _:
+            return ()
+
+
+def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run] = NO_HISTORY) -> Change:
+    """Fold one event into ``state`` and tell what it changed.
+
+    ``history`` holds the last value of each run that :func:`ended_runs_needed` names. An event that was folded
+    before changes nothing (docs/protocol.md rule 15).
+    """
+    if stored.seq <= state.seq:
+        return NOTHING
+    state.seq = stored.seq
+    event = stored.event
+    if stored.subject.role == Role.DISPATCHER and not _of_present_epoch(state, event):
+        return NOTHING
+    match event:
+        case RunEvent():
+            return _evolve_run(state, stored, event, history)
+        case NodeEvent():
+            return _evolve_node(state, stored, event)
+        case Elected():
+            state.epoch, state.epoch_of = stored.seq, event.name
+            return NOTHING
+        case _:
+            return NOTHING
+
+
+def _of_present_epoch(state: State, event: Event) -> bool:
+    return isinstance(event, Elected) or getattr(event, "epoch", None) == state.epoch
+
+
+# --- runs ------------------------------------------------------------------------------------------------
+
+
+def _evolve_run(state: State, stored: StoredEvent, event: RunEvent, history: Mapping[str, Run]) -> Change:
+    run = state.runs.get(event.run_id)
+    match event:
+        case Submitted():
+            return NOTHING if run is not None else _submitted(state, stored, event, history)
+        case RetryRequested():
+            return _retried(state, run or history.get(event.run_id), event)
+        case AttemptEnd():
+            return _attempt_end(state, stored, run, event)
+        case Stopping():
+            return _stopping(state, run, event)
+        case _ if run is None:
+            return NOTHING
+        case CancelRequested():
+            return _replace(state, run, cancel_requested=True) if not run.cancel_requested else NOTHING
+        case Dispatched():
+            return _dispatched(state, stored, run, event)
+        case Started():
+            return _started(state, stored, run, event)
+        case _:
+            return NOTHING
+
+
+def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Mapping[str, Run]) -> Change:
+    try:
+        config = stored_config(event.config)
+    except TrainshedError as error:
+        return Change(unreadable=str(error))
+    waiting: set[str] = set()
+    failed: str | None = None
+    for dependency in config.after:
+        past = history.get(dependency)
+        if past is None or not isinstance(past.phase, Ended):
+            waiting.add(dependency)
+        elif past.phase.status is not RunStatus.COMPLETED:
+            failed = dependency
+    run = Run(
+        run_id=event.run_id,
+        submit_seq=stored.seq,
+        config=bytes(event.config),
+        name=config.name,
+        priority=config.priority,
+        needs=config.needs,
+        retry=config.retry,
+        after=tuple(config.after),
+        max_duration_s=config.max_duration_seconds,
+        phase=Pending(attempt=1, waiting_for=frozenset(waiting), failed_dependency=failed),
+    )
+    state.put_run(run)
+    return Change(runs=(RunChange(None, run),))
+
+
+def _retried(state: State, run: Run | None, event: RetryRequested) -> Change:
+    if run is None or not isinstance(run.phase, Ended) or run.phase.attempt != event.attempt:
+        return NOTHING
+    again = msgspec.structs.replace(
+        run, phase=Pending(attempt=event.attempt + 1), tries=0, unstarted=0, cancel_requested=False
+    )
+    state.put_run(again)
+    return Change(runs=(RunChange(run, again),))
+
+
+def _dispatched(state: State, stored: StoredEvent, run: Run, event: Dispatched) -> Change:
+    if not isinstance(run.phase, Pending) or run.phase.attempt != event.attempt:
+        return NOTHING
+    active = Active(
+        attempt=event.attempt,
+        node=event.node,
+        incarnation=event.incarnation,
+        slots=event.slots,
+        cpus=event.cpus,
+        memory_mb=event.memory_mb,
+        dispatched_seq=stored.seq,
+    )
+    return _replace(state, run, phase=active, nodes=(event.node,))
+
+
+def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
+    nodes = _told_to_stop(state, event.node, AttemptRef(event.run_id, event.attempt))
+    if run is not None and isinstance(run.phase, Active):
+        phase = run.phase
+        if phase.attempt == event.attempt and phase.node == event.node and not phase.stopping:
+            return _replace(state, run, phase=msgspec.structs.replace(phase, stopping=True), nodes=nodes)
+    return Change(nodes=nodes)
+
+
+def _told_to_stop(state: State, name: str, ref: AttemptRef) -> tuple[str, ...]:
+    """A listed attempt of the node needs no Stopping any more; the node's name where that changed it."""
+    node = state.nodes.get(name)
+    if node is None or ref not in node.to_stop:
+        return ()
+    state.put_node(msgspec.structs.replace(node, to_stop=node.to_stop - {ref}))
+    return (name,)
+
+
+def _started(state: State, stored: StoredEvent, run: Run, event: Started) -> Change:
+    phase = run.phase
+    if not isinstance(phase, Active) or phase.started or not _is_of(phase, event.attempt, stored):
+        return NOTHING
+    return _replace(state, run, phase=msgspec.structs.replace(phase, started=True), unstarted=0)
+
+
+def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: AttemptEnd) -> Change:
+    if stored.subject.role == Role.DISPATCHER:
+        return _dispatchers_end(state, stored, run, event)
+    ref = AttemptRef(event.run_id, event.attempt)
+    nodes = _told_to_stop(state, stored.subject.node, ref)
+    if run is None or not isinstance(run.phase, Active) or not _is_of(run.phase, event.attempt, stored):
+        return Change(late=ref, nodes=nodes)
+    return _end_attempt(state, run, run.phase, *outcome(event), stored)
+
+
+def _dispatchers_end(state: State, stored: StoredEvent, run: Run | None, event: AttemptEnd) -> Change:
+    if run is None or run.phase.attempt != event.attempt:
+        return NOTHING
+    match event, run.phase:
+        case Cancelled(failure_reason=reason), Pending():
+            ended = msgspec.structs.replace(
+                run, phase=Ended(attempt=event.attempt, status=RunStatus.CANCELLED, reason=reason)
+            )
+            return _end_run(state, run, ended, Change())
+        case Failed(failure_reason=reason), Active() as active if reason is verdict_on(state, run, active):
+            return _end_attempt(state, run, active, RunStatus.FAILED, reason, stored)
+        case _:
+            return NOTHING
+
+
+def verdict_on(state: State, run: Run, active: Active) -> FailureReason | None:
+    """Why the dispatcher may end this attempt without its agent's word; None where it may not.
+
+    The agent's last join lists it no longer, or the node left before it took it (docs/protocol.md rule 8).
+    """
+    node = state.nodes.get(active.node)
+    if node is None or node.incarnation != active.incarnation:
+        return None
+    if active.dispatched_seq < node.joined_seq and run.ref not in node.listed:
+        return FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
+    if node.left_upto is not None and active.dispatched_seq > node.left_upto:
+        return FailureReason.NOT_STARTED
+    return None
+
+
+def outcome(event: AttemptEnd) -> tuple[RunStatus, FailureReason | None]:
+    """How an attempt stands after this end."""
+    match event:
+        case Completed():
+            return RunStatus.COMPLETED, None
+        case Cancelled(failure_reason=reason):
+            return RunStatus.CANCELLED, reason
+        case Failed(failure_reason=reason) | TimedOut(failure_reason=reason):
+            return RunStatus.FAILED, reason
+        case _:
+            return RunStatus.UNSPECIFIED, None
+
+
+def _end_attempt(
+    state: State,
+    run: Run,
+    active: Active,
+    status: RunStatus,
+    reason: FailureReason | None,
+    stored: StoredEvent,
+) -> Change:
+    """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4)."""
+    change = Change(
+        nodes=(active.node,),
+        ended=(EndedAttempt(run.run_id, active, status, reason),),
+    )
+    not_started = reason is FailureReason.NOT_STARTED
+    tries = run.tries if not_started else run.tries + 1
+    if status is not RunStatus.COMPLETED and run.cancel_requested:
+        status, reason = RunStatus.CANCELLED, None
+    elif status is RunStatus.FAILED and not_started:
+        backoff_s = float(min(2**run.unstarted, NOT_STARTED_MAX_BACKOFF_S))
+        return _requeue(state, run, stored, backoff_s, change, tries, run.unstarted + 1)
+    elif status is RunStatus.FAILED and reason in run.retry.on and tries < run.retry.max_attempts:
+        return _requeue(state, run, stored, run.retry.backoff_s, change, tries, 0)
+    ended = Ended(attempt=active.attempt, status=status, reason=reason)
+    return _end_run(state, run, msgspec.structs.replace(run, phase=ended, tries=tries), change)
+
+
+def _requeue(
+    state: State,
+    run: Run,
+    stored: StoredEvent,
+    backoff_s: float,
+    change: Change,
+    tries: int,
+    unstarted: int,
+) -> Change:
+    again = msgspec.structs.replace(
+        run,
+        phase=Pending(
+            attempt=run.phase.attempt + 1, not_before_ns=stored.stored_ns + int(backoff_s * SECOND_NS)
+        ),
+        tries=tries,
+        unstarted=unstarted,
+    )
+    state.put_run(again)
+    return msgspec.structs.replace(change, runs=(RunChange(run, again),))
+
+
+def _end_run(state: State, before: Run, after: Run, change: Change) -> Change:
+    """Take the run out of the index and tell the runs that wait for it."""
+    dependents = sorted(state.waiting.get(before.run_id, ()))
+    state.put_run(after)
+    changes = [RunChange(before, after)]
+    completed = after.status is RunStatus.COMPLETED
+    for run_id in dependents:
+        run = state.runs[run_id]
+        if not isinstance(run.phase, Pending):
+            continue
+        phase = msgspec.structs.replace(
+            run.phase,
+            waiting_for=run.phase.waiting_for - {before.run_id},
+            failed_dependency=run.phase.failed_dependency if completed else before.run_id,
+        )
+        told = msgspec.structs.replace(run, phase=phase)
+        state.put_run(told)
+        changes.append(RunChange(run, told))
+    return msgspec.structs.replace(change, runs=tuple(changes))
+
+
+def _is_of(active: Active, attempt: int, stored: StoredEvent) -> bool:
+    return active.attempt == attempt and active.node == stored.subject.node
+
+
+def _replace(state: State, run: Run, *, nodes: tuple[str, ...] = (), **fields: object) -> Change:
+    after = msgspec.structs.replace(run, **fields)
+    state.put_run(after)
+    return Change(runs=(RunChange(run, after),), nodes=nodes)
+
+
+def _after(config: msgspec.Raw) -> tuple[str, ...]:
+    try:
+        return stored_config(config).after
+    except TrainshedError:
+        return ()
+
+
+# --- nodes -----------------------------------------------------------------------------------------------
+
+
+def _evolve_node(state: State, stored: StoredEvent, event: NodeEvent) -> Change:
+    node = state.nodes.get(event.node)
+    if isinstance(event, NodeJoined):
+        return _joined(state, stored, node, event)
+    if node is None or node.incarnation != event.incarnation or node.status is NodeStatus.REMOVED:
+        return NOTHING
+    match event:
+        case NodeLeft(upto=upto, attempts=attempts):
+            return _node(
+                state, stored, node, status=NodeStatus.LEFT, left_upto=upto, left_attempts=len(attempts)
+            )
+        case NodeLost() if node.status is NodeStatus.UP:
+            return _node(state, stored, node, status=NodeStatus.LOST)
+        case NodeDrained():
+            return _node(state, stored, node, drained=True)
+        case NodeResumed():
+            return _node(state, stored, node, drained=False)
+        case SlotUnhealthy(index=index):
+            return _node(state, stored, node, unhealthy=node.unhealthy | {index})
+        case SlotHealthy(index=index):
+            return _node(state, stored, node, unhealthy=node.unhealthy - {index})
+        case NodeRemoved() if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
+            return _removed(state, stored, node)
+        case _:
+            return NOTHING
+
+
+def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJoined) -> Change:
+    listed = frozenset(event.attempts)
+    node = Node(
+        name=event.node,
+        host=event.host,
+        incarnation=event.incarnation,
+        status=NodeStatus.UP,
+        joined_seq=stored.seq,
+        joined_ns=stored.stored_ns,
+        seq=stored.seq,
+        cpus=event.cpus,
+        memory_mb=event.memory_mb,
+        gpus=event.gpus,
+        drained=before.drained if before is not None else False,
+        borrowed=event.borrowed,
+        listed=listed,
+        to_stop=frozenset(ref for ref in listed if not _holds(state, event, ref)),
+    )
+    state.put_node(node)
+    return Change(nodes=(event.node,))
+
+
+def _holds(state: State, event: NodeJoined, ref: AttemptRef) -> bool:
+    run = state.runs.get(ref.run_id)
+    if run is None or not isinstance(run.phase, Active):
+        return False
+    return (
+        run.phase.attempt == ref.attempt
+        and run.phase.node == event.node
+        and run.phase.incarnation == event.incarnation
+    )
+
+
+def _removed(state: State, stored: StoredEvent, node: Node) -> Change:
+    """The operator's word is itself the end of this incarnation's live attempts (docs/protocol.md rule 12)."""
+    state.put_node(
+        msgspec.structs.replace(node, status=NodeStatus.REMOVED, seq=stored.seq, to_stop=frozenset())
+    )
+    runs: list[RunChange] = []
+    ended: list[EndedAttempt] = []
+    nodes = [node.name]
+    gone = [(r, a) for r, a in state.attempts_of(node.name) if a.incarnation == node.incarnation]
+    for run, active in sorted(gone, key=lambda pair: pair[1].dispatched_seq):
+        change = _end_attempt(state, run, active, RunStatus.FAILED, FailureReason.NODE_LOST, stored)
+        runs += change.runs
+        ended += change.ended
+    return Change(runs=tuple(runs), nodes=tuple(nodes), ended=tuple(ended))
+
+
+def _node(state: State, stored: StoredEvent, node: Node, **fields: object) -> Change:
+    state.put_node(msgspec.structs.replace(node, seq=stored.seq, **fields))
+    return Change(nodes=(node.name,))

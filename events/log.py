@@ -1,0 +1,284 @@
+"""The event log over JetStream: append against a guard, read back, follow.
+
+Owns how outcomes are told apart (stored, conflict, unknown) and settled; knows no rule of who may append what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import nats.errors
+
+from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
+from events.feed import ApiError, Feed, Message, api_call
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+APPEND_TIMEOUT_S = 5.0
+MAX_BATCH = 1_000
+_CONFLICTS = frozenset({10071, 10164, 10201})  # 10201: an id of the batch was stored before
+CLUSTER_CONFLICT = 10164
+_NO_MESSAGE = 10037
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """Optimistic concurrency: append only while ``subject`` (wildcards allowed) ends at sequence ``seq`` (0: empty)."""
+
+    subject: str
+    seq: int
+
+
+class Conflict(Exception):
+    """The guard did not hold: nothing was stored. ``transient`` (10164): a cluster asks to send the same again."""
+
+    def __init__(self, description: str, *, transient: bool = False) -> None:
+        super().__init__(description)
+        self.transient = transient
+
+
+class UnknownOutcome(Exception):
+    """No answer came: the event may be stored or not, now or later (docs/protocol.md rule 2)."""
+
+
+class Refused(TrainshedError):
+    """The log took nothing, for a reason that is not a conflict (too large, storage full)."""
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where an event was stored; ``duplicate``: it had been before, under the same id."""
+
+    seq: int
+    duplicate: bool = False
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: dict[str, Any] | None = None
+
+
+_ACK = msgspec.json.Decoder(_Ack)
+
+
+class EventLog:
+    """One connection's view of the event log."""
+
+    def __init__(self, nc: SafeClient, stream: str = subjects.EVENTS_STREAM) -> None:
+        self.nc = nc
+        self.stream = stream
+
+    async def append(self, event: NewEvent, guard: Guard | None = None) -> Appended:
+        """Append one event.
+
+        Raises Conflict where the guard does not hold, UnknownOutcome where no answer came, Refused otherwise.
+        """
+        return await publish(self.nc, event.subject, event.id, event.body, guard)
+
+    async def append_surely(self, event: NewEvent) -> Appended:
+        """Append an event without a guard; after a time-out it is sent again with the same id, for a minute.
+
+        The stream's duplicate window (2 min) makes the repeats harmless. Raises UnknownOutcome after that minute.
+        """
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await self.append(event)
+                except UnknownOutcome:
+                    await _reconnected(self.nc)
+        raise AssertionError("unreachable")
+
+    async def append_batch(self, events: Sequence[NewEvent], guards: Sequence[Guard | None]) -> list[int]:
+        """Append all or none, one after the other (ADR-50's atomic batch). Returns their sequences.
+
+        Raises ValueError for more than 1,000, and what :meth:`append` raises; a conflict does not say which.
+        """
+        if len(events) > MAX_BATCH:
+            raise ValueError(f"a batch holds at most {MAX_BATCH} events, not {len(events)}")
+        if len(events) == 1:
+            return [(await self.append(events[0], guards[0])).seq]
+        batch = uuid7()
+        last = len(events)
+        for place, (event, guard) in enumerate(zip(events, guards, strict=True), 1):
+            headers = _headers(event.id, guard)
+            headers["Nats-Batch-Id"] = batch
+            headers["Nats-Batch-Sequence"] = str(place)
+            if place == last:
+                headers["Nats-Batch-Commit"] = "1"
+                ack = await _request(self.nc, event.subject, event.body, headers)
+                return list(range(ack.seq - last + 1, ack.seq + 1))
+            _fits(event.body)
+            try:
+                await self.nc.publish(event.subject, event.body, headers=headers)
+            except nats.errors.Error as error:
+                raise UnknownOutcome(str(error)) from error
+        return []
+
+    async def last(self, subject: str) -> StoredEvent | Unreadable | None:
+        """The last event on a literal subject (a direct get: cheap, and open to a confined node)."""
+        found = await last_message(self.nc, self.stream, subject)
+        return None if found is None else decode(found.subject, found.body, found.seq, found.stored_ns)
+
+    async def last_id(self, subject: str) -> tuple[int, str | None]:
+        """(sequence, event id) of the last message on a literal subject; (0, None) where there is none."""
+        found = await last_message(self.nc, self.stream, subject)
+        return (0, None) if found is None else (found.seq, event_id(found.body))
+
+    async def end(self) -> int:
+        """The last sequence of the log."""
+        info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
+        return int(info["state"]["last_seq"])
+
+    async def log_id(self) -> str:
+        """The log's own id, from the stream's metadata."""
+        info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
+        return str((info["config"].get("metadata") or {}).get("log_id", ""))
+
+    def follow(self, start_seq: int, filters: Iterable[str] = (subjects.ALL_EVENTS,)) -> Feed:
+        """Everything from ``start_seq`` on, in order."""
+        return Feed(self.nc, self.stream, tuple(filters), start_seq=start_seq)
+
+    async def read(
+        self,
+        filters: Iterable[str] = (subjects.ALL_EVENTS,),
+        *,
+        start_seq: int = 1,
+        end_seq: int | None = None,
+    ) -> AsyncIterator[StoredEvent | Unreadable]:
+        """What is stored from ``start_seq`` up to and with ``end_seq`` (the present end if left out)."""
+        async for message in self.read_raw(filters, start_seq=start_seq, end_seq=end_seq):
+            yield decode(message.subject, message.body, message.seq, message.stored_ns)
+
+    async def read_raw(
+        self,
+        filters: Iterable[str] = (subjects.ALL_EVENTS,),
+        *,
+        start_seq: int = 1,
+        end_seq: int | None = None,
+    ) -> AsyncIterator[Message]:
+        """The same, undecoded."""
+        wanted = tuple(filters)
+        last = await self._last_matching(wanted, end_seq)
+        if last < start_seq:
+            return
+        async with self.follow(start_seq, wanted) as feed:
+            while True:
+                for message in await feed.batch():
+                    if message.seq > last:
+                        return
+                    yield message
+                    if message.seq == last:
+                        return
+
+    async def _last_matching(self, filters: tuple[str, ...], end_seq: int | None) -> int:
+        """The last sequence at or below ``end_seq`` that matches: by it a reader knows when it has all."""
+        end = await self.end() if end_seq is None else end_seq
+        if filters == (subjects.ALL_EVENTS,):
+            return end
+        best = 0
+        for subject in filters:
+            request = {"multi_last": [subject], "up_to_seq": end} if end else None
+            if request is None:
+                continue
+            async for message in _direct_many(self.nc, self.stream, request):
+                best = max(best, message.seq)
+        return best
+
+
+async def publish(
+    nc: SafeClient, subject: str, id_: str, body: bytes, guard: Guard | None = None
+) -> Appended:
+    """Store one message under an id (also used for heartbeats). Raises as :meth:`EventLog.append`."""
+    ack = await _request(nc, subject, body, _headers(id_, guard))
+    return Appended(ack.seq, ack.duplicate)
+
+
+async def last_message(nc: SafeClient, stream: str, subject: str) -> Message | None:
+    """The last message on a literal subject. Raises UnknownOutcome where nobody answers."""
+    try:
+        answer = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=APPEND_TIMEOUT_S)
+    except (TimeoutError, nats.errors.Error) as error:
+        raise UnknownOutcome(f"no answer to a direct get of {subject}: {error}") from error
+    headers = answer.headers or {}
+    if headers.get("Status") == "404":
+        return None
+    return _direct(headers, answer.data)
+
+
+async def _direct_many(nc: SafeClient, stream: str, request: object) -> AsyncIterator[Message]:
+    """A direct get that is answered by many messages, an empty one with status 204 last (ADR-31)."""
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    try:
+        await nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
+        while True:
+            answer = await subscription.next_msg(timeout=APPEND_TIMEOUT_S)
+            headers = answer.headers or {}
+            status = headers.get("Status")
+            if status in ("204", "404"):
+                return
+            if status is not None:
+                raise ApiError(0, int(status), str(headers.get("Description", "")))
+            yield _direct(headers, answer.data)
+    finally:
+        await subscription.unsubscribe()
+
+
+def _direct(headers: dict[str, str], body: bytes) -> Message:
+    stored = datetime.fromisoformat(headers["Nats-Time-Stamp"])
+    text = headers["Nats-Time-Stamp"]
+    fraction = text.partition(".")[2].rstrip("Z").ljust(9, "0")[:9] if "." in text else "0"
+    stored_ns = int(stored.replace(microsecond=0).timestamp()) * 1_000_000_000 + int(fraction)
+    return Message(int(headers["Nats-Sequence"]), stored_ns, headers["Nats-Subject"], body)
+
+
+def _headers(id_: str, guard: Guard | None) -> dict[str, str]:
+    headers = {"Nats-Msg-Id": id_}
+    if guard is not None:
+        headers["Nats-Expected-Last-Subject-Sequence"] = str(guard.seq)
+        headers["Nats-Expected-Last-Subject-Sequence-Subject"] = guard.subject
+    return headers
+
+
+def _fits(body: bytes) -> None:
+    if len(body) > MAX_EVENT_BYTES:
+        raise Refused(
+            ErrorCode.TOO_LARGE, f"the event is {len(body)} bytes, {MAX_EVENT_BYTES} at most are stored"
+        )
+
+
+async def _request(nc: SafeClient, subject: str, body: bytes, headers: dict[str, str]) -> _Ack:
+    _fits(body)
+    try:
+        answer = await nc.request(subject, body, timeout=APPEND_TIMEOUT_S, headers=headers)
+    except nats.errors.NoRespondersError as error:
+        raise UnknownOutcome("no stream answers") from error
+    except (TimeoutError, nats.errors.Error) as error:
+        raise UnknownOutcome(str(error) or "no answer") from error
+    ack = _ACK.decode(answer.data)
+    if ack.error is None:
+        return ack
+    err_code = int(ack.error.get("err_code", 0))
+    description = str(ack.error.get("description", ""))
+    if err_code in _CONFLICTS:
+        raise Conflict(description, transient=err_code == CLUSTER_CONFLICT)
+    if int(ack.error.get("code", 0)) == 503:
+        raise UnknownOutcome(description)
+    raise Refused(ErrorCode.UNAVAILABLE, f"the event log takes nothing: {description} ({err_code})")
+
+
+async def _reconnected(nc: SafeClient) -> None:
+    """Wait for the connection to be made anew, a second at most."""
+    again = asyncio.Event()
+    nc.reconnect_hooks.add(again.set)
+    try:
+        async with asyncio.timeout(1.0):
+            await again.wait()
+    except TimeoutError:
+        pass
+    finally:
+        nc.reconnect_hooks.discard(again.set)

@@ -1,0 +1,271 @@
+"""What the log says is going on: the live runs, the nodes, and who holds which slot.
+
+Owns the values and the one index over them (State, which only evolve changes); knows no event, clock or scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from events.config import Needs, Retry
+from events.types import AttemptRef, Device
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True, tag="pending"):
+    """Queued: ``attempt`` is the next one, not before ``not_before_ns`` (ns since 1970, stream time).
+
+    ``waiting_for`` are the runs of ``after`` that have not completed; ``failed_dependency`` is one that never will.
+    """
+
+    attempt: int
+    not_before_ns: int = 0
+    waiting_for: frozenset[str] = frozenset()
+    failed_dependency: str | None = None
+
+
+class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
+    """Granted and not ended: this attempt holds its slots, CPUs and memory."""
+
+    attempt: int
+    node: str
+    incarnation: str
+    slots: tuple[int, ...]
+    cpus: int
+    memory_mb: int
+    dispatched_seq: int
+    started: bool = False
+    stopping: bool = False
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """Over, with ``attempt`` as the last one; only a RetryRequested that names it leaves this."""
+
+    attempt: int
+    status: RunStatus
+    reason: FailureReason | None = None
+
+
+Phase = Pending | Active | Ended
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted run config and where it stands.
+
+    ``config`` is the normalised config as stored; the fields after it are what decisions need of it. ``tries`` counts
+    the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended ``not_started``.
+    """
+
+    run_id: str
+    submit_seq: int
+    config: bytes
+    name: str
+    priority: int
+    needs: Needs
+    retry: Retry
+    after: tuple[str, ...]
+    max_duration_s: float | None
+    phase: Phase
+    tries: int = 0
+    unstarted: int = 0
+    cancel_requested: bool = False
+
+    @property
+    def status(self) -> RunStatus:
+        """The run's status as users see it."""
+        match self.phase:
+            case Pending():
+                return RunStatus.PENDING
+            case Active(started=started):
+                return RunStatus.RUNNING if started else RunStatus.DISPATCHING
+            case Ended(status=status):
+                return status
+
+    @property
+    def attempt(self) -> int:
+        """The present attempt, the last one, or of a queued run the next."""
+        return self.phase.attempt
+
+    @property
+    def ref(self) -> AttemptRef:
+        """This run's ``attempt`` as a reference."""
+        return AttemptRef(self.run_id, self.phase.attempt)
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as its agent's words and the dispatcher's verdicts have it.
+
+    ``joined_seq`` is the sequence of its last NodeJoined and ``listed`` the attempts that this named; of these
+    ``to_stop`` were ended in the log before and await a Stopping. ``left_upto`` stands from NodeLeft to the next join.
+    """
+
+    name: str
+    host: str
+    incarnation: str
+    status: NodeStatus
+    joined_seq: int
+    joined_ns: int
+    seq: int
+    cpus: int
+    memory_mb: int
+    gpus: tuple[Device, ...] = ()
+    drained: bool = False
+    borrowed: bool = False
+    listed: frozenset[AttemptRef] = frozenset()
+    to_stop: frozenset[AttemptRef] = frozenset()
+    left_upto: int | None = None
+    left_attempts: int = 0
+    unhealthy: frozenset[int] = frozenset()
+
+    @property
+    def takes_work(self) -> bool:
+        """True where a grant may be made: it guides decisions and never makes a Dispatched not count."""
+        return self.status is NodeStatus.UP and not self.drained
+
+
+class Usage(msgspec.Struct):
+    """What the attempts of one node hold; part of the index, changed in place."""
+
+    slots: dict[int, AttemptRef]
+    attempts: set[AttemptRef]
+    cpus: int = 0
+    memory_mb: int = 0
+
+
+class State:
+    """The fold's one index. Read it freely; only ``events.evolve`` changes it.
+
+    Ended runs are not in it, so its size goes with what is live and not with history.
+    """
+
+    __slots__ = ("epoch", "epoch_of", "held_uuids", "nodes", "runs", "seq", "usage", "waiting")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.epoch = 0
+        self.epoch_of = ""
+        self.runs: dict[str, Run] = {}
+        self.nodes: dict[str, Node] = {}
+        self.usage: dict[str, Usage] = {}
+        self.held_uuids: dict[str, AttemptRef] = {}
+        self.waiting: dict[str, set[str]] = {}
+
+    def usage_of(self, node: str) -> Usage:
+        """What is held of a node (nothing where nothing ever was)."""
+        return self.usage.get(node) or Usage({}, set())
+
+    def attempts_of(self, node: str) -> Iterator[tuple[Run, Active]]:
+        """The live attempts of a node, with their runs."""
+        for ref in self.usage_of(node).attempts:
+            run = self.runs[ref.run_id]
+            if isinstance(run.phase, Active):
+                yield run, run.phase
+
+    # --- for evolve alone ---------------------------------------------------------------------------------
+
+    def put_run(self, run: Run) -> None:
+        """Keep a live run's new value, with what follows from its phase; an ended run leaves the index."""
+        before = self.runs.get(run.run_id)
+        if before is not None:
+            self._forget(before)
+        if isinstance(run.phase, Ended):
+            self.runs.pop(run.run_id, None)
+            return
+        self.runs[run.run_id] = run
+        self._index(run)
+
+    def put_node(self, node: Node) -> None:
+        """Keep a node's new value. Its devices may have changed: what its attempts hold is indexed anew then."""
+        before = self.nodes.get(node.name)
+        live = (
+            [] if before is None or before.gpus == node.gpus else [r for r, _ in self.attempts_of(node.name)]
+        )
+        for run in live:
+            self._forget(run)
+        self.nodes[node.name] = node
+        for run in live:
+            self._index(run)
+
+    def _index(self, run: Run) -> None:
+        match run.phase:
+            case Active() as active:
+                usage = self.usage.setdefault(active.node, Usage({}, set()))
+                usage.attempts.add(run.ref)
+                usage.cpus += active.cpus
+                usage.memory_mb += active.memory_mb
+                for index in active.slots:
+                    usage.slots[index] = run.ref
+                for uuid in self._uuids(active):
+                    self.held_uuids[uuid] = run.ref
+            case Pending(waiting_for=waiting_for):
+                for dependency in waiting_for:
+                    self.waiting.setdefault(dependency, set()).add(run.run_id)
+            case Ended():
+                pass
+
+    def _forget(self, run: Run) -> None:
+        match run.phase:
+            case Active() as active:
+                usage = self.usage[active.node]
+                usage.attempts.discard(run.ref)
+                usage.cpus -= active.cpus
+                usage.memory_mb -= active.memory_mb
+                for index in active.slots:
+                    if usage.slots.get(index) == run.ref:
+                        del usage.slots[index]
+                for uuid in self._uuids(active):
+                    if self.held_uuids.get(uuid) == run.ref:
+                        del self.held_uuids[uuid]
+            case Pending(waiting_for=waiting_for):
+                for dependency in waiting_for:
+                    dependents = self.waiting.get(dependency)
+                    if dependents is not None:
+                        dependents.discard(run.run_id)
+                        if not dependents:
+                            del self.waiting[dependency]
+            case Ended():
+                pass
+
+    def _uuids(self, active: Active) -> Iterable[str]:
+        node = self.nodes.get(active.node)
+        if node is None or not active.slots:
+            return ()
+        return [d.uuid for d in node.gpus if d.uuid is not None and d.index in active.slots]
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A State as one value, to be kept beside its position."""
+
+    v: int = 1
+    seq: int
+    epoch: int
+    epoch_of: str
+    runs: tuple[Run, ...]
+    nodes: tuple[Node, ...]
+
+
+def snapshot(state: State) -> Snapshot:
+    """``state`` as a value."""
+    return Snapshot(
+        seq=state.seq,
+        epoch=state.epoch,
+        epoch_of=state.epoch_of,
+        runs=tuple(state.runs.values()),
+        nodes=tuple(state.nodes.values()),
+    )
+
+
+def restore(kept: Snapshot) -> State:
+    """The State that a snapshot was taken of."""
+    state = State()
+    state.seq, state.epoch, state.epoch_of = kept.seq, kept.epoch, kept.epoch_of
+    state.nodes = {node.name: node for node in kept.nodes}
+    for run in kept.runs:
+        state.put_run(run)
+    return state
+
+
+NO_HISTORY: Mapping[str, Run] = {}
+"""What evolve is given where no ended run is asked for."""

@@ -1,0 +1,115 @@
+"""The streams and buckets that Trainshed needs, made or brought up to date at start by the control side alone.
+
+Owns their settings; what exists keeps its data, and a safety flag that differs is refused, never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from events.codec import uuid7
+from events.feed import ApiError, api_call
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+MINUTE_NS = 60_000_000_000
+NEVER_CHANGED = ("storage", "deny_delete", "deny_purge", "discard", "retention", "max_age")
+_NOT_FOUND = 10059
+
+
+def events_stream(replicas: int) -> dict[str, Any]:
+    """The event log: nothing in it is ever deleted, and it refuses rather than forgets."""
+    return {
+        "name": subjects.EVENTS_STREAM,
+        "subjects": [subjects.ALL_EVENTS],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_atomic": True,
+        "allow_direct": True,
+        "compression": "s2",
+        "max_age": 0,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "duplicate_window": 2 * MINUTE_NS,
+        "republish": {"src": subjects.ALL_EVENTS, "dest": f"{subjects.LOG}.>"},
+        "num_replicas": replicas,
+    }
+
+
+def heartbeats_stream(replicas: int) -> dict[str, Any]:
+    """Heartbeats, apart from the log: it grows with transitions and not with time."""
+    return {
+        "name": subjects.HEARTBEATS_STREAM,
+        "subjects": [subjects.ALL_HEARTBEATS],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "allow_direct": True,
+        "max_msgs_per_subject": 100,
+        "max_age": 24 * 60 * MINUTE_NS,
+        "duplicate_window": 2 * MINUTE_NS,
+        "num_replicas": replicas,
+    }
+
+
+def bucket(name: str, watch: str) -> dict[str, Any]:
+    """A record bucket (a KV stream, ADR-8): derived, so in memory, and republished for who watches."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "storage": "memory",
+        "retention": "limits",
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "deny_delete": True,
+        "max_msgs_per_subject": 1,
+        "max_age": 0,
+        "republish": {"src": f"$KV.{name}.>", "dest": f"{watch}.>"},
+        "num_replicas": 1,
+    }
+
+
+async def ensure_streams(nc: SafeClient, *, replicas: int = 1, ids: Callable[[], str] = uuid7) -> str:
+    """Make what is missing, bring the rest up to date, and return the log's id.
+
+    An update keeps what is stored and not ours to set, metadata with ``log_id`` above all (an update without metadata
+    would erase it). Raises TrainshedError where a stored safety setting is not ours.
+    """
+    log = await _ensure(nc, {**events_stream(replicas), "metadata": {"log_id": ids()}})
+    await _ensure(nc, heartbeats_stream(replicas))
+    await _ensure(nc, bucket(subjects.RUNS_BUCKET, f"{subjects.WATCH}.runs"))
+    await _ensure(nc, bucket(subjects.SLOTS_BUCKET, f"{subjects.WATCH}.slots"))
+    return str(log["metadata"]["log_id"])
+
+
+async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:
+    name = wanted["name"]
+    try:
+        stored: dict[str, Any] = (await api_call(nc, f"STREAM.INFO.{name}"))["config"]
+    except ApiError as error:
+        if error.err_code != _NOT_FOUND:
+            raise
+        try:
+            return dict((await api_call(nc, f"STREAM.CREATE.{name}", wanted))["config"])
+        except ApiError:  # another service made it meanwhile: then it is there to be looked at
+            stored = (await api_call(nc, f"STREAM.INFO.{name}"))["config"]
+    for field in NEVER_CHANGED:
+        there = stored.get(field, False if field.startswith("deny") else None)
+        if field in wanted and (there or None) != (wanted[field] or None):
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"stream {name} has {field} {stored.get(field)!r} where Trainshed needs {wanted[field]!r}. It is left as it "
+                "is: use another server or account, or mend the stream by hand",
+            )
+    metadata = {**wanted.get("metadata", {}), **(stored.get("metadata") or {})}
+    updated = {**stored, **wanted, **({"metadata": metadata} if metadata else {})}
+    if all(stored.get(key) == value for key, value in updated.items()):
+        return stored
+    return dict((await api_call(nc, f"STREAM.UPDATE.{name}", updated))["config"])

@@ -1,0 +1,23 @@
+"""Times as the log and the records bear them: RFC 3339 in UTC with microseconds.
+
+Owns the two conversions; reads no clock.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since 1970 as ``2026-11-24T08:17:40.123456Z``."""
+    return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def nanoseconds(text: str) -> int:
+    """The inverse of :func:`rfc3339`. Raises ValueError for any other text."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; write it in UTC, ending in Z")
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

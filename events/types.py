@@ -1,0 +1,353 @@
+"""Every event of the log as a typed value: what its data holds and who may write it.
+
+Owns the names and fields that are stored for ever; knows neither how they are encoded nor what they do to a state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trainshed_client.statuses import FailureReason
+from trainshed_client.subjects import Role, Scope
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all events: immutable facts in the past tense."""
+
+
+class RunEvent(Event, frozen=True, kw_only=True):
+    """About one run."""
+
+    run_id: str
+
+
+class NodeEvent(Event, frozen=True, kw_only=True):
+    """About one incarnation of a node; ``incarnation`` is the id in its state folder."""
+
+    node: str
+    incarnation: str
+
+
+# --- gateway ---------------------------------------------------------------------------------------------
+
+
+class Submitted(RunEvent, frozen=True, kw_only=True):
+    """A run config was accepted. ``config`` is the normalised config, as JSON."""
+
+    config: msgspec.Raw
+    digest: str
+    submitted_by: str = "local"
+
+
+class CancelRequested(RunEvent, frozen=True, kw_only=True):
+    """Somebody wants the run to end."""
+
+    reason: str | None = None
+    requested_by: str = "local"
+
+
+class RetryRequested(RunEvent, frozen=True, kw_only=True):
+    """Somebody wants an ended run again; ``attempt`` is the one that it ended with."""
+
+    attempt: int
+    reason: str | None = None
+    requested_by: str = "local"
+
+
+class NodeDrained(NodeEvent, frozen=True, kw_only=True):
+    """The node is granted nothing until NodeResumed."""
+
+    reason: str | None = None
+    requested_by: str = "local"
+
+
+class NodeResumed(NodeEvent, frozen=True, kw_only=True):
+    """The node is granted runs again."""
+
+    reason: str | None = None
+    requested_by: str = "local"
+
+
+class NodeRemoved(NodeEvent, frozen=True, kw_only=True):
+    """The operator's word that the machine is off: ends the live attempts of this incarnation."""
+
+    reason: str | None = None
+    requested_by: str = "local"
+
+
+# --- dispatcher ------------------------------------------------------------------------------------------
+
+
+class SchedulerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Which scheduler decides in an epoch, so that a replay can take the same."""
+
+    name: str
+    version: int
+    settings: dict[str, Any] = {}
+
+
+class Elected(Event, frozen=True, kw_only=True):
+    """A dispatcher became the active one; the event's sequence is its epoch."""
+
+    name: str
+    scheduler: SchedulerInfo
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler saw: the last sequence folded and the clock it was given (RFC 3339)."""
+
+    seq: int
+    now: str
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """Why this grant: free slots of its node before it, and the runs ahead of it that could not start."""
+
+    free: int
+    passed_over: tuple[str, ...] = ()
+    passed_over_count: int = 0
+
+
+class Dispatched(RunEvent, frozen=True, kw_only=True):
+    """A grant: attempt ``attempt`` of the run may start on the node with these slots.
+
+    ``launch`` is all that the node needs to start the worker (the run config's part of it, as JSON).
+    """
+
+    attempt: int
+    epoch: int
+    node: str
+    incarnation: str
+    slots: tuple[int, ...]
+    cpus: int
+    memory_mb: int
+    launch: msgspec.Raw
+    view: View
+    why: Why
+
+
+class Stopping(RunEvent, frozen=True, kw_only=True):
+    """The node is to end this attempt: its run was cancelled, or the log has it ended (``ended``)."""
+
+    attempt: int
+    epoch: int
+    node: str
+    incarnation: str
+    reason: str
+
+
+class NodeLost(NodeEvent, frozen=True, kw_only=True):
+    """A verdict, not an end: the node was silent too long and is granted nothing until it joins again."""
+
+    epoch: int
+    silent_s: float
+
+
+# --- agent -----------------------------------------------------------------------------------------------
+
+
+class AttemptRef(msgspec.Struct, frozen=True):
+    """One attempt of one run."""
+
+    run_id: str
+    attempt: int
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot's device as the node's inventory has it; no UUID where NVML knows none."""
+
+    index: int
+    uuid: str | None = None
+    name: str | None = None
+    memory_mb: int | None = None
+
+
+class NodeJoined(NodeEvent, frozen=True, kw_only=True):
+    """An agent's session begins; ``attempts`` are those whose end it has not seen acknowledged."""
+
+    host: str
+    cpus: int
+    memory_mb: int
+    gpus: tuple[Device, ...] = ()
+    attempts: tuple[AttemptRef, ...] = ()
+    borrowed: bool = False
+    version: str | None = None
+
+
+class NodeLeft(NodeEvent, frozen=True, kw_only=True):
+    """A clean shutdown: no new grants. ``upto`` is the last decision that the agent wrote down."""
+
+    upto: int
+    attempts: tuple[AttemptRef, ...] = ()
+    reason: str | None = None
+
+
+class SlotUnhealthy(NodeEvent, frozen=True, kw_only=True):
+    """A device cannot be used; its slot is granted to nobody."""
+
+    index: int
+    reason: str | None = None
+
+
+class SlotHealthy(NodeEvent, frozen=True, kw_only=True):
+    """The device can be used again."""
+
+    index: int
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a worker has told so far in its heartbeats (times RFC 3339)."""
+
+    ready_at: str | None = None
+    last_heartbeat_at: str | None = None
+    step: int | float | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: dict[str, float] = {}
+
+
+class LastHeartbeat(Told, frozen=True, kw_only=True):
+    """What an end sets for good, with the heartbeat's sequence (0: none was stored)."""
+
+    seq: int = 0
+
+
+class Started(RunEvent, frozen=True, kw_only=True):
+    """The worker runs."""
+
+    attempt: int
+    pid: int
+    host: str
+    slots: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that the worker left; ``sha256`` up to 64 MiB."""
+
+    path: str
+    bytes: int
+    sha256: str | None = None
+
+
+class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in the run's ``artifacts/``: the first 200 entries and the digest of the full list."""
+
+    count: int
+    bytes: int
+    entries: tuple[Artifact, ...] = ()
+    sha256: str | None = None
+
+
+class AttemptEnd(RunEvent, frozen=True, kw_only=True):
+    """Base of the four ways an attempt ends. An end without ``last_heartbeat`` clears those columns."""
+
+    attempt: int
+    duration_s: float | None = None
+    last_heartbeat: LastHeartbeat | None = None
+
+
+class Completed(AttemptEnd, frozen=True, kw_only=True):
+    """The worker exited with 0."""
+
+    exit_code: int = 0
+    artifacts: Artifacts | None = None
+
+
+class Failed(AttemptEnd, frozen=True, kw_only=True):
+    """The attempt failed; the dispatcher's bears its ``epoch`` (docs/protocol.md rule 8)."""
+
+    failure_reason: FailureReason
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str | None = None
+    output_tail: str | None = None
+    epoch: int | None = None
+
+
+class Cancelled(AttemptEnd, frozen=True, kw_only=True):
+    """The attempt was stopped by a cancel or, by the dispatcher (``epoch``), never started."""
+
+    reason: str | None = None
+    failure_reason: FailureReason | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    epoch: int | None = None
+
+
+class TimedOut(AttemptEnd, frozen=True, kw_only=True):
+    """The attempt was silent too long or over its time limit, and its tree is gone."""
+
+    failure_reason: FailureReason
+    timeout_s: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+# --- heartbeats (a stream of their own) --------------------------------------------------------------------
+
+
+class RunHeartbeat(Told, frozen=True, kw_only=True):
+    """What a live attempt's worker has told so far."""
+
+    run_id: str
+    attempt: int
+
+
+class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
+    """One device at one moment; what NVML does not know is null."""
+
+    index: int
+    utilisation: int | None = None
+    memory_used_mb: int | None = None
+    temperature_c: int | None = None
+    other_pids: tuple[int, ...] = ()
+
+
+class NodeHeartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """The node is alive."""
+
+    node: str
+    incarnation: str
+    gpus: tuple[GpuReading, ...] = ()
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table of events: its struct, what it is about and which roles may write it."""
+
+    type: type[Event]
+    scope: Scope
+    roles: frozenset[Role]
+    version: int = 1
+
+
+def _kind(type_: type[Event], scope: Scope, *roles: Role) -> Kind:
+    return Kind(type=type_, scope=scope, roles=frozenset(roles))
+
+
+EVENT_KINDS: dict[str, Kind] = {
+    "submitted": _kind(Submitted, Scope.RUN, Role.GATEWAY),
+    "cancel_requested": _kind(CancelRequested, Scope.RUN, Role.GATEWAY),
+    "retry_requested": _kind(RetryRequested, Scope.RUN, Role.GATEWAY),
+    "node_drained": _kind(NodeDrained, Scope.NODE, Role.GATEWAY),
+    "node_resumed": _kind(NodeResumed, Scope.NODE, Role.GATEWAY),
+    "node_removed": _kind(NodeRemoved, Scope.NODE, Role.GATEWAY),
+    "elected": _kind(Elected, Scope.CONTROL, Role.DISPATCHER),
+    "dispatched": _kind(Dispatched, Scope.RUN, Role.DISPATCHER),
+    "stopping": _kind(Stopping, Scope.RUN, Role.DISPATCHER),
+    "node_lost": _kind(NodeLost, Scope.NODE, Role.DISPATCHER),
+    "node_joined": _kind(NodeJoined, Scope.NODE, Role.AGENT),
+    "node_left": _kind(NodeLeft, Scope.NODE, Role.AGENT),
+    "slot_unhealthy": _kind(SlotUnhealthy, Scope.NODE, Role.AGENT),
+    "slot_healthy": _kind(SlotHealthy, Scope.NODE, Role.AGENT),
+    "started": _kind(Started, Scope.RUN, Role.AGENT),
+    "completed": _kind(Completed, Scope.RUN, Role.AGENT),
+    "failed": _kind(Failed, Scope.RUN, Role.AGENT, Role.DISPATCHER),
+    "cancelled": _kind(Cancelled, Scope.RUN, Role.AGENT, Role.DISPATCHER),
+    "timed_out": _kind(TimedOut, Scope.RUN, Role.AGENT),
+}
+"""Event name in subjects and types → what it is. A new event begins with a row here."""
+
+EVENT_NAMES: dict[type[Event], str] = {kind.type: name for name, kind in EVENT_KINDS.items()}
