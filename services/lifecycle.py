@@ -1,12 +1,15 @@
-"""The one start/stop contract of every service.
+"""The one start/stop contract of every service, and how several are run together.
 
-Owns how a service is run until it is asked to stop; knows no service and no process.
+Owns the order of stopping and its bounds; knows no service and no process.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+STOP_WITHIN_S = 1.2
 
 
 class Service(Protocol):
@@ -26,3 +29,42 @@ class Service(Protocol):
     def stop(self) -> None:
         """Ask it to stop; ``run`` returns soon after."""
         ...
+
+
+async def run_services(
+    services: Sequence[Service],
+    stop: asyncio.Event,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    within_s: float | None = STOP_WITHIN_S,
+) -> None:
+    """Run services until ``stop`` is set, or one fails: then the rest are ended and its error is raised.
+
+    Stopped in the order given, each before the next, within ``within_s`` seconds in all; what has not returned by then
+    is cancelled (None: without a bound). Raises the ExceptionGroup of what failed.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(service.run(), name=service.name) for service in services]
+        group.create_task(_tell_ready(services, on_ready))
+        await stop.wait()
+        loop = asyncio.get_running_loop()
+        deadline = None if within_s is None else loop.time() + within_s
+        for service, task in zip(services, tasks, strict=True):
+            service.stop()
+            left = None if deadline is None else max(0.05, deadline - loop.time())
+            await asyncio.wait({task}, timeout=left)
+        for task in tasks:
+            task.cancel()
+
+
+async def _tell_ready(services: Sequence[Service], on_ready: Callable[[], None]) -> None:
+    for service in services:
+        await service.ready.wait()
+    on_ready()
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error at the bottom of the groups that structured concurrency wraps it in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,137 @@
+"""Serving calls on NATS: discovery by nats.micro, a task for each request, errors as the API spells them.
+
+Owns how a request is read, who is asking and how an answer goes out; knows none of the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import nats.errors
+import nats.micro
+from nats.micro.request import Request
+from nats.micro.service import EndpointConfig, Service, ServiceConfig
+
+from events.config_text import parse_json
+from services.logging import get_logger
+from services.version import VERSION
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+_log = get_logger("api")
+
+LOCAL = "local"
+"""Who asks on the plain subjects, where no account vouches for anybody."""
+_ACCOUNT_TOKEN = 3
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request: the JSON that was sent and who the server says is asking."""
+
+    body: Any
+    by: str
+
+    def fields(self, **types: type) -> dict[str, Any]:
+        """The request's fields, each checked against its type; a field of another name is refused.
+
+        A type's field may be left out and is None then. Raises TrainshedError that names the field.
+        """
+        if not isinstance(self.body, dict):
+            raise TrainshedError(ErrorCode.INVALID, "the request must be a JSON object")
+        for name, value in self.body.items():
+            if name not in types:
+                known = ", ".join(sorted(types))
+                raise TrainshedError(ErrorCode.INVALID, f"unknown field; known: {known}", str(name))
+            if value is not None and (
+                not isinstance(value, types[name]) or (isinstance(value, bool) and types[name] is not bool)
+            ):
+                wanted = types[name].__name__
+                raise TrainshedError(ErrorCode.INVALID, f"must be {wanted}, not {value!r:.60}", name)
+        return {name: self.body.get(name) for name in types}
+
+
+Handler = Callable[[Call], Awaitable[object]]
+
+
+class ApiServer:
+    """Serves calls at ``trainshed.api.<call>`` and ``trainshed.api.u.<account>.<call>``; an async context manager.
+
+    Leaving it takes no new requests, answers those under way and ends.
+    """
+
+    def __init__(self, nc: SafeClient, name: str, calls: Mapping[str, Handler], *, max_bytes: int) -> None:
+        self._nc = nc
+        self._name = name
+        self._calls = calls
+        self._max_bytes = max_bytes
+        self._tasks = asyncio.TaskGroup()
+        self._service: Service | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        config = ServiceConfig(name=self._name, version=VERSION, description=f"Trainshed's {self._name}")
+        self._service = await nats.micro.add_service(self._nc, config)
+        for call, handler in self._calls.items():
+            name = call.replace(".", "-")
+            for suffix, subject in (("", subjects.api(call)), ("-as", subjects.api_as(call))):
+                await self._service.add_endpoint(
+                    EndpointConfig(name=name + suffix, subject=subject, handler=self._receiver(call, handler))
+                )
+        await self._nc.flush()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._service is not None and not self._nc.is_closed:
+            try:
+                await self._service.stop()
+            except nats.errors.Error as stop_error:
+                _log.debug("service stop", error=str(stop_error))
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def _receiver(self, call: str, handler: Handler) -> Callable[[Request], Awaitable[None]]:
+        async def receive(request: Request) -> None:
+            # an endpoint runs one handler at a time: a task each lets a slow request hold up nobody
+            self._tasks.create_task(self._answer(call, handler, request))
+
+        return receive
+
+    async def _answer(self, call: str, handler: Handler, request: Request) -> None:
+        try:
+            answer = await handler(Call(self._body(request), asking(request.subject)))
+        except TrainshedError as error:
+            answer = error_answer(error)
+        except Exception:  # noqa: BLE001 — whatever it is, the caller gets an answer and the log the trace
+            _log.exception("a request failed", call=call)
+            answer = error_answer(
+                TrainshedError(ErrorCode.UNAVAILABLE, f"{call} failed here; see the service's log")
+            )
+        try:
+            await request.respond(msgspec.json.encode(answer))
+        except nats.errors.Error as error:
+            _log.warning("an answer could not be sent", call=call, error=str(error))
+
+    def _body(self, request: Request) -> object:
+        if not request.data:
+            return {}
+        return parse_json(request.data, max_bytes=self._max_bytes)
+
+
+def asking(subject: str) -> str:
+    """Who asks: the account token that the server vouches for, else ``local``."""
+    tokens = subject.split(".")
+    return tokens[_ACCOUNT_TOKEN] if tokens[2] == "u" and len(tokens) > _ACCOUNT_TOKEN else LOCAL
+
+
+def error_answer(error: TrainshedError) -> dict[str, Any]:
+    """An error as the API spells it."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.path is not None:
+        body["path"] = error.path
+    return {"error": body}

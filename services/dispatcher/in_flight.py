@@ -1,0 +1,66 @@
+"""Decisions that the own fold has not passed yet: what they hold stays taken until it has.
+
+Owns that overlay (docs/protocol.md rule 1); an acknowledgement releases nothing, only the fold does.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from events.state import State
+from events.types import Dispatched, Event, NodeLost, RunEvent
+from services.dispatcher.scheduler import Taken
+
+
+class Decision(msgspec.Struct):
+    """One event that was decided; ``seq`` is 0 until its acknowledgement told it."""
+
+    event: Event
+    seq: int = 0
+
+
+class InFlight:
+    """The decisions of this epoch that are not folded."""
+
+    def __init__(self) -> None:
+        self._decisions: list[Decision] = []
+
+    def __len__(self) -> int:
+        return len(self._decisions)
+
+    def clear(self) -> None:
+        """A new epoch carries no older decision over."""
+        self._decisions.clear()
+
+    def add(self, event: Event) -> Decision:
+        """Count a decision in, before it is sent."""
+        decision = Decision(event)
+        self._decisions.append(decision)
+        return decision
+
+    def folded(self, position: int) -> None:
+        """Let go of what the fold has passed."""
+        self._decisions = [d for d in self._decisions if d.seq == 0 or d.seq > position]
+
+    def taken(self, state: State) -> Taken:
+        """What these decisions hold."""
+        taken = Taken()
+        for decision in self._decisions:
+            match decision.event:
+                case Dispatched() as grant:
+                    taken.runs.add(grant.run_id)
+                    taken.cpus[grant.node] = taken.cpus.get(grant.node, 0) + grant.cpus
+                    taken.memory_mb[grant.node] = taken.memory_mb.get(grant.node, 0) + grant.memory_mb
+                    taken.slots.update((grant.node, index) for index in grant.slots)
+                    node = state.nodes.get(grant.node)
+                    if node is not None:
+                        taken.uuids.update(
+                            d.uuid for d in node.gpus if d.uuid is not None and d.index in grant.slots
+                        )
+                case NodeLost(node=name):
+                    taken.nodes.add(name)
+                case RunEvent(run_id=run_id):
+                    taken.runs.add(run_id)
+                case _:
+                    pass
+        return taken

@@ -1,0 +1,109 @@
+"""What the log obliges the dispatcher to write, beside grants: stops, and ends that no agent will tell.
+
+Owns the rules "decisions follow from state, never from an event's arrival" (docs/protocol.md rules 3, 8); pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from events.codec import StoredEvent
+from events.evolve import Change, verdict_on
+from events.state import Active, Ended, Node, Pending, Run, State
+from events.types import Cancelled, Event, Failed, NodeEvent, Stopping
+from trainshed_client.statuses import FailureReason
+
+
+def owed_to_run(state: State, run: Run, epoch: int) -> Event | None:
+    """The event that this run's state asks for; None where it asks for none."""
+    match run.phase:
+        case Pending(attempt=attempt, failed_dependency=failed):
+            if run.cancel_requested:
+                return Cancelled(run_id=run.run_id, attempt=attempt, reason="cancel", epoch=epoch)
+            if failed is not None:
+                return Cancelled(
+                    run_id=run.run_id,
+                    attempt=attempt,
+                    reason=f"run {failed} did not complete",
+                    failure_reason=FailureReason.DEPENDENCY_FAILED,
+                    epoch=epoch,
+                )
+            return None
+        case Active() as active:
+            verdict = verdict_on(state, run, active)
+            if verdict is not None:
+                return Failed(run_id=run.run_id, attempt=active.attempt, failure_reason=verdict, epoch=epoch)
+            if run.cancel_requested and not active.stopping:
+                return Stopping(
+                    run_id=run.run_id,
+                    attempt=active.attempt,
+                    epoch=epoch,
+                    node=active.node,
+                    incarnation=active.incarnation,
+                    reason="cancel",
+                )
+            return None
+        case Ended():
+            return None
+
+
+def owed_to_node(node: Node, epoch: int) -> list[Event]:
+    """A Stopping (ended) for each attempt that the node listed and the log has ended."""
+    return [
+        Stopping(
+            run_id=ref.run_id,
+            attempt=ref.attempt,
+            epoch=epoch,
+            node=node.name,
+            incarnation=node.incarnation,
+            reason="ended",
+        )
+        for ref in sorted(node.to_stop, key=msgspec.structs.astuple)
+    ]
+
+
+class Obligations:
+    """Which runs and nodes are owed something: kept from each change, so that asking costs what is owed."""
+
+    def __init__(self) -> None:
+        self._runs: set[str] = set()
+        self._nodes: set[str] = set()
+
+    def rebuild(self, state: State) -> None:
+        """Look at everything once, at the start."""
+        self._runs = {run.run_id for run in state.runs.values() if owed_to_run(state, run, 0) is not None}
+        self._nodes = {node.name for node in state.nodes.values() if node.to_stop}
+
+    def note(self, state: State, stored: StoredEvent, change: Change) -> None:
+        """Take in what an event changed."""
+        for run_change in change.runs:
+            self._look(state, run_change.after.run_id)
+        for name in change.nodes:
+            node = state.nodes.get(name)
+            if node is not None and node.to_stop:
+                self._nodes.add(name)
+            else:
+                self._nodes.discard(name)
+            if isinstance(stored.event, NodeEvent):
+                for run, _ in state.attempts_of(name):
+                    self._look(state, run.run_id)
+
+    def events(self, state: State, epoch: int) -> Iterator[tuple[str, Event]]:
+        """What is owed now, each with the run that it is about."""
+        for run_id in sorted(self._runs):
+            event = owed_to_run(state, state.runs[run_id], epoch)
+            if event is not None:
+                yield run_id, event
+        for name in sorted(self._nodes):
+            for event in owed_to_node(state.nodes[name], epoch):
+                assert isinstance(event, Stopping)
+                yield event.run_id, event
+
+    def _look(self, state: State, run_id: str) -> None:
+        run = state.runs.get(run_id)
+        if run is not None and owed_to_run(state, run, 0) is not None:
+            self._runs.add(run_id)
+        else:
+            self._runs.discard(run_id)

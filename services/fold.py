@@ -1,0 +1,161 @@
+"""The fold that the writing side of one process shares: the log followed into one State, with its snapshot on disk.
+
+Owns the position, who is told of each change and when the snapshot is written; decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from events.codec import StoredEvent, Unreadable, decode
+from events.evolve import Change
+from events.history import LogHistory, fold
+from events.log import EventLog
+from events.state import Snapshot, State, restore, snapshot
+from services.logging import get_logger
+
+_log = get_logger("fold")
+
+TURN = 256
+"""Events folded before other tasks of the process get their turn."""
+SNAPSHOT_EVERY = 10_000
+
+Listener = Callable[[StoredEvent, Change], None]
+
+
+class KeptFold(msgspec.Struct, frozen=True):
+    """What the snapshot file holds: whose log it is, and the State with its position."""
+
+    log_id: str
+    state: Snapshot
+
+
+class SharedFold:
+    """Follows the event log into ``state``. A Service; gateway and dispatcher of one process read the same one."""
+
+    name = "fold"
+
+    def __init__(self, log: EventLog, log_id: str, snapshot_path: Path | None = None) -> None:
+        self._log = log
+        self._log_id = log_id
+        self._path = snapshot_path
+        self._history = LogHistory(log)
+        self._listeners: list[Listener] = []
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._stop = asyncio.Event()
+        self._since_snapshot = 0
+        self.state = self._restored()
+        self.position = self.state.seq
+        self.ready = asyncio.Event()
+
+    @property
+    def history(self) -> LogHistory:
+        """Where ended runs are read back from."""
+        return self._history
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` with each event folded from now on and what it changed; it must not block."""
+        self._listeners.append(listener)
+
+    async def reached(self, seq: int) -> None:
+        """Return once everything up to ``seq`` has been folded."""
+        if self.position >= seq:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((seq, waiter))
+        await waiter
+
+    async def run(self) -> None:
+        """Follow the log until stopped; ready once what was stored at the start has been folded."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(self._follow())
+                await self._stop.wait()
+                following.cancel()
+        finally:
+            await self._keep()
+
+    def stop(self) -> None:
+        """See Service."""
+        self._stop.set()
+
+    async def _follow(self) -> None:
+        end = await self._log.end()
+        async with self._log.follow(self.position + 1) as feed:
+            while True:
+                if self.position >= end:
+                    self.ready.set()
+                for message in await feed.batch(TURN):
+                    await self._fold(decode(message.subject, message.body, message.seq, message.stored_ns))
+                self._tell_waiters()
+                if self._since_snapshot >= SNAPSHOT_EVERY:
+                    await self._keep()
+                await asyncio.sleep(0)  # let decisions be made between turns of a long backlog
+
+    async def _fold(self, stored: StoredEvent | Unreadable) -> None:
+        self._since_snapshot += 1
+        if isinstance(stored, Unreadable):
+            _log.warning(
+                "passed over an unreadable event", subject=stored.subject, seq=stored.seq, why=stored.reason
+            )
+            self.position = stored.seq
+            return
+        change = await fold(self.state, stored, self._history)
+        self.position = stored.seq
+        for listener in self._listeners:
+            listener(stored, change)
+
+    def _tell_waiters(self) -> None:
+        waiting = []
+        for seq, waiter in self._waiters:
+            if seq <= self.position:
+                if not waiter.done():
+                    waiter.set_result(None)
+            else:
+                waiting.append((seq, waiter))
+        self._waiters = waiting
+
+    def _restored(self) -> State:
+        if self._path is None:
+            return State()
+        try:
+            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=KeptFold)
+        except FileNotFoundError:
+            return State()
+        except (OSError, msgspec.MsgspecError) as error:
+            _log.warning(
+                "the snapshot cannot be used; the log is folded from its start",
+                path=str(self._path),
+                why=str(error),
+            )
+            return State()
+        if kept.log_id != self._log_id:
+            _log.warning(
+                "the snapshot is of another log; this one is folded from its start", path=str(self._path)
+            )
+            return State()
+        return restore(kept.state)
+
+    async def _keep(self) -> None:
+        """Write the snapshot; it is a cache, so a failure costs only time at the next start."""
+        if self._path is None or self._since_snapshot == 0:
+            return
+        self._since_snapshot = 0
+        self.state.seq = max(self.state.seq, self.position)
+        kept = KeptFold(self._log_id, snapshot(self.state))
+        try:
+            await asyncio.to_thread(_write, self._path, kept)
+        except OSError as error:
+            _log.warning("the snapshot was not written", path=str(self._path), why=str(error))
+
+
+def _write(path: Path, kept: KeptFold) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        file.write(msgspec.msgpack.encode(kept))
+    os.replace(file.name, path)

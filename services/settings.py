@@ -1,0 +1,309 @@
+"""Every setting of Trainshed's processes: its variable, meaning, unit, default and check, in one place.
+
+Owns the `TRAINSHED_<NAME>` variables; must not know who uses a setting. `python -m services.settings` prints the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import functools
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from services.durations import ACCEPTED, parse_duration
+from trainshed_client.endpoint import default_state_dir, parse_url
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+PREFIX = "TRAINSHED_"
+NODE_NAME = re.compile(r"[a-z0-9-]{1,63}")
+# What an agent gives its workers: no settings, but a worker may well call `trainshed`.
+WORKER_NAMES = frozenset(PREFIX + name for name in ("LOG_ID", "RUN_ID", "ATTEMPT", "RUN_DIR", "MAX_STEPS"))
+
+
+class LogFormat(enum.StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(enum.StrEnum):
+    """The least severe log lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class _Variable:
+    """One setting's words and its check; ``parse`` raises ValueError with what is accepted."""
+
+    parse: Callable[[str], Any]
+    meaning: str
+    default: str
+    name: str = ""
+    secret: bool = False
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+def _copies(value: str) -> int:
+    if value not in ("1", "3"):
+        raise ValueError("1 or 3")
+    return int(value)
+
+
+def _mebibytes(value: str) -> int:
+    if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
+        raise ValueError("a whole number of MiB, 0 or more")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = parse_duration(value)
+    except TrainshedError:
+        seconds = 0.0
+    if seconds < 1:
+        raise ValueError(f"at least 1 second: {ACCEPTED}")
+    return seconds
+
+
+def _switch(value: str) -> bool:
+    match value.lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("1 or 0")
+
+
+def _choice(kind: type[enum.StrEnum]) -> Callable[[str], enum.StrEnum]:
+    def parse(value: str) -> enum.StrEnum:
+        try:
+            return kind(value.lower())
+        except ValueError:
+            raise ValueError(", ".join(kind)) from None
+
+    return parse
+
+
+def _node(value: str) -> str:
+    if not NODE_NAME.fullmatch(value):
+        raise ValueError("1 to 63 of a-z, 0-9 and -")
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        parse_url(value, given_by="it")
+    except TrainshedError as error:
+        raise ValueError("nats://HOST:PORT or tls://HOST:PORT") from error
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a process was told by its environment; every field is checked, and every folder absolute."""
+
+    state_dir: Annotated[
+        Path,
+        _Variable(
+            _path,
+            "Folder that holds everything an embedded stack and an agent write.",
+            "`$XDG_STATE_HOME/trainshed`, else `~/.local/state/trainshed`",
+        ),
+    ]
+    runs_dir: Annotated[
+        Path,
+        _Variable(
+            _path,
+            "Folder of the runs' folders (output, checkpoints); may be shared storage.",
+            "`runs` in the state folder",
+        ),
+    ]
+    node: Annotated[
+        str | None,
+        _Variable(_node, "Name of this node: 1 to 63 of a-z, 0-9 and `-`.", "the host's first label"),
+    ] = None
+    nats_url: Annotated[
+        str | None,
+        _Variable(
+            _url,
+            "NATS server (several with commas between them); `NATS_URL` is read where this is not set.",
+            "the state folder's `endpoint.json`",
+        ),
+    ] = None
+    nats_user: Annotated[
+        str | None, _Variable(_text, "User for that server, where the URL names none.", "none")
+    ] = None
+    nats_password: Annotated[
+        str | None, _Variable(_text, "Password for that server.", "none", secret=True)
+    ] = field(default=None, repr=False)
+    replicas: Annotated[
+        int, _Variable(_copies, "Copies of each stream: 1, or 3 on a cluster of three servers.", "1")
+    ] = 1
+    heartbeat_timeout_s: Annotated[
+        float,
+        _Variable(
+            _seconds,
+            "Seconds without a heartbeat after which an attempt is timed out, where its run names no other.",
+            "300",
+        ),
+    ] = 300.0
+    node_lost_s: Annotated[
+        float,
+        _Variable(
+            _seconds,
+            "Seconds of silence after which a node (heard every 5 s) counts as lost and is granted nothing.",
+            "15",
+        ),
+    ] = 15.0
+    min_free_mb: Annotated[
+        int,
+        _Variable(
+            _mebibytes,
+            "MiB that must stay free on the state folder's disk; below, nothing is accepted.",
+            "1024",
+        ),
+    ] = 1024
+    allow_credentials: Annotated[
+        bool,
+        _Variable(_switch, "1 accepts plain credentials in a run config; the log keeps them for ever.", "0"),
+    ] = False
+    log_format: Annotated[
+        LogFormat,
+        _Variable(
+            _choice(LogFormat),
+            "`console` (for people), `json` (a line an object), `auto`: console on a terminal, else JSON.",
+            "auto",
+        ),
+    ] = LogFormat.AUTO
+    log_level: Annotated[
+        LogLevel,
+        _Variable(_choice(LogLevel), "Least severe lines to log: debug, info, warning, error.", "info"),
+    ] = LogLevel.INFO
+    var_logs_dir: Annotated[
+        Path | None,
+        _Variable(
+            _path,
+            "Folder for the workers' output, as `<run_id>/<attempt>/`, instead of the run's folder.",
+            "the run's folder",
+            name="VAR_LOGS_DIR",
+        ),
+    ] = None
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read and check every setting; an empty variable counts as not set.
+
+        A secret may be given by file instead: ``TRAINSHED_NATS_PASSWORD_FILE``. Raises `TrainshedError` (INVALID)
+        that names the variable, its value (not a secret's) and what is accepted.
+        """
+        env = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name, variable in _declared().items():
+            if _given(variable, env):
+                values[name] = _value(variable, env)
+        if "nats_url" not in values and env.get("NATS_URL"):
+            values["nats_url"] = _value(replace(_declared()["nats_url"], name="NATS_URL"), env)
+        values.setdefault("state_dir", default_state_dir(env))
+        values.setdefault("runs_dir", values["state_dir"] / "runs")
+        return cls(**values)
+
+
+def unknown_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """`TRAINSHED_` variables that name no setting, each with the setting that was probably meant."""
+    known = {variable.name for variable in _declared().values()}
+    known |= {f"{variable.name}_FILE" for variable in _declared().values() if variable.secret}
+    strangers = {name for name in environ if name.startswith(PREFIX)} - known - WORKER_NAMES
+    words = [name.removeprefix(PREFIX) for name in known]
+    meant = {
+        name: difflib.get_close_matches(name.removeprefix(PREFIX), words, n=1) for name in sorted(strangers)
+    }
+    return {name: PREFIX + close[0] if close else None for name, close in meant.items()}
+
+
+def check_node_name(text: str, *, given_by: str = "--node") -> str:
+    """``text`` if it may name a node. Raises `TrainshedError` (INVALID)."""
+    if NODE_NAME.fullmatch(text):
+        return text
+    raise TrainshedError(
+        ErrorCode.INVALID, f"{given_by} is {text!r}; a node's name is 1 to 63 of a-z, 0-9 and -"
+    )
+
+
+def default_node_name(hostname: str | None = None) -> str:
+    """A node's name where none was given: the host's first label, lower-case, other characters turned to ``-``."""
+    label = (socket.gethostname() if hostname is None else hostname).partition(".")[0].lower()
+    return re.sub(r"[^a-z0-9]+", "-", label).strip("-")[:63].rstrip("-") or "node"
+
+
+def markdown_table() -> str:
+    """The settings as the README shows them."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for variable in _declared().values():
+        shown = f"`{variable.name}`" + (f" or `{variable.name}_FILE`" if variable.secret else "")
+        rows.append(f"| {shown} | {variable.default} | {variable.meaning} |")
+    return "\n".join(rows)
+
+
+@functools.cache
+def _declared() -> dict[str, _Variable]:
+    """Every setting by its field, in the order of the class, each with the full name of its variable."""
+    hints = get_type_hints(Settings, include_extras=True)
+    variables = {name: hint.__metadata__[0] for name, hint in hints.items()}
+    return {
+        name: replace(variable, name=variable.name or PREFIX + name.upper())
+        for name, variable in variables.items()
+    }
+
+
+def _given(variable: _Variable, env: Mapping[str, str]) -> bool:
+    return bool(env.get(variable.name) or (variable.secret and env.get(f"{variable.name}_FILE")))
+
+
+def _value(variable: _Variable, env: Mapping[str, str]) -> Any:
+    text = env.get(variable.name, "")
+    if variable.secret and (file := env.get(f"{variable.name}_FILE")):
+        if text:
+            raise TrainshedError(
+                ErrorCode.INVALID, f"{variable.name} and {variable.name}_FILE are both set; leave one out"
+            )
+        return _from_file(f"{variable.name}_FILE", file)
+    try:
+        return variable.parse(text)
+    except ValueError as error:
+        shown = "a URL with credentials" if "@" in text else repr(text)
+        raise TrainshedError(ErrorCode.INVALID, f"{variable.name} is {shown}; accepted: {error}") from None
+
+
+def _from_file(variable: str, name: str) -> str:
+    """A secret's value: the file's text without the line's end."""
+    try:
+        return Path(name).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise TrainshedError(
+            ErrorCode.INVALID, f"{variable} names {name}, which cannot be read ({why})"
+        ) from None
+
+
+if __name__ == "__main__":
+    print(markdown_table())
