@@ -6,10 +6,12 @@ Owns the order of stopping and its bounds; knows no service and no process.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 STOP_WITHIN_S = 1.2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service(Protocol):
@@ -68,3 +70,12 @@ def first_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM, SIGINT and SIGHUP (the end of an ssh session) set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,207 @@
+"""The files of an attempt's folder as the agent sees them: typed records, written and read.
+
+Owns their fields, names and how they are written (docs/protocol.md rules 9 and 10); knows no process and no NATS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import time
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+LOCK: Final = "lock"
+INTENT: Final = "intent.json"
+STARTED: Final = "started.json"
+STOP: Final = "stop.json"
+EXIT: Final = "exit.json"
+
+
+class StopReason(enum.StrEnum):
+    """Why an attempt is to stop."""
+
+    CANCEL = "cancel"
+    ENDED = "ended"
+    RECLAIMED = "reclaimed"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> StopReason:
+        return cls.UNSPECIFIED
+
+
+class ExitReason(enum.StrEnum):
+    """What decided an attempt's end."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    WORKER_TIMEOUT = "worker_timeout"
+    TIME_LIMIT = "time_limit"
+    SPAWN_ERROR = "spawn_error"
+    STOPPED = "stopped"
+    NOT_STARTED = "not_started"
+    SHIM_LOST = "shim_lost"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ExitReason:
+        return cls.UNSPECIFIED
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent wants started; `seq` is its Dispatched's. Written before Dispatched is acknowledged."""
+
+    v: int = 1
+    seq: int
+    boot_id: str
+    run_id: str
+    attempt: int
+    node: str
+    host: str
+    log_id: str
+    launch: dict[str, Any]
+    slots: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Values for CUDA_VISIBLE_DEVICES."""
+    run_dir: str
+    output_dir: str
+    """Where stdout.log and stderr.log go; made by the agent."""
+    sockets: str
+    """Folder of the Unix sockets (`Workers.sockets_dir`)."""
+    heartbeat_timeout_s: float | None = None
+    """The node's, for a run that names none."""
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that was about to exec; start times are clock ticks since boot, `started_at` Unix seconds."""
+
+    v: int = 1
+    boot_id: str
+    pid: int
+    start_time: int
+    shim_pid: int
+    shim_start_time: int
+    started_at: float
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """The word to stop; `seq` is the Stopping's, 0 for the agent's own."""
+
+    v: int = 1
+    reason: StopReason
+    seq: int = 0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """The heartbeat columns: all that a worker told so far, times in Unix seconds."""
+
+    ready_at: float | None = None
+    last_heartbeat_at: float | None = None
+    step: int | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: dict[str, float] = {}
+
+
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt ended; written once, under the lock, when its whole tree is gone.
+
+    `exit_code` and `signal` are the worker's own also where `reason` says that it was stopped or timed out.
+    `duration_s` counts from exec to the worker's end, `ended_at` is in Unix seconds.
+    """
+
+    v: int = 1
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: ExitReason
+    stop_reason: StopReason | None = None
+    message: str | None = None
+    timeout_s: float | None = None
+    duration_s: float = 0.0
+    ended_at: float
+    last_heartbeat: Heartbeat | None = None
+
+
+T = TypeVar("T", Intent, Started, Stop, ExitRecord)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the attempt's folder and its lock file; both may exist. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def write_intent(folder: Path, intent: Intent) -> None:
+    """Write intent.json whole or not at all, without fsync. Raises OSError."""
+    _write(folder / INTENT, intent, durable=False)
+
+
+def write_stop(folder: Path, reason: StopReason, seq: int) -> None:
+    """Write stop.json whole or not at all, without fsync; then `Workers.ask_stop`. Raises OSError."""
+    _write(folder / STOP, Stop(reason=reason, seq=seq), durable=False)
+
+
+def write_exit(folder: Path, record: ExitRecord) -> None:
+    """Write exit.json with fsync. Only for who holds the lock and has swept the tree. Raises OSError."""
+    _write(folder / EXIT, record, durable=True)
+
+
+def not_started(stop_reason: StopReason | None = None, message: str | None = None) -> ExitRecord:
+    """The end of an attempt that never had a worker."""
+    return ExitRecord(
+        reason=ExitReason.NOT_STARTED, stop_reason=stop_reason, message=message, ended_at=time.time()
+    )
+
+
+def read_intent(folder: Path) -> Intent | None:
+    """The intent; None where there is none that can be read (see `_read`)."""
+    return _read(folder / INTENT, Intent)
+
+
+def read_started(folder: Path) -> Started | None:
+    """started.json; None where there is none that can be read (see `_read`)."""
+    return _read(folder / STARTED, Started)
+
+
+def read_stop(folder: Path) -> Stop | None:
+    """stop.json; None where there is none that can be read (see `_read`)."""
+    return _read(folder / STOP, Stop)
+
+
+def read_exit(folder: Path) -> ExitRecord | None:
+    """exit.json; None where there is none that can be read (see `_read`)."""
+    return _read(folder / EXIT, ExitRecord)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """The record; None where the file is absent, and also where it is empty or torn.
+
+    Files are renamed into place, so only a power cut before the fsync leaves a torn one; what was in it then died
+    with that boot, and "absent" is the right reading for every caller. Unknown fields are left alone.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
+
+
+def _write(path: Path, record: msgspec.Struct, *, durable: bool) -> None:
+    temporary = f"{path.parent}/.{path.name}.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        data = memoryview(msgspec.json.encode(record))
+        while data:
+            data = data[os.write(fd, data) :]
+        if durable:
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,106 @@
+"""Where everything of an attempt lies: markers and JSON in the node's state, output and artifacts with the run.
+
+Owns the paths, how they are made and what they show; knows no event and no process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from events.types import AttemptRef
+from services.agent import attempt_files
+from services.agent.session_types import OnDisk
+
+RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
+MAX_ATTEMPT = 10**9
+ARTIFACTS = "artifacts"
+ARTIFACTS_LIST = "artifacts.json"
+NOTHING = OnDisk()
+
+
+def is_ref(run_id: object, attempt: object) -> bool:
+    """Whether these can name an attempt, and so a folder: nothing else ever becomes part of a path."""
+    return (
+        isinstance(run_id, str)
+        and RUN_ID.match(run_id) is not None
+        and isinstance(attempt, int)
+        and not isinstance(attempt, bool)
+        and 1 <= attempt <= MAX_ATTEMPT
+    )
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """The three roots. The runs' folders may be shared storage; the state folder is the node's own."""
+
+    state_dir: Path
+    runs_dir: Path
+    var_logs_dir: Path | None = None
+
+    def attempt(self, ref: AttemptRef) -> Path:
+        """Lock and JSON files."""
+        return self.state_dir / "attempts" / ref.run_id / str(ref.attempt)
+
+    def run(self, run_id: str) -> Path:
+        """``TRAINSHED_RUN_DIR``: kept over attempts."""
+        return self.runs_dir / run_id
+
+    def output(self, ref: AttemptRef) -> Path:
+        """stdout.log, stderr.log and index.jsonl."""
+        if self.var_logs_dir is not None:
+            return self.var_logs_dir / ref.run_id / str(ref.attempt)
+        return self.runs_dir / ref.run_id / "attempts" / str(ref.attempt)
+
+    @property
+    def opened(self) -> Path:
+        """One empty marker file for each attempt whose end was not acknowledged."""
+        return self.state_dir / "open"
+
+    def make_roots(self) -> None:
+        """Make what every attempt needs once. Raises OSError."""
+        self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.state_dir / "attempts").mkdir(exist_ok=True)
+        self.runs_dir.mkdir(parents=True, exist_ok=True)
+
+    def mark(self, ref: AttemptRef) -> None:
+        """Make the open marker, the attempt's folder and its lock, in this order. Raises OSError."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        os.close(os.open(f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}", flags, 0o600))
+        attempt_files.prepare_folder(self.attempt(ref))
+
+    def unmark(self, ref: AttemptRef) -> None:
+        """The end was acknowledged."""
+        (self.opened / f"{ref.run_id}.{ref.attempt}").unlink(missing_ok=True)
+
+    def open_attempts(self) -> list[AttemptRef]:
+        """The attempts whose end was not acknowledged, oldest names first; other files are passed over."""
+        found = []
+        for name in sorted(os.listdir(self.opened)):
+            run_id, _, number = name.partition(".")
+            if number.isascii() and number.isdigit() and is_ref(run_id, int(number)):
+                found.append(AttemptRef(run_id, int(number)))
+        return found
+
+    def make_run(self, ref: AttemptRef) -> None:
+        """Make the run's folder with artifacts/ and the attempt's place for output. Raises OSError."""
+
+        run = f"{self.runs_dir}/{ref.run_id}"
+        for folder in (run, f"{run}/{ARTIFACTS}"):
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                pass
+        os.makedirs(self.output(ref), exist_ok=True)
+
+    def on_disk(self, ref: AttemptRef) -> OnDisk:
+        """What an earlier delivery, or an earlier process, left."""
+        folder = f"{self.state_dir}/attempts/{ref.run_id}/{ref.attempt}"
+        if not os.path.exists(folder):
+            return NOTHING
+        return OnDisk(
+            started=os.path.exists(f"{folder}/{attempt_files.STARTED}"),
+            ended=os.path.exists(f"{folder}/{attempt_files.EXIT}"),
+        )

@@ -1,0 +1,101 @@
+"""`trainshed cancel` and `trainshed retry`: the two commands that change a run after its submission.
+
+Owns what they print for one or several runs; whether they may is the gateway's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
+from services.cli.text import short
+from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+
+if TYPE_CHECKING:
+    from trainshed_client.answers import Acknowledged
+    from trainshed_client.client import Trainshed
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--reason", help="Kept in the log.")
+@json_option
+@nats_option
+def cancel(runs: tuple[str, ...], reason: str | None, as_json: bool) -> None:
+    """End runs, queued or running: by id, a unique part of its beginning, or name.
+
+    A running worker gets its stop signal, and SIGKILL after its grace period; its slots are free once all its
+    processes are gone. A run that has ended stays as it is.
+    """
+
+    async def one(trainshed: Trainshed, run: str) -> Acknowledged:
+        return await trainshed.cancel(run, reason=reason)
+
+    exit_with(run_async(_each(runs, one, as_json, told=_told_of_cancel)))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--reason", help="Kept in the log.")
+@json_option
+@nats_option
+def retry(runs: tuple[str, ...], reason: str | None, as_json: bool) -> None:
+    """Run an ended run again, as its next attempt, in the same run folder."""
+
+    async def one(trainshed: Trainshed, run: str) -> Acknowledged:
+        return await trainshed.retry(run, reason=reason)
+
+    exit_with(run_async(_each(runs, one, as_json)))
+
+
+async def _each(
+    runs: tuple[str, ...],
+    command: Callable[[Trainshed, str], Awaitable[Acknowledged]],
+    as_json: bool,
+    *,
+    told: Callable[[Trainshed, Acknowledged], Awaitable[str | None]] | None = None,
+) -> int:
+    """The command for every run, one that is refused does not keep the others from it; the first refusal's code."""
+    code: int = ExitCode.OK
+    async with connected() as trainshed:
+        for run in runs:
+            try:
+                answer = await command(trainshed, run)
+            except TrainshedError as error:
+                if error.code is ErrorCode.UNAVAILABLE or len(runs) == 1:
+                    raise
+                note(f"Error: {run}: {error}")
+                code = code or error.exit_code
+                continue
+            if as_json:
+                import msgspec
+
+                print_json(msgspec.json.encode(answer))
+            else:
+                click.echo(f"{answer.run_id}  {answer.status}")
+            if told is not None and (words := await told(trainshed, answer)):
+                note(words)
+    return code
+
+
+async def _told_of_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | None:
+    """What a cancel does not do: change what has ended, or reach a machine that does not answer."""
+    if answer.status.ended:
+        return f"{short(answer.run_id)} has ended already ({answer.status}); nothing was cancelled"
+    try:
+        record = (await trainshed.run(answer.run_id)).run
+        if record.node is None:
+            return None
+        nodes = (await trainshed.nodes()).nodes
+    except TrainshedError:
+        return None  # the cancel is stored; this was a courtesy
+    lost = next((node for node in nodes if node.node == record.node and node.status in ("lost", "left")), None)
+    if lost is None or record.status.ended:
+        return None
+    return (
+        f"{lost.node}, where it runs, does not answer ({lost.status}); it is stopped when that machine is back. "
+        f"If the machine is gone: trainshed node remove {lost.node}"
+    )

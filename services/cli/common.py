@@ -1,0 +1,139 @@
+"""What the verbs share: options, the connection, the event loop, and words on stderr.
+
+Owns how a verb talks to its caller; knows no verb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from trainshed_client.client import Trainshed
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+
+
+def nats_option(function: F) -> F:
+    """``--nats URL`` after the verb, too."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.ensure_object(dict)["nats"] = value
+
+    return click.option(
+        "--nats", metavar="URL", expose_value=False, callback=remember, help="The stack to talk to."
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """``--json``: one object on one line, for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")(function)
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Run a verb's coroutine."""
+    return asyncio.run(main)
+
+
+@asynccontextmanager
+async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
+    """The stack that this command talks to. ``patient``: say when the connection is lost, for what lasts."""
+    from trainshed_client.client import Trainshed
+
+    context = click.get_current_context(silent=True)
+    url = (context.obj or {}).get("nats") if context else None
+
+    async def lost() -> None:
+        note("the connection is lost; waiting for the stack (is `trainshed up` running?)")
+
+    async def back() -> None:
+        note("connected again")
+
+    trainshed = await Trainshed.connect(
+        url,
+        name=f"trainshed-cli-{os.getpid()}",
+        on_error=_quiet,
+        on_disconnect=lost if patient else None,
+        on_reconnect=back if patient else None,
+    )
+    try:
+        yield trainshed
+    finally:
+        # Not drained: everything that was asked for has been answered, and the process ends.
+        await trainshed.nc.abandon()
+
+
+def _quiet(_: Exception) -> None:
+    """Connection errors show themselves in what was asked for, or are told by `connected`."""
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(message, err=True)
+
+
+def warn(message: str) -> None:
+    """A line about what may be wrong, on stderr."""
+    note(f"Warning: {message}")
+
+
+def warn_if_stale(stale: bool, seq: int) -> None:
+    """Say that an answer may not have everything yet."""
+    if stale:
+        warn(f"the read model lags behind the log; this was true at event {seq}")
+
+
+def print_json(value: object) -> None:
+    """One JSON object on one line of stdout."""
+    import msgspec
+
+    write(value if isinstance(value, bytes) else msgspec.json.encode(value))
+    write(b"\n")
+
+
+def write(data: bytes) -> None:
+    """Bytes to stdout, through its buffer."""
+    sys.stdout.buffer.write(data)
+
+
+def write_now(stream: IO[Any], data: bytes) -> None:
+    """Bytes to a stream past its buffer, all of them; blocks, so call it in a thread where that matters."""
+    stream.flush()
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stream.fileno(), view) :]
+
+
+def detach_on_interrupt(message: Callable[[], str]) -> None:
+    """From here on Ctrl-C ends this command at once, with a line on stderr, and touches nothing else.
+
+    At once: a thread may hang in a write to a pipe that nobody reads, and no cleanup is owed to anybody.
+    """
+
+    def detach() -> None:
+        sys.stdout.flush()
+        note(f"\n{message()}")
+        os._exit(INTERRUPTED)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, detach)
+
+
+def colour_wanted(stream: IO[Any]) -> bool:
+    """Whether to colour: for a terminal that wants it."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def exit_with(code: int) -> None:
+    """End the verb with this exit code."""
+    click.get_current_context().exit(code)

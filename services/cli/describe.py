@@ -1,0 +1,158 @@
+"""A run's record in words: where it runs, how long it waited and ran, and what it told last or how it ended.
+
+Owns those words and a run's exit code; reads no clock and prints nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from services.cli.text import count, metric, seconds_between
+from services.durations import format_duration
+from trainshed_client.errors import ExitCode
+from trainshed_client.records import AttemptRecord, QueuedRunRecord, RunRecord, WaitsFor
+from trainshed_client.statuses import FailureReason, RunStatus
+
+NOTHING = "-"
+_METRICS = 2
+
+_WITHOUT_CODE = frozenset(
+    {
+        FailureReason.WORKER_TIMEOUT,
+        FailureReason.TIME_LIMIT,
+        FailureReason.SPAWN_ERROR,
+        FailureReason.SHIM_LOST,
+        FailureReason.NODE_LOST,
+        FailureReason.NODE_RECLAIMED,
+        FailureReason.DEPENDENCY_FAILED,
+    }
+)
+
+
+def exit_code_of(record: RunRecord) -> int:
+    """The exit code of a command that stood for this ended run: the worker's own, else 125."""
+    if record.status is RunStatus.COMPLETED:
+        return ExitCode.OK
+    if record.status is not RunStatus.FAILED or record.failure_reason in _WITHOUT_CODE:
+        return ExitCode.ENDED_WITHOUT_CODE
+    if record.exit_code:
+        return record.exit_code
+    if record.signal:
+        return 128 + record.signal
+    return ExitCode.ENDED_WITHOUT_CODE
+
+
+def style_of(status: RunStatus) -> str | None:
+    """The colour of a status."""
+    match status:
+        case RunStatus.RUNNING | RunStatus.DISPATCHING:
+            return "cyan"
+        case RunStatus.COMPLETED:
+            return "green"
+        case RunStatus.FAILED:
+            return "red"
+        case RunStatus.CANCELLED:
+            return "yellow"
+        case _:
+            return None
+
+
+def where(record: RunRecord | AttemptRecord) -> str:
+    """Node and slots, as in ``gpu01:0,1``."""
+    if record.node is None:
+        return NOTHING
+    return f"{record.node}:{','.join(map(str, record.slots))}" if record.slots else record.node
+
+
+def waited(record: RunRecord, now: str) -> str:
+    """From submission to the grant, to its end, or until now."""
+    return _span(record.submitted_at, record.dispatched_at or record.ended_at or now)
+
+
+def ran(record: RunRecord | AttemptRecord, now: str) -> str:
+    """From the worker's start to its end, or until now."""
+    return _span(record.started_at, record.ended_at or now)
+
+
+def _span(start: str | None, end: str) -> str:
+    seconds = seconds_between(start, end)
+    return NOTHING if seconds is None else format_duration(seconds)
+
+
+def told(record: RunRecord | AttemptRecord) -> str:
+    """What the worker told last: ``step 120k reward 195.2``, else its status text, else its progress."""
+    words = [] if record.step is None else [f"step {count(record.step)}"]
+    words += [f"{name} {metric(value)}" for name, value in list(record.metrics.items())[:_METRICS]]
+    if words:
+        return " ".join(words)
+    if record.status_text:
+        return record.status_text
+    return "" if record.progress is None else f"{record.progress:.0%}"
+
+
+def ending(record: RunRecord | AttemptRecord) -> str:
+    """Why an attempt or a run did not complete: ``exit 3``, ``SIGKILL``, ``silent for 5m``."""
+    match record.failure_reason:
+        case FailureReason.EXIT_CODE:
+            return f"exit {record.exit_code}" if record.exit_code is not None else "exit code unknown"
+        case FailureReason.SIGNAL:
+            return signal_name(record.signal) if record.signal else "ended by a signal"
+        case FailureReason.WORKER_TIMEOUT:
+            since = record.last_heartbeat_at or record.started_at
+            silent = seconds_between(since, record.ended_at)
+            return "silent for too long" if silent is None else f"silent for {format_duration(silent)}"
+        case FailureReason.TIME_LIMIT:
+            span = seconds_between(record.started_at, record.ended_at)
+            return "time limit" if span is None else f"time limit, after {format_duration(span)}"
+        case FailureReason.SPAWN_ERROR:
+            return "could not be started"
+        case FailureReason.SHIM_LOST:
+            return "its shim was lost"
+        case FailureReason.NODE_LOST:
+            return f"{record.node or 'its node'} was removed"
+        case FailureReason.NODE_RECLAIMED:
+            return f"{record.node or 'its node'} was taken back"
+        case FailureReason.DEPENDENCY_FAILED:
+            return "a run it comes after did not complete"
+        case FailureReason.NOT_STARTED:
+            return "not started"
+        case FailureReason.UNSPECIFIED:
+            return "for a reason that this release does not know"
+        case None:
+            return "exit 0" if record.status is RunStatus.COMPLETED else ""
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def last(record: RunRecord) -> str:
+    """The last column of `ls`: what it waits for, what the worker told last, or how it ended."""
+    match record.status:
+        case RunStatus.PENDING:
+            waits_for: WaitsFor | None = record.waits_for if isinstance(record, QueuedRunRecord) else None
+            if record.cancel_requested:
+                return "cancel requested"
+            return waits_for.text if waits_for else NOTHING
+        case RunStatus.DISPATCHING | RunStatus.RUNNING:
+            words = told(record)
+            if record.cancel_requested:
+                return f"stopping; {words}" if words else "stopping"
+            return words or NOTHING
+        case RunStatus.COMPLETED:
+            return told(record) or NOTHING
+        case _:
+            return ending(record) or NOTHING
+
+
+def summary(record: RunRecord, now: str) -> str:
+    """One line about an ended run, or one still going: ``FAILED after 3m20s: exit 3``."""
+    words = str(record.status)
+    if record.status.ended and record.started_at is not None:
+        words += f" after {ran(record, now)}"
+    text = last(record)
+    return words if text == NOTHING else f"{words}: {text}"

@@ -1,0 +1,252 @@
+"""From the words of a command line to run configs: options, files, and the `-- CMD` form.
+
+Owns what is filled in from the caller's side; what a config may hold, the gateway judges alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from services.cli.text import parse_memory_mb
+from services.durations import parse_duration
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+F = TypeVar("F", bound=Callable[..., Any])
+Config = dict[str, Any]
+
+_NOT_PASSED_ON = ("PYTHONPATH", "LD_LIBRARY_PATH")
+
+
+class Request(NamedTuple):
+    """The configs to submit; ``batch``: they came as JSON lines. ``warnings`` are for stderr."""
+
+    configs: list[Config]
+    batch: bool
+    warnings: list[str]
+
+
+def config_options(function: F) -> F:
+    """The options that `submit` and `run` share, and the command to run."""
+    for decorate in reversed(_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "-f", "--file", "file", metavar="CONFIG|-", help="A run config, JSON or YAML (.jsonl: several)."
+    ),
+    click.option("--name", help="The run's name."),
+    click.option("--gpus", type=int, help="GPU slots that the run needs."),
+    click.option("--gpus-optional", is_flag=True, help="Start with fewer GPUs, or none, rather than wait."),
+    click.option("--cpus", type=int, help="CPU cores (1)."),
+    click.option("--memory", metavar="MB", help="Memory to account for, as in 2048 or 2G."),
+    click.option("--priority", type=int, help="Higher runs first (0)."),
+    click.option("--time-limit", metavar="DURATION", help="End an attempt after this time, as in 90m."),
+    click.option("--after", multiple=True, metavar="RUN", help="Start when this run has completed."),
+    click.option("--label", "labels", multiple=True, metavar="K=V", help="A label to find the run by."),
+    click.option("--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set or pass on a variable."),
+    click.option(
+        "--secret",
+        "secret",
+        multiple=True,
+        metavar="NAME=file:PATH|env:NAME",
+        help="A variable that the node fills in.",
+    ),
+    click.option("--retries", type=int, help="More attempts after a failed one (0)."),
+    click.option("--heartbeat", metavar="SOURCE", help="Sign of life: process, output or notify."),
+    click.option("--heartbeat-timeout", metavar="DURATION", help="Silence that ends an attempt."),
+    click.option("--working-dir", metavar="DIR", help="Where the worker starts; with -- CMD, here."),
+    click.option("--new", is_flag=True, help="A run of its own, even if the same config is a run already."),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD ..."),
+)
+
+
+def build(
+    options: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    stdin: Callable[[], bytes] | None = None,
+) -> Request:
+    """The configs that these options ask for.
+
+    Raises TrainshedError (invalid) for what only the caller's side can know to be wrong: a file that cannot be read
+    or parsed, a program that is not in the PATH, a duration that is none.
+    """
+    env = os.environ if environ is None else environ
+    here = os.getcwd() if cwd is None else cwd
+    command, file = options["command"], options["file"]
+    warnings: list[str] = []
+    if command and file:
+        raise _invalid("give either -f CONFIG or -- CMD, not both")
+    if command:
+        configs, batch = [_from_command(command, env, here)], False
+        warnings = _not_passed_on(options["env"], env)
+    elif file:
+        configs, batch = _from_file(file, stdin or _read_stdin)
+    else:
+        raise _invalid("nothing to run; give -- CMD ..., as in: trainshed submit -- python3 train.py, or -f CONFIG")
+    given = _given(options, env, here)
+    for config in configs:
+        _overlay(config, given)
+        if options["new"]:
+            config["submission_key"] = secrets.token_hex(16)
+    return Request(configs, batch, warnings)
+
+
+def _from_command(command: Sequence[str], env: Mapping[str, str], here: str) -> Config:
+    program, *arguments = command
+    config: Config = {"entry_point": _absolute(program, env, here), "working_dir": here}
+    if arguments:
+        config["arguments"] = arguments
+    return config
+
+
+def _absolute(program: str, env: Mapping[str, str], here: str) -> str:
+    """The program as the caller's shell would find it; symbolic links stay, for they make a venv."""
+    if "/" in program:
+        return os.path.normpath(os.path.join(here, program))
+    found = shutil.which(program, path=env.get("PATH", os.defpath))
+    if found is None:
+        raise _invalid(f"no program {program!r} is in your PATH; write its path, as in ./{program}")
+    return os.path.normpath(os.path.join(here, found))
+
+
+def _not_passed_on(given: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    names = {name.partition("=")[0] for name in given}
+    return [
+        f"{name} is set here and not passed on to the run; to pass it on: --env {name}"
+        for name in _NOT_PASSED_ON
+        if env.get(name) and name not in names
+    ]
+
+
+def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], bool]:
+    shown = "stdin" if file == "-" else file
+    try:
+        if file == "-":
+            data = stdin()
+        else:
+            with open(file, "rb") as opened:
+                data = opened.read()
+    except OSError as error:
+        raise _invalid(f"{shown} cannot be read ({(error.strerror or str(error)).lower()})") from None
+    if file.endswith(".jsonl"):
+        return _json_lines(data, shown), True
+    if file.endswith(".json") or (not file.endswith((".yaml", ".yml")) and data.lstrip()[:1] in (b"{", b"[", b"")):
+        return [_parsed(data, shown)], False
+    return [_parsed(data, shown, yaml=True)], False
+
+
+def _json_lines(data: bytes, shown: str) -> list[Config]:
+    configs = [
+        _parsed(line, f"{shown}, line {number}")
+        for number, line in enumerate(data.splitlines(), 1)
+        if line.strip()
+    ]
+    if not configs:
+        raise _invalid(f"{shown} holds no run config; write one JSON object a line")
+    return configs
+
+
+def _parsed(data: bytes, shown: str, *, yaml: bool = False) -> Config:
+    from events.config_text import parse_json, parse_yaml
+
+    try:
+        value = parse_yaml(data) if yaml else parse_json(data)
+    except TrainshedError as error:
+        raise TrainshedError(error.code, f"{shown}: {error}") from None
+    if not isinstance(value, dict):
+        raise _invalid(f'{shown}: a run config must be an object like {{"entry_point": ...}}')
+    return value
+
+
+def _given(options: Mapping[str, Any], env: Mapping[str, str], here: str) -> Config:
+    """What the options say, in the shape of a run config."""
+    given: Config = {}
+
+    def put(value: object, *path: str) -> None:
+        if value is not None:
+            place = given
+            for name in path[:-1]:
+                place = place.setdefault(name, {})
+            place[path[-1]] = value
+
+    put(options["name"], "run_name")
+    put(options["gpus"], "resources", "gpus", "requested")
+    put(False if options["gpus_optional"] else None, "resources", "gpus", "mandatory")
+    put(options["cpus"], "resources", "cpus")
+    put(options["priority"], "priority")
+    put(list(options["after"]) or None, "after")
+    put(options["heartbeat"], "heartbeat", "source")
+    if (memory := options["memory"]) is not None:
+        put(parse_memory_mb(memory, what="--memory"), "resources", "memory_mb")
+    if (limit := options["time_limit"]) is not None:
+        put(_number(parse_duration(limit, given_by="--time-limit")), "schedule", "max_duration_seconds")
+    if (silence := options["heartbeat_timeout"]) is not None:
+        put(_number(parse_duration(silence, given_by="--heartbeat-timeout")), "heartbeat", "timeout_s")
+    if (retries := options["retries"]) is not None:
+        put(retries + 1, "retry", "max_attempts")
+    if (folder := options["working_dir"]) is not None:
+        put(os.path.normpath(os.path.join(here, folder)), "working_dir")
+    put(dict(_pair("--label", label) for label in options["labels"]) or None, "labels")
+    put(dict(_variable(one, env) for one in options["env"]) or None, "environment")
+    put(dict(_secret(one) for one in options["secret"]) or None, "secrets")
+    return given
+
+
+def _overlay(config: Config, given: Config) -> None:
+    """Put what was given over a config, object by object; what is no object there is replaced."""
+    for name, value in given.items():
+        if isinstance(value, dict) and isinstance(config.get(name), dict):
+            _overlay(config[name], value)
+        else:
+            config[name] = dict(value) if isinstance(value, dict) else value
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value.is_integer() else value
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise _invalid(f"{option} is {text!r}; write {option} NAME=VALUE")
+    return name, value
+
+
+def _variable(text: str, env: Mapping[str, str]) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if sign and name:
+        return name, value
+    if name not in env:
+        raise _invalid(f"--env {text}: no such variable is set here; write --env {text or 'NAME'}=VALUE")
+    return name, env[name]
+
+
+def _secret(text: str) -> tuple[str, dict[str, str]]:
+    name, source = _pair("--secret", text)
+    kind, sign, place = source.partition(":")
+    if kind not in ("file", "env") or not sign or not place:
+        # The value is not shown: it may be the secret itself.
+        raise _invalid(
+            f"--secret {name} must say where the node finds it, never the value: "
+            f"--secret {name}=file:/path/on/the/node or {name}=env:VARIABLE"
+        )
+    return name, {kind: place}
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _invalid(message: str) -> TrainshedError:
+    return TrainshedError(ErrorCode.INVALID, message)

@@ -1,0 +1,200 @@
+"""`trainshed gateway|dispatcher|projector|agent`: one service alone, for compose and for many machines.
+
+Owns their options and how each ends; services.parts builds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from services.cli.up import agent_options, with_options
+from services.settings import Settings
+from trainshed_client.endpoint import Endpoint, discover
+from trainshed_client.errors import TrainshedError
+
+if TYPE_CHECKING:
+    from services.lifecycle import Service
+    from trainshed_client.nats_client import SafeClient
+
+Build = Callable[["SafeClient"], Coroutine[Any, Any, list["Service"]]]
+
+
+@click.command("gateway")
+def gateway() -> None:
+    """Run the gateway alone: it takes commands and appends what follows.
+
+    \b
+    Example:  NATS_URL=nats://host:4222 trainshed gateway
+    """
+    settings = Settings.read()
+
+    async def build(nc: SafeClient) -> list[Service]:
+        from events.log import EventLog
+        from events.streams import ensure_streams
+        from services import parts
+
+        log = EventLog(nc)
+        fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
+        return [parts.gateway(log, fold, settings), fold]
+
+    _serve("gateway", settings, build)
+
+
+@click.command("dispatcher")
+def dispatcher() -> None:
+    """Run a dispatcher alone; of several one is active and the others stand by.
+
+    \b
+    Example:  NATS_URL=nats://host:4222 trainshed dispatcher
+    """
+    settings = Settings.read()
+
+    async def build(nc: SafeClient) -> list[Service]:
+        from events.log import EventLog
+        from events.streams import ensure_streams
+        from services import parts
+
+        log = EventLog(nc)
+        fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
+        return [parts.dispatcher(log, fold, settings), fold]
+
+    _serve("dispatcher", settings, build)
+
+
+@click.command("projector")
+@click.option("--records", is_flag=True, help="Keep the record buckets too (one projector of a stack does).")
+@click.option("--database", metavar="PATH", help="The SQLite file (trainshed.db in the state folder).")
+@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--die-with", type=int, hidden=True)
+def projector(records: bool, database: str | None, ready_fd: int | None, die_with: int | None) -> None:
+    """Run a projector alone: it builds the read model and answers queries.
+
+    \b
+    Example:  NATS_URL=nats://host:4222 trainshed projector --records
+    """
+    if die_with is not None:
+        _die_with(die_with)
+    settings = Settings.read()
+
+    async def build(nc: SafeClient) -> list[Service]:
+        from events.streams import ensure_streams
+        from services import parts
+
+        await ensure_streams(nc, replicas=settings.replicas)
+        return [parts.projector(nc, settings, database, records=records)]
+
+    def ready() -> None:
+        if ready_fd is not None:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+
+    _serve("projector", settings, build, ready)
+
+
+@click.command("agent")
+@click.option(
+    "--borrowed", is_flag=True, help="The machine is on loan: SIGTERM stops the workers and leaves."
+)
+def agent(
+    node: str | None,
+    gpus: int | None,
+    cpus: int | None,
+    memory: int | None,
+    heartbeat_timeout: str | None,
+    borrowed: bool,
+) -> None:
+    """Run this machine's agent alone: it starts and ends workers as the dispatcher decides.
+
+    \b
+    Example:  NATS_URL=nats://host:4222 trainshed agent --node gpu01
+    """
+    settings = with_options(Settings.read(), node, heartbeat_timeout)
+
+    async def build(nc: SafeClient) -> list[Service]:
+        from services import parts
+
+        options = parts.AgentOptions(gpus=gpus, cpus=cpus, memory_mb=memory, borrowed=borrowed)
+        machine = parts.machine(options)
+        for note in machine.inventory.notes:
+            click.echo(note, err=True)
+        return [parts.agent(nc, settings, options, machine)]
+
+    _serve("agent", settings, build, within_s=None if borrowed else 1.2)
+
+
+agent = agent_options(agent)
+
+
+def _serve(
+    name: str,
+    settings: Settings,
+    build: Build,
+    on_ready: Callable[[], None] = lambda: None,
+    within_s: float | None = 1.2,
+) -> None:
+    from services import logging
+
+    logging.configure(settings.log_format, settings.log_level)
+    asyncio.run(_run(name, _endpoint(settings), build, on_ready, within_s))
+
+
+async def _run(
+    name: str, endpoint: Endpoint, build: Build, on_ready: Callable[[], None], within_s: float | None
+) -> None:
+    from services.lifecycle import first_cause, run_services, stop_on_signals
+    from services.logging import get_logger
+    from trainshed_client.nats_client import connect
+
+    log = get_logger(name)
+    stop = stop_on_signals()
+    async with asyncio.TaskGroup() as tasks:  # a service waits for its server, but not past a SIGTERM
+        connecting = tasks.create_task(connect(endpoint, name=name, forever=True))
+        stopped = tasks.create_task(stop.wait())
+        await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        connecting.cancel()
+        stopped.cancel()
+    if connecting.cancelled():
+        return
+    nc = connecting.result()
+
+    def ready() -> None:
+        log.info("ready")
+        on_ready()
+
+    try:
+        await run_services(await build(nc), stop, on_ready=ready, within_s=within_s)
+    except BaseExceptionGroup as group:
+        cause = first_cause(group)
+        if isinstance(cause, TrainshedError):
+            raise cause from None
+        raise
+    finally:
+        await nc.close()
+
+
+def _endpoint(settings: Settings) -> Endpoint:
+    if settings.nats_url is not None:
+        from trainshed_client.endpoint import parse_url
+
+        return parse_url(
+            settings.nats_url,
+            given_by="TRAINSHED_NATS_URL",
+            user=settings.nats_user,
+            password=settings.nats_password,
+        )
+    return discover(state_dir=settings.state_dir)
+
+
+def _die_with(parent: int) -> None:
+    """End with the process that started us (PR_SET_PDEATHSIG; Linux), also where it was killed."""
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(0)

@@ -1,0 +1,68 @@
+"""How times, numbers and ids are written for people, and how memory is read.
+
+Owns those spellings (services/durations.py has that of durations); reads no clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+SHORT_ID = 6
+_MEMORY = re.compile(r"(\d+)\s*(?:(m|g|t)(?:i?b)?)?\Z")
+_MEMORY_UNITS = {None: 1, "m": 1, "g": 1024, "t": 1024 * 1024}
+
+
+def parse_memory_mb(text: str, *, what: str) -> int:
+    """MiB in ``2048``, ``2048M`` or ``2G``. Raises TrainshedError (invalid)."""
+    found = _MEMORY.match(text.strip().lower())
+    if found is None:
+        raise TrainshedError(ErrorCode.INVALID, f"{what} is {text!r}; write MB, as in 2048, or 2G")
+    return int(found[1]) * _MEMORY_UNITS[found[2]]
+
+
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """Seconds between two times of a record, None where one is unknown or unreadable."""
+    if start is None or end is None:
+        return None
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def count(value: float) -> str:
+    """A step or a number of things: ``1200``, ``12.3k``, ``120k``, ``1.5M``."""
+    for least, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= least:
+            scale = 1e3 if unit == "k" else least
+            return f"{value / scale:.1f}".removesuffix(".0") + unit
+    return f"{value:g}"
+
+
+def metric(value: float) -> str:
+    """A measured number with four digits: ``195.2``, ``0.0312``, ``1.234e+07``."""
+    return f"{value:.4g}"
+
+
+def clean(text: str) -> str:
+    """``text`` fit for one line of a terminal: what does not print is shown escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def short(run_id: str) -> str:
+    """The first characters of a run id, enough to name it."""
+    return run_id[:SHORT_ID]
+
+
+def shortest(run_ids: Sequence[str]) -> dict[str, str]:
+    """For each of these ids its shortest unique prefix among them, of at least six characters."""
+    length = SHORT_ID
+    while len({run_id[:length] for run_id in run_ids}) < len(set(run_ids)):
+        length += 1
+    return {run_id: run_id[:length] for run_id in run_ids}

@@ -1,0 +1,109 @@
+"""The one composition root: how each service is built from settings, a connection and the machine.
+
+Owns the wiring; holds no behaviour. Tests build the same services from other parts.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from services.settings import Settings
+
+# Imported where they are built: a process holds in memory what it runs and no more.
+if TYPE_CHECKING:
+    from events.log import EventLog
+    from services.agent.agent import AgentService
+    from services.agent.gpus import Gpus
+    from services.agent.inventory import Inventory
+    from services.dispatcher.dispatcher import Dispatcher
+    from services.fold import SharedFold
+    from services.gateway import Gateway
+    from services.projector import ProjectorService
+    from trainshed_client.nats_client import SafeClient
+
+FOLD_FILE = "fold.snapshot"
+DATABASE_FILE = "trainshed.db"
+
+
+class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says of the node."""
+
+    gpus: int | None = None
+    cpus: int | None = None
+    memory_mb: int | None = None
+    stop_workers: bool = False
+    borrowed: bool = False
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What this process was given: the inventory, and the devices to sample."""
+
+    inventory: Inventory
+    gpus: Gpus
+
+
+def machine(options: AgentOptions) -> Machine:
+    """Look at the machine. Raises TrainshedError where NVML is there and does not answer."""
+    from services.agent.gpus import Gpus
+    from services.agent.inventory import take_inventory
+    from services.agent.visible import VARIABLE
+
+    inventory, gpus = take_inventory(
+        Gpus.open(os.environ.get(VARIABLE)),
+        declared_gpus=options.gpus,
+        declared_cpus=options.cpus,
+        declared_memory_mb=options.memory_mb,
+    )
+    return Machine(inventory=inventory, gpus=gpus)
+
+
+def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
+    """The writing side's fold, with its snapshot in the state folder."""
+    from services.fold import SharedFold
+
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return SharedFold(log, log_id, settings.state_dir / FOLD_FILE)
+
+
+def gateway(log: EventLog, shared: SharedFold, settings: Settings) -> Gateway:
+    """The gateway."""
+    from services.gateway import Gateway
+
+    return Gateway(log, shared, allow_credentials=settings.allow_credentials)
+
+
+def dispatcher(
+    log: EventLog, shared: SharedFold, settings: Settings, *, stand_at_once: bool = False
+) -> Dispatcher:
+    """A dispatcher: the active one, or one that stands by."""
+    from services.dispatcher.dispatcher import Dispatcher
+
+    return Dispatcher(log, shared, node_lost_s=settings.node_lost_s, stand_at_once=stand_at_once)
+
+
+def projector(nc: SafeClient, settings: Settings, database: str | None, *, records: bool) -> ProjectorService:
+    """A projector with its own database."""
+    from services.projector import ProjectorService
+
+    return ProjectorService(nc, database or str(settings.state_dir / DATABASE_FILE), records=records)
+
+
+def agent(nc: SafeClient, settings: Settings, options: AgentOptions, given: Machine) -> AgentService:
+    """The agent of this machine."""
+    from services.agent.agent import AgentService
+
+    return AgentService(
+        nc,
+        state_dir=settings.state_dir,
+        runs_dir=settings.runs_dir,
+        node=settings.node,
+        inventory=given.inventory,
+        gpus=given.gpus,
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        var_logs_dir=settings.var_logs_dir,
+        stop_workers=options.stop_workers or options.borrowed,
+        borrowed=options.borrowed,
+    )

@@ -1,0 +1,95 @@
+"""The whole stack on one machine: nats-server, projector process, and the writing side in this process.
+
+Owns the order of start and end; every part of it runs alone just as well (services.parts).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from events.log import EventLog
+from events.streams import ensure_streams
+from services import parts
+from services.embedded_nats import EmbeddedNats
+from services.lifecycle import STOP_WITHIN_S, Service, first_cause, run_services, stop_on_signals
+from services.logging import get_logger
+from services.nats_keeper import NatsKeeper
+from services.parts import AgentOptions
+from services.projector_process import ProjectorProcess
+from services.settings import Settings
+from services.state_lock import StateLock
+from trainshed_client.endpoint import write_endpoint
+from trainshed_client.errors import TrainshedError
+from trainshed_client.nats_client import connect
+
+_log = get_logger("up")
+
+
+class Up(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running stack says of itself when it is ready."""
+
+    node: str
+    slots: int
+    cpus: int
+    memory_mb: int
+    notes: tuple[str, ...]
+    state_dir: str
+
+
+async def up(settings: Settings, options: AgentOptions, on_ready: Callable[[Up], None]) -> None:
+    """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``.
+
+    Raises TrainshedError where another stack lives on this state folder, or a part cannot go on.
+    """
+    stop = stop_on_signals()
+    with StateLock(settings.state_dir):
+        # devices first: an NVML that does not answer must stop us before anything is started
+        machine = parts.machine(options)
+        server = EmbeddedNats(settings.state_dir)
+        endpoint = await server.start()
+        try:
+            nc = await connect(endpoint, name="up", forever=True)
+            log = EventLog(nc)
+            log_id = await ensure_streams(nc, replicas=settings.replicas)
+            write_endpoint(settings.state_dir, endpoint)
+            fold = parts.fold(log, log_id, settings)
+            agent = parts.agent(nc, settings, options, machine)
+            services: list[Service] = [
+                parts.gateway(log, fold, settings),
+                agent,
+                parts.dispatcher(log, fold, settings, stand_at_once=True),
+                fold,
+                ProjectorProcess(endpoint, os.environ),
+                NatsKeeper(server),
+            ]
+
+            def tell() -> None:
+                given = machine.inventory
+                on_ready(
+                    Up(
+                        node=agent.node,
+                        slots=len(given.gpus),
+                        cpus=given.cpus,
+                        memory_mb=given.memory_mb,
+                        notes=given.notes,
+                        state_dir=str(settings.state_dir),
+                    )
+                )
+
+            try:
+                await run_services(
+                    services, stop, on_ready=tell, within_s=None if options.stop_workers else STOP_WITHIN_S
+                )
+            except BaseExceptionGroup as group:
+                cause = first_cause(group)
+                if isinstance(cause, TrainshedError):
+                    raise cause from None
+                raise
+            finally:
+                await nc.close()
+        finally:
+            await server.stop()
+    _log.info("stopped")
