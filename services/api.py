@@ -17,6 +17,7 @@ from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from events.config_text import parse_json
+from events.json_limits import MAX_DEPTH
 from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client import subjects
@@ -120,7 +121,7 @@ class ApiServer:
     def _body(self, request: Request) -> object:
         if not request.data:
             return {}
-        return parse_json(request.data, max_bytes=self._max_bytes)
+        return parse_json(request.data, max_bytes=self._max_bytes, max_depth=MAX_DEPTH + 2)
 
 
 def asking(subject: str) -> str:

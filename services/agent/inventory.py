@@ -95,7 +95,7 @@ def cpus_given(root: Path, affinity: Callable[[int], set[int]]) -> int:
     for folder in _cgroup_folders(root, "cpu"):
         quota = _quota(folder)
         if quota is not None:
-            cpus = min(cpus, max(1, int(quota)))
+            cpus = min(cpus, int(quota))
     return max(1, cpus)
 
 
