@@ -134,9 +134,9 @@ class RunConfig(msgspec.Struct, frozen=True):
     def default_name(self) -> str:
         """Last part of the worker's module or script, where there is one, else of ``entry_point``."""
         worker = self.worker or {}
-        if module := worker.get("module"):
+        if module := _string(worker.get("module")):
             return _last_part(module, ".")
-        return _last_part(worker.get("script") or self.entry_point or "", "/")
+        return _last_part(_string(worker.get("script")) or self.entry_point or "", "/")
 
     @property
     def worker(self) -> dict[str, Any] | None:
@@ -152,10 +152,11 @@ class RunConfig(msgspec.Struct, frozen=True):
         if worker is None:
             return [entry_point, *self.arguments]
         python = entry_point if entry_point.rpartition("/")[2].startswith("python") else "python3"
-        arguments = worker.get("arguments") or ()
-        if module := worker.get("module"):
+        given = worker.get("arguments")
+        arguments = [_string(argument) for argument in given] if isinstance(given, list) else []
+        if module := _string(worker.get("module")):
             return [python, "-m", module, *arguments]
-        return [python, worker.get("script") or "", *arguments]
+        return [python, _string(worker.get("script")), *arguments]
 
     @property
     def needs(self) -> Needs:
@@ -220,6 +221,11 @@ def stored_config(normalised: object) -> RunConfig:
         return msgspec.convert(normalised, RunConfig)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise TrainshedError(ErrorCode.INVALID, f"not a stored run config: {error}") from error
+
+
+def _string(value: object) -> str:
+    """Metadata is checked at submission; a log that was written by others must not stop a reader."""
+    return value if isinstance(value, str) else ""
 
 
 def _last_part(text: str, separator: str) -> str:

@@ -180,7 +180,8 @@ def run_id(value: object, path: str) -> str:
     if not _RUN_ID.fullmatch(value):
         raise invalid(
             path,
-            f'must be a full run id, 26 of the characters a-z and 2-7 (ls --json prints it), not "{cut(value)}"',
+            "must be a full run id, 26 of the characters a-z and 2-7 (ls --json prints it), "
+            f'not "{cut(value)}"',
         )
     return value
 

@@ -44,7 +44,7 @@ Table: TypeAlias = "dict[str, Check | Table]"
 def run_config(raw: object, *, allow_credentials: bool = False) -> RunConfig:
     """Check ``raw`` (parsed JSON or YAML) and fill in the defaults.
 
-    Pure and independent of nodes: whether a node is large enough or a run of ``after`` exists is asked elsewhere.
+    Whether a node is large enough, or a run of ``after`` exists, is asked elsewhere.
     Raises TrainshedError (invalid, or too_large over 256 KiB) with the path of the first field that is wrong,
     what is wrong with it and what is accepted.
     """
@@ -97,7 +97,8 @@ def _secret(value: object, path: str) -> object:
     if not isinstance(value, dict):
         raise invalid(
             path,
-            f'must be {{"file": "/path/on/the/node"}} or {{"env": "NAME"}}, never the value itself, not {kind(value)}',
+            'must be {"file": "/path/on/the/node"} or {"env": "NAME"}, never the value itself, '
+            f"not {kind(value)}",
         )
     secret = _fields(value, path, _SECRET)
     _exactly_one(secret, ("file", "env"), path)

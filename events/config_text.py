@@ -24,14 +24,14 @@ _YAML = "tag:yaml.org,2002:"
 def parse_json(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> object:
     """The value of one JSON text (RFC 8259, UTF-8).
 
-    Raises TrainshedError: too_large over ``max_bytes``; invalid, with line or path, for what is no JSON, is not
-    UTF-8, has a name twice in one object, or is beyond the limits of `check_json`.
+    Raises TrainshedError: too_large over ``max_bytes``; invalid, with line or path, for what is no JSON, is
+    not UTF-8, has a name twice in one object, or is beyond the limits of `check_json`.
     """
     text = _decoded(data, max_bytes)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
     except _GivenTwiceError:
-        raise _duplicate(text) from None
+        raise _duplicate(text, max_depth) from None
     except json.JSONDecodeError as error:
         raise invalid(
             "", f"this is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
@@ -45,8 +45,8 @@ def parse_json(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_
 def parse_yaml(text: bytes) -> object:
     """The value of one YAML document, of the part of YAML that reads the same everywhere.
 
-    What JSON can say is read as JSON would; ``1e-4`` stays a string as in YAML 1.1. Names are taken as written.
-    Refused by line and path, beside what `parse_json` refuses: anchors, aliases, merge keys and tags, a second
+    What JSON can say is read as JSON would; ``1e-4`` stays a string as in YAML 1.1. Names are as written.
+    Refused by line and path, beside what `parse_json` refuses: anchors, aliases, merge keys, tags, a second
     document, and plain words that YAML 1.1 makes a boolean, a date or an odd number of (``on``, ``no``,
     ``2026-01-31``, ``0x1f``, ``1_000``, ``1:30``): "write it in quotes".
     """
@@ -136,12 +136,14 @@ class _Level:
             self.name = None
 
 
-def _duplicate(text: str) -> TrainshedError:
-    """Where the first name stands that is given twice in its object. ``text`` is JSON that was read already."""
+def _duplicate(text: str, max_depth: int) -> TrainshedError:
+    """Where the first name stands that is given twice in its object. ``text`` was read as JSON before."""
     levels: list[_Level] = []
     for token in _TOKEN.finditer(text):
         mark, level = token.group(), levels[-1] if levels else None
         if mark in "{[":
+            if len(levels) >= max_depth:
+                return too_deep()
             levels.append(_Level(level.here if level else "", {} if mark == "{" else []))
         elif mark in "}]":
             levels.pop()
@@ -156,7 +158,7 @@ def _duplicate(text: str) -> TrainshedError:
 
 
 class _YamlReader:
-    """One document, event by event and without recursion, so that depth is refused before it costs anything."""
+    """One document, event by event and without recursion: depth is refused before it costs anything."""
 
     def __init__(self, yaml: Any) -> None:
         self._yaml = yaml

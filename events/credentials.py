@@ -70,7 +70,7 @@ def _refusal(place: Place, variable: str) -> TrainshedError:
     return invalid(
         path_of(place),
         "this looks like a plain credential, and the event log never forgets. Write instead "
-        f'"secrets": {{"{cut(variable)}": {{"file": "/path/on/the/node"}}}}, or {{"env": "NAME"}} for a variable '
-        "of the node's agent (if it is no credential, the gateway's setting TRAINSHED_ALLOW_CREDENTIALS=1 lets it "
-        "pass)",
+        f'"secrets": {{"{cut(variable)}": {{"file": "/path/on/the/node"}}}}, or {{"env": "NAME"}} for a '
+        "variable of the node's agent (if it is no credential, the gateway's setting "
+        "TRAINSHED_ALLOW_CREDENTIALS=1 lets it pass)",
     )

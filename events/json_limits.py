@@ -39,7 +39,7 @@ def too_large(size: int, most: int) -> TrainshedError:
 
 
 def below(path: str, key: str | int) -> str:
-    """The path of a field (``a.b``) or an entry of a list (``a[0]``); odd or long names are shown escaped, cut."""
+    """The path of a field (``a.b``) or an entry of a list (``a[0]``); odd or long names are escaped, cut."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     shown = cut(key) or '""'

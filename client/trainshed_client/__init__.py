@@ -1,0 +1,98 @@
+"""Talk to a Trainshed stack from other programs: submit, follow and watch runs over NATS.
+
+Owns what is public; importing it costs next to nothing, for nats-py is imported when a connection is made.
+
+    from trainshed_client import Trainshed
+
+    async with await Trainshed.connect() as trainshed:
+        submission = await trainshed.submit({"entry_point": "/usr/bin/python3", "arguments": ["train.py"]})
+        (record,) = await trainshed.wait([submission.run_id])
+        print(record.status, record.exit_code)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainshed_client.answers import Acknowledged, NodeAnswer, RunPage, RunView, Submission
+    from trainshed_client.client import Trainshed
+    from trainshed_client.endpoint import Endpoint, discover
+    from trainshed_client.errors import ErrorCode, TrainshedError
+    from trainshed_client.follow import RunOutput
+    from trainshed_client.output_range import OutputChunk
+    from trainshed_client.records import (
+        AttemptRecord,
+        NodeRecord,
+        QueuedRunRecord,
+        RunRecord,
+        SlotRecord,
+        TimelineEntry,
+    )
+    from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+    from trainshed_client.watch import RunWatch
+
+__all__ = [
+    "Acknowledged",
+    "AttemptRecord",
+    "Endpoint",
+    "ErrorCode",
+    "FailureReason",
+    "NodeAnswer",
+    "NodeRecord",
+    "NodeStatus",
+    "OutputChunk",
+    "QueuedRunRecord",
+    "RunOutput",
+    "RunPage",
+    "RunRecord",
+    "RunStatus",
+    "RunView",
+    "RunWatch",
+    "SlotRecord",
+    "Submission",
+    "TimelineEntry",
+    "Trainshed",
+    "TrainshedError",
+    "discover",
+]
+
+_MODULE_OF = {
+    "Acknowledged": "answers",
+    "AttemptRecord": "records",
+    "Endpoint": "endpoint",
+    "ErrorCode": "errors",
+    "FailureReason": "statuses",
+    "NodeAnswer": "answers",
+    "NodeRecord": "records",
+    "NodeStatus": "statuses",
+    "OutputChunk": "output_range",
+    "QueuedRunRecord": "records",
+    "RunOutput": "follow",
+    "RunPage": "answers",
+    "RunRecord": "records",
+    "RunStatus": "statuses",
+    "RunView": "answers",
+    "RunWatch": "watch",
+    "SlotRecord": "records",
+    "Submission": "answers",
+    "TimelineEntry": "records",
+    "Trainshed": "client",
+    "TrainshedError": "errors",
+    "discover": "endpoint",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

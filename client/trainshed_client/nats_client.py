@@ -73,6 +73,18 @@ class SafeClient(nats.aio.client.Client):
             await self._error_cb(error)
             await self._process_op_err(error)
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """Closing while nats-py reconnects raises a CancelledError meant for its own task: that ends here."""
+        try:
+            await super()._close(status, do_cbs)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            self._status = status
+            for callback in (self._disconnected_cb, self._closed_cb) if do_cbs else ():
+                if callback is not None:
+                    await callback()
+
     async def abandon(self) -> None:
         """Close without callbacks: nobody was told of this connection."""
         await self._close(self.CLOSED, False)
@@ -100,10 +112,13 @@ async def connect(
     loop = asyncio.get_running_loop()
     first_try: asyncio.Future[Exception] = loop.create_future()
     report = on_error or _QuietLog(name)
+    back = asyncio.Event()
     failures = 0
 
     async def error_cb(error: Exception) -> None:
         nonlocal failures
+        if client.is_closed and isinstance(error, nats.errors.ConnectionClosedError):
+            return  # our own close: a callback was about to acknowledge
         failures += 1
         if forever or client_ready:
             report(error)
@@ -111,6 +126,7 @@ async def connect(
             first_try.set_result(error)
 
     async def reconnected_cb() -> None:
+        back.set()
         for hook in tuple(client.reconnect_hooks):
             hook()
         if on_reconnect is not None:
@@ -144,11 +160,12 @@ async def connect(
         )
         if connecting.done():
             connecting.result()
-            # nats-py takes a server that hangs up during the handshake for a connected one.
+            # nats-py takes a server that hangs up during the handshake for a connected one, then reconnects.
+            if forever and not client.is_connected:
+                await back.wait()
             if client.is_connected:
                 client_ready = True
                 return client
-            await client.close()
             raise unreachable(endpoint, nats.errors.Error("nats: the server hung up"))
         raise unreachable(endpoint, first_try.result() if first_try.done() else TimeoutError())
     except (OSError, nats.errors.Error) as error:
@@ -171,9 +188,7 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
     match error:
         case ConnectionRefusedError():
             why = "connection refused"
-        case OSError() if (
-            f"[Errno {errno.ECONNREFUSED}]" in text
-        ):  # asyncio sums up a host of several addresses
+        case OSError() if f"[Errno {errno.ECONNREFUSED}]" in text:  # summed up over a host's addresses
             why = "connection refused"
         case TimeoutError():
             why = "no answer in time"

@@ -44,7 +44,8 @@ def last_heartbeat(exit_record: ExitRecord, told: Told | None, seq: int) -> Last
     if last is None and told is None:
         return None
     words = told_of(last) if last is not None else told or Told()
-    at = max(filter(None, (words.last_heartbeat_at, told and told.last_heartbeat_at)), default=None)
+    times = [each.last_heartbeat_at for each in (words, told) if each is not None]
+    at = max((time for time in times if time is not None), default=None)
     return LastHeartbeat(
         ready_at=words.ready_at,
         last_heartbeat_at=at,
@@ -54,6 +55,11 @@ def last_heartbeat(exit_record: ExitRecord, told: Told | None, seq: int) -> Last
         metrics=words.metrics,
         seq=seq,
     )
+
+
+def completed(event: AttemptEnd) -> bool:
+    """Whether the end is a Completed one, which bears what the worker left."""
+    return isinstance(event, Completed)
 
 
 def failed(exit_record: ExitRecord) -> bool:

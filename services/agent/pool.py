@@ -17,6 +17,7 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
+SPAWNER = "services.agent.shim.spawner"
 ANSWER_S = 10.0
 """Seconds for a shim to answer that it has the folder."""
 END_S = 5.0
@@ -31,9 +32,14 @@ class ShimPool:
     """
 
     def __init__(
-        self, folder: Path, environment: Mapping[str, str], taken: Callable[[Path, int, int], None]
+        self,
+        folder: Path,
+        sockets: Path,
+        environment: Mapping[str, str],
+        taken: Callable[[Path, int, int], None],
     ) -> None:
         self._folder = folder
+        self._sockets = sockets
         self._environment = dict(environment)
         self._taken = taken
         self._waiting: dict[Path, asyncio.Future[None]] = {}
@@ -52,7 +58,7 @@ class ShimPool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, open(self._folder / "spawner.log", "ab") as log:
             self._spawner = subprocess.Popen(
-                [sys.executable, "-P", "-m", "services.agent.shim.spawner", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", SPAWNER, str(theirs.fileno()), str(self._sockets)],
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from events.types import AttemptRef
 from services.agent.attempt_files import StopReason
 from services.agent.session_types import (
+    WRITES,
     Ack,
     Action,
     AppendJoined,
@@ -28,8 +29,8 @@ from services.agent.session_types import (
     Found,
     Granted,
     Input,
-    JoinRefused,
     Joined,
+    JoinRefused,
     Launch,
     LeaveAsked,
     Left,
@@ -49,7 +50,6 @@ from services.agent.session_types import (
     TellEnd,
     TellStarted,
     TreeGone,
-    WRITES,
     WakeShim,
     WorkerUp,
     WriteFolder,

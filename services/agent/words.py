@@ -39,7 +39,7 @@ class Words:
     def __init__(self, log: EventLog, writer: Writer, node: str) -> None:
         self._log = log
         self._writer = writer
-        self._node = node
+        self.node = node
         self._last: dict[str, int] = {}
 
     async def tell(self, event: Started | AttemptEnd) -> int:
@@ -48,7 +48,7 @@ class Words:
         Words of one run must be told one after the other.
         """
         new = self._writer.new(event)
-        guarded = subjects.agent_words(event.run_id, self._node)
+        guarded = subjects.agent_words(event.run_id, self.node)
         while True:
             guard = Guard(guarded, self._last.get(event.run_id, 0))
             try:
@@ -75,12 +75,12 @@ class Words:
 
     async def join(self, event: NodeJoined, guard_seq: int) -> int | None:
         """Append NodeJoined while ``guard_seq`` is the last join of the name; None where another came first."""
-        subject = subjects.node_event(self._node, Role.AGENT, "node_joined")
+        subject = subjects.node_event(self.node, Role.AGENT, "node_joined")
         return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
 
     async def leave(self, event: NodeLeft, guard_seq: int) -> int | None:
         """Append NodeLeft while the own NodeJoined is the last; None where another has joined."""
-        subject = subjects.node_event(self._node, Role.AGENT, "node_joined")
+        subject = subjects.node_event(self.node, Role.AGENT, "node_joined")
         return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
 
     async def name(self) -> Name:
@@ -105,7 +105,7 @@ class Words:
             )
 
     async def _last_of(self, role: Role, type_: str) -> StoredEvent | Unreadable | None:
-        return await self._log.last(subjects.node_event(self._node, role, type_))
+        return await self._log.last(subjects.node_event(self.node, role, type_))
 
     async def _guarded(self, new: NewEvent, guard: Guard) -> int | None:
         while True:
@@ -141,7 +141,7 @@ class Words:
         """
         last = 0
         for type_ in WORDS:
-            subject = f"{subjects.EVENTS}.run.{event.run_id}.agent.{type_}.{self._node}"
+            subject = f"{subjects.EVENTS}.run.{event.run_id}.agent.{type_}.{self.node}"
             stored = await self._stored(subject)
             if stored is None:
                 continue

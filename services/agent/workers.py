@@ -116,7 +116,7 @@ class Workers:
         for name in _NOT_INHERITED:
             inherited.pop(name, None)
         inherited.update(TRAINSHED_LOG_ID=log_id, TRAINSHED_NODE=node)
-        self._pool = ShimPool(self._state_dir, inherited, self._taken)
+        self._pool = ShimPool(self._state_dir, self.sockets_dir, inherited, self._taken)
 
     async def start(self) -> None:
         """Bring the spawner up and listen to the shims. Raises OSError."""

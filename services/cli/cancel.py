@@ -13,6 +13,7 @@ import click
 from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
 from services.cli.text import short
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
     from trainshed_client.answers import Acknowledged
@@ -83,8 +84,10 @@ async def _each(
 
 async def _told_of_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | None:
     """What a cancel does not do: change what has ended, or reach a machine that does not answer."""
-    if answer.status.ended:
+    if answer.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         return f"{short(answer.run_id)} has ended already ({answer.status}); nothing was cancelled"
+    if answer.status.ended:
+        return None
     try:
         record = (await trainshed.run(answer.run_id)).run
         if record.node is None:
@@ -92,7 +95,9 @@ async def _told_of_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | N
         nodes = (await trainshed.nodes()).nodes
     except TrainshedError:
         return None  # the cancel is stored; this was a courtesy
-    lost = next((node for node in nodes if node.node == record.node and node.status in ("lost", "left")), None)
+    lost = next(
+        (node for node in nodes if node.node == record.node and node.status in ("lost", "left")), None
+    )
     if lost is None or record.status.ended:
         return None
     return (

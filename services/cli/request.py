@@ -93,7 +93,9 @@ def build(
     elif file:
         configs, batch = _from_file(file, stdin or _read_stdin)
     else:
-        raise _invalid("nothing to run; give -- CMD ..., as in: trainshed submit -- python3 train.py, or -f CONFIG")
+        raise _invalid(
+            "nothing to run; give -- CMD ..., as in: trainshed submit -- python3 train.py, or -f CONFIG"
+        )
     given = _given(options, env, here)
     for config in configs:
         _overlay(config, given)
@@ -141,7 +143,9 @@ def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], boo
         raise _invalid(f"{shown} cannot be read ({(error.strerror or str(error)).lower()})") from None
     if file.endswith(".jsonl"):
         return _json_lines(data, shown), True
-    if file.endswith(".json") or (not file.endswith((".yaml", ".yml")) and data.lstrip()[:1] in (b"{", b"[", b"")):
+    if file.endswith(".json") or (
+        not file.endswith((".yaml", ".yml")) and data.lstrip()[:1] in (b"{", b"[", b"")
+    ):
         return [_parsed(data, shown)], False
     return [_parsed(data, shown, yaml=True)], False
 

@@ -52,9 +52,7 @@ def render(
     """The lines of a table; with a ``width`` the columns that may shrink are cut until it fits."""
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     heads = [Cell(column.heading, "bold") for column in columns]
-    widths = [
-        max(text_width(row[place].text) for row in [heads, *cells]) for place, _ in enumerate(columns)
-    ]
+    widths = [max(text_width(row[place].text) for row in [heads, *cells]) for place, _ in enumerate(columns)]
     if width is not None:
         _shrink(columns, widths, width)
     return [_line(columns, row, widths, colour) for row in [heads, *cells]]

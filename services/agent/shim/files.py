@@ -29,49 +29,48 @@ def take_lock(name: str = "lock") -> int | None:
 def read_json(name: str) -> dict[str, object] | None:
     """The object in the file; None where there is none, or (after a power cut) a torn one."""
     try:
-        with open(name, "rb") as file:
-            value = json.loads(file.read())
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, 65536)
+            while chunk := os.read(fd, 1 << 20):
+                data += chunk
+        finally:
+            os.close(fd)
+        return parse(data)
     except (OSError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
-def write_json(name: str, value: dict[str, object]) -> int:
-    """Write by temporary file and rename; the descriptor it returns is for `make_durable` or `os.close`."""
+def parse(data: bytes) -> dict[str, object]:
+    """The object. Raises ValueError where it is none."""
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("a JSON object was expected")  # noqa: TRY004 (as json says it)
+    return value
+
+
+def write_json(name: str, value: dict[str, object], *, durable: bool) -> None:
+    """Write by temporary file and rename, with fsync of the file where `durable`. Raises OSError."""
     temporary = f".{name}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        write_whole(fd, json.dumps(value, allow_nan=False).encode())
-        os.rename(temporary, name)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def make_durable(fd: int) -> None:
-    """fsync and close."""
-    with contextlib.suppress(
-        OSError
-    ):  # a full or failing disk: the file's presence still speaks to this boot
-        os.fsync(fd)
-    os.close(fd)
-
-
-def write_json_durably(name: str, value: dict[str, object]) -> None:
-    """Temporary file, fsync, rename, fsync of the folder. Raises OSError."""
-    temporary = f".{name}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        write_whole(fd, json.dumps(value, allow_nan=False).encode())
-        os.fsync(fd)
+        data = memoryview(json.dumps(value, allow_nan=False).encode())
+        while data:
+            data = data[os.write(fd, data) :]
+        if durable:
+            os.fsync(fd)
     finally:
         os.close(fd)
     os.rename(temporary, name)
 
 
-def write_whole(fd: int, data: bytes) -> None:
-    """All of `data`, over short writes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def make_durable(name: str) -> None:
+    """fsync what was written without it."""
+    with contextlib.suppress(
+        OSError
+    ):  # a full or failing disk: the file's presence still speaks to this boot
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

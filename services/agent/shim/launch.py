@@ -21,21 +21,12 @@ if TYPE_CHECKING:
 CONFIG_FILE = "worker_config.json"
 OWN_PREFIXES = ("TRAINSHED_", "NATS_", "WATCHDOG_")
 MAX_SECRET_BYTES = 128 * 1024
-SAMPLE = json.dumps(
-    {
-        "boot_id": "b",
-        "run_id": "r",
-        "attempt": 1,
-        "node": "n",
-        "log_id": "l",
-        "launch": {"entry_point": "true", "arguments": ["{{run_id}}"], "environment": {"A": "{{attempt}}"}, "stop": {}},
-        "devices": ["0"],
-        "run_dir": "/",
-        "output_dir": "/",
-        "sockets": "/",
-        "heartbeat_timeout_s": 1.0,
-    }
+SAMPLE = (
+    b'{"boot_id": "b", "run_id": "r", "attempt": 1, "node": "n", "log_id": "l", "launch": {"entry_point": "true",'
+    b' "arguments": ["{{run_id}}"], "environment": {"A": "{{attempt}}"}, "stop": {}}, "devices": ["0"],'
+    b' "run_dir": "/", "output_dir": "/", "sockets": "/", "heartbeat_timeout_s": 1.0}'
 )
+"""An intent to go through the motions with."""
 _PLACEHOLDER = re.compile(r"\{\{(run_id|attempt|run_dir|node)\}\}")
 
 
@@ -58,11 +49,6 @@ class Intent:
     output_dir: str
     sockets: str
     heartbeat_timeout_s: float | None
-
-    @property
-    def socket_path(self) -> str:
-        """Where the worker's datagrams go; short, for a Unix socket's path has 108 bytes."""
-        return f"{self.sockets}/{self.run_id[:10]}.{self.attempt}.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +94,14 @@ def limits(intent: Intent) -> Limits:
     )
 
 
-def command(intent: Intent, inherited: Mapping[str, str], folder: str) -> Command:
+def command(intent: Intent, inherited: Mapping[str, str], folder: str, notify_path: str) -> Command:
     """The worker's command; `inherited` is the agent's environment, `folder` the attempt's (worker_config.json is
-    written there, in the current directory). Raises SpawnError."""
+    written there, in the current directory), `notify_path` where its datagrams go. Raises SpawnError."""
     fill = _filler(intent)
     worker = intent.launch.get("worker")
     declared = {name: fill(value) for name, value in _strings(intent.launch.get("environment")).items()}
     working_dir = _working_dir(intent)
-    environment = _environment(intent, inherited, declared)
+    environment = _environment(intent, inherited, declared, notify_path)
     search = declared.get("PATH", inherited.get("PATH", os.defpath))
     entry_point = _text(intent.launch.get("entry_point", ""))
     if isinstance(worker, dict):
@@ -135,7 +121,9 @@ def worker_base(inherited: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _environment(intent: Intent, inherited: Mapping[str, str], declared: dict[str, str]) -> dict[str, str]:
+def _environment(
+    intent: Intent, inherited: Mapping[str, str], declared: dict[str, str], notify_path: str
+) -> dict[str, str]:
     environment = worker_base(inherited)
     environment.update(declared)
     for name, source in _object(intent.launch.get("secrets")).items():
@@ -148,7 +136,7 @@ def _environment(intent: Intent, inherited: Mapping[str, str], declared: dict[st
         TRAINSHED_RUN_DIR=intent.run_dir,
         CUDA_VISIBLE_DEVICES=",".join(intent.devices),
         CUDA_DEVICE_ORDER="PCI_BUS_ID",
-        NOTIFY_SOCKET=intent.socket_path,
+        NOTIFY_SOCKET=notify_path,
     )
     max_steps = _object(intent.launch.get("schedule")).get("max_steps")
     if max_steps is not None:

@@ -1,140 +1,195 @@
-"""The worker's process before it is the worker: forked ahead of need, it waits for its command and execs it.
+"""The worker's process before it is the worker: forked ahead of need, it waits for a folder, takes its lock and execs.
 
-Owns what happens between fork and exec; knows no attempt, no limits and no file of ours but the two output files.
+Owns everything between the hand-over and exec, so that no other process need wake up in between; knows no limits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import marshal
 import os
+import select
 import signal
+import socket
+import sys
+import time
 from dataclasses import dataclass
 
-from services.agent.shim import files, process_tree
-from services.agent.shim.launch import Command, why
+from services.agent.shim import files, launch, process_tree
 
-_LENGTH = 8
-STATUS_BYTES = 4096
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+MAX_MESSAGE = 8192
+_FOLDER, _LEFT, _FAILED = b"F", b"L", b"E"
+
+
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """What an idle shim knows before it has an attempt."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+    notify_path: str
+    notify_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What became of a folder. `lock_fd` and `folder_fd` are -1 where its attempt is not to be run; else the shim
+    holds the lock, and `failure` is None where the worker has exec'd."""
+
+    folder: str
+    folder_fd: int
+    lock_fd: int
+    failure: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Prefork:
-    """A forked, waiting worker: its pid, its start time in ticks, and the two pipes between it and its shim."""
+    """The waiting process as its shim sees it: its pid and the socket on which it leaves word."""
 
     pid: int
-    start_time: int
-    release_fd: int
-    status_fd: int
+    channel: socket.socket
 
-    def release(self, command: Command, stdout: str, stderr: str) -> None:
-        """Hand the command over; the process execs it. Nothing of it is ever written to a file. Raises BrokenPipeError
-        where the waiting process is gone."""
-        payload = pack(command, (stdout, stderr))
-        files.write_whole(self.release_fd, len(payload).to_bytes(_LENGTH, "little") + payload)
-        os.close(self.release_fd)
+    def handed(self) -> Handed | None:
+        """Wait until it has exec'd or ended. None: it ended without a folder.
 
-    def status(self) -> str | None:
-        """Wait for exec: None when it has happened (the pipe's other end closed with it), else why it failed."""
-        message = _read_all(self.status_fd, STATUS_BYTES)
-        return message.decode("utf-8", "replace") or None
-
-    def dismiss(self) -> None:
-        """End the waiting process; it never execs anything."""
-        os.close(self.release_fd)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        Only the socket's end wakes us, not the words before it: what we did meanwhile would slow exec down.
+        """
+        poller = select.poll()
+        poller.register(self.channel, 0)
+        poller.poll()
+        message, fds, _flags, _address = socket.recv_fds(self.channel, MAX_MESSAGE, 2)
+        kind, folder = message[:1], os.fsdecode(message[1:])
+        if kind == _LEFT:
+            return Handed(folder, -1, -1, None)
+        if kind != _FOLDER or len(fds) != 2:
+            return None
+        failure = self.channel.recv(MAX_MESSAGE)
+        return Handed(folder, fds[0], fds[1], failure[1:].decode("utf-8", "replace") if failure else None)
 
 
-def pack(command: Command, outputs: tuple[str, str]) -> bytes:
-    """The command as it goes through the pipe."""
-    return marshal.dumps(
-        (command.program, command.argv, command.environment, command.working_dir, *outputs)
-    )
-
-
-def prefork() -> Prefork:
-    """Fork a process that waits for its command. It dies with this one (PDEATHSIG)."""
-    release_read, release_write = os.pipe()
-    status_read, status_write = os.pipe()
-    parent = os.getpid()
+def fork(shim: Shim, requests: socket.socket) -> Prefork:
+    """Fork the process that waits on `requests` for a folder. It dies with the shim (PDEATHSIG)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         code = 127
         try:
-            os.close(release_write)
-            os.close(status_read)
-            code = _become(parent, release_read, status_write)
+            ours.close()
+            code = _wait(shim, requests, theirs)
         finally:
             os._exit(code)
-    os.close(release_read)
-    os.close(status_write)
-    return Prefork(pid, process_tree.start_time(pid), release_write, status_read)
+    theirs.close()
+    return Prefork(pid, ours)
 
 
-def _become(parent: int, release_fd: int, status_fd: int) -> int:
+def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
     os.setsid()
-    process_tree.die_with_parent(parent)
+    process_tree.die_with_parent(shim.pid)
     _default_signals()
-    kept = sorted({release_fd, status_fd})
-    os.closerange(3, kept[0])
-    os.closerange(kept[0] + 1, kept[1])
-    os.closerange(kept[1] + 1, 4096)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    marshal.loads(marshal.dumps(("a", ["b"], dict(os.environ), "c", "d", "e")))
-    for fd in (1,2):
-        null=os.open(os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.close(null)
-    os.chdir(".")
+    environment = dict(os.environ)
+    me = os.getpid()
+    started: dict[str, object] = {
+        "v": 1,
+        "boot_id": shim.boot_id,
+        "pid": me,
+        "start_time": process_tree.start_time(me),
+        "shim_pid": shim.pid,
+        "shim_start_time": shim.start_time,
+    }
+    poller = select.poll()
+    poller.register(requests, 0)
+    _warm_up(environment)
     try:
-        os.execve("/", ["x"], dict(os.environ))
-    except OSError: pass
-    header = _read_all(release_fd, _LENGTH)
-    if len(header) < _LENGTH:
-        return 0  # dismissed
-    import time
-    global T
-    T=[time.monotonic_ns()]
-    payload = _read_all(release_fd, int.from_bytes(header, "little"))
+        message = requests.recv(MAX_MESSAGE)
+    except OSError:
+        return 0
+    # The agent died with this on its way: its successor closes or adopts what it finds, and must find no late shim.
+    if not message or poller.poll(0):
+        return 0
+    folder = os.fsdecode(message)
     try:
-        program, argv, environment, working_dir, stdout, stderr = marshal.loads(payload)
-        _exec(program, argv, environment, working_dir, stdout, stderr)
-    except (_Refused, OSError, ValueError, TypeError, MemoryError) as error:
-        # An exception of exec may quote the environment, so only what we worded ourselves is passed on.
-        message = str(error) if isinstance(error, _Refused) else f"cannot exec: {type(error).__name__}"
-        os.write(status_fd, message.encode("utf-8", "replace")[:STATUS_BYTES])
+        lock, raw = _take_up(folder, shim.boot_id)
+    except _Left as why:
+        print(f"shim {shim.pid} leaves without exec: {folder}: {why}", file=sys.stderr, flush=True)
+        channel.send(_LEFT + message)
+        return 0
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    # The lock goes with its open file: the shim holds it from here on, we hold it until exec.
+    socket.send_fds(channel, [_FOLDER + message], [here, lock])
+    try:
+        _become(shim, folder, raw, started, environment)
+    except launch.SpawnError as error:
+        channel.send(_FAILED + str(error).encode("utf-8", "replace")[: MAX_MESSAGE - 1])
     return 127
 
 
-class _Refused(Exception):
-    """Why there is no exec, in words for a person."""
+class _Left(Exception):
+    """Why this attempt is not to be run."""
 
 
-def _exec(
-    program: str, argv: list[str], environment: dict[str, str], working_dir: str, stdout: str, stderr: str
-) -> None:
-    import time
-    T.append(time.monotonic_ns())
-    for fd, path in ((1, stdout), (2, stderr)):
-        try:
-            output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise _Refused(f"{path}: {why(error)}") from None
-        os.dup2(output, fd)
-        os.close(output)
+def _take_up(folder: str, boot_id: str) -> tuple[int, dict[str, object]]:
+    """Go there, lock and look (docs/protocol.md rule 9); the lock and the raw intent. Raises _Left."""
     try:
-        os.chdir(working_dir)
+        os.chdir(folder)
     except OSError as error:
-        raise _Refused(f"working_dir {working_dir}: {why(error)}") from None
-    T.append(time.monotonic_ns())
-    x=os.open("/tmp/h1/ch",os.O_WRONLY|os.O_APPEND|os.O_CREAT)
-    os.write(x,("CH %d %s\n"%(T[0]//1000," ".join("+%d"%((b-a)//1000) for a,b in zip(T,T[1:])))).encode()); os.close(x)
-    T.append(time.monotonic_ns())
+        raise _Left(launch.why(error)) from None
+    lock = files.take_lock()
+    if lock is None:
+        raise _Left("no lock file, or another shim holds it")
+    for name in ("exit.json", "started.json", "stop.json"):
+        if os.path.lexists(name):
+            raise _Left(f"{name} exists")
+    raw = files.read_json("intent.json")
+    if raw is None or raw.get("boot_id") != boot_id:
+        raise _Left("no intent.json of this boot")
+    return lock, raw
+
+
+def _become(
+    shim: Shim, folder: str, raw: dict[str, object], started: dict[str, object], environment: dict[str, str]
+) -> NoReturn:
+    """Write started.json, then exec. Raises SpawnError."""
+    if shim.notify_error is not None:
+        raise launch.SpawnError(shim.notify_error)
     try:
-        os.execve(program, argv, environment)
+        intent = launch.read_intent(raw)
+        command = launch.command(intent, environment, folder, shim.notify_path)
+        for fd, name in ((1, "stdout.log"), (2, "stderr.log")):
+            _append_to(f"{intent.output_dir}/{name}", fd)
+        started["started_at"] = time.time()
+        files.write_json("started.json", started, durable=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise launch.SpawnError(f"intent.json: {type(error).__name__}: {error}") from None
+    except OSError as error:
+        raise launch.SpawnError(f"{folder}: {launch.why(error)}") from None
+    _exec(command)
+
+
+def _append_to(path: str, fd: int) -> None:
+    try:
+        output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise launch.SpawnError(f"{path}: {launch.why(error)}") from None
+    os.dup2(output, fd)
+    os.close(output)
+
+
+def _exec(command: launch.Command) -> NoReturn:
+    try:
+        os.chdir(command.working_dir)
+    except OSError as error:
+        raise launch.SpawnError(f"working_dir {command.working_dir}: {launch.why(error)}") from None
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execve(command.program, command.argv, command.environment)
     except OSError as error:
         match error.errno:
             case errno.ENOENT:
@@ -144,26 +199,28 @@ def _exec(
             case errno.E2BIG:
                 cause = "arguments and environment are too long for this system"
             case _:
-                cause = why(error)
-        raise _Refused(f"{program}: {cause}") from None
+                cause = launch.why(error)
+    except (ValueError, TypeError, MemoryError) as error:
+        cause = f"cannot exec: {type(error).__name__}"  # its text may quote the environment
+    raise launch.SpawnError(f"{command.program}: {cause}")
 
 
 def _default_signals() -> None:
-    """Every signal at its default and none blocked, whatever Python or whoever started the agent had set."""
+    """Every signal at its default and none blocked, whatever Python or whoever started the agent had set. SIGPIPE
+    follows at exec: until then a closed socket is an error, not an end."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _read_all(fd: int, size: int) -> bytes:
-    """`size` bytes, or what there is before the end."""
-    chunks: list[bytes] = []
-    while size > 0:
-        chunk = os.read(fd, min(size, 1 << 20))
-        if not chunk:
-            break
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
+def _warm_up(environment: dict[str, str]) -> None:
+    """Go through the motions once: after a fork, what runs for the first time pays for every page that it touches."""
+    sample = launch.SAMPLE
+    files.take_lock("")
+    os.path.lexists("")
+    files.read_json("")
+    with contextlib.suppress(launch.SpawnError, OSError):
+        intent = launch.read_intent(files.parse(sample))
+        os.execve("", ["x"], launch.command(intent, environment, "/", "/").environment)

@@ -10,35 +10,29 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 
 from services.agent.shim import process_tree, supervise
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 POOL = 2
 """Idle shims kept waiting, each with its worker's process forked as well."""
 REFILL_AFTER_S = 0.003
 """A new shim is forked this long after one was taken while others wait, so as not to compete with the worker's start."""
-MAX_REQUEST = 4096
-_TAKEN = struct.Struct("=i")
 
 
 def main() -> None:
     """Keep the pool filled until the agent closes its end of the socket."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
+    requests, sockets = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     taken_read, taken_write = os.pipe()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     wakeups = _child_wakeups()
+    spare = (taken_read, wakeups)
     gc.collect()
     gc.freeze()  # what is here now is never collected, so its pages stay shared with the shims
     idle: set[int] = set()
     while len(idle) < POOL:
-        idle.add(_fork(requests, taken_write, taken_read, wakeups))
+        idle.add(_fork(requests, taken_write, sockets, spare))
     poller = select.poll()
     poller.register(requests.fileno(), 0)  # only its end is ours to see; the idle shims read it
     poller.register(taken_read, select.POLLIN)
@@ -49,13 +43,13 @@ def main() -> None:
         if requests.fileno() in ready:
             return  # busy shims live on, idle ones see the same end
         if taken_read in ready:
-            for (pid,) in _TAKEN.iter_unpack(os.read(taken_read, _TAKEN.size * 256)):
+            for (pid,) in supervise.TAKEN.iter_unpack(os.read(taken_read, supervise.TAKEN.size * 256)):
                 idle.discard(pid)
         if wakeups in ready:
             os.read(wakeups, 4096)
             idle -= {pid for pid, _ in process_tree.reap()[0]}
         if len(idle) < POOL and (not ready or not idle):
-            idle.add(_fork(requests, taken_write, taken_read, wakeups))
+            idle.add(_fork(requests, taken_write, sockets, spare))
 
 
 def _child_wakeups() -> int:
@@ -67,33 +61,16 @@ def _child_wakeups() -> int:
     return read_fd
 
 
-def _fork(requests: socket.socket, taken_write: int, *spawners: int) -> int:
+def _fork(requests: socket.socket, taken_fd: int, sockets: str, spare: tuple[int, ...]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            for fd in spawners:
+            for fd in spare:
                 os.close(fd)
-            _wait_for_folder(requests, taken_write)
+            supervise.run(requests, taken_fd, sockets)
         finally:
             os._exit(1)
     return pid
-
-
-def _wait_for_folder(requests: socket.socket, taken_write: int) -> NoReturn:
-    """An idle shim: wait for a folder, say who took it (pid and a pidfd), then run its attempt."""
-    shim = supervise.Idle()
-    try:
-        folder = requests.recv(MAX_REQUEST)
-        if not folder:
-            os._exit(0)
-        socket.send_fds(requests, [b"%d\0%s" % (shim.pid, folder)], [shim.pidfd])
-    except OSError:
-        os._exit(0)  # the agent is gone; the next one closes the attempt as not started
-    os.write(taken_write, _TAKEN.pack(shim.pid))
-    os.close(taken_write)
-    os.close(shim.pidfd)
-    requests.close()
-    shim.take_up(os.fsdecode(folder))
 
 
 if __name__ == "__main__":

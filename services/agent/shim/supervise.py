@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from dataclasses import asdict
@@ -28,20 +29,14 @@ DURABLE_AFTER_S = 0.02
 """started.json is fsynced this long after the worker's release; a worker that ends before needs no such file."""
 RETELL_S = 0.05
 RETRY_WRITE_S = 1.0
-STAMPS=[]
-def stamp(n): STAMPS.append((n,time.monotonic_ns()))
+TAKEN = struct.Struct("=i")
+"""What the spawner hears on its pipe: the pid of a shim that is no longer idle."""
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
 def boottime() -> float:
     """CLOCK_BOOTTIME in seconds: goes on while the machine sleeps, and no one sets it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def leave(why: str) -> NoReturn:
-    """End without exec; whoever handed the folder over sees this process go."""
-    print(f"shim {os.getpid()} leaves without exec: {why}", file=sys.stderr, flush=True)
-    os._exit(0)
 
 
 class Wakeups:
@@ -67,67 +62,56 @@ class Wakeups:
         return set()
 
 
-class Idle:
-    """A shim that has no attempt yet, with everything done that does not depend on one."""
+def run(requests: socket.socket, taken_fd: int, sockets: str) -> NoReturn:
+    """A shim's whole life: idle until its waiting process has taken up an attempt, then that attempt to its end.
 
-    def __init__(self) -> None:
-        os.setsid()
-        process_tree.become_subreaper()
-        self.wakeups = Wakeups()
-        self.worker = prefork.prefork()
-        self.pid = os.getpid()
-        self.start_time = process_tree.start_time(self.pid)
-        self.pidfd = os.pidfd_open(self.pid)
-        self.environment = dict(os.environ)
-        with open(BOOT_ID_FILE) as file:
-            self.boot_id = file.read().strip()
-        self._warm_up()
+    `sockets` is where the notify socket goes; everything that depends on no attempt is done before there is one.
+    """
+    os.setsid()
+    process_tree.become_subreaper()
+    wakeups = Wakeups()
+    pid = os.getpid()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    notify_path = f"{sockets}/{pid}.sock"
+    with open(BOOT_ID_FILE) as file:
+        boot_id = file.read().strip()
+    shim = prefork.Shim(
+        pid=pid,
+        start_time=process_tree.start_time(pid),
+        boot_id=boot_id,
+        notify_path=notify_path,
+        notify_error=_bind(listener, notify_path),
+    )
+    worker = prefork.fork(shim, requests)
+    pidfd = os.pidfd_open(pid)
+    handed = worker.handed()
+    if handed is not None:
+        with contextlib.suppress(OSError):  # the agent is gone: the next one finds us by started.json
+            socket.send_fds(requests, [b"%d\0%s" % (pid, os.fsencode(handed.folder))], [pidfd])
+        with contextlib.suppress(OSError):
+            os.write(taken_fd, TAKEN.pack(pid))
+    requests.close()
+    os.close(taken_fd)
+    os.close(pidfd)
+    if handed is not None and handed.folder_fd >= 0:
+        os.fchdir(handed.folder_fd)
+        os.close(handed.folder_fd)
+        Supervisor(wakeups, worker.pid, listener, handed).run()
+    with contextlib.suppress(OSError):
+        os.unlink(notify_path)
+    os._exit(0)
 
-    def _warm_up(self) -> None:
-        """Go through the motions once: what runs for the first time after a fork pays for every page it touches."""
-        raw = json.loads(launch.SAMPLE)
-        intent = launch.read_intent(raw)
-        launch.limits(intent)
-        with contextlib.suppress(launch.SpawnError):
-            prefork.pack(launch.command(intent, self.environment, "/"), ("", ""))
-        os.path.lexists("exit.json")
-        files.read_json("intent.json")
-        files.take_lock()
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK).close()
-        json.dumps({"v": 1, "at": time.time(), "text": "x"})
 
-    def take_up(self, folder: str) -> NoReturn:
-        """Run the attempt of that folder to its end; never returns (docs/protocol.md rule 9)."""
-        stamp("take_up")
-        try:
-            os.chdir(folder)
-        except OSError as error:
-            leave(f"{folder}: {launch.why(error)}")
-        lock = files.take_lock()
-        if lock is None:
-            leave(f"{folder}: no lock file, or another shim holds it")
-        stamp("locked")
-        for name in ("exit.json", "started.json", "stop.json"):
-            if os.path.lexists(name):
-                leave(f"{folder}: {name} exists")
-        raw = files.read_json("intent.json")
-        if raw is None or raw.get("boot_id") != self.boot_id:
-            leave(f"{folder}: no intent.json of this boot")
-        stamp("read")
-        try:
-            intent = launch.read_intent(raw)
-            limits = launch.limits(intent)
-        except (KeyError, TypeError, ValueError) as error:
-            self._refuse(f"intent.json: {type(error).__name__}: {error}")
-        stamp("parsed")
-        Supervisor(self, intent, limits, folder).run()
-
-    def _refuse(self, message: str) -> NoReturn:
-        """An intent that this release cannot read is a spawn_error; there is no one to tell but exit.json."""
-        self.worker.dismiss()
-        end = core.WriteExit(core.Reason.SPAWN_ERROR, None, None, None, message, None, 0.0)
-        files.write_json_durably("exit.json", exit_record(end, None))
-        os._exit(0)
+def _bind(listener: socket.socket, path: str) -> str | None:
+    """Bind the notify socket; why not, for a person."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # /tmp may have been tidied up
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # left by a killed shim that had our pid
+        listener.bind(path)
+    except OSError as error:
+        return f"notify socket {path}: {launch.why(error)}"
+    return None
 
 
 def exit_record(end: core.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
@@ -149,32 +133,35 @@ def exit_record(end: core.WriteExit, heartbeat: dict[str, object] | None) -> dic
 class Supervisor:
     """Carries out what `core` decides, for one attempt."""
 
-    def __init__(self, idle: Idle, intent: launch.Intent, limits: core.Limits, folder: str) -> None:
-        self._idle = idle
-        self._intent = intent
-        self._folder = folder
-        self._worker = idle.worker
+    def __init__(
+        self, wakeups: Wakeups, worker_pid: int, listener: socket.socket, handed: prefork.Handed
+    ) -> None:
+        self._wakeups = wakeups
+        self._worker_pid = worker_pid
+        self._failure = handed.failure
+        self._listener = listener
+        raw = files.read_json("intent.json") or {}
+        self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
+        self._agent = f"{raw.get('sockets')}/agent.sock"
+        output_dir = raw.get("output_dir")
+        self._outputs = (f"{output_dir}/stdout.log", f"{output_dir}/stderr.log")
+        try:
+            limits = launch.limits(launch.read_intent(raw))
+        except (KeyError, TypeError, ValueError):
+            limits = core.Limits()  # the waiting process refuses it, with the reason
         self._state = core.State(limits)
         self._tree_gone = False
-        self._coming_up = True
+        self._logging = False
         self._sizes = (0, 0)
-        self._started_fd: int | None = None
         self._durable_due = math.inf
         self._untold: list[core.Word] = []  # the agent's queue was full
         self._retell_due = math.inf
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._outputs = (f"{intent.output_dir}/stdout.log", f"{intent.output_dir}/stderr.log")
 
-    def run(self) -> NoReturn:
-        """Start the worker and see it to its end."""
+    def run(self) -> None:
+        """See the worker to its end."""
         try:
-            self._start()
-            self._open_log()
+            self._see_exec()
             self._loop()
-            stamp("loop end")
-            print("STAMP %d"%([t for n,t in STAMPS if n=="released"][0]//1000)+" ".join(f"{n}+{(t-STAMPS[i-1][1])//1000 if i else t//1000}" for i,(n,t) in enumerate(STAMPS)),file=open("/tmp/h1/stamps","a"))
-            with contextlib.suppress(OSError):
-                os.unlink(self._intent.socket_path)
         except BaseException:  # noqa: BLE001 (whatever it was: it is logged, and the process ends)
             import traceback
 
@@ -182,85 +169,22 @@ class Supervisor:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)  # the worker goes with us (PDEATHSIG); the agent writes shim_lost
-        os._exit(0)
-
-    def _start(self) -> None:
-        idle = self._idle
-        try:
-            command = launch.command(self._intent, idle.environment, self._folder)
-            stamp("command")
-            self._bind()
-            stamp("bound")
-        except launch.SpawnError as error:
-            self._no_worker(str(error))
-            return
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            self._no_worker(f"intent.json: {type(error).__name__}: {error}")
-            return
-        self._started_fd = files.write_json(
-            "started.json",
-            {
-                "v": 1,
-                "boot_id": idle.boot_id,
-                "pid": self._worker.pid,
-                "start_time": self._worker.start_time,
-                "shim_pid": idle.pid,
-                "shim_start_time": idle.start_time,
-                "started_at": time.time(),
-            },
-        )
-        stamp("started.json")
-        with contextlib.suppress(BrokenPipeError):  # it was killed while idle: its exit says so
-            self._worker.release(command, *self._outputs)
-        stamp("released")
-        self._durable_due = boottime() + DURABLE_AFTER_S
-
-    def _no_worker(self, message: str) -> None:
-        self._coming_up = False
-        self._worker.dismiss()
-        self._feed(core.ExecFailed(boottime(), message))
-
-    def _bind(self) -> None:
-        path = self._intent.socket_path
-        for _ in range(2):
-            try:
-                self._notify.bind(path)
-                return
-            except FileNotFoundError:  # /tmp was tidied up
-                os.makedirs(self._intent.sockets, mode=0o700, exist_ok=True)
-            except OSError as error:
-                if not os.path.lexists(path):
-                    raise launch.SpawnError(f"notify socket {path}: {launch.why(error)}") from None
-                os.unlink(path)  # left by a killed shim: we hold the attempt's lock
-        self._notify.bind(path)
-
-    def _open_log(self) -> None:
-        """From here on stderr is the attempt's shim.log."""
-        with contextlib.suppress(OSError):
-            fd = os.open("shim.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            os.dup2(fd, 1)
-            os.dup2(fd, 2)
-            os.close(fd)
 
     def _loop(self) -> None:
-        wakeups, status_fd = self._idle.wakeups, self._worker.status_fd
+        wakeups, listener_fd = self._wakeups, self._listener.fileno()
         poller = select.poll()
         poller.register(wakeups.fd, select.POLLIN)
-        poller.register(self._notify.fileno(), select.POLLIN)
-        if self._coming_up:
-            poller.register(status_fd, select.POLLIN)
+        poller.register(listener_fd, select.POLLIN)
         while self._state.phase is not core.Phase.GONE:
             ready = {fd for fd, _ in poller.poll(self._wait_ms())}
-            if status_fd in ready:
-                poller.unregister(status_fd)
-                self._see_exec()
             if wakeups.fd in ready:
                 self._see_signals(wakeups.take())
-            if self._notify.fileno() in ready:
+            if listener_fd in ready:
                 self._see_datagrams()
             now = boottime()
             if now >= self._durable_due:
-                self._settle_started(durable=True)
+                self._durable_due = math.inf
+                files.make_durable("started.json")
             if now >= self._retell_due:
                 self._retell_due, words, self._untold = math.inf, self._untold, []
                 for word in words:
@@ -277,20 +201,16 @@ class Supervisor:
         return math.ceil(max(0.0, min(due - boottime(), LONGEST_WAIT_S)) * 1000)
 
     def _see_exec(self) -> None:
-        """The status pipe spoke or closed: the worker has exec'd, or never will."""
-        if not self._coming_up:
-            return
-        self._coming_up = False
-        message = self._worker.status()
-        stamp("execd")
-        if message is None:
-            self._feed(core.Released(boottime(), self._worker.pid))
+        """The worker has exec'd, or never will."""
+        if self._failure is None:
+            self._durable_due = boottime() + DURABLE_AFTER_S
+            self._feed(core.Released(boottime(), self._worker_pid))
             return
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._worker.pid, 0)
+            os.waitpid(self._worker_pid, 0)
         with contextlib.suppress(OSError):
             os.unlink("started.json")
-        self._feed(core.ExecFailed(boottime(), message))
+        self._feed(core.ExecFailed(boottime(), self._failure))
 
     def _see_signals(self, numbers: set[int]) -> None:
         # Exits first: a worker that went by itself before we saw stop.json was not stopped.
@@ -302,7 +222,7 @@ class Supervisor:
                 self._log("woken for stop.json, but there is none")
             else:
                 self._feed(core.StopAsked(boottime(), str(stop.get("reason"))))
-        if signal.SIGUSR2 in numbers and not self._coming_up:
+        if signal.SIGUSR2 in numbers:
             self._tell(core.Word.STARTED)
             if self._state.heartbeat.last_heartbeat_at is not None:
                 self._tell(core.Word.HEARTBEAT)
@@ -311,10 +231,8 @@ class Supervisor:
 
     def _reap(self) -> None:
         ended, self._tree_gone = process_tree.reap()
-        stamp("reaped")
         for pid, status in ended:
-            if pid == self._worker.pid:
-                self._see_exec()
+            if pid == self._worker_pid:
                 code = os.waitstatus_to_exitcode(status)
                 number = -code if code < 0 else None
                 self._feed(core.WorkerExited(boottime(), code if number is None else None, number))
@@ -324,7 +242,7 @@ class Supervisor:
     def _see_datagrams(self) -> None:
         for _ in range(64):  # then signals and deadlines have their turn, however fast a worker tells
             try:
-                datagram = self._notify.recv(notify.MAX_DATAGRAM)
+                datagram = self._listener.recv(notify.MAX_DATAGRAM)
             except BlockingIOError:
                 return
             fields = notify.parse(datagram)
@@ -372,11 +290,11 @@ class Supervisor:
         return max(0.0, time.time() - max(each.st_mtime for each in stats))
 
     def _write_exit(self, end: core.WriteExit) -> None:
-        self._settle_started(durable=False)
+        self._durable_due = math.inf
         complained = False
         while True:
             try:
-                files.write_json_durably("exit.json", exit_record(end, self._heartbeat()))
+                files.write_json("exit.json", exit_record(end, self._heartbeat()), durable=True)
                 return
             except FileNotFoundError:
                 self._log("the attempt's folder is gone; its end is nowhere to be written")
@@ -387,11 +305,6 @@ class Supervisor:
                     self._log(f"exit.json: {launch.why(error)}; trying again every {RETRY_WRITE_S:g} s")
                 complained = True
                 time.sleep(RETRY_WRITE_S)
-
-    def _settle_started(self, *, durable: bool) -> None:
-        fd, self._started_fd, self._durable_due = self._started_fd, None, math.inf
-        if fd is not None:
-            files.make_durable(fd) if durable else os.close(fd)
 
     def _heartbeat(self) -> dict[str, object] | None:
         """The heartbeat columns, times in Unix seconds; None where the worker told nothing."""
@@ -410,13 +323,13 @@ class Supervisor:
         message: dict[str, object] = {
             "v": 1,
             "kind": word.value,
-            "run_id": self._intent.run_id,
-            "attempt": self._intent.attempt,
+            "run_id": self._run_id,
+            "attempt": int(self._attempt),
         }
         if word is core.Word.HEARTBEAT:
             message.update(self._heartbeat() or {})
         try:
-            self._notify.sendto(json.dumps(message).encode(), f"{self._intent.sockets}/agent.sock")
+            self._listener.sendto(json.dumps(message).encode(), self._agent)
         except BlockingIOError:
             if word not in self._untold:
                 self._untold.append(word)
@@ -425,4 +338,15 @@ class Supervisor:
             pass  # no agent: when one is back it asks (SIGUSR2)
 
     def _log(self, text: str) -> None:
+        self._open_log()
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)
+
+    def _open_log(self) -> None:
+        """Stderr becomes the attempt's shim.log, once there is something to say: most have nothing."""
+        if not self._logging:
+            self._logging = True
+            with contextlib.suppress(OSError):
+                fd = os.open("shim.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                os.dup2(fd, 1)
+                os.dup2(fd, 2)
+                os.close(fd)

@@ -1,0 +1,99 @@
+# Trainshed from a checkout: `make`, `make demo`, `make test`. Everything goes into .venv; wheels only, pinned by hash.
+
+SHELL := /bin/sh
+VENV := .venv
+PY := $(VENV)/bin/python
+PYPROJECTS := pyproject.toml client/pyproject.toml
+
+# What a user's own pip settings may not change: where to install to, and what. Index, proxy and certificates stay theirs.
+PIP := env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PIP_NO_BINARY -u PIP_ONLY_BINARY \
+	-u PIP_CONSTRAINT -u PIP_REQUIREMENT -u PIP_EDITABLE -u PIP_NO_DEPS -u PIP_DRY_RUN -u PIP_REQUIRE_HASHES \
+	PIP_USER=0 $(PY) -P -m pip --disable-pip-version-check --no-input
+WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
+
+# An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
+$(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
+
+.PHONY: install demo test lint format bench lock clean
+.DEFAULT_GOAL := install
+
+install: $(VENV)/.stamp-install
+	@echo "Trainshed is installed: $(VENV)/bin/trainshed --help"
+
+# make demo            a short tour with real training runs, on a stack of its own in a temporary folder
+# make demo STATE=DIR  the same, and the folder is kept
+demo: $(VENV)/.stamp-install $(VENV)/.stamp-demo
+	@$(PY) -P examples/demo.py $(if $(STATE),"$(STATE)")
+
+# make test ARGS="tests/unit -k name"
+test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp-install $(VENV)/.stamp-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.stamp-dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# make bench ARGS=...
+bench: $(VENV)/.stamp-install $(VENV)/.stamp-demo
+	@$(PY) -m bench $(ARGS)
+
+# Pins anew what requirements/*.in ask for (all of it with UPGRADE=1); needs an index, and pip-tools in a throwaway venv.
+lock: $(VENV)/.stamp-venv
+	@rm -rf $(VENV)/lock && $(PY) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install -qq 'pip-tools>=7.6,<8'
+	@cd requirements && for set in run demo dev; do \
+		CUSTOM_COMPILE_COMMAND='make lock' ../$(VENV)/lock/bin/pip-compile -q $(if $(UPGRADE),--upgrade) --strip-extras \
+			--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+			--output-file $$set.txt $$set.in || exit 1; \
+	done; rm -rf ../$(VENV)/lock
+
+# Runs' state is not here but in the state folder, which this leaves alone.
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build client/dist client/build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.stamp-install: $(VENV)/.stamp-run $(PYPROJECTS)
+	@$(PIP) install -qq --no-deps --no-build-isolation --no-index -e ./client -e .
+	@touch $@
+
+$(VENV)/.stamp-run: $(VENV)/.stamp-venv requirements/run.txt
+	@echo "Installing what Trainshed needs into $(VENV) (about 30 MB) ..."
+	@$(WHEELS) -r requirements/run.txt
+	@touch $@
+
+$(VENV)/.stamp-demo: $(VENV)/.stamp-run requirements/demo.txt
+	@echo "Installing gymnasium and NumPy for the demo (about 20 MB) ..."
+	@$(WHEELS) -r requirements/demo.txt
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-run requirements/dev.txt
+	@echo "Installing what the tests need (about 35 MB) ..."
+	@$(WHEELS) -r requirements/dev.txt
+	@touch $@
+
+# PYTHON=/path/to/python3.12 makes the choice; else the first of these that is 3.11 or newer and can make environments.
+$(VENV)/.stamp-venv:
+	@found=; old=; bare=; \
+	for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14); do \
+		version=$$("$$python" -E -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) \
+			|| { $(if $(PYTHON),old="$$python does not run";) continue; }; \
+		if ! "$$python" -E -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then old="$${old:+$$old, }$$python is $$version"; \
+		elif ! "$$python" -E -c 'import venv, ensurepip' 2>/dev/null; then bare="$$version"; \
+		else found="$$python"; break; fi; \
+	done; \
+	if [ -z "$$found" ] && [ -n "$$bare" ]; then \
+		echo "Python $$bare is here without venv: install it (Debian, Ubuntu: apt install python$$bare-venv), then run make again." >&2; exit 1; \
+	elif [ -z "$$found" ]; then \
+		echo "Trainshed needs Python 3.11 or newer ($${old:-there is no python3}): install it (Debian, Ubuntu: apt install python3 python3-venv; Fedora: dnf install python3.12) or name it with make PYTHON=/path/to/python3.12." >&2; exit 1; \
+	fi; \
+	if [ -e $(VENV) ] && { ! $(PY) -c '' 2>/dev/null || { [ -e $(VENV)/.checkout ] && [ "$$(cat $(VENV)/.checkout)" != "$(CURDIR)" ]; }; }; then \
+		rm -rf $(VENV); \
+	fi; \
+	[ -x $(PY) ] || "$$found" -E -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	printf '%s\n' "$(CURDIR)" > $(VENV)/.checkout; \
+	touch $@

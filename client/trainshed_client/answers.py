@@ -1,0 +1,129 @@
+"""What the API's calls answer, as typed values.
+
+Owns the shapes of answers; knows neither NATS nor how they are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.records import (
+    AttemptRecord,
+    NodeRecord,
+    QueuedRunRecord,
+    SlotRecord,
+    TimelineEntry,
+)
+from trainshed_client.statuses import NodeStatus, RunStatus
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a submit. ``created`` is false where the config was a run already; ``seq``: of its Submitted."""
+
+    run_id: str
+    digest: str
+    created: bool
+    status: RunStatus
+    seq: int
+
+
+class Submissions(msgspec.Struct, frozen=True):
+    """The answer to a batch: one submission a config, in order."""
+
+    runs: list[Submission]
+
+
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a cancel or a retry: the run's status, and the sequence it is true at."""
+
+    run_id: str
+    status: RunStatus
+    seq: int
+
+
+class NodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to drain, resume and remove."""
+
+    node: str
+    status: NodeStatus
+    seq: int
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What every query's answer bears: the log sequence it is true at.
+
+    ``stale``: the read model had not yet seen everything that was acknowledged before the question.
+    """
+
+    seq: int
+    v: int = 1
+    stale: bool = False
+
+
+class RunPage(Answer, frozen=True, kw_only=True):
+    """One page of runs, newest first, each as the server's own JSON (``records`` decodes them)."""
+
+    runs: list[msgspec.Raw]
+
+    @property
+    def records(self) -> list[QueuedRunRecord]:
+        """The page's runs."""
+        return [_RUN.decode(raw) for raw in self.runs]
+
+
+class RunView(Answer, frozen=True, kw_only=True):
+    """Everything about one run; ``config`` is the normalised run config."""
+
+    run: QueuedRunRecord
+    config: dict[str, Any]
+    attempts: list[AttemptRecord]
+    timeline: list[TimelineEntry]
+
+
+class SlotPage(Answer, frozen=True, kw_only=True):
+    """All slots."""
+
+    slots: list[SlotRecord]
+
+
+class NodePage(Answer, frozen=True, kw_only=True):
+    """All nodes that are known or still have attempts."""
+
+    nodes: list[NodeRecord]
+
+
+class _Error(msgspec.Struct, frozen=True):
+    message: str
+    code: str = ErrorCode.INVALID
+    path: str | None = None
+
+
+class _MaybeError(msgspec.Struct, frozen=True):
+    error: _Error | None = None
+
+
+_RUN = msgspec.json.Decoder(QueuedRunRecord)
+_MAYBE_ERROR = msgspec.json.Decoder(_MaybeError)
+
+
+def decode_run(body: bytes) -> QueuedRunRecord:
+    """A run's record as the bucket bears it. Raises msgspec.MsgspecError."""
+    return _RUN.decode(body)
+
+
+def error_in(body: bytes) -> TrainshedError | None:
+    """The error that an answer tells, if it is one."""
+    try:
+        error = _MAYBE_ERROR.decode(body).error
+    except msgspec.MsgspecError:
+        return None
+    if error is None:
+        return None
+    try:
+        code = ErrorCode(error.code)
+    except ValueError:  # a newer release's
+        code = ErrorCode.INVALID
+    return TrainshedError(code, error.message, error.path)

@@ -1,0 +1,374 @@
+"""The connection class: every call of the API as a method, and the two ways to follow what happens.
+
+Owns requests, how their errors read, paging and how runs are named; must not import nats before connecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
+
+from trainshed_client import subjects
+from trainshed_client.answers import (
+    Acknowledged,
+    NodeAnswer,
+    NodePage,
+    RunPage,
+    RunView,
+    SlotPage,
+    Submission,
+    Submissions,
+    decode_run,
+    error_in,
+)
+from trainshed_client.endpoint import Endpoint, discover
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.records import QueuedRunRecord, RunRecord
+from trainshed_client.statuses import RunStatus
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from trainshed_client.follow import RunOutput
+    from trainshed_client.nats_client import OnError, OnEvent, SafeClient
+    from trainshed_client.watch import RunWatch
+
+CALL_TIMEOUT_S = 10.0
+NO_RESPONDERS_FOR_S = 1.0
+"""A service that is starting again is waited for so long before "nobody answers" is believed."""
+
+PAGE = 500
+SHOWN = 5
+_READS_AT_ONCE = 16
+_RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
+_PREFIX = re.compile(r"[a-z2-7]{1,26}\Z")
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Trainshed:
+    """A connection to a stack: ``async with await Trainshed.connect() as trainshed: ...``.
+
+    Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED and TOO_LARGE as the service says,
+    UNAVAILABLE where none answers. Where a call takes a run it may be named by its id, a unique prefix of it, or its
+    name. A connection that is lost is made anew for ever.
+    """
+
+    def __init__(self, nc: SafeClient, endpoint: Endpoint) -> None:
+        self.nc = nc
+        self.endpoint = endpoint
+
+    @classmethod
+    async def connect(
+        cls,
+        nats_url: str | None = None,
+        *,
+        name: str = "trainshed-client",
+        on_error: OnError | None = None,
+        on_disconnect: OnEvent | None = None,
+        on_reconnect: OnEvent | None = None,
+    ) -> Self:
+        """Connect to ``nats_url``, else where ``TRAINSHED_NATS_URL``, ``NATS_URL`` or this machine's state folder say."""
+        endpoint = discover(nats_url)
+        from trainshed_client.nats_client import connect  # costs 0.1 s, so not before it is needed
+
+        nc = await connect(
+            endpoint, name=name, on_error=on_error, on_disconnect=on_disconnect, on_reconnect=on_reconnect
+        )
+        return cls(nc, endpoint)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; what was asked for and not answered yet fails."""
+        await self.nc.close()
+
+    # --- commands -----------------------------------------------------------------------------------------
+
+    async def submit(self, config: Mapping[str, object]) -> Submission:
+        """Submit a run config. The same config is the same run: then ``created`` is false and nothing starts."""
+        return await self._ask("run.submit", config, Submission)
+
+    async def submit_many(self, configs: Sequence[Mapping[str, object]]) -> list[Submission]:
+        """Submit all or none (1,000 runs and 1 MB at most), with one answer a config in order."""
+        return (await self._ask("run.submit_batch", {"runs": list(configs)}, Submissions)).runs
+
+    async def cancel(self, run: str, *, reason: str | None = None) -> Acknowledged:
+        """Ask for a run's end. One that has ended answers with its status, and nothing is appended."""
+        return await self._one_run("run.cancel", run, reason)
+
+    async def retry(self, run: str, *, reason: str | None = None) -> Acknowledged:
+        """Ask for a new attempt of an ended run."""
+        return await self._one_run("run.retry", run, reason)
+
+    async def drain(self, node: str, *, reason: str | None = None) -> NodeAnswer:
+        """Grant the node nothing more; what runs there goes on."""
+        return await self._one_node("node.drain", node, reason)
+
+    async def resume(self, node: str, *, reason: str | None = None) -> NodeAnswer:
+        """Grant the node runs again."""
+        return await self._one_node("node.resume", node, reason)
+
+    async def remove_node(self, node: str, *, reason: str | None = None) -> NodeAnswer:
+        """Say that the machine is off: its attempts end. Refused while the node is neither lost nor left."""
+        return await self._one_node("node.remove", node, reason)
+
+    # --- queries ------------------------------------------------------------------------------------------
+
+    async def run(self, run: str) -> RunView:
+        """Everything about one run. Of several of a name: the newest."""
+        return msgspec.json.decode(await self.run_json(run), type=RunView)
+
+    async def run_json(self, run: str) -> bytes:
+        """The same as the server's JSON."""
+        if _RUN_ID.match(run):
+            try:
+                return await self.call("run.get", {"run_id": run})
+            except TrainshedError as error:
+                if error.code is not ErrorCode.NOT_FOUND:
+                    raise
+        found = await self.resolve(run)
+        return await self.call("run.get", {"run_id": found.run_id})
+
+    async def resolve(self, run: str, *, only: bool = False) -> QueuedRunRecord:
+        """The record of the run that an id, a unique prefix of one, or a name means.
+
+        A name that several runs bear means the newest, or with ``only`` none of them. Raises NOT_FOUND, or
+        CONFLICT where several are meant.
+        """
+        found = (await self._ask("run.list", {"run": run, "limit": SHOWN + 1}, RunPage)).records
+        named = [record for record in found if record.name == run]
+        if not named and len(found) > SHOWN:  # more prefixes than shown might hide the name
+            found += (await self._ask("run.list", {"name": run, "limit": SHOWN + 1}, RunPage)).records
+        return choose(run, found, only=only)
+
+    async def runs(
+        self,
+        *,
+        status: Collection[RunStatus | str] = (),
+        labels: Mapping[str, str] | None = None,
+        name: str | None = None,
+        live: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[QueuedRunRecord]:
+        """Runs, newest first, read page by page while you iterate."""
+        async for page in self.run_pages(status=status, labels=labels, name=name, live=live, limit=limit):
+            for record in page.records:
+                yield record
+
+    async def run_pages(
+        self,
+        *,
+        status: Collection[RunStatus | str] = (),
+        labels: Mapping[str, str] | None = None,
+        name: str | None = None,
+        live: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunPage]:
+        """The same, a page at a time; the first page's ``seq`` is the listing's."""
+        request: dict[str, object] = {}
+        if status:
+            request["status"] = [str(one) for one in status]
+        if labels:
+            request["labels"] = dict(labels)
+        if name is not None:
+            request["name"] = name
+        if live:
+            request["live"] = True
+        left = limit
+        while left is None or left > 0:
+            request["limit"] = PAGE if left is None else min(PAGE, left)
+            page = await self._ask("run.list", request, RunPage)
+            yield page
+            if not page.runs:
+                return
+            request["before_seq"] = decode_run(page.runs[-1]).submit_seq
+            if left is not None:
+                left -= len(page.runs)
+
+    async def slots(self) -> SlotPage:
+        """Every slot and who holds it."""
+        return await self._ask("slot.list", {}, SlotPage)
+
+    async def nodes(self) -> NodePage:
+        """Every node; those that left or were removed only while they have attempts."""
+        return await self._ask("node.list", {}, NodePage)
+
+    async def health(self) -> dict[str, object]:
+        """What the read side says of itself."""
+        health: dict[str, object] = msgspec.json.decode(await self.call("health", {}))
+        return health
+
+    # --- following ----------------------------------------------------------------------------------------
+
+    def watch(self, run_ids: Collection[str] | None = None, *, wake: asyncio.Event | None = None) -> RunWatch:
+        """The present record of these runs (None: of every live one) and each change after it.
+
+        ``async with trainshed.watch([run_id]) as records: async for record in records: ...``. Takes full run ids.
+        Nothing is polled; of changes that come faster than you read, the newest is handed out.
+        """
+        from trainshed_client.watch import RunWatch
+
+        return RunWatch(self.nc, self._present, run_ids, wake=wake)
+
+    async def wait(self, runs: Collection[str], *, timeout: float | None = None) -> list[RunRecord]:
+        """Wait until every one of these runs has ended; their records, in order.
+
+        Raises TimeoutError after ``timeout`` seconds.
+        """
+        run_ids = [run if _RUN_ID.match(run) else (await self.resolve(run)).run_id for run in runs]
+        async with asyncio.timeout(timeout), self.watch(run_ids) as records:
+            left = set(run_ids)
+            ended: dict[str, RunRecord] = {}
+            async for record in records:
+                if record.status.ended:
+                    ended[record.run_id] = record
+                    left.discard(record.run_id)
+                if not left:
+                    break
+            return [ended[run_id] for run_id in run_ids]
+
+    def output(self, run_id: str, *, first_attempt: int | None = None) -> RunOutput:
+        """A run's output from its first byte, over all attempts from ``first_attempt`` on, until the run ends.
+
+        ``async with trainshed.output(run_id) as output: async for chunk in output: ...``. Takes a full run id;
+        without ``first_attempt`` it begins with the latest attempt.
+        """
+        from trainshed_client.follow import RunOutput
+
+        return RunOutput(self, run_id, first_attempt=first_attempt)
+
+    # --- how calls are made -------------------------------------------------------------------------------
+
+    async def call(self, call: str, request: object, *, timeout: float = CALL_TIMEOUT_S) -> bytes:
+        """One call of the API (``run.submit`` and so on); its JSON answer undecoded."""
+        answer = await self.request(subjects.api(call), msgspec.json.encode(request), timeout=timeout)
+        if (error := error_in(answer.data)) is not None:
+            raise error
+        return answer.data
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float = CALL_TIMEOUT_S) -> Msg:
+        """One request, answered by any message. Raises UNAVAILABLE where nobody answers, TOO_LARGE for too much."""
+        import nats.errors
+
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + NO_RESPONDERS_FOR_S
+        while True:
+            try:
+                return await self.nc.request(subject, payload, timeout=timeout)
+            except nats.errors.NoRespondersError:
+                if loop.time() >= give_up:
+                    raise self._nobody(subject) from None
+                await asyncio.sleep(0.1)
+            except nats.errors.MaxPayloadError:
+                raise TrainshedError(
+                    ErrorCode.TOO_LARGE,
+                    f"the request is {len(payload):,} bytes and the server takes {self.nc.max_payload:,}; "
+                    "split it into several",
+                ) from None
+            except TimeoutError:
+                raise TrainshedError(
+                    ErrorCode.UNAVAILABLE,
+                    f"no answer from {self.endpoint.url} within {timeout:g} s, so it is not known whether this was "
+                    "done. It is safe to ask again: the same config is the same run",
+                ) from None
+            except nats.errors.Error as error:
+                raise TrainshedError(
+                    ErrorCode.UNAVAILABLE,
+                    f"the connection to {self.endpoint.url} failed ({str(error).removeprefix('nats: ')})",
+                ) from None
+
+    def _nobody(self, subject: str) -> TrainshedError:
+        if subject.startswith(f"{subjects.API}.node.") and subject.endswith(".output"):
+            node = subject.split(".")[3]
+            return TrainshedError(
+                ErrorCode.UNAVAILABLE, f"the agent of {node} does not answer. See how it is: trainshed nodes"
+            )
+        writing = any(subject == subjects.api(call) for call in _COMMANDS)
+        service = "gateway" if writing else "projector"
+        return TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"no {service} answers at {self.endpoint.url}. Start one: trainshed up (or: trainshed {service})",
+        )
+
+    async def _ask(self, call: str, request: object, answer: type[T]) -> T:
+        return msgspec.json.decode(await self.call(call, request), type=answer)
+
+    async def _one_run(self, call: str, run: str, reason: str | None) -> Acknowledged:
+        run_id = run if _RUN_ID.match(run) else (await self.resolve(run, only=True)).run_id
+        return await self._ask(call, _with_reason({"run_id": run_id}, reason), Acknowledged)
+
+    async def _one_node(self, call: str, node: str, reason: str | None) -> NodeAnswer:
+        return await self._ask(call, _with_reason({"node": node}, reason), NodeAnswer)
+
+    async def _present(self, run_ids: Collection[str] | None) -> list[RunRecord]:
+        if run_ids is None:
+            return [record async for record in self.runs(live=True)]
+        at_once = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def read(run_id: str) -> RunRecord:
+            async with at_once:
+                return (await self._ask("run.get", {"run_id": run_id}, RunView)).run
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reads = [tasks.create_task(read(run_id)) for run_id in sorted(run_ids)]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return [read.result() for read in reads]
+
+
+_COMMANDS = (
+    "run.submit",
+    "run.submit_batch",
+    "run.cancel",
+    "run.retry",
+    "node.drain",
+    "node.resume",
+    "node.remove",
+)
+
+
+def choose(run: str, found: Sequence[QueuedRunRecord], *, only: bool) -> QueuedRunRecord:
+    """Which of the runs that were found ``run`` means: its id, else its name, else a prefix of one id alone."""
+    newest_first = sorted({one.run_id: one for one in found}.values(), key=lambda one: -one.submit_seq)
+    for record in newest_first:
+        if record.run_id == run:
+            return record
+    named = [record for record in newest_first if record.name == run]
+    if len(named) == 1 or (named and not only):
+        return named[0]
+    if named:
+        raise TrainshedError(
+            ErrorCode.CONFLICT,
+            f"several runs are named {run!r}; say which one by its id. The newest: {_listed(named)}",
+        )
+    prefixed = [record for record in newest_first if record.run_id.startswith(run) and _PREFIX.match(run)]
+    if len(prefixed) == 1:
+        return prefixed[0]
+    if prefixed:
+        raise TrainshedError(
+            ErrorCode.CONFLICT, f"several runs begin with {run!r}; give more of the id: {_listed(prefixed)}"
+        )
+    raise TrainshedError(
+        ErrorCode.NOT_FOUND, f"no run has the id or the name {run!r}. See which there are: trainshed ls --all"
+    )
+
+
+def _listed(records: Sequence[QueuedRunRecord]) -> str:
+    return ", ".join(f"{record.run_id} ({record.status})" for record in records[:SHOWN])
+
+
+def _with_reason(request: dict[str, str], reason: str | None) -> dict[str, str]:
+    return request if reason is None else {**request, "reason": reason}

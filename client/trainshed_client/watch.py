@@ -1,0 +1,145 @@
+"""The present records of runs and every change after it, without polling and without a gap.
+
+Owns the order (subscribe, read the present, keep the newest) and what a lost connection does to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from trainshed_client import subjects
+from trainshed_client.answers import decode_run
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.records import RunRecord
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from trainshed_client.nats_client import SafeClient
+
+SPELLED_OUT = 64
+"""Up to so many runs are subscribed to one by one; for more, all runs are and the others passed over."""
+
+RETRY_S = 0.5
+Present = Callable[[Collection[str] | None], Awaitable[list[RunRecord]]]
+"""Reads the present records of these runs (None: of all live ones)."""
+
+
+class RunWatch:
+    """An async context manager and iterator of run records; only the newest of each run is kept.
+
+    First comes the present record of every run, then each newer one: by (``seq``, ``updated_at``). After a
+    reconnection the present is read again, as often as it takes. Not for use by two tasks at once.
+    """
+
+    def __init__(
+        self,
+        nc: SafeClient,
+        present: Present,
+        run_ids: Collection[str] | None,
+        *,
+        wake: asyncio.Event | None = None,
+    ) -> None:
+        self.latest: dict[str, RunRecord] = {}
+        self._nc = nc
+        self._present = present
+        self._wanted = None if run_ids is None else frozenset(run_ids)
+        self._wake = wake or asyncio.Event()
+        self._changed: dict[str, None] = {}  # in the order of their first unseen change
+        self._reread: set[str] | None = set() if run_ids is not None else None  # None: everything
+        self._subscriptions: list[Subscription] = []
+        self._retry: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._nc.reconnect_hooks.add(self._read_again)
+        wanted = self._wanted
+        spelled_out = wanted is not None and len(wanted) <= SPELLED_OUT
+        for token in sorted(wanted or ()) if spelled_out else ["*"]:
+            self._subscriptions.append(
+                await self._nc.subscribe(
+                    subjects.watch_run(token), cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
+                )
+            )
+        await self._nc.flush()  # the present must not be read before the server knows the subscription
+        self._read_again()
+        await self._read(patient=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._nc.reconnect_hooks.discard(self._read_again)
+        if self._retry is not None:
+            self._retry.cancel()
+        for subscription in self._subscriptions:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RunRecord:
+        while True:
+            self._wake.clear()
+            if (record := await self.next_change()) is not None:
+                return record
+            await self._wake.wait()
+
+    async def next_change(self) -> RunRecord | None:
+        """A record that was not handed out yet, or None; for a caller who waits for ``wake`` himself."""
+        if self._reread is None or self._reread:
+            await self._read(patient=True)
+        for run_id in self._changed:
+            del self._changed[run_id]
+            return self.latest[run_id]
+        return None
+
+    def offer(self, record: RunRecord) -> None:
+        """Take a record that was read elsewhere, if it is newer."""
+        known = self.latest.get(record.run_id)
+        if known is None or _age(record) > _age(known):
+            self.latest[record.run_id] = record
+            self._changed[record.run_id] = None
+            self._wake.set()
+
+    def _read_again(self) -> None:
+        self._reread = None if self._wanted is None else set(self._wanted)
+        self._wake.set()
+
+    async def _receive(self, msg: Msg) -> None:
+        run_id = msg.subject.rpartition(".")[2]
+        if self._wanted is not None and run_id not in self._wanted:
+            return
+        if not msg.data:  # the key left the bucket; the run is not gone
+            if self._reread is not None and self._wanted is not None:
+                self._reread.add(run_id)
+                self._wake.set()
+            return
+        try:
+            self.offer(decode_run(msg.data))
+        except msgspec.MsgspecError:
+            return  # not a record; only the projector may write there, so nothing of ours is lost
+
+    async def _read(self, *, patient: bool) -> None:
+        """Read the present of what is marked. ``patient``: wait for the service that is not there now."""
+        reread = self._reread
+        self._reread = set()
+        try:
+            for record in await self._present(reread):
+                self.offer(record)
+        except TrainshedError as error:
+            if not patient or error.code is not ErrorCode.UNAVAILABLE:
+                raise
+            # Not awaited here: the record itself may come first, from a projector that fills its bucket again.
+            self._reread = set()
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._read_again)
+
+
+def _age(record: RunRecord) -> tuple[int, str]:
+    return record.seq, record.updated_at or ""

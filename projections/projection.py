@@ -1,0 +1,665 @@
+"""The read model's core: what each event makes of the rows of runs, attempts, slots, nodes and timeline.
+
+Owns the meaning of every column; knows no SQL, clock or NATS. What is not live it asks of a ``Past``.
+
+``seq`` of a row is the sequence of the event that last changed one of its columns (heartbeat columns apart): an event
+that changes none leaves it. A grant or an end moves a node's ``seq`` because it moves what is used of the node. A
+slot has a row while its node's last inventory names it and the node is not removed, or while an attempt holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from events.codec import StoredEvent, Unreadable
+from events.config import stored_config
+from events.evolve import Change, EndedAttempt, RunChange, ended_runs_needed, evolve, outcome
+from events.state import Ended, Node, Run, State
+from events.times import rfc3339
+from events.types import (
+    AttemptEnd,
+    AttemptRef,
+    Cancelled,
+    CancelRequested,
+    Device,
+    Dispatched,
+    Event,
+    LastHeartbeat,
+    NodeEvent,
+    RetryRequested,
+    RunEvent,
+    Started,
+    Submitted,
+)
+from projections import wording
+from projections.rows import (
+    EMPTY_LIST,
+    EMPTY_OBJECT,
+    MODULUS,
+    AttemptRow,
+    NodeRow,
+    RunRow,
+    SlotRow,
+    TimelineRow,
+    digest,
+    fitting,
+    plain_number,
+    sorted_json,
+)
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+
+R = TypeVar("R", RunRow, AttemptRow, SlotRow, NodeRow)
+
+_STATUS = {status: status.value for status in RunStatus}
+_REASON: Mapping[FailureReason | None, str | None] = {None: None, **{r: r.value for r in FailureReason}}
+_NOTHING_TOLD = LastHeartbeat()
+
+
+class Entry(Generic[R]):
+    """A row at hand. ``row`` None: it is to be deleted. ``digest``: of the committed row, 0 if none, None: not known."""
+
+    __slots__ = ("digest", "dirty", "row")
+
+    def __init__(self, row: R, digest: int | None = 0) -> None:
+        self.row: R | None = row
+        self.digest = digest
+        self.dirty = False
+
+
+class RunEntry(Entry[RunRow]):
+    """A run's row with its fold. ``fresh``: its Submitted is not committed yet."""
+
+    __slots__ = ("fresh", "run")
+
+    def __init__(self, row: RunRow, run: Run, digest: int | None = 0) -> None:
+        super().__init__(row, digest)
+        self.run = run
+        self.fresh = False
+
+
+class Past(Protocol):
+    """What was committed: asked for runs that are no longer live."""
+
+    def runs(self, run_ids: Iterable[str]) -> list[tuple[RunRow, Run]]:
+        """Those of the named runs that exist, with their folds."""
+        ...
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """All attempts of a run."""
+        ...
+
+
+class Quarantined(msgspec.Struct, frozen=True):
+    """A message that is kept aside: no event that we know, or one with an unknown word in it."""
+
+    seq: int
+    time: str
+    subject: str
+    reason: str
+    body: bytes
+
+
+class Batch(msgspec.Struct):
+    """The rows that a batch of events changed, each in its last form, and where the projection stands after it."""
+
+    seq: int
+    state_hash: int
+    epoch: int
+    epoch_of: str
+    fresh_runs: list[RunEntry]
+    runs: list[RunEntry]
+    attempts: list[AttemptRow]
+    slots: list[SlotRow]
+    nodes: list[tuple[NodeRow, Node]]
+    gone_attempts: list[tuple[str, int]]
+    gone_slots: list[tuple[str, int]]
+    timeline: list[TimelineRow]
+    quarantine: list[Quarantined]
+
+
+class Projection:
+    """The fold and the rows of what is live. Feed it in order: ``begin``, ``apply`` each, ``finish``.
+
+    Rows depend on the log alone, never on how it was cut into batches.
+    """
+
+    def __init__(self, past: Past, state: State | None = None, state_hash: int = 0, seq: int = 0) -> None:
+        self.state = state or State()
+        self.seq = seq
+        self.state_hash = state_hash
+        self.runs: dict[str, RunEntry] = {}
+        self.attempts: dict[tuple[str, int], Entry[AttemptRow]] = {}
+        self.slots: dict[str, dict[int, Entry[SlotRow]]] = {}
+        self.nodes: dict[str, Entry[NodeRow]] = {}
+        self._past = past
+        self._absent: set[str] = set()
+        self._held: dict[str, int] = {}
+        self._dirty_runs: list[RunEntry] = []
+        self._loaded: list[str] = []
+        self._dirty_attempts: list[tuple[tuple[str, int], Entry[AttemptRow]]] = []
+        self._dirty_slots: list[tuple[str, int, Entry[SlotRow]]] = []
+        self._dirty_nodes: list[str] = []
+        self._timeline: list[TimelineRow] = []
+        self._quarantine: list[Quarantined] = []
+        self._handlers = {
+            Dispatched: self._dispatched,
+            Started: self._started,
+            CancelRequested: self._cancel_requested,
+            RetryRequested: self._retried,
+            Cancelled: self._cancelled_while_queued,
+        }
+
+    def restore(
+        self,
+        runs: Iterable[tuple[RunRow, Run]],
+        attempts: Iterable[AttemptRow],
+        slots: Iterable[SlotRow],
+        nodes: Iterable[NodeRow],
+    ) -> None:
+        """Take up the committed rows of what is live."""
+        for row, run in runs:
+            self.runs[row.run_id] = RunEntry(row, run, None)
+        for attempt in attempts:
+            self.attempts[attempt.run_id, attempt.attempt] = Entry(attempt, None)
+        for slot in slots:
+            self.slots.setdefault(slot.node, {})[slot.index] = Entry(slot, None)
+            if slot.run_id is not None:
+                self._held[slot.node] = self._held.get(slot.node, 0) + 1
+        for node in nodes:
+            self.nodes[node.node] = Entry(node, None)
+
+    # --- one batch ----------------------------------------------------------------------------------------
+
+    def begin(self, run_ids: set[str]) -> None:
+        """Load the ended runs that a batch speaks of, in one go."""
+        self._load(run_ids - self.runs.keys())
+
+    def apply(self, stored: StoredEvent, body: bytes) -> Change:
+        """Fold one event into the state and the rows. Total: no event stops it."""
+        self.seq = stored.seq
+        event = stored.event
+        needed = ended_runs_needed(self.state, stored)
+        change = evolve(self.state, stored, self._history(needed)) if needed else evolve(self.state, stored)
+        if isinstance(event, AttemptEnd):
+            if getattr(event, "failure_reason", None) is FailureReason.UNSPECIFIED:
+                self._set_aside(stored, "an unknown failure_reason, taken as UNSPECIFIED", body)
+            if change.late is not None:
+                self._late(stored, event, change.late)
+        elif change.unreadable is not None:
+            self._set_aside(stored, change.unreadable, body)
+        if change.runs:
+            self._runs_changed(stored, event, change)
+        if change.nodes:
+            self._nodes_changed(stored, event, change.nodes)
+        return change
+
+    def quarantine(self, message: Unreadable) -> None:
+        """Keep a message aside that is no event we know."""
+        self.seq = message.seq
+        self._quarantine.append(
+            Quarantined(
+                message.seq, rfc3339(message.stored_ns), message.subject, message.reason, message.body
+            )
+        )
+
+    def finish(self) -> Batch:
+        """The rows that changed since ``begin``; what is no longer live is let go of."""
+        total = self.state_hash
+        batch = Batch(0, 0, 0, "", [], [], [], [], [], [], [], self._timeline, self._quarantine)
+        for entry in self._dirty_runs:
+            assert entry.row is not None
+            new = digest(entry.row)
+            total += new - (entry.digest or 0)
+            entry.digest, entry.dirty = new, False
+            (batch.fresh_runs if entry.fresh else batch.runs).append(entry)
+            entry.fresh = False
+            if isinstance(entry.run.phase, Ended):
+                self.runs.pop(entry.row.run_id, None)
+        for run_id in self._loaded:
+            loaded = self.runs.get(run_id)
+            if loaded is not None and isinstance(loaded.run.phase, Ended):
+                del self.runs[run_id]
+        for key, attempt in self._dirty_attempts:
+            total += self._settle(attempt)
+            if attempt.row is None:
+                batch.gone_attempts.append(key)
+                self.attempts.pop(key, None)
+            else:
+                batch.attempts.append(attempt.row)
+                if attempt.row.ended_at is not None:
+                    self.attempts.pop(key, None)
+        for node, index, slot in self._dirty_slots:
+            total += self._settle(slot)
+            if slot.row is None:
+                batch.gone_slots.append((node, index))
+                self.slots[node].pop(index, None)
+            else:
+                batch.slots.append(slot.row)
+        for name in self._dirty_nodes:
+            node_entry = self.nodes[name]
+            total += self._settle(node_entry)
+            assert node_entry.row is not None
+            batch.nodes.append((node_entry.row, self.state.nodes[name]))
+        for row in self._timeline:
+            total += digest(row)
+        self.state_hash = total % MODULUS
+        batch.seq, batch.state_hash = self.seq, self.state_hash
+        batch.epoch, batch.epoch_of = self.state.epoch, self.state.epoch_of
+        self._dirty_runs, self._dirty_attempts, self._dirty_slots, self._dirty_nodes = [], [], [], []
+        self._timeline, self._quarantine, self._loaded = [], [], []
+        self._absent.clear()
+        return batch
+
+    def _settle(self, entry: Entry[R]) -> int:
+        """What the entry's row adds to the state hash beyond its committed form."""
+        new = digest(entry.row) if entry.row is not None else 0
+        added = new - (entry.digest or 0)
+        entry.digest, entry.dirty = new, False
+        return added
+
+    # --- the past -----------------------------------------------------------------------------------------
+
+    def _load(self, run_ids: set[str]) -> None:
+        wanted = run_ids - self._absent
+        if not wanted:
+            return
+        for row, run in self._past.runs(wanted):
+            self.runs[row.run_id] = RunEntry(row, run, None)
+            self._loaded.append(row.run_id)
+        self._absent |= wanted - self.runs.keys()
+
+    def _history(self, run_ids: Iterable[str]) -> dict[str, Run]:
+        self._load(set(run_ids) - self.runs.keys())
+        return {run_id: self.runs[run_id].run for run_id in run_ids if run_id in self.runs}
+
+    def _attempt(self, run_id: str, number: int) -> Entry[AttemptRow] | None:
+        entry = self.attempts.get((run_id, number))
+        if entry is None:
+            for row in self._past.attempts(run_id):
+                if row.attempt == number:
+                    entry = Entry(row, None)
+        return entry if entry is not None and entry.row is not None else None
+
+    # --- touching -----------------------------------------------------------------------------------------
+
+    def _touch_run(self, entry: RunEntry) -> RunRow:
+        assert entry.row is not None
+        if not entry.dirty:
+            entry.dirty = True
+            self._dirty_runs.append(entry)
+            if entry.digest is None:
+                entry.digest = digest(entry.row)
+        return entry.row
+
+    def _touch_attempt(self, key: tuple[str, int], entry: Entry[AttemptRow]) -> None:
+        if not entry.dirty:
+            entry.dirty = True
+            self._dirty_attempts.append((key, entry))
+            self.attempts[key] = entry
+            if entry.digest is None and entry.row is not None:
+                entry.digest = digest(entry.row)
+
+    def _touch_slot(self, node: str, index: int, entry: Entry[SlotRow]) -> None:
+        if not entry.dirty:
+            entry.dirty = True
+            self._dirty_slots.append((node, index, entry))
+            if entry.digest is None and entry.row is not None:
+                entry.digest = digest(entry.row)
+
+    def _touch_node(self, entry: Entry[NodeRow]) -> NodeRow:
+        assert entry.row is not None
+        if not entry.dirty:
+            entry.dirty = True
+            self._dirty_nodes.append(entry.row.node)
+            if entry.digest is None:
+                entry.digest = digest(entry.row)
+        return entry.row
+
+    def _tell(self, run_id: str, stored: StoredEvent, time: str, text: str | None) -> None:
+        if text is not None:
+            self._timeline.append(TimelineRow(run_id, stored.seq, text, time, stored.subject.type))
+
+    def _set_aside(self, stored: StoredEvent, reason: str, body: bytes) -> None:
+        self._quarantine.append(
+            Quarantined(stored.seq, rfc3339(stored.stored_ns), str(stored.subject), reason, body)
+        )
+
+    # --- runs ---------------------------------------------------------------------------------------------
+
+    def _runs_changed(self, stored: StoredEvent, event: Event, change: Change) -> None:
+        time = rfc3339(stored.stored_ns)
+        ended = {end.run_id: end for end in change.ended}
+        own = event.run_id if isinstance(event, RunEvent) else None
+        for run_change in change.runs:
+            run = run_change.after
+            run_id = run.run_id
+            if isinstance(event, Submitted) and run_id == own:
+                self._submitted(stored, event, run, time)
+                continue
+            entry = self.runs[run_id]
+            entry.run = run
+            row = self._touch_run(entry)
+            end = ended.get(run_id)
+            if (
+                end is not None
+                and run_change.before is not None
+                and run_change.before.phase is not end.attempt
+            ):
+                end = None
+            if end is not None:
+                self._attempt_ended(stored, event, end, run_change, row, time)
+            elif run_id == own:
+                handler = self._handlers.get(type(event))
+                if handler is not None:
+                    handler(event, row, run, time)
+                    row.seq, row.updated_at = stored.seq, time
+                self._tell(run_id, stored, time, wording.of_event(event, run_change))
+
+    def _submitted(self, stored: StoredEvent, event: Submitted, run: Run, time: str) -> None:
+        run_id = run.run_id
+        config = stored_config(event.config)
+        needs = run.needs
+        row = RunRow(
+            attempt=1,
+            cancel_requested=False,
+            command=sorted_json(config.command),
+            cpus=fitting(needs.cpus),
+            digest=event.digest,
+            dispatched_at=None,
+            ended_at=None,
+            exit_code=None,
+            failure_reason=None,
+            gpus=fitting(needs.gpus),
+            host=None,
+            labels=sorted_json(config.labels),
+            last_heartbeat_at=None,
+            metrics=EMPTY_OBJECT,
+            name=run.name,
+            node=None,
+            pid=None,
+            priority=fitting(run.priority),
+            progress=None,
+            ready_at=None,
+            run_id=run_id,
+            seq=stored.seq,
+            signal=None,
+            slots=EMPTY_LIST,
+            started_at=None,
+            status="PENDING",
+            status_text=None,
+            step=None,
+            submit_seq=stored.seq,
+            submitted_at=time,
+            submitted_by=event.submitted_by,
+            updated_at=time,
+        )
+        entry = self.runs.get(run_id)
+        if entry is None:
+            entry = self.runs[run_id] = RunEntry(row, run)
+            self._touch_run(entry)
+        else:  # no guarded writer does this: a run of the same id ended before. It begins afresh
+            self._touch_run(entry)
+            entry.row, entry.run = row, run
+            self._forget_attempts(run_id)
+        entry.fresh = True
+        self._tell(run_id, stored, time, wording.submitted(run, event.submitted_by))
+
+    def _forget_attempts(self, run_id: str) -> None:
+        for row in self._past.attempts(run_id):
+            self.attempts.setdefault((run_id, row.attempt), Entry(row, None))
+        for key, entry in list(self.attempts.items()):
+            if key[0] == run_id:
+                self._touch_attempt(key, entry)
+                entry.row = None
+
+    def _dispatched(self, event: Event, row: RunRow, run: Run, time: str) -> None:
+        assert isinstance(event, Dispatched)
+        slots = sorted_json(event.slots)
+        row.status, row.node, row.slots, row.dispatched_at = "DISPATCHING", event.node, slots, time
+        attempt = AttemptRow(
+            attempt=event.attempt,
+            dispatched_at=time,
+            ended_at=None,
+            exit_code=None,
+            failure_reason=None,
+            host=None,
+            last_heartbeat_at=None,
+            late_result=None,
+            metrics=EMPTY_OBJECT,
+            node=event.node,
+            pid=None,
+            progress=None,
+            ready_at=None,
+            run_id=event.run_id,
+            signal=None,
+            slots=slots,
+            started_at=None,
+            status="DISPATCHING",
+            status_text=None,
+            step=None,
+        )
+        key = (event.run_id, event.attempt)
+        entry = self.attempts.get(key)
+        if entry is None:
+            entry = self.attempts[key] = Entry(attempt)
+        self._touch_attempt(key, entry)
+        entry.row = attempt
+        for index in event.slots:
+            self._hold(event.node, index, AttemptRef(*key), time)
+
+    def _started(self, event: Event, row: RunRow, run: Run, time: str) -> None:
+        assert isinstance(event, Started)
+        pid = fitting(event.pid)
+        row.status, row.host, row.pid, row.started_at = "RUNNING", event.host, pid, time
+        entry = self._attempt(event.run_id, event.attempt)
+        assert entry is not None and entry.row is not None
+        self._touch_attempt((event.run_id, event.attempt), entry)
+        attempt = entry.row
+        attempt.status, attempt.host, attempt.pid, attempt.started_at = "RUNNING", event.host, pid, time
+
+    def _cancel_requested(self, event: Event, row: RunRow, run: Run, time: str) -> None:
+        row.cancel_requested = True
+
+    def _retried(self, event: Event, row: RunRow, run: Run, time: str) -> None:
+        row.cancel_requested = False
+        self._queued(row, run)
+
+    def _cancelled_while_queued(self, event: Event, row: RunRow, run: Run, time: str) -> None:
+        assert isinstance(run.phase, Ended)
+        row.status, row.ended_at = "CANCELLED", time
+        row.failure_reason = _REASON[run.phase.reason]
+
+    def _queued(self, row: RunRow, run: Run) -> None:
+        """PENDING with the next attempt: the columns of the attempt before are cleared."""
+        row.status, row.attempt = "PENDING", run.phase.attempt
+        row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
+        row.exit_code = row.signal = row.failure_reason = None
+        row.slots = EMPTY_LIST
+        _told(row, _NOTHING_TOLD)
+
+    def _attempt_ended(
+        self,
+        stored: StoredEvent,
+        event: Event,
+        end: EndedAttempt,
+        change: RunChange,
+        row: RunRow,
+        time: str,
+    ) -> None:
+        run, number = change.after, end.attempt.attempt
+        told = getattr(event, "last_heartbeat", None) or _NOTHING_TOLD
+        exit_code = fitting(getattr(event, "exit_code", None))
+        signal = fitting(getattr(event, "signal", None))
+        entry = self._attempt(run.run_id, number)
+        assert entry is not None and entry.row is not None
+        self._touch_attempt((run.run_id, number), entry)
+        attempt = entry.row
+        attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
+        attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
+        _told(attempt, told)
+        if isinstance(run.phase, Ended):
+            row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
+            row.ended_at, row.exit_code, row.signal = time, exit_code, signal
+            _told(row, told)
+        else:
+            self._queued(row, run)
+        row.seq, row.updated_at = stored.seq, time
+        for index in end.attempt.slots:
+            self._let_go(end.attempt.node, index, AttemptRef(run.run_id, number), stored.seq, time)
+        text = wording.end_of_attempt(event, end, change, stored.stored_ns)
+        self._tell(run.run_id, stored, time, text)
+
+    def _late(self, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:
+        """An end after the attempt's first: kept with it, and told, if it is of the node that had the attempt."""
+        if ref.run_id not in self.runs:
+            return
+        entry = self._attempt(ref.run_id, ref.attempt)
+        if entry is None or entry.row is None or entry.row.node != stored.subject.node:
+            return
+        self._touch_attempt((ref.run_id, ref.attempt), entry)
+        entry.row.late_result = wording.late_result(outcome(event)[0], event)
+        time = rfc3339(stored.stored_ns)
+        self._tell(ref.run_id, stored, time, wording.late(event, stored.subject.node))
+
+    # --- nodes and slots ----------------------------------------------------------------------------------
+
+    def _hold(self, node: str, index: int, ref: AttemptRef, time: str) -> None:
+        if fitting(index) is None:
+            return
+        entry = self._slot(node, index)
+        row = entry.row
+        assert row is not None
+        if row.run_id is None:
+            self._held[node] = self._held.get(node, 0) + 1
+        row.run_id, row.attempt, row.seq, row.updated_at = ref.run_id, ref.attempt, self.seq, time
+
+    def _let_go(self, node: str, index: int, ref: AttemptRef, seq: int, time: str) -> None:
+        entry = self.slots.get(node, {}).get(index)
+        row = entry.row if entry is not None else None
+        if entry is None or row is None or (row.run_id, row.attempt) != (ref.run_id, ref.attempt):
+            return
+        self._touch_slot(node, index, entry)
+        self._held[node] -= 1
+        row.run_id = row.attempt = None
+        row.seq, row.updated_at = seq, time
+        if self._device(node, index) is None:
+            entry.row = None
+
+    def _slot(self, node: str, index: int) -> Entry[SlotRow]:
+        """The slot's entry, made if there is none, and touched."""
+        of_node = self.slots.setdefault(node, {})
+        entry = of_node.get(index)
+        if entry is None or entry.row is None:
+            row = SlotRow(
+                attempt=None,
+                device=None,
+                healthy=True,
+                index=index,
+                memory_mb=None,
+                memory_used_mb=None,
+                node=node,
+                other_pids=EMPTY_LIST,
+                run_id=None,
+                seq=self.seq,
+                updated_at=None,
+                utilisation=None,
+                uuid=None,
+            )
+            if entry is None:
+                entry = of_node[index] = Entry(row)
+            else:
+                entry.row = row
+        self._touch_slot(node, index, entry)
+        return entry
+
+    def _device(self, name: str, index: int) -> Device | None:
+        node = self.state.nodes.get(name)
+        if node is None or node.status is NodeStatus.REMOVED:
+            return None
+        return next((device for device in node.gpus if device.index == index), None)
+
+    def _nodes_changed(self, stored: StoredEvent, event: Event, names: tuple[str, ...]) -> None:
+        for name in names:
+            node = self.state.nodes.get(name)
+            if node is None:  # a grant to a node that never joined
+                continue
+            entry = self.nodes.get(name)
+            if isinstance(event, NodeEvent):
+                self._inventory(node, stored.seq, rfc3339(stored.stored_ns))
+            usage = self.state.usage.get(name)
+            used = (
+                fitting(usage.cpus) if usage is not None else 0,
+                fitting(usage.memory_mb) if usage is not None else 0,
+                self._held.get(name, 0),
+            )
+            if entry is None:
+                entry = self.nodes[name] = Entry(_node_row(node, used))
+                self._touch_node(entry)
+                continue
+            row = self._touch_node(entry)  # its fold may have changed where its columns did not
+            if isinstance(event, NodeEvent):
+                new = _node_row(node, used)
+                new.seq, new.last_heartbeat_at = row.seq, row.last_heartbeat_at
+                if new != row:
+                    new.seq = stored.seq
+                    entry.row = new
+            elif (row.cpus_used, row.memory_used_mb, row.slots_used) != used:
+                row.cpus_used, row.memory_used_mb, row.slots_used = used
+                row.seq = stored.seq
+
+    def _inventory(self, node: Node, seq: int, time: str) -> None:
+        """Make the node's slots those of its inventory; one that an attempt holds stays in any case."""
+        devices = {} if node.status is NodeStatus.REMOVED else {d.index: d for d in reversed(node.gpus)}
+        for index in sorted(self.slots.get(node.name, {}).keys() - devices.keys()):
+            entry = self.slots[node.name][index]
+            if entry.row is not None and entry.row.run_id is None:
+                self._touch_slot(node.name, index, entry)
+                entry.row = None
+        for index in sorted(devices):
+            if fitting(index) is None:
+                continue
+            device, healthy = devices[index], index not in node.unhealthy
+            there = self.slots.get(node.name, {}).get(index)
+            wanted = (device.uuid, device.name, fitting(device.memory_mb), healthy)
+            row = there.row if there is not None else None
+            if row is not None and (row.uuid, row.device, row.memory_mb, row.healthy) == wanted:
+                continue
+            entry = self._slot(node.name, index)
+            assert entry.row is not None
+            row = entry.row
+            row.uuid, row.device, row.memory_mb, row.healthy = wanted
+            row.seq, row.updated_at = seq, time
+
+
+def _told(row: RunRow | AttemptRow, told: LastHeartbeat) -> None:
+    """Set for good what the worker told last (nothing: cleared)."""
+    row.ready_at, row.last_heartbeat_at, row.status_text = (
+        told.ready_at,
+        told.last_heartbeat_at,
+        told.status_text,
+    )
+    row.step = plain_number(told.step)
+    row.progress = None if told.progress is None else told.progress + 0.0
+    row.metrics = sorted_json(told.metrics)
+
+
+def _node_row(node: Node, used: tuple[int | None, int | None, int]) -> NodeRow:
+    return NodeRow(
+        cpus=fitting(node.cpus),
+        cpus_used=used[0],
+        drained=node.drained,
+        gpus=len(node.gpus),
+        host=node.host,
+        incarnation=node.incarnation,
+        joined_at=rfc3339(node.joined_ns),
+        last_heartbeat_at=None,
+        memory_mb=fitting(node.memory_mb),
+        memory_used_mb=used[1],
+        node=node.name,
+        seq=node.seq,
+        slots_used=used[2],
+        status=node.status.value,
+    )

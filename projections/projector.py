@@ -1,0 +1,170 @@
+"""The projector: batches of log messages into the database, each batch and its checkpoint one transaction.
+
+Owns opening a read model (and when it must be rebuilt) and applying; knows neither NATS nor who reads the rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from events.codec import StoredEvent, Unreadable, decode
+from events.evolve import Change
+from events.feed import Message
+from projections.database import Database
+from projections.projection import Batch, Projection
+from projections.rows import LIVE, record_json
+from projections.store import Store
+from projections.tables import SCHEMA_VERSION
+from trainshed_client.subjects import EVENTS
+
+_log = logging.getLogger("trainshed.projector")
+
+Observer = Callable[[StoredEvent, Change], None]
+
+
+class ChangedRun(msgspec.Struct, frozen=True):
+    """A run's record as committed."""
+
+    run_id: str
+    seq: int
+    live: bool
+    record: bytes
+
+
+class ChangedSlot(msgspec.Struct, frozen=True):
+    """A slot's record as committed; None: the slot is no more."""
+
+    node: str
+    index: int
+    record: bytes | None
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What a transaction changed, for the record buckets."""
+
+    seq: int
+    runs: tuple[ChangedRun, ...] = ()
+    slots: tuple[ChangedSlot, ...] = ()
+
+
+class Projector:
+    """One read model being kept up to date. For one thread at a time."""
+
+    def __init__(self, store: Store, projection: Projection, log_id: str) -> None:
+        self.store = store
+        self.projection = projection
+        self.log_id = log_id
+
+    @classmethod
+    def open(cls, database: Database, log_id: str, log_end: int) -> Projector:
+        """Open ``database`` for this log, or begin a new one where it is of another log or schema, or damaged.
+
+        What is not used is moved aside with a WARNING, never mixed. Raises sqlalchemy's OperationalError where the
+        database cannot be reached or written.
+        """
+        try:
+            return cls._open(database, log_id, log_end)
+        except OperationalError:
+            raise
+        except (DatabaseError, msgspec.MsgspecError, ValueError) as error:
+            why = f"cannot be read ({getattr(error, 'orig', None) or error})"
+        return cls._anew(database, log_id, why)
+
+    @classmethod
+    def _open(cls, database: Database, log_id: str, log_end: int) -> Projector:
+        store = Store(database)
+        try:
+            store.create()
+            at = store.checkpoint()
+            why = None
+            if at is None:
+                pass
+            elif at.log_id != log_id:
+                why = f"is of another event log ({at.log_id}, not {log_id})"
+            elif at.schema_version != SCHEMA_VERSION:
+                why = f"has schema version {at.schema_version}, not {SCHEMA_VERSION}"
+            elif at.seq > log_end:
+                why = f"is at sequence {at.seq}, beyond the log's end {log_end}"
+            if why is None:
+                return cls(store, store.projection(), log_id)
+        except BaseException:
+            store.close()
+            raise
+        store.close()
+        return cls._anew(database, log_id, why)
+
+    @classmethod
+    def _anew(cls, database: Database, log_id: str, why: str) -> Projector:
+        kept = database.move_aside("old")
+        if kept is not None:
+            _log.warning(
+                "the read model %s %s: rebuilt from the log, the old one is %s", database.path, why, kept
+            )
+            store = Store(database)
+        else:
+            _log.warning("the read model %s: rebuilt from the log", why)
+            store = Store(database)
+            store.drop()
+        store.create()
+        return cls(store, Projection(store), log_id)
+
+    @property
+    def seq(self) -> int:
+        """The last sequence that is committed."""
+        return self.projection.seq
+
+    def close(self) -> None:
+        """Close the writer's connection."""
+        self.store.close()
+
+    def apply(self, messages: Sequence[Message], observe: Observer | None = None) -> Applied:
+        """Fold messages and commit what they change with the checkpoint.
+
+        After an exception the projection in memory is ahead of the database: throw this projector away and open anew.
+        """
+        projection, last = self.projection, self.projection.seq
+        if not messages or messages[-1].seq <= last:
+            return Applied(last)
+        with self.store.connection.begin():
+            projection.begin({run_id for message in messages if (run_id := _run_of(message.subject))})
+            for seq, stored_ns, subject, body in messages:
+                if seq <= last:
+                    continue
+                event = decode(subject, body, seq, stored_ns)
+                if isinstance(event, Unreadable):
+                    projection.quarantine(event)
+                else:
+                    change = projection.apply(event, body)
+                    if observe is not None:
+                        observe(event, change)
+            batch = projection.finish()
+            self.store.write(batch, self.log_id)
+        for kept in batch.quarantine:
+            _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
+        return _applied(batch)
+
+
+_RUN_EVENTS = f"{EVENTS}.run."
+
+
+def _run_of(subject: str) -> str | None:
+    """The run that a subject speaks of, cheaply: what is no event's subject may give anything."""
+    if not subject.startswith(_RUN_EVENTS):
+        return None
+    return subject[len(_RUN_EVENTS) : subject.find(".", len(_RUN_EVENTS))]
+
+
+def _applied(batch: Batch) -> Applied:
+    runs = [entry.row for entry in (*batch.fresh_runs, *batch.runs) if entry.row is not None]
+    return Applied(
+        batch.seq,
+        tuple(ChangedRun(row.run_id, row.seq, row.status in LIVE, record_json(row)) for row in runs),
+        tuple(
+            [ChangedSlot(node, index, None) for node, index in batch.gone_slots]
+            + [ChangedSlot(row.node, row.index, record_json(row)) for row in batch.slots]
+        ),
+    )

@@ -1,0 +1,263 @@
+"""The rows of the read model as values, and their part in the state hash.
+
+Owns the fields that are hashed and the bytes that they are hashed as; knows neither SQL nor events.
+
+The state hash is the sum modulo 2^256, over every row of runs, attempts, slots, nodes and timeline, of
+``sha256(msgspec.json.encode([table, row], order="sorted"))``, read as a big-endian number. ``row`` is the record as an
+object (lists and objects inside it as such, not as text); heartbeat columns of live runs and attempts, and of nodes
+and slots always, are left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from hashlib import sha256
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from projections.tables import JSON_COLUMNS
+
+MODULUS = 1 << 256
+EMPTY_OBJECT = Raw(b"{}")
+EMPTY_LIST = Raw(b"[]")
+LIVE = frozenset({"PENDING", "DISPATCHING", "RUNNING"})
+TOLD = ("ready_at", "last_heartbeat_at", "step", "progress", "status_text")
+"""What a worker tells, beside its metrics."""
+RUN_HEARTBEAT = ("ready_at", "updated_at", "last_heartbeat_at", "step", "progress", "status_text", "metrics")
+ATTEMPT_HEARTBEAT = ("ready_at", "last_heartbeat_at", "step", "progress", "status_text", "metrics")
+SLOT_HEARTBEAT = ("memory_used_mb", "utilisation", "other_pids", "updated_at")
+NODE_HEARTBEAT = ("last_heartbeat_at",)
+
+_SORTED = msgspec.json.Encoder(order="sorted")
+_ENCODER = msgspec.json.Encoder()
+
+# Fields stand in alphabetical order, so that the plain (fast) encoder writes what the sorting one would; a test holds that.
+
+
+class RunRow(msgspec.Struct, gc=False):
+    """A row of ``runs``, less config and fold. JSON columns are kept encoded, with sorted keys."""
+
+    table: ClassVar[str] = "runs"
+
+    attempt: int
+    cancel_requested: bool
+    command: Raw
+    cpus: int | None
+    digest: str
+    dispatched_at: str | None
+    ended_at: str | None
+    exit_code: int | None
+    failure_reason: str | None
+    gpus: int | None
+    host: str | None
+    labels: Raw
+    last_heartbeat_at: Any
+    metrics: Any
+    name: str
+    node: str | None
+    pid: int | None
+    priority: int | None
+    progress: Any
+    ready_at: Any
+    run_id: str
+    seq: int
+    signal: int | None
+    slots: Raw
+    started_at: str | None
+    status: str
+    status_text: Any
+    step: Any
+    submit_seq: int
+    submitted_at: str | None
+    submitted_by: str | None
+    updated_at: Any
+
+
+class AttemptRow(msgspec.Struct, gc=False):
+    """A row of ``attempts``."""
+
+    table: ClassVar[str] = "attempts"
+
+    attempt: int
+    dispatched_at: str | None
+    ended_at: str | None
+    exit_code: int | None
+    failure_reason: str | None
+    host: str | None
+    last_heartbeat_at: Any
+    late_result: str | None
+    metrics: Any
+    node: str
+    pid: int | None
+    progress: Any
+    ready_at: Any
+    run_id: str
+    signal: int | None
+    slots: Raw
+    started_at: str | None
+    status: str
+    status_text: Any
+    step: Any
+
+
+class SlotRow(msgspec.Struct, gc=False):
+    """A row of ``slots``."""
+
+    table: ClassVar[str] = "slots"
+
+    attempt: int | None
+    device: str | None
+    healthy: bool
+    index: int
+    memory_mb: int | None
+    memory_used_mb: Any
+    node: str
+    other_pids: Any
+    run_id: str | None
+    seq: int
+    updated_at: Any
+    utilisation: Any
+    uuid: str | None
+
+
+class NodeRow(msgspec.Struct, gc=False):
+    """A row of ``nodes``, less its fold."""
+
+    table: ClassVar[str] = "nodes"
+
+    cpus: int | None
+    cpus_used: int | None
+    drained: bool
+    gpus: int
+    host: str
+    incarnation: str
+    joined_at: str | None
+    last_heartbeat_at: Any
+    memory_mb: int | None
+    memory_used_mb: int | None
+    node: str
+    seq: int
+    slots_used: int
+    status: str
+
+
+class TimelineRow(msgspec.Struct, gc=False):
+    """A row of ``timeline``."""
+
+    table: ClassVar[str] = "timeline"
+
+    run_id: str
+    seq: int
+    text: str
+    time: str
+    type: str
+
+
+Row = RunRow | AttemptRow | SlotRow | NodeRow | TimelineRow
+ROW_TYPES: Mapping[str, type[Row]] = {
+    kind.table: kind for kind in (RunRow, AttemptRow, SlotRow, NodeRow, TimelineRow)
+}
+
+
+def digest(row: Row) -> int:
+    """The row's part in the state hash."""
+    match row:
+        case TimelineRow():
+            pass
+        case RunRow() if row.status in LIVE:
+            row = _without(row, RUN_HEARTBEAT)
+        case AttemptRow() if row.status in LIVE:
+            row = _without(row, ATTEMPT_HEARTBEAT)
+        case SlotRow():
+            row = _without(row, SLOT_HEARTBEAT)
+        case NodeRow():
+            row = _without(row, NODE_HEARTBEAT)
+        case _:
+            pass
+    return int.from_bytes(sha256(_ENCODER.encode((row.table, row))).digest())
+
+
+def hashed_fields(row: Row) -> dict[str, Any]:
+    """The row as the object that is hashed: what two read models must agree on."""
+    fields: dict[str, Any] = msgspec.json.decode(record_json(row))
+    left_out: Iterable[str] = ()
+    match row:
+        case RunRow() if row.status in LIVE:
+            left_out = RUN_HEARTBEAT
+        case AttemptRow() if row.status in LIVE:
+            left_out = ATTEMPT_HEARTBEAT
+        case SlotRow():
+            left_out = SLOT_HEARTBEAT
+        case NodeRow():
+            left_out = NODE_HEARTBEAT
+        case _:
+            pass
+    for name in left_out:
+        fields.pop(name, None)
+    return fields
+
+
+def record_json(row: Row) -> bytes:
+    """The row as its record's JSON."""
+    return _ENCODER.encode(row)
+
+
+def key_of(row: Row) -> tuple[str | int, ...]:
+    """The row's primary key as people name it."""
+    match row:
+        case RunRow():
+            return (row.run_id,)
+        case AttemptRow():
+            return (row.run_id, row.attempt)
+        case SlotRow():
+            return (row.node, row.index)
+        case NodeRow():
+            return (row.node,)
+        case TimelineRow():
+            return (row.run_id, row.seq)
+
+
+def row_from(table: str, columns: Mapping[str, Any]) -> Row:
+    """A row as the database (JSON columns as text) or a record (as values) has it; other columns are passed over."""
+    kind = ROW_TYPES[table]
+    fields = {name: columns[name] for name in kind.__struct_fields__}
+    for name in JSON_COLUMNS & fields.keys():
+        value = fields[name]
+        fields[name] = Raw(value.encode()) if isinstance(value, str) else sorted_json(value)
+    if "step" in fields:
+        fields["step"] = plain_number(fields["step"])
+    return kind(**fields)
+
+
+def sorted_json(value: object) -> Raw:
+    """A JSON column's value."""
+    return Raw(_SORTED.encode(value)) if value else (EMPTY_OBJECT if isinstance(value, dict) else EMPTY_LIST)
+
+
+def plain_number(value: float | None) -> int | float | None:
+    """A number in its one form: whole ones as integers, as a database that knows only floats gives them back."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return int(number) if number.is_integer() and abs(number) <= _MAX_WHOLE else number
+
+
+def fitting(value: int | None) -> int | None:
+    """An integer that JSON and every database hold; unknown where a writer went beyond that."""
+    return value if value is None or -_MAX_WHOLE <= value <= _MAX_WHOLE else None
+
+
+_MAX_WHOLE = 2**53 - 1
+
+
+def _without(row: Any, names: Iterable[str]) -> Any:
+    other = copy(row)
+    for name in names:
+        setattr(other, name, UNSET)
+    return other

@@ -1,0 +1,282 @@
+"""Rows to and from the database: the projector's writes, the past that it asks for, and the live rows at start.
+
+Owns the statements of the write side; knows nothing of how a row comes about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, Table
+
+from events.state import Node, Run, Snapshot, restore
+from projections import tables
+from projections.database import Database, in_chunks
+from projections.projection import Batch, Projection, RunEntry
+from projections.rows import (
+    LIVE,
+    AttemptRow,
+    NodeRow,
+    Row,
+    RunRow,
+    SlotRow,
+    TimelineRow,
+    row_from,
+)
+from projections.tables import JSON_COLUMNS, SCHEMA_VERSION
+
+_T = TypeVar("_T")
+_NEVER_CHANGES = frozenset(
+    {
+        "cpus",
+        "command",
+        "digest",
+        "gpus",
+        "labels",
+        "name",
+        "priority",
+        "run_id",
+        "submit_seq",
+        "submitted_at",
+        "submitted_by",
+    }
+)
+_RUN = RunRow.__struct_fields__
+_CHANGES = tuple(name for name in _RUN if name not in _NEVER_CHANGES)
+_ENCODER = msgspec.json.Encoder()
+_RUN_FOLD = msgspec.json.Decoder(Run)
+_NODE_FOLD = msgspec.json.Decoder(Node)
+_CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of")
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Where the committed read model stands."""
+
+    seq: int
+    state_hash: int
+    schema_version: int
+    log_id: str
+    epoch: int
+    epoch_of: str
+
+
+class Columns:
+    """How rows of one struct become parameters: JSON columns as text."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._get = attrgetter(*names)
+        self._json = tuple(place for place, name in enumerate(names) if name in JSON_COLUMNS)
+
+    def of(self, row: Row) -> list[Any]:
+        """The row's values in the order of ``names``."""
+        values = list(self._get(row))
+        for place in self._json:
+            values[place] = str(values[place], "utf-8")
+        return values
+
+
+class Store:
+    """The writer's side of one database; a ``Past`` for the projection. For one thread at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.connection: Connection = database.writer()
+        db = database
+        self._run = Columns(_RUN)
+        self._run_changes = Columns(_CHANGES)
+        self._attempt = Columns(AttemptRow.__struct_fields__)
+        self._slot = Columns(SlotRow.__struct_fields__)
+        self._node = Columns(NodeRow.__struct_fields__)
+        self._entry = Columns(TimelineRow.__struct_fields__)
+        self._put_run = db.upsert(tables.runs, (*_RUN, "config", "fold"), ("run_id",))
+        self._change_run = db.update(tables.runs, (*_CHANGES, "fold"), "run_id")
+        self._put_attempt = db.upsert(tables.attempts, self._attempt.names, ("run_id", "attempt"))
+        self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
+        self._put_node = db.upsert(tables.nodes, (*self._node.names, "fold"), ("node",))
+        self._put_entry = db.insert(tables.timeline, self._entry.names)
+        self._put_quarantine = db.insert(tables.quarantine, ("seq", "time", "subject", "reason", "body"))
+        self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
+        self._drop_attempt = db.delete(tables.attempts, ("run_id", "attempt"))
+        self._drop_slot = db.delete(tables.slots, ("node", "index"))
+
+    def close(self) -> None:
+        """Give the connection back; what is not committed is undone."""
+        self.connection.close()
+
+    # --- opening ------------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the tables that are missing."""
+        with self.connection.begin():
+            tables.metadata.create_all(self.connection)
+
+    def drop(self) -> None:
+        """Drop all tables (where a database cannot be moved aside)."""
+        with self.connection.begin():
+            tables.metadata.drop_all(self.connection)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The committed position; None where nothing was committed."""
+        columns = tables.checkpoint.c
+        with self.connection.begin():
+            row = self.connection.execute(tables.checkpoint.select().where(columns.id == 1)).one_or_none()
+        if row is None:
+            return None
+        return Checkpoint(
+            row.seq, int(row.state_hash, 16), row.schema_version, row.log_id, row.epoch, row.epoch_of
+        )
+
+    def projection(self) -> Projection:
+        """The projection as it was committed, restored from the rows of what is live."""
+        at = self.checkpoint()
+        if at is None:
+            return Projection(self)
+        with self.connection.begin():
+            live = self._live_runs()
+            attempts = self._live_attempts(live)
+            slots = [row for row in self._all(tables.slots, SlotRow)]
+            node_rows, nodes = self._all_nodes()
+        # by the last change of their rows, so that an index that depends on the order is made as it was
+        runs = sorted(live, key=lambda pair: pair[0].seq)
+        state = restore(
+            Snapshot(
+                seq=at.seq,
+                epoch=at.epoch,
+                epoch_of=at.epoch_of,
+                runs=tuple(run for _, run in runs),
+                nodes=tuple(nodes),
+            )
+        )
+        projection = Projection(self, state, at.state_hash, at.seq)
+        projection.restore(live, attempts, slots, node_rows)
+        return projection
+
+    def _live_runs(self) -> list[tuple[RunRow, Run]]:
+        where = tables.runs.c.status.in_(sorted(LIVE))
+        statement = tables.runs.select().where(where).order_by(tables.runs.c.submit_seq)
+        return [
+            (_row(RunRow, row), run_of(row["fold"], row["config"]))
+            for row in self.connection.execute(statement).mappings()
+        ]
+
+    def _live_attempts(self, live: list[tuple[RunRow, Run]]) -> list[AttemptRow]:
+        active = {row.run_id: row.attempt for row, _ in live if row.node is not None}
+        found = [row for run_ids in in_chunks(active) for row in self._attempts(run_ids)]
+        return [row for row in found if active[row.run_id] == row.attempt]
+
+    def _all(self, table: Table, kind: type[_T]) -> list[_T]:
+        return [_row(kind, row) for row in self.connection.execute(table.select()).mappings()]
+
+    def _all_nodes(self) -> tuple[list[NodeRow], list[Node]]:
+        rows = list(self.connection.execute(tables.nodes.select()).mappings())
+        return [_row(NodeRow, row) for row in rows], [node_of(row["fold"]) for row in rows]
+
+    # --- the past -----------------------------------------------------------------------------------------
+
+    def runs(self, run_ids: Iterable[str]) -> list[tuple[RunRow, Run]]:
+        """See ``Past``."""
+        names = (*_RUN, "fold", "config")
+        found: list[tuple[RunRow, Run]] = []
+        for chunk in in_chunks(run_ids):
+            statement = self.database.select(tables.runs, names, self.database.one_of("run_id", len(chunk)))
+            for values in self.connection.exec_driver_sql(statement, chunk):
+                columns = dict(zip(names, values, strict=True))
+                found.append((_row(RunRow, columns), run_of(columns["fold"], columns["config"])))
+        return found
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """See ``Past``."""
+        return self._attempts((run_id,))
+
+    def _attempts(self, run_ids: tuple[str, ...]) -> list[AttemptRow]:
+        names = self._attempt.names
+        statement = self.database.select(tables.attempts, names, self.database.one_of("run_id", len(run_ids)))
+        return [
+            _row(AttemptRow, dict(zip(names, values, strict=True)))
+            for values in self.connection.exec_driver_sql(statement, run_ids)
+        ]
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def write(self, batch: Batch, log_id: str) -> None:
+        """Put a batch's rows and the checkpoint, within the caller's transaction."""
+        many, conn = self.database.many, self.connection
+        many(conn, self._drop_attempt, list(batch.gone_attempts))
+        many(conn, self._drop_slot, list(batch.gone_slots))
+        many(conn, self._put_run, [self._fresh(entry) for entry in batch.fresh_runs])
+        many(conn, self._change_run, [self._changed(entry) for entry in batch.runs])
+        many(conn, self._put_attempt, [tuple(self._attempt.of(row)) for row in batch.attempts])
+        self.put_slots(batch.slots)
+        many(
+            conn,
+            self._put_node,
+            [(*self._node.of(row), _ENCODER.encode(node).decode()) for row, node in batch.nodes],
+        )
+        many(conn, self._put_entry, [tuple(self._entry.of(row)) for row in batch.timeline])
+        many(
+            conn,
+            self._put_quarantine,
+            [(kept.seq, kept.time, kept.subject, kept.reason, kept.body) for kept in batch.quarantine],
+        )
+        conn.exec_driver_sql(
+            self._put_checkpoint,
+            (
+                1,
+                batch.seq,
+                f"{batch.state_hash:064x}",
+                SCHEMA_VERSION,
+                log_id,
+                batch.epoch,
+                batch.epoch_of,
+            ),
+        )
+
+    def put_slots(self, rows: list[SlotRow]) -> None:
+        """Put slots' rows, within the caller's transaction."""
+        self.database.many(self.connection, self._put_slot, [tuple(self._slot.of(row)) for row in rows])
+
+    def put_attempts(self, rows: list[AttemptRow]) -> None:
+        """Put attempts' rows, within the caller's transaction."""
+        self.database.many(self.connection, self._put_attempt, [tuple(self._attempt.of(row)) for row in rows])
+
+    def put_runs(self, entries: list[RunEntry]) -> None:
+        """Put the changing columns of runs that are there, within the caller's transaction."""
+        self.database.many(self.connection, self._change_run, [self._changed(entry) for entry in entries])
+
+    def put_last_heartbeats(self, rows: list[NodeRow]) -> None:
+        """Put when nodes were last heard, within the caller's transaction."""
+        statement = self.database.update(tables.nodes, ("last_heartbeat_at",), "node")
+        self.database.many(self.connection, statement, [(row.last_heartbeat_at, row.node) for row in rows])
+
+    def _fresh(self, entry: RunEntry) -> tuple[Any, ...]:
+        assert entry.row is not None
+        return (*self._run.of(entry.row), entry.run.config.decode(), fold_of(entry.run))
+
+    def _changed(self, entry: RunEntry) -> tuple[Any, ...]:
+        assert entry.row is not None
+        return (*self._run_changes.of(entry.row), fold_of(entry.run), entry.row.run_id)
+
+
+def fold_of(run: Run) -> str:
+    """A run's fold as the table keeps it: JSON, for it holds any number, and the config is in its own column."""
+    return _ENCODER.encode(msgspec.structs.replace(run, config=b"")).decode()
+
+
+def run_of(fold: str, config: str) -> Run:
+    """The inverse of :func:`fold_of`."""
+    return msgspec.structs.replace(_RUN_FOLD.decode(fold), config=config.encode())
+
+
+def node_of(fold: str) -> Node:
+    """A node's fold."""
+    return _NODE_FOLD.decode(fold)
+
+
+def _row(kind: type[_T], columns: Any) -> _T:
+    row = row_from(kind.table, columns)  # type: ignore[attr-defined]
+    assert isinstance(row, kind)
+    return row

@@ -1,0 +1,177 @@
+"""The tables of the read model, as SQLAlchemy Core has them; columns bear the records' names.
+
+Owns columns, keys and indexes of every table; knows neither events nor how rows come about.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+SCHEMA_VERSION = 1
+"""Raised with every change of a table or of what a row says: an older database is rebuilt from the log."""
+
+metadata = MetaData()
+
+_BIG = BigInteger()
+_ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KEY is SQLite's own row id
+_LIVE = text("status IN ('PENDING', 'DISPATCHING', 'RUNNING')")
+_ENDED = text("status IN ('COMPLETED', 'FAILED', 'CANCELLED')")
+JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "other_pids"})
+"""Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempt", _BIG, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("seq", _BIG, nullable=False),
+    Column("submit_seq", _ROWID, primary_key=True, autoincrement=False),
+    Column("priority", _BIG),
+    Column("labels", Text, nullable=False),
+    Column("node", Text),
+    Column("host", Text),
+    Column("slots", Text, nullable=False),
+    Column("cpus", _BIG),
+    Column("gpus", _BIG),
+    Column("pid", _BIG),
+    Column("command", Text, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("submitted_by", Text),
+    Column("submitted_at", Text),
+    Column("dispatched_at", Text),
+    Column("started_at", Text),
+    Column("ready_at", Text),
+    Column("ended_at", Text),
+    Column("updated_at", Text),
+    Column("last_heartbeat_at", Text),
+    Column("exit_code", _BIG),
+    Column("signal", _BIG),
+    Column("failure_reason", Text),
+    Column("step", Float),
+    Column("progress", Float),
+    Column("status_text", Text),
+    Column("metrics", Text, nullable=False),
+    Column("config", Text, nullable=False),  # the normalised run config
+    Column("fold", Text, nullable=False),  # events.state.Run without its config, as JSON
+    Index("runs_run_id", "run_id", unique=True),
+    Index("runs_name", "name"),
+    Index("runs_live", "submit_seq", sqlite_where=_LIVE, postgresql_where=_LIVE),
+    Index("runs_ended", "seq", sqlite_where=_ENDED, postgresql_where=_ENDED),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("attempt", _BIG, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("host", Text),
+    Column("slots", Text, nullable=False),
+    Column("pid", _BIG),
+    Column("dispatched_at", Text),
+    Column("started_at", Text),
+    Column("ready_at", Text),
+    Column("ended_at", Text),
+    Column("last_heartbeat_at", Text),
+    Column("exit_code", _BIG),
+    Column("signal", _BIG),
+    Column("failure_reason", Text),
+    Column("step", Float),
+    Column("progress", Float),
+    Column("status_text", Text),
+    Column("metrics", Text, nullable=False),
+    Column("late_result", Text),
+    sqlite_with_rowid=False,
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("index", _BIG, primary_key=True),
+    Column("uuid", Text),
+    Column("device", Text),
+    Column("memory_mb", _BIG),
+    Column("memory_used_mb", _BIG),
+    Column("utilisation", _BIG),
+    Column("other_pids", Text, nullable=False),
+    Column("healthy", Boolean, nullable=False),
+    Column("run_id", Text),
+    Column("attempt", _BIG),
+    Column("seq", _BIG, nullable=False),
+    Column("updated_at", Text),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("drained", Boolean, nullable=False),
+    Column("cpus", _BIG),
+    Column("memory_mb", _BIG),
+    Column("gpus", _BIG, nullable=False),
+    Column("cpus_used", _BIG),
+    Column("memory_used_mb", _BIG),
+    Column("slots_used", _BIG, nullable=False),
+    Column("joined_at", Text),
+    Column("last_heartbeat_at", Text),
+    Column("seq", _BIG, nullable=False),
+    Column("fold", Text, nullable=False),  # events.state.Node as JSON
+)
+
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("seq", _BIG, primary_key=True),
+    Column("time", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("seq", _ROWID, primary_key=True, autoincrement=False),
+    Column("time", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
+    Column("seq", _BIG, nullable=False),
+    Column("state_hash", Text, nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("log_id", Text, nullable=False),
+    Column("epoch", _BIG, nullable=False),
+    Column("epoch_of", Text, nullable=False),
+)
+
+HASHED = (runs, attempts, slots, nodes, timeline)
+"""The tables that the state hash is made of."""
+NOT_RECORD = frozenset({"config", "fold"})
+"""Columns that are no part of a record, nor of the state hash."""

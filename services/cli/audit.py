@@ -1,0 +1,67 @@
+"""`trainshed audit verify`: is the read model what the log says, and does the log keep the invariants?
+
+Owns what is printed and the exit code; replay and comparison are projections.audit's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
+from trainshed_client.errors import ExitCode
+
+if TYPE_CHECKING:
+    from projections.audit import Verdict
+
+
+@click.group()
+def audit() -> None:
+    """Ask the log what happened, and prove it."""
+
+
+@audit.command()
+@json_option
+@nats_option
+def verify(as_json: bool) -> None:
+    """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
+
+    Exit code 1 where they differ or an invariant does not hold.
+    """
+    verdict = run_async(_verify())
+    if as_json:
+        print_json(
+            {
+                "v": 1,
+                "ok": verdict.ok,
+                "seq": verdict.seq,
+                "events": verdict.events,
+                "state_hash": verdict.state_hash,
+                "violations": verdict.violations,
+            }
+        )
+    else:
+        _print(verdict)
+    exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
+
+
+async def _verify() -> Verdict:
+    from projections.audit import rows_from
+    from projections.audit import verify as replay_and_compare
+
+    from events.log import EventLog
+
+    async with connected() as trainshed:
+        return await replay_and_compare(EventLog(trainshed.nc), rows_from(trainshed.nc))
+
+
+def _print(verdict: Verdict) -> None:
+    replayed = f"replayed {verdict.events:,} events"
+    if verdict.ok:
+        click.echo(f"{replayed}: the tables are the same (state hash {verdict.state_hash[:12]}…)")
+        return
+    click.echo(f"{replayed}, up to {verdict.seq}: {len(verdict.violations)} violations")
+    for violation in verdict.violations:
+        click.echo(f"  {violation.invariant} at {violation.seq}: {violation.message}")
+    note("the log is as it was; keep it, and tell us: the tables or the code that made them are wrong")

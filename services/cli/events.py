@@ -1,0 +1,71 @@
+"""`trainshed events`: the log itself, one CloudEvents object a line.
+
+Owns the `sequence` attribute and where reading begins and ends; reading is events.log's.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from services.cli.common import connected, detach_on_interrupt, nats_option, run_async, warn
+
+_SEQUENCE_DIGITS = 20
+"""CloudEvents wants its `sequence` to sort as text, so it has leading zeros."""
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is appended.")
+@click.option("--from", "start", type=click.IntRange(min=1), metavar="SEQ", help="Begin at this sequence.")
+@click.option("--run", "run", metavar="RUN", help="Only the events of this run.")
+@click.option("--json", "as_json", is_flag=True, expose_value=False, help="What it prints anyway.")
+@nats_option
+def events(follow: bool, start: int | None, run: str | None) -> None:
+    """Print the event log, one CloudEvents object a line, with its place in the log as `sequence`.
+
+    \b
+        trainshed events --run ppo | jq -r '[.sequence, .type] | @tsv'
+    """
+    run_async(_events(follow, start or 1, run))
+
+
+async def _events(follow: bool, start: int, run: str | None) -> None:
+    from events.log import EventLog
+    from trainshed_client import subjects
+
+    async with connected(patient=follow) as trainshed:
+        filters: tuple[str, ...] = (subjects.ALL_EVENTS,)
+        if run is not None:
+            filters = (subjects.run_events((await trainshed.resolve(run)).run_id),)
+        log = EventLog(trainshed.nc)
+        if not follow:
+            async for message in log.read_raw(filters, start_seq=start):
+                _print(message.seq, message.subject, message.body)
+            return
+        detach_on_interrupt(lambda: "stopped following")
+        async with log.follow(start, filters) as feed:
+            while True:
+                for message in await feed.batch():
+                    _print(message.seq, message.subject, message.body)
+                sys.stdout.buffer.flush()
+
+
+def _print(seq: int, subject: str, body: bytes) -> None:
+    line = with_sequence(body, seq)
+    if line is None:
+        warn(f"what is stored at sequence {seq} on {subject} is no event; it is in quarantine")
+    else:
+        sys.stdout.buffer.write(line + b"\n")
+
+
+def with_sequence(body: bytes, seq: int) -> bytes | None:
+    """The stored event with its ``sequence`` attribute; None where it is no JSON object."""
+    try:
+        event: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    event["sequence"] = f"{seq:0{_SEQUENCE_DIGITS}}"
+    return msgspec.json.encode(event)

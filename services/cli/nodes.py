@@ -1,0 +1,83 @@
+"""`trainshed nodes`: every machine, what it has, and what is granted of it.
+
+Owns its columns and what to do about a node that does not answer.
+"""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from services.cli.clock import now
+from services.cli.common import (
+    connected,
+    json_option,
+    nats_option,
+    note,
+    print_json,
+    run_async,
+    warn_if_stale,
+)
+from services.cli.describe import NOTHING
+from services.cli.table import Cell, Column, print_table
+from services.cli.text import clean, seconds_between
+from services.durations import format_ago
+from trainshed_client.answers import NodePage
+from trainshed_client.records import NodeRecord
+from trainshed_client.statuses import NodeStatus
+
+_STYLES = {NodeStatus.UP: "green", NodeStatus.LOST: "red", NodeStatus.LEFT: "yellow"}
+
+
+@click.command()
+@json_option
+@nats_option
+def nodes(as_json: bool) -> None:
+    """List the machines: status, what is in use of what they have, when they were last heard."""
+    body = run_async(_read())
+    page = msgspec.json.decode(body, type=NodePage)
+    warn_if_stale(page.stale, page.seq)
+    if as_json:
+        print_json(body)
+        return
+    if not page.nodes:
+        note("no node has joined; start one: trainshed up")
+        return
+    at = now()
+    print_table(
+        (
+            Column("NODE"),
+            Column("STATUS"),
+            Column("GPUS", right=True),
+            Column("CPUS", right=True),
+            Column("MEMORY", right=True),
+            Column("HEARD"),
+            Column("HOST", shrink=10),
+        ),
+        [_row(node, at) for node in page.nodes],
+    )
+    for node in page.nodes:
+        if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
+            note(
+                f"{node.node} does not answer ({node.status}); what it ran ends when it is back. "
+                f"If the machine is gone: trainshed node remove {node.node}"
+            )
+
+
+async def _read() -> bytes:
+    async with connected() as trainshed:
+        return await trainshed.call("node.list", {})
+
+
+def _row(node: NodeRecord, at: str) -> list[str | Cell]:
+    heard = seconds_between(node.last_heartbeat_at, at)
+    status = f"{node.status}, drained" if node.drained else str(node.status)
+    return [
+        node.node,
+        Cell(status, "yellow" if node.drained else _STYLES.get(node.status)),
+        f"{node.slots_used}/{node.gpus}",
+        f"{node.cpus_used}/{node.cpus}",
+        f"{node.memory_used_mb}/{node.memory_mb} MB",
+        NOTHING if heard is None else format_ago(heard),
+        clean(node.host),
+    ]

@@ -1,0 +1,65 @@
+"""`trainshed run`: submit, follow the output to the end, and be the worker to whoever called.
+
+Owns where the output goes and what the command exits with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from services.cli.clock import now
+from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
+from services.cli.describe import exit_code_of, summary
+from services.cli.output import print_chunks
+from services.cli.request import Request, build, config_options
+from services.cli.submit import already, resolve_after
+from services.cli.text import clean, short
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+if TYPE_CHECKING:
+    from trainshed_client.follow import RunOutput
+
+
+@click.command()
+@config_options
+@nats_option
+def run(**options: Any) -> None:
+    """Submit a run, follow its output until it ends, and exit with the worker's code.
+
+    Its stdout goes to stdout, its stderr to stderr. Ctrl-C detaches: the run goes on. A config that is a run
+    already is not started again: its output is shown. The exit code is 128 + n for signal n, and 125 for a run that
+    ended without a code of its own (cancelled, timed out, lost, not started).
+
+    \b
+        trainshed run --gpus 1 -- python3 train.py --seed 1
+    """
+    request = build(options)
+    if request.batch:
+        raise TrainshedError(
+            ErrorCode.INVALID, "run follows one run; submit a .jsonl file and wait: trainshed submit -f ..."
+        )
+    for warning in request.warnings:
+        warn(warning)
+    exit_with(run_async(_run(request)))
+
+
+async def _run(request: Request) -> int:
+    async with connected(patient=True) as trainshed:
+        await resolve_after(trainshed, request.configs)
+        submission = await trainshed.submit(request.configs[0])
+        run_id = submission.run_id
+        detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
+        note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
+        async with trainshed.output(run_id) as output:
+            await print_chunks(output, merged=False)
+            return _ended(output)
+
+
+def _ended(output: RunOutput) -> int:
+    for missing in output.missing:
+        warn(missing)
+    record = output.record
+    note(f"run {short(record.run_id)} {clean(summary(record, now()))}")
+    return exit_code_of(record)

@@ -1,0 +1,77 @@
+"""`trainshed slots`: every GPU slot, who holds it, and what NVML says of it.
+
+Owns its columns.
+"""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from services.cli.common import (
+    connected,
+    json_option,
+    nats_option,
+    note,
+    print_json,
+    run_async,
+    warn_if_stale,
+)
+from services.cli.describe import NOTHING
+from services.cli.table import Cell, Column, print_table
+from services.cli.text import clean, short
+from trainshed_client.answers import SlotPage
+from trainshed_client.records import SlotRecord
+
+
+@click.command()
+@json_option
+@nats_option
+def slots(as_json: bool) -> None:
+    """List the slots: which run holds each, its memory, and foreign processes on it."""
+    body = run_async(_read())
+    page = msgspec.json.decode(body, type=SlotPage)
+    warn_if_stale(page.stale, page.seq)
+    if as_json:
+        print_json(body)
+    elif page.slots:
+        print_table(
+            (
+                Column("SLOT"),
+                Column("DEVICE", shrink=12),
+                Column("MEMORY", right=True),
+                Column("UTIL", right=True),
+                Column("RUN"),
+                Column("NOTES"),
+            ),
+            [_row(slot) for slot in page.slots],
+        )
+    else:
+        note("no slots: no node with GPUs has joined. Declare some to try: trainshed up --gpus 2")
+
+
+async def _read() -> bytes:
+    async with connected() as trainshed:
+        return await trainshed.call("slot.list", {})
+
+
+def _row(slot: SlotRecord) -> list[str | Cell]:
+    used, total = slot.memory_used_mb, slot.memory_mb
+    memory = NOTHING if total is None else f"{NOTHING if used is None else used}/{total} MB"
+    holder = NOTHING if slot.run_id is None else f"{short(slot.run_id)}.{slot.attempt}"
+    return [
+        f"{slot.node}:{slot.index}",
+        clean(slot.device or "declared"),
+        memory,
+        NOTHING if slot.utilisation is None else f"{slot.utilisation}%",
+        Cell(holder, "cyan" if slot.run_id else None),
+        Cell(notes(slot), "red" if not slot.healthy else "yellow"),
+    ]
+
+
+def notes(slot: SlotRecord) -> str:
+    """What is odd about a slot."""
+    words = [] if slot.healthy else ["unhealthy"]
+    if slot.other_pids:
+        words.append(f"also used by pid {', '.join(map(str, slot.other_pids))}")
+    return "; ".join(words)

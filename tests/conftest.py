@@ -1,0 +1,30 @@
+"""Fixtures that every test may ask for, and a clean environment for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import NatsServer
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the stack, the settings or the state folder of who runs the tests."""
+    for name in [name for name in os.environ if name.startswith(("TRAINSHED_", "NATS_", "VAR_LOGS_DIR"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A fresh nats-server 2.15.1 with JetStream (about 0.05 s), ended with the test."""
+    server = NatsServer(tmp_path / "state")
+    await server.embedded.start()
+    try:
+        yield server
+    finally:
+        await server.close()

@@ -1,0 +1,273 @@
+"""What the agent makes of grants and stops: one worker, its words in order, and every way to end."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from pathlib import Path
+
+import pytest
+
+from events.types import Cancelled, Completed, Failed, Started, TimedOut
+from tests.integration.agent_stage import Stage, new_ref, python
+from tests.support import NatsServer, eventually
+from trainshed_client.statuses import FailureReason
+
+SLEEP = python("import time; time.sleep(60)")
+
+
+@pytest.fixture
+async def stage(nats_server: NatsServer, tmp_path: Path) -> Stage:
+    return await Stage.set_up(nats_server, tmp_path)
+
+
+async def test_a_grant_runs_and_its_words_come_in_order(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.dispatch(ref, python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"), slots=(1,))
+        end = await stage.ended(ref)
+        assert isinstance(end, Completed)
+        assert end.duration_s is not None and end.duration_s > 0
+        assert await stage.words(ref) == ["started", "completed"]
+        started = await stage.told(ref, Started)
+        assert started.slots == (1,) and started.pid > 0
+        output = stage.runs_dir / ref.run_id / "attempts" / "1" / "stdout.log"
+        assert output.read_text() == "1\n"
+        await eventually(lambda: not list((stage.root / "node" / "open").iterdir()))
+        assert await stage.unacknowledged() == 0
+
+
+async def test_a_failure_bears_the_end_of_stderr(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.dispatch(ref, python("import sys; print('fine'); sys.exit('boom \\udcff')"))
+        end = await stage.ended(ref)
+    assert isinstance(end, Failed)
+    assert (end.failure_reason, end.exit_code) == (FailureReason.EXIT_CODE, 1)
+    assert end.output_tail is not None and end.output_tail.startswith("boom ")
+
+
+async def test_without_stderr_a_failure_bears_stdout_less_its_telemetry(stage: Stage) -> None:
+    ref = new_ref()
+    script = """
+import json, sys
+print("before")
+for step in range(3000):
+    print(json.dumps({"type": "step", "step": step}))
+sys.exit(3)
+"""
+    async with stage.agent():
+        await stage.dispatch(ref, python(script))
+        end = await stage.ended(ref)
+        assert isinstance(end, Failed)
+        assert (end.exit_code, end.output_tail) == (3, None)
+        second = new_ref(2)
+        await stage.dispatch(second, python(script.replace("sys.exit", "print('after'); sys.exit")))
+        end = await stage.ended(second)
+        assert isinstance(end, Failed)
+        assert end.output_tail == "after"
+
+
+async def test_a_worker_killed_by_a_signal_fails_with_it(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.dispatch(ref, python("import os; os.kill(os.getpid(), 9)"))
+        end = await stage.ended(ref)
+    assert isinstance(end, Failed)
+    assert (end.failure_reason, end.signal, end.exit_code) == (FailureReason.SIGNAL, signal.SIGKILL, None)
+
+
+async def test_what_cannot_be_spawned_fails_and_says_why(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.dispatch(ref, {"entry_point": "/no/such/program"})
+        end = await stage.ended(ref)
+        assert await stage.words(ref) == ["failed"]
+    assert isinstance(end, Failed)
+    assert end.failure_reason is FailureReason.SPAWN_ERROR
+    assert end.message is not None and "/no/such/program" in end.message
+    assert end.duration_s is None
+
+
+async def test_a_cancel_ends_the_worker_and_is_told_whatever_its_exit_code(stage: Stage) -> None:
+    ref = new_ref()
+    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print(flush=True); time.sleep(60)"
+    async with stage.agent():
+        await stage.dispatch(ref, python(script))
+        await stage.told(ref, Started)
+        output = stage.runs_dir / ref.run_id / "attempts" / "1" / "stdout.log"
+        await eventually(lambda: output.stat().st_size)
+        await stage.order_stop(ref)
+        end = await stage.ended(ref)
+        assert isinstance(end, Cancelled)
+        assert (end.reason, end.exit_code) == ("cancel", 7)
+        assert await stage.unacknowledged() == 0
+
+
+async def test_a_stop_for_an_attempt_never_seen_closes_it_for_good(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.order_stop(ref)
+        end = await stage.ended(ref)
+        assert isinstance(end, Cancelled)
+        mark = stage.root / "launched"
+        await stage.dispatch(ref, python(f"open({str(mark)!r}, 'w')"))
+        other = new_ref(2)
+        await stage.dispatch(other, python(""))
+        await stage.ended(other)  # decisions are taken in order: the one before was taken too
+        assert await stage.words(ref) == ["cancelled"]
+        assert not mark.exists()
+
+
+async def test_a_decision_delivered_again_starts_nothing_again(stage: Stage) -> None:
+    ref = new_ref()
+    starts, go_on = stage.root / "starts", stage.root / "go_on"
+    script = f"""
+import os, time
+open({str(starts)!r}, "a").write("x")
+while not os.path.exists({str(go_on)!r}):
+    time.sleep(0.01)
+"""
+    async with stage.agent():
+        await stage.dispatch(ref, python(script))
+        await stage.told(ref, Started)
+        await stage.deliver_all_again()  # while it runs
+        go_on.touch()
+        await stage.ended(ref)
+        await stage.deliver_all_again()  # after its end
+        assert starts.read_text() == "x"
+        assert await stage.words(ref) == ["started", "completed"]
+
+
+async def test_a_grant_waits_for_its_slot_without_holding_up_what_follows(stage: Stage) -> None:
+    first, second = new_ref(1), new_ref(2)
+    async with stage.agent():
+        await stage.dispatch(first, SLEEP, slots=(0,))
+        await stage.told(first, Started)
+        await stage.dispatch(second, python(""), slots=(0,))
+        await eventually(lambda: _none_left(stage))
+        assert await stage.words(second) == []
+        await stage.order_stop(first)
+        assert isinstance(await stage.ended(second), Completed)
+        assert isinstance(await stage.ended(first), Cancelled)
+
+
+async def test_a_grant_that_waits_can_be_cancelled(stage: Stage) -> None:
+    first, second = new_ref(1), new_ref(2)
+    async with stage.agent():
+        await stage.dispatch(first, SLEEP, slots=(0,))
+        await stage.dispatch(second, SLEEP, slots=(0,))
+        await stage.order_stop(second)
+        assert isinstance(await stage.ended(second), Cancelled)
+        assert await stage.words(second) == ["cancelled"]
+        await stage.order_stop(first)
+        await stage.ended(first)
+
+
+async def test_a_grant_of_a_slot_that_is_not_there_is_not_started(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.dispatch(ref, python(""), slots=(5,))
+        end = await stage.ended(ref)
+    assert isinstance(end, Failed)
+    assert end.failure_reason is FailureReason.NOT_STARTED
+    assert end.message is not None and "no slot 5" in end.message
+
+
+async def test_a_runs_folder_that_cannot_be_made_fails_that_run_alone(stage: Stage) -> None:
+    ref, other = new_ref(1), new_ref(2)
+    stage.runs_dir.mkdir(parents=True)
+    (stage.runs_dir / ref.run_id).write_text("in the way")
+    async with stage.agent():
+        await stage.dispatch(ref, python(""))
+        await stage.dispatch(other, python(""))
+        end = await stage.ended(ref)
+        assert isinstance(end, Failed)
+        assert end.failure_reason is FailureReason.NOT_STARTED
+        assert end.message is not None and "folder cannot be made" in end.message
+        assert isinstance(await stage.ended(other), Completed)
+
+
+async def test_what_no_agent_can_use_is_passed_over(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        subject = "trainshed.events.run.zzz.dispatcher.dispatched.gpu01"
+        await stage.nc.request(subject, b"not JSON", timeout=5)
+        await stage.nc.request(subject.replace("dispatched", "unheard_of"), b"{}", timeout=5)
+        await stage.dispatch(ref, python(""))
+        assert isinstance(await stage.ended(ref), Completed)
+        await eventually(lambda: _none_left(stage))
+
+
+async def test_silence_and_a_time_limit_time_out(stage: Stage) -> None:
+    silent, long = new_ref(1), new_ref(2)
+    async with stage.agent():
+        await stage.dispatch(silent, {**SLEEP, "heartbeat": {"source": "notify", "timeout_s": 0.3}})
+        await stage.dispatch(long, {**SLEEP, "schedule": {"max_duration_seconds": 0.2}})
+        end = await stage.ended(silent)
+        assert isinstance(end, TimedOut)
+        assert (end.failure_reason, end.timeout_s) == (FailureReason.WORKER_TIMEOUT, 0.3)
+        end = await stage.ended(long)
+        assert isinstance(end, TimedOut)
+        assert (end.failure_reason, end.timeout_s) == (FailureReason.TIME_LIMIT, 0.2)
+
+
+async def test_the_agents_own_timeout_counts_where_the_run_names_none(stage: Stage) -> None:
+    ref = new_ref()
+    async with stage.agent(heartbeat_timeout_s=0.3):
+        await stage.dispatch(ref, {**SLEEP, "heartbeat": {"source": "notify"}})
+        end = await stage.ended(ref)
+    assert isinstance(end, TimedOut) and end.timeout_s == 0.3
+
+
+async def test_a_retry_on_the_same_node_goes_on_in_the_runs_folder(stage: Stage) -> None:
+    script = """
+import os, sys
+kept = os.path.join(os.environ["TRAINSHED_RUN_DIR"], "checkpoint")
+sys.exit(0 if os.path.exists(kept) else (open(kept, "w").close(), 5)[1])
+"""
+    async with stage.agent():
+        await stage.dispatch(new_ref(1, 1), python(script))
+        assert isinstance(await stage.ended(new_ref(1, 1)), Failed)
+        await stage.dispatch(new_ref(1, 2), python(script))
+        assert isinstance(await stage.ended(new_ref(1, 2)), Completed)
+        assert await stage.words(new_ref(1, 2)) == ["started", "completed"]
+
+
+async def test_artifacts_are_listed_and_links_are_not_followed(stage: Stage) -> None:
+    ref = new_ref()
+    secret = stage.root / "secret"
+    secret.write_text("mine")
+    script = f"""
+import os
+top = os.path.join(os.environ["TRAINSHED_RUN_DIR"], "artifacts")
+os.makedirs(os.path.join(top, "deep", "er"))
+open(os.path.join(top, "model.bin"), "wb").write(b"weights")
+open(os.path.join(top, "deep", "er", "log"), "w").close()
+os.symlink({str(secret)!r}, os.path.join(top, "link"))
+os.symlink("/", os.path.join(top, "root"))
+"""
+    async with stage.agent():
+        await stage.dispatch(ref, python(script))
+        end = await stage.ended(ref)
+    assert isinstance(end, Completed) and end.artifacts is not None
+    assert [(each.path, each.bytes) for each in end.artifacts.entries] == [("deep/er/log", 0), ("model.bin", 7)]
+    assert end.artifacts.count == 2 and end.artifacts.bytes == 7
+    listed = stage.runs_dir / ref.run_id / "artifacts.json"
+    assert hashlib.sha256(listed.read_bytes()).hexdigest() == end.artifacts.sha256
+    assert end.artifacts.entries[1].sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+async def test_many_grants_at_once_all_end(stage: Stage) -> None:
+    refs = [new_ref(number) for number in range(1, 41)]
+    async with stage.agent():
+        incarnation = await stage.incarnation()
+        for ref in refs:
+            await stage.dispatch(ref, {"entry_point": "/bin/true"}, incarnation=incarnation)
+        for ref in refs:
+            assert isinstance(await stage.ended(ref, within=60), Completed)
+            assert await stage.words(ref) == ["started", "completed"]
+
+
+async def _none_left(stage: Stage) -> bool:
+    return await stage.unacknowledged() == 0

@@ -1,0 +1,126 @@
+"""The command itself: help that costs nothing, errors without tracebacks, folders that hide ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+
+from services.cli import main as command
+from services.cli.events import with_sequence
+
+ROOT = Path(command.__file__).parents[2]
+START = "import sys; from services.cli.main import main; main(sys.argv[1:])"
+
+
+def trainshed(
+    *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-c", START, *args],
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("verb", [verb for verb in command.VERBS])
+def test_every_verb_can_be_loaded_and_has_help(verb: str) -> None:
+    loaded = command.cli.get_command(click.Context(command.cli), verb)
+    assert loaded is not None
+    assert loaded.get_short_help_str()
+
+
+def test_help_imports_neither_nats_nor_any_verb() -> None:
+    code = (
+        "import sys\n"
+        "from services.cli.main import run\n"
+        "assert run(['--help']) == 0\n"
+        "heavy = {'nats', 'rich', 'yaml', 'sqlalchemy', 'structlog', 'msgspec', 'asyncio'} & set(sys.modules)\n"
+        "verbs = [name for name in sys.modules if name.startswith('services.cli.') and name != 'services.cli.main']\n"
+        "assert not heavy and not verbs, (heavy, verbs)\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
+
+
+def test_the_way_of_submit_imports_nothing_that_it_does_not_need() -> None:
+    code = (
+        "import sys\n"
+        "import services.cli.submit, trainshed_client.client, trainshed_client.nats_client\n"
+        "heavy = {'rich', 'yaml', 'sqlalchemy', 'structlog', 'rfc8785', 'events.log'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
+
+
+def test_importing_the_client_does_not_import_nats() -> None:
+    code = (
+        "import sys\n"
+        "from trainshed_client import Trainshed, TrainshedError, RunOutput, RunWatch\n"
+        "assert 'nats' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
+
+
+def test_every_public_name_of_the_client_is_there() -> None:
+    import trainshed_client
+
+    assert set(trainshed_client._MODULE_OF) == set(trainshed_client.__all__)
+    for name in trainshed_client.__all__:
+        assert getattr(trainshed_client, name).__name__ == name
+    with pytest.raises(AttributeError):
+        trainshed_client.nothing  # noqa: B018
+
+
+def test_without_a_stack_a_command_says_how_to_start_one_and_exits_with_3() -> None:
+    done = trainshed("ls")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert "trainshed up" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_told_by_its_url_and_exits_with_3() -> None:
+    for where in (["--nats", "nats://127.0.0.1:1", "ls"], ["ls", "--nats", "nats://127.0.0.1:1"]):
+        done = trainshed(*where)
+        assert done.returncode == 3
+        assert "nats://127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bad_use_exits_with_2() -> None:
+    assert trainshed("ls", "--no-such-option").returncode == 2
+    unknown = trainshed("cancle", "x")
+    assert unknown.returncode == 2
+    assert "Did you mean 'cancel'?" in unknown.stderr
+
+
+def test_a_folder_that_hides_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "__init__.py").write_text("")
+    done = trainshed("ls", env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    assert done.returncode == 2
+    assert str(tmp_path / "events") in done.stderr
+    assert "PYTHONPATH" in done.stderr
+
+
+def test_a_folder_of_the_same_names_beside_the_caller_hides_nothing(tmp_path: Path) -> None:
+    for package in ("events", "services", "projections"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('not ours')")
+    done = trainshed("ls", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "trainshed up" in done.stderr
+
+
+def test_an_event_is_printed_with_its_sequence_and_nothing_else_changed() -> None:
+    body = '{"id":"x","data":{"n":1.0,"text":"é","big":9007199254740993}}'.encode()
+    assert with_sequence(body, 42) == body[:-1] + b',"sequence":"00000000000000000042"}'
+    assert with_sequence(b"noise", 1) is None
+    assert with_sequence(b"[1]", 1) is None

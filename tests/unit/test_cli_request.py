@@ -1,0 +1,222 @@
+"""What the options, files and commands of `submit` and `run` become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from events.config_input import run_config
+from services.cli.request import Request, build, config_options
+from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+
+
+def options(**given: Any) -> dict[str, Any]:
+    """The options as click hands them over, those left out at their defaults."""
+    import click
+
+    @click.command()
+    @config_options
+    def parse(**parsed: Any) -> None: ...
+
+    context = parse.make_context("submit", [])
+    return {**context.params, **given}
+
+
+def built(cwd: str = "/home/ada", environ: Mapping[str, str] | None = None, **given: Any) -> Request:
+    return build(options(**given), environ=environ or {"PATH": "/usr/bin:/bin"}, cwd=cwd)
+
+
+def the_config(**given: Any) -> dict[str, Any]:
+    (config,) = built(**given).configs
+    run_config(config)  # what the command line makes, the gateway accepts
+    return config
+
+
+def refusal(**given: Any) -> str:
+    with pytest.raises(TrainshedError) as caught:
+        built(**given)
+    assert caught.value.code is ErrorCode.INVALID
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    return str(caught.value)
+
+
+def test_a_bare_word_is_looked_up_in_the_callers_path_and_stored_absolute(tmp_path: Path) -> None:
+    program = tmp_path / "train"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    config = the_config(command=("train", "--seed", "1"), environ={"PATH": str(tmp_path)})
+    assert config == {
+        "entry_point": str(program),
+        "arguments": ["--seed", "1"],
+        "working_dir": "/home/ada",
+    }
+
+
+def test_a_symbolic_link_stays_what_it_is_since_it_makes_a_venv(tmp_path: Path) -> None:
+    (tmp_path / "python").symlink_to("/bin/sh")
+    assert the_config(command=("python",), environ={"PATH": str(tmp_path)})["entry_point"] == str(
+        tmp_path / "python"
+    )
+
+
+def test_a_word_with_a_slash_is_taken_from_the_callers_folder() -> None:
+    assert the_config(command=("./train.sh",))["entry_point"] == "/home/ada/train.sh"
+    assert the_config(command=("/opt/x/../train",))["entry_point"] == "/opt/train"
+
+
+def test_a_program_that_is_not_in_the_path_is_refused_by_name() -> None:
+    assert "no program 'no-such-thing' is in your PATH" in refusal(command=("no-such-thing",))
+
+
+def test_only_the_named_variables_go_along() -> None:
+    environ = {"PATH": "/bin", "SEED": "3", "HOME": "/home/ada"}
+    config = the_config(command=("sh",), env=("SEED", "MODE=fast=1", "EMPTY="), environ=environ)
+    assert config["environment"] == {"SEED": "3", "MODE": "fast=1", "EMPTY": ""}
+
+
+def test_a_variable_that_is_not_set_cannot_be_passed_on() -> None:
+    assert "no such variable is set here" in refusal(command=("sh",), env=("SEED",))
+
+
+def test_a_path_variable_that_is_left_behind_is_told_of() -> None:
+    environ = {"PATH": "/bin", "PYTHONPATH": "/x", "LD_LIBRARY_PATH": "/y"}
+    (warning,) = built(command=("sh",), env=("LD_LIBRARY_PATH",), environ=environ).warnings
+    assert "PYTHONPATH is set here and not passed on" in warning
+    assert "--env PYTHONPATH" in warning
+
+
+def test_every_option_lands_in_its_field() -> None:
+    config = the_config(
+        command=("sh",),
+        name="ppo",
+        gpus=2,
+        gpus_optional=True,
+        cpus=4,
+        memory="2G",
+        priority=-3,
+        time_limit="1h30m",
+        after=("a" * 26,),
+        labels=("exp=7", "who=ada"),
+        secret=("WANDB=file:/etc/wandb",),
+        retries=2,
+        heartbeat="notify",
+        heartbeat_timeout="90",
+        working_dir="sub",
+    )
+    assert config == {
+        "entry_point": "/usr/bin/sh",
+        "working_dir": "/home/ada/sub",
+        "run_name": "ppo",
+        "resources": {"gpus": {"requested": 2, "mandatory": False}, "cpus": 4, "memory_mb": 2048},
+        "priority": -3,
+        "after": ["a" * 26],
+        "heartbeat": {"source": "notify", "timeout_s": 90},
+        "schedule": {"max_duration_seconds": 5400},
+        "retry": {"max_attempts": 3},
+        "labels": {"exp": "7", "who": "ada"},
+        "secrets": {"WANDB": {"file": "/etc/wandb"}},
+    }
+
+
+def test_a_secret_given_as_a_value_is_refused_without_being_shown() -> None:
+    text = refusal(command=("sh",), secret=("WANDB=s3cret",))
+    assert "s3cret" not in text
+    assert "WANDB=file:" in text
+
+
+def test_options_go_over_the_fields_of_a_file_and_leave_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"entry_point": "x", "resources": {"cpus": 2, "memory_mb": 5}, "labels": {"a": "1"}}')
+    config = the_config(file=str(file), cpus=8, labels=("b=2",))
+    assert config["resources"] == {"cpus": 8, "memory_mb": 5}
+    assert config["labels"] == {"a": "1", "b": "2"}
+
+
+def test_a_json_config_is_sent_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    file.write_text(
+        '{"entry_point": "x", "schedule": {"max_duration_seconds": 5.0}, "metadata": {"é": [null]}}'
+    )
+    assert the_config(file=str(file)) == {
+        "entry_point": "x",
+        "schedule": {"max_duration_seconds": 5.0},
+        "metadata": {"é": [None]},
+    }
+
+
+def test_yaml_is_read_by_its_name_or_by_its_look(tmp_path: Path) -> None:
+    for name in ("run.yaml", "run.yml", "run"):
+        file = tmp_path / name
+        file.write_text("entry_point: x\narguments: [a, b]\n")
+        assert the_config(file=str(file)) == {"entry_point": "x", "arguments": ["a", "b"]}
+
+
+def test_a_config_may_come_from_stdin() -> None:
+    request = build(options(file="-"), environ={}, cwd="/", stdin=lambda: b'{"entry_point": "x"}')
+    assert request.configs == [{"entry_point": "x"}]
+    assert not request.batch
+
+
+def test_a_jsonl_file_holds_several_runs_and_options_go_over_each(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.jsonl"
+    file.write_text('{"entry_point": "x", "arguments": ["1"]}\n\n{"entry_point": "x", "arguments": ["2"]}\n')
+    request = built(file=str(file), priority=5)
+    assert request.batch
+    assert request.configs == [
+        {"entry_point": "x", "arguments": ["1"], "priority": 5},
+        {"entry_point": "x", "arguments": ["2"], "priority": 5},
+    ]
+
+
+def test_new_makes_up_another_key_for_every_run(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.jsonl"
+    file.write_text('{"entry_point": "x"}\n{"entry_point": "x"}\n')
+    keys = [config["submission_key"] for config in built(file=str(file), new=True).configs]
+    assert len(set(keys)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.json", "{", "a.json: this is not JSON"),
+        ("a.json", '{"a": 1, "a": 2}', "a.json: a: given twice, on line 1"),
+        ("a.json", "[1]", "a.json: a run config must be an object"),
+        ("a.yaml", "a: [", "a.yaml: this is not YAML"),
+        ("a.jsonl", '{"entry_point": "x"}\n{"b": \n', "a.jsonl, line 2: this is not JSON"),
+        ("a.jsonl", "\n", "a.jsonl holds no run config"),
+        ("a.json", '{"priority": NaN}', "priority"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    assert told in refusal(file=name)
+
+
+def test_a_file_that_is_not_there_is_told_by_name() -> None:
+    assert "/no/such.json cannot be read (no such file or directory)" in refusal(file="/no/such.json")
+
+
+def test_exactly_one_of_file_and_command_is_needed() -> None:
+    assert "nothing to run" in refusal()
+    assert "not both" in refusal(command=("sh",), file="x")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"time_limit": "soon"},
+        {"heartbeat_timeout": "-1"},
+        {"memory": "many"},
+        {"labels": ("novalue",)},
+        {"labels": ("=x",)},
+    ],
+)
+def test_words_that_mean_nothing_are_refused_by_their_option(given: dict[str, Any]) -> None:
+    option = "--" + next(iter(given)).replace("labels", "label").replace("_", "-")
+    assert option in refusal(command=("sh",), **given)

@@ -1,0 +1,194 @@
+"""Runs in words, tables in columns, and the exit codes that stand for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.cli import describe
+from services.cli.listing import COLUMNS, rows
+from services.cli.slots import notes
+from services.cli.table import Cell, Column, render, text_width
+from services.cli.text import clean, count, metric, parse_memory_mb, seconds_between, shortest
+from trainshed_client.errors import TrainshedError
+from trainshed_client.records import QueuedRunRecord, SlotRecord, WaitsFor
+from trainshed_client.statuses import FailureReason, RunStatus
+
+NOW = "2026-11-24T10:00:00.000000Z"
+
+
+def record(run_id: str = "k3f2q7" + "a" * 20, **given: Any) -> QueuedRunRecord:
+    fields: dict[str, Any] = {
+        "name": "ppo",
+        "status": RunStatus.RUNNING,
+        "attempt": 1,
+        "digest": "d",
+        "seq": 5,
+        "submit_seq": 1,
+        "priority": 0,
+        "labels": {},
+        "submitted_at": "2026-11-24T09:00:00.000000Z",
+    }
+    return QueuedRunRecord(run_id=run_id, **{**fields, **given})
+
+
+def failed(reason: FailureReason | None, **given: Any) -> QueuedRunRecord:
+    times = {"started_at": "2026-11-24T09:10:00.000000Z", "ended_at": "2026-11-24T09:20:00.000000Z"}
+    return record(status=RunStatus.FAILED, failure_reason=reason, **{**times, **given})
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [
+        (record(status=RunStatus.COMPLETED, exit_code=0), 0),
+        (failed(FailureReason.EXIT_CODE, exit_code=3), 3),
+        (failed(FailureReason.EXIT_CODE, exit_code=255), 255),
+        (failed(FailureReason.SIGNAL, signal=9), 137),
+        (failed(FailureReason.WORKER_TIMEOUT, signal=9), 125),
+        (failed(FailureReason.TIME_LIMIT, exit_code=0), 125),
+        (failed(FailureReason.SPAWN_ERROR), 125),
+        (failed(FailureReason.SHIM_LOST), 125),
+        (failed(FailureReason.NODE_LOST), 125),
+        (failed(FailureReason.NODE_RECLAIMED, signal=15), 125),
+        (failed(FailureReason.UNSPECIFIED), 125),
+        (failed(None), 125),
+        (record(status=RunStatus.CANCELLED, signal=15), 125),
+        (record(status=RunStatus.CANCELLED, exit_code=0), 125),
+        (record(status=RunStatus.UNSPECIFIED), 125),
+    ],
+)
+def test_a_command_exits_with_the_workers_code_and_125_where_there_is_none(
+    ended: QueuedRunRecord, code: int
+) -> None:
+    assert describe.exit_code_of(ended) == code
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            record(step=120_000, metrics={"reward": 195.21, "loss": 0.03125}),
+            "step 120k reward 195.2 loss 0.03125",
+        ),
+        (record(step=1200), "step 1200"),
+        (record(status_text="warming up"), "warming up"),
+        (record(progress=0.241), "24%"),
+        (record(), "-"),
+        (record(cancel_requested=True, step=3), "stopping; step 3"),
+        (record(status=RunStatus.COMPLETED, metrics={"reward": 200.0}), "reward 200"),
+        (
+            record(
+                status=RunStatus.PENDING, waits_for=WaitsFor(reason="gpus", text="waiting for 2 free GPUs")
+            ),
+            "waiting for 2 free GPUs",
+        ),
+        (record(status=RunStatus.PENDING), "-"),
+        (failed(FailureReason.EXIT_CODE, exit_code=3), "exit 3"),
+        (failed(FailureReason.SIGNAL, signal=9), "SIGKILL"),
+        (failed(FailureReason.SIGNAL, signal=200), "signal 200"),
+        (
+            failed(FailureReason.WORKER_TIMEOUT, last_heartbeat_at="2026-11-24T09:15:00.000000Z"),
+            "silent for 5m",
+        ),
+        (failed(FailureReason.TIME_LIMIT), "time limit, after 10m"),
+        (failed(FailureReason.NODE_LOST, node="gpu01"), "gpu01 was removed"),
+        (
+            record(status=RunStatus.CANCELLED, failure_reason=FailureReason.DEPENDENCY_FAILED),
+            "a run it comes after did not complete",
+        ),
+        (record(status=RunStatus.CANCELLED), "-"),
+    ],
+)
+def test_the_last_column_tells_what_matters_now(run: QueuedRunRecord, words: str) -> None:
+    assert describe.last(run) == words
+
+
+def test_every_reason_has_words() -> None:
+    assert all(describe.ending(failed(reason)) for reason in FailureReason)
+
+
+def test_the_listing_is_aligned_and_never_cut_for_a_program() -> None:
+    long_name = "n" * 80
+    runs = [
+        record(
+            name=long_name,
+            node="gpu01",
+            slots=[0, 1],
+            dispatched_at="2026-11-24T09:00:12.000000Z",
+            started_at="2026-11-24T09:00:12.500000Z",
+            step=7,
+        ),
+        record("abcdef" + "b" * 20, status=RunStatus.PENDING),
+    ]
+    assert render(COLUMNS, rows(runs, NOW, whole_ids=True)) == [
+        f"RUN                         {'NAME':80}  STATUS   WHERE      WAITED     RAN  LAST",
+        f"k3f2q7aaaaaaaaaaaaaaaaaaaa  {long_name}  RUNNING  gpu01:0,1     12s  59m48s  step 7",
+        f"abcdefbbbbbbbbbbbbbbbbbbbb  {'ppo':80}  PENDING  -              1h       -  -",
+    ]
+
+
+def test_a_terminal_gets_what_fits_its_width_and_colour() -> None:
+    lines = render(
+        [Column("A", shrink=4), Column("B", right=True)],
+        [[Cell("abcdefghij", "green"), "1"], ["日本語日本", "22"]],
+        width=10,
+        colour=True,
+    )
+    assert lines == [
+        "\x1b[1mA\x1b[0m        \x1b[1mB\x1b[0m",
+        "\x1b[32mabcde…\x1b[0m   1",
+        "日本…   22",
+    ]
+    assert all(text_width(line) <= 10 for line in lines[2:])
+
+
+def test_a_name_cannot_write_to_the_terminal() -> None:
+    assert clean("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
+    (row,) = rows([record(name="x\x1b]0;owned\x07")], NOW, whole_ids=False)
+    assert "\x1b" not in str(row[1])
+
+
+def test_short_ids_are_as_long_as_it_takes_to_tell_them_apart() -> None:
+    one, two = "abcdefgh" + "a" * 18, "abcdefgi" + "a" * 18
+    assert shortest([one]) == {one: "abcdef"}
+    assert shortest([one, two, one]) == {one: "abcdefgh", two: "abcdefgi"}
+
+
+def test_numbers_read_well() -> None:
+    assert [count(n) for n in (0, 1200, 9999, 12_345, 120_000, 1_500_000, 2.5)] == [
+        "0",
+        "1200",
+        "9999",
+        "12.3k",
+        "120k",
+        "1.5M",
+        "2.5",
+    ]
+    assert [metric(n) for n in (195.21, 0.03125, 1e9)] == ["195.2", "0.03125", "1e+09"]
+
+
+def test_memory_is_read_in_mb_or_with_its_unit() -> None:
+    assert [parse_memory_mb(text, what="x") for text in ("2048", "2048M", "2G", "2GiB", "1t")] == [
+        2048,
+        2048,
+        2048,
+        2048,
+        1024 * 1024,
+    ]
+    for text in ("", "2.5G", "-1", "2K"):
+        with pytest.raises(TrainshedError, match="--memory"):
+            parse_memory_mb(text, what="--memory")
+
+
+def test_a_time_that_is_unknown_or_odd_gives_no_duration() -> None:
+    assert seconds_between(None, NOW) is None
+    assert seconds_between("soon", NOW) is None
+    assert seconds_between("2026-11-24T09:59:58.500000Z", NOW) == 1.5
+
+
+def test_a_slot_tells_who_else_uses_it() -> None:
+    assert notes(SlotRecord(node="a", index=0)) == ""
+    assert notes(SlotRecord(node="a", index=0, healthy=False, other_pids=[12, 13])) == (
+        "unhealthy; also used by pid 12, 13"
+    )

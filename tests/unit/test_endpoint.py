@@ -1,0 +1,144 @@
+"""Where the commands look for the stack, in which order, and what they say when there is none."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainshed_client.endpoint import (
+    Endpoint,
+    default_state_dir,
+    discover,
+    parse_url,
+    read_endpoint,
+    write_endpoint,
+)
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+STORED = Endpoint("nats://127.0.0.1:4333", "trainshed", "stored")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nats://host:4223", Endpoint("nats://host:4223")),
+        ("host", Endpoint("nats://host:4222")),
+        ("host:99", Endpoint("nats://host:99")),
+        ("tls://a.example", Endpoint("tls://a.example:4222")),
+        ("nats://[::1]:4223/", Endpoint("nats://[::1]:4223")),
+        ("nats://sam:p%40ss@host", Endpoint("nats://host:4222", "sam", "p@ss")),
+        ("nats://token@host", Endpoint("nats://host:4222", "token")),
+        ("nats://a:1, b:2", Endpoint("nats://a:1,nats://b:2")),
+    ],
+)
+def test_a_url_is_read_and_its_credentials_are_taken_out(text: str, expected: Endpoint) -> None:
+    assert parse_url(text, given_by="--nats") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["http://host", "nats://", "", "nats://host:port", "nats://h:99999", "nats://h/x", "a,,b"]
+)
+def test_what_is_no_nats_url_is_refused_by_what_gave_it(text: str) -> None:
+    with pytest.raises(
+        TrainshedError, match="NATS_URL is .*, which is no NATS URL; write nats://HOST:PORT"
+    ) as refused:
+        parse_url(text, given_by="NATS_URL")
+    assert refused.value.code is ErrorCode.INVALID
+
+
+def test_no_password_is_in_an_error_or_in_a_text_form() -> None:
+    with pytest.raises(TrainshedError) as refused:
+        parse_url("http://sam:hush@host", given_by="--nats")
+    assert "hush" not in str(refused.value)
+    assert "hush" not in f"{Endpoint('nats://h:1', 'sam', 'hush')} {Endpoint('nats://h:1', 'sam', 'hush')!r}"
+
+
+def test_the_option_goes_before_the_environment_before_the_state_folder(tmp_path: Path) -> None:
+    write_endpoint(tmp_path, STORED)
+    env = {"TRAINSHED_STATE_DIR": str(tmp_path)}
+    assert discover(environ=env) == STORED
+    env["NATS_URL"] = "nats://one:1"
+    assert discover(environ=env) == Endpoint("nats://one:1")
+    env["TRAINSHED_NATS_URL"] = "nats://two:2"
+    assert discover(environ=env) == Endpoint("nats://two:2")
+    assert discover("nats://three:3", environ=env) == Endpoint("nats://three:3")
+
+
+def test_credentials_of_the_environment_go_with_a_url_but_never_with_the_local_stack(tmp_path: Path) -> None:
+    write_endpoint(tmp_path, STORED)
+    secret = tmp_path / "secret"
+    secret.write_text("from a file\n")
+    env = {"TRAINSHED_NATS_USER": "sam", "TRAINSHED_NATS_PASSWORD_FILE": str(secret)}
+    assert discover("nats://h", environ=env) == Endpoint("nats://h:4222", "sam", "from a file")
+    assert discover("nats://ada:x@h", environ=env) == Endpoint("nats://h:4222", "ada", "x")
+    assert discover(environ=env, state_dir=tmp_path) == STORED
+
+
+def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    env = {"TRAINSHED_NATS_PASSWORD_FILE": str(tmp_path / "none")}
+    with pytest.raises(
+        TrainshedError, match="TRAINSHED_NATS_PASSWORD_FILE names .*none, which cannot be read"
+    ):
+        discover("nats://h", environ=env)
+
+
+def test_the_file_leaves_out_what_is_not_used_and_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = write_endpoint(tmp_path / "new" / "folder", Endpoint("nats://127.0.0.1:4222"))
+    assert json.loads(path.read_bytes()) == {"v": 1, "url": "nats://127.0.0.1:4222"}
+    write_endpoint(path.parent, STORED)
+    assert json.loads(path.read_bytes()) == {
+        "v": 1,
+        "url": "nats://127.0.0.1:4333",
+        "user": "trainshed",
+        "password": "stored",
+    }
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [entry.name for entry in path.parent.iterdir()] == ["endpoint.json"]
+
+
+def test_a_newer_releases_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "endpoint.json").write_text('{"v": 2, "url": "nats://h:1", "nkey": "x"}')
+    assert read_endpoint(tmp_path) == Endpoint("nats://h:1")
+
+
+def test_no_stack_is_said_with_the_file_and_the_command(tmp_path: Path) -> None:
+    with pytest.raises(TrainshedError) as refused:
+        discover(environ={"TRAINSHED_STATE_DIR": str(tmp_path)})
+    assert str(refused.value) == (
+        f"No stack is running here ({tmp_path}/endpoint.json is missing). Start one: trainshed up"
+    )
+    assert refused.value.exit_code == 3
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"url": 1}', '{"v": 1}'])
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "endpoint.json").write_text(content)
+    with pytest.raises(TrainshedError, match=r"endpoint.json is damaged .* `trainshed up` writes it anew"):
+        read_endpoint(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "endpoint.json").mkdir()
+    with pytest.raises(TrainshedError, match=r"endpoint.json cannot be read \(Is a directory\)"):
+        read_endpoint(tmp_path)
+
+
+def test_the_state_folder_is_the_chosen_one_else_the_xdg_one() -> None:
+    assert default_state_dir({"TRAINSHED_STATE_DIR": "/a/b", "XDG_STATE_HOME": "/x"}) == Path("/a/b")
+    assert default_state_dir({"XDG_STATE_HOME": "/x"}) == Path("/x/trainshed")
+    assert default_state_dir({"XDG_STATE_HOME": "relative"}) == Path.home() / ".local/state/trainshed"
+    assert default_state_dir({}) == Path.home() / ".local/state/trainshed"
+    assert default_state_dir({"TRAINSHED_STATE_DIR": "here"}) == Path.cwd() / "here"
+
+
+def test_finding_the_stack_does_not_import_nats() -> None:
+    program = (
+        "import sys, trainshed_client.endpoint; sys.exit('nats' in sys.modules or 'asyncio' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0

@@ -1,0 +1,56 @@
+"""What import-linter cannot say: which imports are allowed, rather than which are forbidden."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = {"subprocess", "multiprocessing", "pty", "asyncio.subprocess", "services.agent.shim"}
+# `workers` is the door; the others are its parts.
+KNOW_PROCESSES = {"workers.py", "pool.py", "sweep.py"}
+
+
+def imported(file: Path) -> set[str]:
+    """Every module that a file names in an import, wherever in it, the names of a ``from`` import as well."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module), level=0):
+                names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+            case ast.ImportFrom():
+                raise AssertionError(f"{file}: relative imports are not used here")
+    return names
+
+
+def files_of(*folders: str) -> list[Path]:
+    found = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    assert found, folders
+    return found
+
+
+@pytest.mark.parametrize("file", files_of("services/agent/shim"), ids=lambda file: file.name)
+def test_the_shim_imports_the_standard_library_alone(file: Path) -> None:
+    others = {name for name in imported(file) if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert {
+        name
+        for name in others
+        if not f"{name}.".startswith("services.agent.shim.") and name != "services.agent"
+    } == set()
+
+
+@pytest.mark.parametrize("file", files_of("client"), ids=lambda file: file.name)
+def test_the_client_imports_nats_and_msgspec_alone(file: Path) -> None:
+    allowed = sys.stdlib_module_names | {"nats", "msgspec", "trainshed_client"}
+    assert {name for name in imported(file) if name.partition(".")[0] not in allowed} == set()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "services/agent").glob("*.py")), ids=lambda file: file.name)
+def test_one_door_of_the_agent_knows_processes_and_the_shim(file: Path) -> None:
+    known = {name for name in imported(file) if any(f"{name}.".startswith(f"{what}.") for what in PROCESSES)}
+    assert known == set() or file.name in KNOW_PROCESSES
