@@ -155,13 +155,13 @@ def event_subject(event: Event, role: Role, agent_node: str | None = None) -> Ev
             if role is Role.AGENT:
                 assert agent_node is not None
                 node = agent_node
-            elif name in ("dispatched", "stopping"):
+            elif name in _OF_A_NODE:
                 node = getattr(event, "node")  # noqa: B009 — both have it; saves two imports on the hot path
             else:
                 node = subjects.NO_NODE
             return EventSubject(Scope.RUN, event.run_id, role, name, node)
         case _:
-            return EventSubject(Scope.CONTROL, "dispatch", role, name, subjects.NO_NODE)
+            return _CONTROL
 
 
 def decode(subject: str, body: bytes, seq: int, stored_ns: int) -> StoredEvent | Unreadable:
@@ -220,6 +220,9 @@ def with_sequence(body: bytes, seq: int) -> bytes:
     return msgspec.json.encode({**event, "sequence": str(seq), "sequencetype": "Integer"})
 
 
+_OF_A_NODE = frozenset({"dispatched", "stopping"})
+"""The dispatcher's run events that are pushed to a node, which their subjects name."""
+_CONTROL = EventSubject(Scope.CONTROL, "dispatch", Role.DISPATCHER, "elected", subjects.NO_NODE)
 _ENCODER = msgspec.json.Encoder()
 _ENVELOPE = msgspec.json.Decoder(Envelope)
 _RUN_HEARTBEAT = msgspec.json.Decoder(RunHeartbeat)
@@ -247,12 +250,15 @@ def _version(type_: str, where: EventSubject) -> int:
 
 
 def _upcast(name: str, version: int, data: msgspec.Raw) -> Event:
-    fields = msgspec.json.decode(data)
+    fields = msgspec.json.decode(data, type=dict[str, Any])
     while version != EVENT_KINDS[name].version:
         step = UPCASTERS.get((name, version))
         if step is None:
             raise ValueError(f"{name} version {version} is not one this release can read")
-        fields = step(fields)
+        try:
+            fields = step(fields)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name} version {version} cannot be brought up to date: {error!r}") from error
         version += 1
     return msgspec.convert(fields, EVENT_KINDS[name].type)
 
@@ -263,16 +269,24 @@ def _disagreement(where: EventSubject, envelope: Envelope, event: Event) -> str 
         return f"CloudEvents specversion {envelope.specversion!r} is not {SPEC_VERSION!r}"
     if envelope.subject != where.id:
         return f"the body is about {envelope.subject!r}"
+    by_agent = where.role == Role.AGENT
+    if envelope.source != (f"agent/{where.node}" if by_agent else where.role):
+        return f"the body is from {envelope.source!r}"
     match event:
-        case RunEvent() if event.run_id != where.id:
-            return f"the data is about run {event.run_id!r}"
-        case NodeEvent() if not (event.node == where.id == where.node):
-            return f"the data is about node {event.node!r}"
+        case RunEvent():
+            if event.run_id != where.id:
+                return f"the data is about run {event.run_id!r}"
+            if by_agent:
+                return "an agent's word without its node" if where.node == subjects.NO_NODE else None
+            granted = where.type in _OF_A_NODE
+            node = getattr(event, "node", None) if granted else subjects.NO_NODE
+            if where.node != node:
+                return f"the data is for node {node!r}" if granted else "a node where none belongs"
+        case NodeEvent():
+            if not (event.node == where.id == where.node):
+                return f"the data is about node {event.node!r}"
         case _:
-            pass
-    if where.role == Role.DISPATCHER and where.type != "elected":
-        if not isinstance(getattr(event, "epoch", None), int):
-            return "a dispatcher's event without an epoch"
-        if where.type in ("dispatched", "stopping") and getattr(event, "node", None) != where.node:
-            return f"the grant is for node {getattr(event, 'node', None)!r}"
+            return None if where == _CONTROL else f"the one subject of {where.type} is {subjects.ELECTED}"
+    if where.role == Role.DISPATCHER and getattr(event, "epoch", None) is None:
+        return "a dispatcher's event without an epoch"
     return None

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import msgspec
 
 from events.codec import StoredEvent
-from events.config import stored_config
-from events.state import NO_HISTORY, Active, Ended, Node, Pending, Run, State
+from events.config import RunConfig, stored_config
+from events.json_limits import MAX_INTEGER
+from events.state import NO_HISTORY, Active, Departed, Ended, Node, Pending, Run, State
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -44,6 +45,9 @@ from trainshed_client.subjects import Role
 
 SECOND_NS = 1_000_000_000
 NOT_STARTED_MAX_BACKOFF_S = 60
+MAX_BACKOFF_S = 100 * 365 * 86_400
+"""More than anybody waits for; keeps every time in the range that clocks and calendars have."""
+DEPARTED_KEPT = 8
 
 
 class RunChange(msgspec.Struct, frozen=True):
@@ -148,6 +152,8 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
         config = stored_config(event.config)
     except TrainshedError as error:
         return Change(unreadable=str(error))
+    if not _in_range(config):
+        return Change(unreadable="a number of the run config is out of range")
     waiting: set[str] = set()
     failed: str | None = None
     for dependency in config.after:
@@ -193,8 +199,17 @@ def _dispatched(state: State, stored: StoredEvent, run: Run, event: Dispatched) 
         cpus=event.cpus,
         memory_mb=event.memory_mb,
         dispatched_seq=stored.seq,
+        uuids=_devices(state, event),
     )
     return _replace(state, run, phase=active, nodes=(event.node,))
+
+
+def _devices(state: State, event: Dispatched) -> tuple[str, ...]:
+    """The UUIDs of the granted slots, as the node's inventory has them now."""
+    node = state.nodes.get(event.node)
+    if node is None or node.incarnation != event.incarnation:
+        return ()
+    return tuple(sorted({d.uuid for d in node.gpus if d.uuid is not None and d.index in event.slots}))
 
 
 def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
@@ -253,8 +268,12 @@ def verdict_on(state: State, run: Run, active: Active) -> FailureReason | None:
     The agent's last join lists it no longer, or the node left before it took it (docs/protocol.md rule 8).
     """
     node = state.nodes.get(active.node)
-    if node is None or node.incarnation != active.incarnation:
+    if node is None:
         return None
+    if node.incarnation != active.incarnation:
+        # another took the name after this one had left, without a decision that was on its way
+        upto = next((d.upto for d in node.departed if d.incarnation == active.incarnation), None)
+        return FailureReason.NOT_STARTED if upto is not None and active.dispatched_seq > upto else None
     if active.dispatched_seq < node.joined_seq and run.ref not in node.listed:
         return FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
     if node.left_upto is not None and active.dispatched_seq > node.left_upto:
@@ -293,7 +312,7 @@ def _end_attempt(
     if status is not RunStatus.COMPLETED and run.cancel_requested:
         status, reason = RunStatus.CANCELLED, None
     elif status is RunStatus.FAILED and not_started:
-        backoff_s = float(min(2**run.unstarted, NOT_STARTED_MAX_BACKOFF_S))
+        backoff_s = float(min(2 ** min(run.unstarted, 10), NOT_STARTED_MAX_BACKOFF_S))
         return _requeue(state, run, stored, backoff_s, change, tries, run.unstarted + 1)
     elif status is RunStatus.FAILED and reason in run.retry.on and tries < run.retry.max_attempts:
         return _requeue(state, run, stored, run.retry.backoff_s, change, tries, 0)
@@ -313,7 +332,8 @@ def _requeue(
     again = msgspec.structs.replace(
         run,
         phase=Pending(
-            attempt=run.phase.attempt + 1, not_before_ns=stored.stored_ns + int(backoff_s * SECOND_NS)
+            attempt=run.phase.attempt + 1,
+            not_before_ns=stored.stored_ns + int(min(backoff_s, MAX_BACKOFF_S) * SECOND_NS),
         ),
         tries=tries,
         unstarted=unstarted,
@@ -329,8 +349,8 @@ def _end_run(state: State, before: Run, after: Run, change: Change) -> Change:
     changes = [RunChange(before, after)]
     completed = after.status is RunStatus.COMPLETED
     for run_id in dependents:
-        run = state.runs[run_id]
-        if not isinstance(run.phase, Pending):
+        run = state.runs.get(run_id)
+        if run is None or not isinstance(run.phase, Pending):
             continue
         phase = msgspec.structs.replace(
             run.phase,
@@ -351,6 +371,13 @@ def _replace(state: State, run: Run, *, nodes: tuple[str, ...] = (), **fields: o
     after = msgspec.structs.replace(run, **fields)
     state.put_run(after)
     return Change(runs=(RunChange(run, after),), nodes=nodes)
+
+
+def _in_range(config: RunConfig) -> bool:
+    """What the gateway accepts has such numbers; a raw writer's may not, and no reader could keep them."""
+    needs = config.needs
+    numbers = (config.priority, config.retry.max_attempts, needs.cpus, needs.memory_mb, needs.gpus)
+    return all(-MAX_INTEGER <= number <= MAX_INTEGER for number in numbers)
 
 
 def _after(config: msgspec.Raw) -> tuple[str, ...]:
@@ -407,9 +434,20 @@ def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJ
         borrowed=event.borrowed,
         listed=listed,
         to_stop=frozenset(ref for ref in listed if not _holds(state, event, ref)),
+        departed=_departed(before, event),
     )
     state.put_node(node)
     return Change(nodes=(event.node,))
+
+
+def _departed(before: Node | None, event: NodeJoined) -> tuple[Departed, ...]:
+    """What a join of another incarnation must not make forgotten: how far the earlier ones went (rule 8)."""
+    if before is None:
+        return ()
+    earlier = [d for d in before.departed if d.incarnation not in (event.incarnation, before.incarnation)]
+    if before.left_upto is not None and before.incarnation != event.incarnation:
+        earlier.append(Departed(before.incarnation, before.left_upto))
+    return tuple(earlier[-DEPARTED_KEPT:])
 
 
 def _holds(state: State, event: NodeJoined, ref: AttemptRef) -> bool:

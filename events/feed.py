@@ -34,6 +34,10 @@ class Message(NamedTuple):
     body: bytes
 
 
+TRANSIENT_FROM = 500
+"""JetStream's refusals from this code on are its own trouble (restarting, no leader): they pass."""
+
+
 class Feed:
     """Delivers a stream's messages in order, each once, from ``start_seq`` on; an async context manager.
 
@@ -62,6 +66,7 @@ class Feed:
         self._arrived = asyncio.Event()
         self._broken = False
         self._generation = 0
+        self._left = 0
 
     async def __aenter__(self) -> Self:
         self._nc.reconnect_hooks.add(self._break)
@@ -79,18 +84,21 @@ class Feed:
         """The sequence below which everything was handed out (meaningless with ``last_per_subject``)."""
         return self._next
 
-    async def batch(self, limit: int = BATCH_LIMIT) -> list[Message]:
-        """What has arrived, at least one message and at most ``limit``; waits for it."""
+    async def batch(self, limit: int = BATCH_LIMIT, *, to_end: bool = False) -> list[Message]:
+        """What has arrived, at least one message and at most ``limit``; waits for it.
+
+        ``to_end``: once everything that is stored has been handed out it does not wait, but returns an empty list.
+        """
         while True:
             if self._broken:
                 await self._begin()
-            out: list[Message] = []
             queue = self._queue
-            while queue and len(out) < limit:
-                item = queue.popleft()
-                if isinstance(item, str):
-                    await self._nc.publish(item)
-                    continue
+            while queue and isinstance(item := queue[0], str):
+                queue.popleft()  # all before it was handed out: the server may send on
+                await self._nc.publish(item)
+            out: list[Message] = []
+            while queue and len(out) < limit and isinstance(item := queue[0], Message):
+                queue.popleft()
                 out.append(item)
             if out:
                 self._next = out[-1].seq + 1
@@ -98,6 +106,8 @@ class Feed:
             self._arrived.clear()
             if queue or self._broken:
                 continue
+            if to_end and not self._left:
+                return []
             try:
                 async with asyncio.timeout(2.5 * IDLE_HEARTBEAT_S):
                     await self._arrived.wait()
@@ -116,13 +126,17 @@ class Feed:
             await self._end()
             self._broken = False
             self._queue.clear()
-            self._delivered = 0
+            self._delivered = self._left = 0
             self._generation += 1
             try:
                 await self._create()
                 return
+            except ApiError as error:
+                if error.http_code < TRANSIENT_FROM:
+                    raise
             except (TimeoutError, nats.errors.Error):
-                await self._reachable()
+                pass
+            await self._reachable()
 
     async def _reachable(self) -> None:
         """Wait until the server answers again: told by a reconnection, and tried every second besides."""
@@ -164,11 +178,13 @@ class Feed:
             config["filter_subject"] = self._filters[0]
         else:
             config["filter_subjects"] = list(self._filters)
-        await api_call(
+        made = await api_call(
             self._nc,
             f"CONSUMER.CREATE.{self._stream}.{self._consumer}",
             {"stream_name": self._stream, "config": config},
         )
+        if self._delivered == 0:  # else what was delivered meanwhile knows better
+            self._left = int(made.get("num_pending", 0))
 
     async def _end(self) -> None:
         inbox, self._inbox = self._inbox, None
@@ -190,9 +206,12 @@ class Feed:
                 return
             reply = msg.reply
             if not reply.startswith("$JS.ACK."):
-                stalled = reply or (msg.headers or {}).get("Nats-Consumer-Stalled", "")
-                if stalled:
+                headers = msg.headers or {}
+                if stalled := reply or headers.get("Nats-Consumer-Stalled", ""):
                     queue.append(stalled)
+                # an idle heartbeat tells what was delivered: by it a loss shows that no later message shows
+                if int(headers.get("Nats-Last-Consumer", self._delivered)) != self._delivered:
+                    self._broken = True
                 arrived.set()
                 return
             tokens = reply.split(".")
@@ -201,6 +220,7 @@ class Feed:
             if int(tokens[at + 1]) != self._delivered:
                 self._break()
                 return
+            self._left = int(tokens[at + 3])
             queue.append(Message(int(tokens[at]), int(tokens[at + 2]), msg.subject, msg.data))
             arrived.set()
 

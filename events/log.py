@@ -20,10 +20,10 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 APPEND_TIMEOUT_S = 5.0
+SURELY_S = 60.0
 MAX_BATCH = 1_000
 _CONFLICTS = frozenset({10071, 10164, 10201})  # 10201: an id of the batch was stored before
 CLUSTER_CONFLICT = 10164
-_NO_MESSAGE = 10037
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -66,30 +66,40 @@ _ACK = msgspec.json.Decoder(_Ack)
 
 
 class EventLog:
-    """One connection's view of the event log."""
+    """One connection's view of the event log. ``timeout_s``: how long an answer is awaited."""
 
-    def __init__(self, nc: SafeClient, stream: str = subjects.EVENTS_STREAM) -> None:
+    def __init__(
+        self,
+        nc: SafeClient,
+        stream: str = subjects.EVENTS_STREAM,
+        *,
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> None:
         self.nc = nc
         self.stream = stream
+        self._timeout_s = timeout_s
 
     async def append(self, event: NewEvent, guard: Guard | None = None) -> Appended:
         """Append one event.
 
         Raises Conflict where the guard does not hold, UnknownOutcome where no answer came, Refused otherwise.
         """
-        return await publish(self.nc, event.subject, event.id, event.body, guard)
+        return await publish(self.nc, event.subject, event.id, event.body, guard, timeout_s=self._timeout_s)
 
-    async def append_surely(self, event: NewEvent) -> Appended:
+    async def append_surely(self, event: NewEvent, *, within_s: float = SURELY_S) -> Appended:
         """Append an event without a guard; after a time-out it is sent again with the same id, for a minute.
 
         The stream's duplicate window (2 min) makes the repeats harmless. Raises UnknownOutcome after that minute.
         """
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    return await self.append(event)
-                except UnknownOutcome:
-                    await _reconnected(self.nc)
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    try:
+                        return await self.append(event)
+                    except UnknownOutcome:
+                        await self.reachable()
+        except TimeoutError:
+            raise UnknownOutcome(f"no answer within {within_s} s") from None
         raise AssertionError("unreachable")
 
     async def append_batch(self, events: Sequence[NewEvent], guards: Sequence[Guard | None]) -> list[int]:
@@ -109,7 +119,7 @@ class EventLog:
             headers["Nats-Batch-Sequence"] = str(place)
             if place == last:
                 headers["Nats-Batch-Commit"] = "1"
-                ack = await _request(self.nc, event.subject, event.body, headers)
+                ack = await _request(self.nc, event.subject, event.body, headers, self._timeout_s)
                 return list(range(ack.seq - last + 1, ack.seq + 1))
             _fits(event.body)
             try:
@@ -120,13 +130,17 @@ class EventLog:
 
     async def last(self, subject: str) -> StoredEvent | Unreadable | None:
         """The last event on a literal subject (a direct get: cheap, and open to a confined node)."""
-        found = await last_message(self.nc, self.stream, subject)
+        found = await last_message(self.nc, self.stream, subject, timeout_s=self._timeout_s)
         return None if found is None else decode(found.subject, found.body, found.seq, found.stored_ns)
 
     async def last_id(self, subject: str) -> tuple[int, str | None]:
         """(sequence, event id) of the last message on a literal subject; (0, None) where there is none."""
-        found = await last_message(self.nc, self.stream, subject)
+        found = await last_message(self.nc, self.stream, subject, timeout_s=self._timeout_s)
         return (0, None) if found is None else (found.seq, event_id(found.body))
+
+    async def reachable(self) -> None:
+        """Return when the connection is made anew, or after a second: before a question is asked again."""
+        await _reconnected(self.nc)
 
     async def end(self) -> int:
         """The last sequence of the log."""
@@ -161,71 +175,49 @@ class EventLog:
         end_seq: int | None = None,
     ) -> AsyncIterator[Message]:
         """The same, undecoded."""
-        wanted = tuple(filters)
-        last = await self._last_matching(wanted, end_seq)
-        if last < start_seq:
+        end = await self.end() if end_seq is None else end_seq
+        if end < start_seq:
             return
-        async with self.follow(start_seq, wanted) as feed:
-            while True:
-                for message in await feed.batch():
-                    if message.seq > last:
+        async with self.follow(start_seq, filters) as feed:
+            while messages := await feed.batch(to_end=True):
+                for message in messages:
+                    if message.seq > end:
                         return
                     yield message
-                    if message.seq == last:
+                    if message.seq == end:
                         return
-
-    async def _last_matching(self, filters: tuple[str, ...], end_seq: int | None) -> int:
-        """The last sequence at or below ``end_seq`` that matches: by it a reader knows when it has all."""
-        end = await self.end() if end_seq is None else end_seq
-        if filters == (subjects.ALL_EVENTS,):
-            return end
-        best = 0
-        for subject in filters:
-            request = {"multi_last": [subject], "up_to_seq": end} if end else None
-            if request is None:
-                continue
-            async for message in _direct_many(self.nc, self.stream, request):
-                best = max(best, message.seq)
-        return best
 
 
 async def publish(
-    nc: SafeClient, subject: str, id_: str, body: bytes, guard: Guard | None = None
+    nc: SafeClient,
+    subject: str,
+    id_: str,
+    body: bytes,
+    guard: Guard | None = None,
+    *,
+    timeout_s: float = APPEND_TIMEOUT_S,
 ) -> Appended:
     """Store one message under an id (also used for heartbeats). Raises as :meth:`EventLog.append`."""
-    ack = await _request(nc, subject, body, _headers(id_, guard))
+    ack = await _request(nc, subject, body, _headers(id_, guard), timeout_s)
     return Appended(ack.seq, ack.duplicate)
 
 
-async def last_message(nc: SafeClient, stream: str, subject: str) -> Message | None:
+async def last_message(
+    nc: SafeClient, stream: str, subject: str, *, timeout_s: float = APPEND_TIMEOUT_S
+) -> Message | None:
     """The last message on a literal subject. Raises UnknownOutcome where nobody answers."""
     try:
-        answer = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=APPEND_TIMEOUT_S)
+        answer = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout_s)
     except (TimeoutError, nats.errors.Error) as error:
         raise UnknownOutcome(f"no answer to a direct get of {subject}: {error}") from error
     headers = answer.headers or {}
-    if headers.get("Status") == "404":
-        return None
-    return _direct(headers, answer.data)
-
-
-async def _direct_many(nc: SafeClient, stream: str, request: object) -> AsyncIterator[Message]:
-    """A direct get that is answered by many messages, an empty one with status 204 last (ADR-31)."""
-    inbox = nc.new_inbox()
-    subscription = await nc.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
-    try:
-        await nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
-        while True:
-            answer = await subscription.next_msg(timeout=APPEND_TIMEOUT_S)
-            headers = answer.headers or {}
-            status = headers.get("Status")
-            if status in ("204", "404"):
-                return
-            if status is not None:
-                raise ApiError(0, int(status), str(headers.get("Description", "")))
-            yield _direct(headers, answer.data)
-    finally:
-        await subscription.unsubscribe()
+    match headers.get("Status"):
+        case None:
+            return _direct(headers, answer.data)
+        case "404":
+            return None
+        case status:
+            raise ApiError(0, int(status), str(headers.get("Description", "")))
 
 
 def _direct(headers: dict[str, str], body: bytes) -> Message:
@@ -251,15 +243,20 @@ def _fits(body: bytes) -> None:
         )
 
 
-async def _request(nc: SafeClient, subject: str, body: bytes, headers: dict[str, str]) -> _Ack:
+async def _request(
+    nc: SafeClient, subject: str, body: bytes, headers: dict[str, str], timeout_s: float
+) -> _Ack:
     _fits(body)
     try:
-        answer = await nc.request(subject, body, timeout=APPEND_TIMEOUT_S, headers=headers)
+        answer = await nc.request(subject, body, timeout=timeout_s, headers=headers)
     except nats.errors.NoRespondersError as error:
         raise UnknownOutcome("no stream answers") from error
     except (TimeoutError, nats.errors.Error) as error:
         raise UnknownOutcome(str(error) or "no answer") from error
-    ack = _ACK.decode(answer.data)
+    try:
+        ack = _ACK.decode(answer.data)
+    except msgspec.MsgspecError as error:
+        raise UnknownOutcome(f"an answer that is none of JetStream's: {error}") from error
     if ack.error is None:
         return ack
     err_code = int(ack.error.get("err_code", 0))

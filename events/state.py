@@ -5,7 +5,8 @@ Owns the values and the one index over them (State, which only evolve changes); 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -27,7 +28,11 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True, tag="pending"):
 
 
 class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
-    """Granted and not ended: this attempt holds its slots, CPUs and memory."""
+    """Granted and not ended: this attempt holds its slots, CPUs and memory.
+
+    ``uuids`` are the devices that the slots were when it was granted: it holds them even if an inventory that comes
+    later numbers them otherwise.
+    """
 
     attempt: int
     node: str
@@ -36,6 +41,7 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
     cpus: int
     memory_mb: int
     dispatched_seq: int
+    uuids: tuple[str, ...] = ()
     started: bool = False
     stopping: bool = False
 
@@ -94,11 +100,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return AttemptRef(self.run_id, self.phase.attempt)
 
 
+class Departed(msgspec.Struct, frozen=True):
+    """An earlier incarnation of a node's name that left: what was granted to it above ``upto`` never started."""
+
+    incarnation: str
+    upto: int
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A node as its agent's words and the dispatcher's verdicts have it.
 
     ``joined_seq`` is the sequence of its last NodeJoined and ``listed`` the attempts that this named; of these
-    ``to_stop`` were ended in the log before and await a Stopping. ``left_upto`` stands from NodeLeft to the next join.
+    ``to_stop`` were ended in the log before and await a Stopping. ``left_upto`` stands from NodeLeft to the next join;
+    ``departed`` are the last few earlier incarnations that left.
     """
 
     name: str
@@ -117,6 +131,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     to_stop: frozenset[AttemptRef] = frozenset()
     left_upto: int | None = None
     left_attempts: int = 0
+    departed: tuple[Departed, ...] = ()
     unhealthy: frozenset[int] = frozenset()
 
     @property
@@ -126,9 +141,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct):
-    """What the attempts of one node hold; part of the index, changed in place."""
+    """What the attempts of one node hold; part of the index, changed in place.
 
-    slots: dict[int, AttemptRef]
+    A slot has one holder in every log that keeps invariant I2; the index is defined for the others too.
+    """
+
+    slots: dict[int, set[AttemptRef]]
     attempts: set[AttemptRef]
     cpus: int = 0
     memory_mb: int = 0
@@ -149,7 +167,7 @@ class State:
         self.runs: dict[str, Run] = {}
         self.nodes: dict[str, Node] = {}
         self.usage: dict[str, Usage] = {}
-        self.held_uuids: dict[str, AttemptRef] = {}
+        self.held_uuids: dict[str, set[AttemptRef]] = {}
         self.waiting: dict[str, set[str]] = {}
 
     def usage_of(self, node: str) -> Usage:
@@ -177,16 +195,8 @@ class State:
         self._index(run)
 
     def put_node(self, node: Node) -> None:
-        """Keep a node's new value. Its devices may have changed: what its attempts hold is indexed anew then."""
-        before = self.nodes.get(node.name)
-        live = (
-            [] if before is None or before.gpus == node.gpus else [r for r, _ in self.attempts_of(node.name)]
-        )
-        for run in live:
-            self._forget(run)
+        """Keep a node's new value."""
         self.nodes[node.name] = node
-        for run in live:
-            self._index(run)
 
     def _index(self, run: Run) -> None:
         match run.phase:
@@ -196,9 +206,9 @@ class State:
                 usage.cpus += active.cpus
                 usage.memory_mb += active.memory_mb
                 for index in active.slots:
-                    usage.slots[index] = run.ref
-                for uuid in self._uuids(active):
-                    self.held_uuids[uuid] = run.ref
+                    usage.slots.setdefault(index, set()).add(run.ref)
+                for uuid in active.uuids:
+                    self.held_uuids.setdefault(uuid, set()).add(run.ref)
             case Pending(waiting_for=waiting_for):
                 for dependency in waiting_for:
                     self.waiting.setdefault(dependency, set()).add(run.run_id)
@@ -213,32 +223,38 @@ class State:
                 usage.cpus -= active.cpus
                 usage.memory_mb -= active.memory_mb
                 for index in active.slots:
-                    if usage.slots.get(index) == run.ref:
-                        del usage.slots[index]
-                for uuid in self._uuids(active):
-                    if self.held_uuids.get(uuid) == run.ref:
-                        del self.held_uuids[uuid]
+                    _discard(usage.slots, index, run.ref)
+                for uuid in active.uuids:
+                    _discard(self.held_uuids, uuid, run.ref)
+                if not usage.attempts:
+                    del self.usage[active.node]
             case Pending(waiting_for=waiting_for):
                 for dependency in waiting_for:
-                    dependents = self.waiting.get(dependency)
-                    if dependents is not None:
-                        dependents.discard(run.run_id)
-                        if not dependents:
-                            del self.waiting[dependency]
+                    _discard(self.waiting, dependency, run.run_id)
             case Ended():
                 pass
 
-    def _uuids(self, active: Active) -> Iterable[str]:
-        node = self.nodes.get(active.node)
-        if node is None or not active.slots:
-            return ()
-        return [d.uuid for d in node.gpus if d.uuid is not None and d.index in active.slots]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
+    """Take a value from a key's set, and the key with its last one."""
+    values = index.get(key)
+    if values is not None:
+        values.discard(value)
+        if not values:
+            del index[key]
+
+
+SNAPSHOT_VERSION = 1
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A State as one value, to be kept beside its position."""
 
-    v: int = 1
+    v: int = SNAPSHOT_VERSION
     seq: int
     epoch: int
     epoch_of: str

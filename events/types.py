@@ -5,12 +5,17 @@ Owns the names and fields that are stored for ever; knows neither how they are e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from events.json_limits import MAX_INTEGER
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role, Scope
+
+
+Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+"""What decisions count with: an event with a number that no store could keep is unreadable."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +56,7 @@ class CancelRequested(RunEvent, frozen=True, kw_only=True):
 class RetryRequested(RunEvent, frozen=True, kw_only=True):
     """Somebody wants an ended run again; ``attempt`` is the one that it ended with."""
 
-    attempt: int
+    attempt: Integer
     reason: str | None = None
     requested_by: str = "local"
 
@@ -98,7 +103,7 @@ class Elected(Event, frozen=True, kw_only=True):
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler saw: the last sequence folded and the clock it was given (RFC 3339)."""
 
-    seq: int
+    seq: Integer
     now: str
 
 
@@ -116,13 +121,13 @@ class Dispatched(RunEvent, frozen=True, kw_only=True):
     ``launch`` is all that the node needs to start the worker (the run config's part of it, as JSON).
     """
 
-    attempt: int
-    epoch: int
+    attempt: Integer
+    epoch: Integer
     node: str
     incarnation: str
-    slots: tuple[int, ...]
-    cpus: int
-    memory_mb: int
+    slots: tuple[Integer, ...]
+    cpus: Integer
+    memory_mb: Integer
     launch: msgspec.Raw
     view: View
     why: Why
@@ -131,8 +136,8 @@ class Dispatched(RunEvent, frozen=True, kw_only=True):
 class Stopping(RunEvent, frozen=True, kw_only=True):
     """The node is to end this attempt: its run was cancelled, or the log has it ended (``ended``)."""
 
-    attempt: int
-    epoch: int
+    attempt: Integer
+    epoch: Integer
     node: str
     incarnation: str
     reason: str
@@ -141,7 +146,7 @@ class Stopping(RunEvent, frozen=True, kw_only=True):
 class NodeLost(NodeEvent, frozen=True, kw_only=True):
     """A verdict, not an end: the node was silent too long and is granted nothing until it joins again."""
 
-    epoch: int
+    epoch: Integer
     silent_s: float
 
 
@@ -152,24 +157,24 @@ class AttemptRef(msgspec.Struct, frozen=True):
     """One attempt of one run."""
 
     run_id: str
-    attempt: int
+    attempt: Integer
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """A slot's device as the node's inventory has it; no UUID where NVML knows none."""
 
-    index: int
+    index: Integer
     uuid: str | None = None
     name: str | None = None
-    memory_mb: int | None = None
+    memory_mb: Integer | None = None
 
 
 class NodeJoined(NodeEvent, frozen=True, kw_only=True):
     """An agent's session begins; ``attempts`` are those whose end it has not seen acknowledged."""
 
     host: str
-    cpus: int
-    memory_mb: int
+    cpus: Integer
+    memory_mb: Integer
     gpus: tuple[Device, ...] = ()
     attempts: tuple[AttemptRef, ...] = ()
     borrowed: bool = False
@@ -179,7 +184,7 @@ class NodeJoined(NodeEvent, frozen=True, kw_only=True):
 class NodeLeft(NodeEvent, frozen=True, kw_only=True):
     """A clean shutdown: no new grants. ``upto`` is the last decision that the agent wrote down."""
 
-    upto: int
+    upto: Integer
     attempts: tuple[AttemptRef, ...] = ()
     reason: str | None = None
 
@@ -187,14 +192,14 @@ class NodeLeft(NodeEvent, frozen=True, kw_only=True):
 class SlotUnhealthy(NodeEvent, frozen=True, kw_only=True):
     """A device cannot be used; its slot is granted to nobody."""
 
-    index: int
+    index: Integer
     reason: str | None = None
 
 
 class SlotHealthy(NodeEvent, frozen=True, kw_only=True):
     """The device can be used again."""
 
-    index: int
+    index: Integer
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,10 +222,10 @@ class LastHeartbeat(Told, frozen=True, kw_only=True):
 class Started(RunEvent, frozen=True, kw_only=True):
     """The worker runs."""
 
-    attempt: int
+    attempt: Integer
     pid: int
     host: str
-    slots: tuple[int, ...] = ()
+    slots: tuple[Integer, ...] = ()
     devices: tuple[str, ...] = ()
 
 
@@ -244,7 +249,7 @@ class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
 class AttemptEnd(RunEvent, frozen=True, kw_only=True):
     """Base of the four ways an attempt ends. An end without ``last_heartbeat`` clears those columns."""
 
-    attempt: int
+    attempt: Integer
     duration_s: float | None = None
     last_heartbeat: LastHeartbeat | None = None
 
@@ -264,7 +269,7 @@ class Failed(AttemptEnd, frozen=True, kw_only=True):
     signal: int | None = None
     message: str | None = None
     output_tail: str | None = None
-    epoch: int | None = None
+    epoch: Integer | None = None
 
 
 class Cancelled(AttemptEnd, frozen=True, kw_only=True):
@@ -274,7 +279,7 @@ class Cancelled(AttemptEnd, frozen=True, kw_only=True):
     failure_reason: FailureReason | None = None
     exit_code: int | None = None
     signal: int | None = None
-    epoch: int | None = None
+    epoch: Integer | None = None
 
 
 class TimedOut(AttemptEnd, frozen=True, kw_only=True):
@@ -293,13 +298,13 @@ class RunHeartbeat(Told, frozen=True, kw_only=True):
     """What a live attempt's worker has told so far."""
 
     run_id: str
-    attempt: int
+    attempt: Integer
 
 
 class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     """One device at one moment; what NVML does not know is null."""
 
-    index: int
+    index: Integer
     utilisation: int | None = None
     memory_used_mb: int | None = None
     temperature_c: int | None = None

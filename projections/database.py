@@ -10,12 +10,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.pool import NullPool, StaticPool
 
 BUSY_TIMEOUT_S = 10.0
+_T = TypeVar("_T")
 
 
 class Database:
@@ -132,7 +133,7 @@ class Database:
             connection.exec_driver_sql(statement, rows)
 
 
-def in_chunks(items: Iterable[str], size: int = 500) -> Iterator[tuple[str, ...]]:
+def in_chunks(items: Iterable[_T], size: int = 500) -> Iterator[tuple[_T, ...]]:
     """``items`` in pieces that fit a statement's parameters."""
     everything = list(items)
     for start in range(0, len(everything), size):

@@ -18,7 +18,6 @@ from events.codec import StoredEvent, Unreadable
 from events.config import stored_config
 from events.evolve import Change, EndedAttempt, RunChange, ended_runs_needed, evolve, outcome
 from events.state import Ended, Node, Run, State
-from events.times import rfc3339
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -37,7 +36,6 @@ from events.types import (
 from projections import wording
 from projections.rows import (
     EMPTY_LIST,
-    EMPTY_OBJECT,
     MODULUS,
     AttemptRow,
     NodeRow,
@@ -45,10 +43,12 @@ from projections.rows import (
     SlotRow,
     TimelineRow,
     digest,
+    digest_of_entry,
     fitting,
     plain_number,
     sorted_json,
 )
+from projections.stored_time import stored_time
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
 
 R = TypeVar("R", RunRow, AttemptRow, SlotRow, NodeRow)
@@ -56,6 +56,7 @@ R = TypeVar("R", RunRow, AttemptRow, SlotRow, NodeRow)
 _STATUS = {status: status.value for status in RunStatus}
 _REASON: Mapping[FailureReason | None, str | None] = {None: None, **{r: r.value for r in FailureReason}}
 _NOTHING_TOLD = LastHeartbeat()
+_NONE_ENDED: dict[str, EndedAttempt] = {}
 
 
 class Entry(Generic[R]):
@@ -87,8 +88,8 @@ class Past(Protocol):
         """Those of the named runs that exist, with their folds."""
         ...
 
-    def attempts(self, run_id: str) -> list[AttemptRow]:
-        """All attempts of a run."""
+    def attempts(self, submit_seq: int) -> list[AttemptRow]:
+        """All attempts of the run with this Submitted."""
         ...
 
 
@@ -111,12 +112,14 @@ class Batch(msgspec.Struct):
     epoch_of: str
     fresh_runs: list[RunEntry]
     runs: list[RunEntry]
-    attempts: list[AttemptRow]
+    attempts: list[tuple[int, AttemptRow]]
+    """With their runs' ``submit_seq``, as the timeline."""
     slots: list[SlotRow]
     nodes: list[tuple[NodeRow, Node]]
-    gone_attempts: list[tuple[str, int]]
+    gone_attempts: list[tuple[int, int]]
+    """(``submit_seq``, attempt)."""
     gone_slots: list[tuple[str, int]]
-    timeline: list[TimelineRow]
+    timeline: list[tuple[int, TimelineRow]]
     quarantine: list[Quarantined]
 
 
@@ -131,7 +134,8 @@ class Projection:
         self.seq = seq
         self.state_hash = state_hash
         self.runs: dict[str, RunEntry] = {}
-        self.attempts: dict[tuple[str, int], Entry[AttemptRow]] = {}
+        self.attempts: dict[tuple[int, int], Entry[AttemptRow]] = {}
+        """(``submit_seq`` of the run, attempt) → its row."""
         self.slots: dict[str, dict[int, Entry[SlotRow]]] = {}
         self.nodes: dict[str, Entry[NodeRow]] = {}
         self._past = past
@@ -139,10 +143,10 @@ class Projection:
         self._held: dict[str, int] = {}
         self._dirty_runs: list[RunEntry] = []
         self._loaded: list[str] = []
-        self._dirty_attempts: list[tuple[tuple[str, int], Entry[AttemptRow]]] = []
+        self._dirty_attempts: list[tuple[tuple[int, int], Entry[AttemptRow]]] = []
         self._dirty_slots: list[tuple[str, int, Entry[SlotRow]]] = []
         self._dirty_nodes: list[str] = []
-        self._timeline: list[TimelineRow] = []
+        self._timeline: list[tuple[int, TimelineRow]] = []
         self._quarantine: list[Quarantined] = []
         self._handlers = {
             Dispatched: self._dispatched,
@@ -163,7 +167,9 @@ class Projection:
         for row, run in runs:
             self.runs[row.run_id] = RunEntry(row, run, None)
         for attempt in attempts:
-            self.attempts[attempt.run_id, attempt.attempt] = Entry(attempt, None)
+            run_row = self.runs[attempt.run_id].row
+            assert run_row is not None
+            self.attempts[run_row.submit_seq, attempt.attempt] = Entry(attempt, None)
         for slot in slots:
             self.slots.setdefault(slot.node, {})[slot.index] = Entry(slot, None)
             if slot.run_id is not None:
@@ -193,7 +199,12 @@ class Projection:
         if change.runs:
             self._runs_changed(stored, event, change)
         if change.nodes:
-            self._nodes_changed(stored, event, change.nodes)
+            if isinstance(event, NodeEvent):
+                self._node_changed(stored, event.node)
+            else:
+                moves = bool(change.ended) or isinstance(event, Dispatched)
+                for name in change.nodes:
+                    self._use_changed(name, moves)
         return change
 
     def quarantine(self, message: Unreadable) -> None:
@@ -201,7 +212,7 @@ class Projection:
         self.seq = message.seq
         self._quarantine.append(
             Quarantined(
-                message.seq, rfc3339(message.stored_ns), message.subject, message.reason, message.body
+                message.seq, stored_time(message.stored_ns), message.subject, message.reason, message.body
             )
         )
 
@@ -228,7 +239,7 @@ class Projection:
                 batch.gone_attempts.append(key)
                 self.attempts.pop(key, None)
             else:
-                batch.attempts.append(attempt.row)
+                batch.attempts.append((key[0], attempt.row))
                 if attempt.row.ended_at is not None:
                     self.attempts.pop(key, None)
         for node, index, slot in self._dirty_slots:
@@ -240,11 +251,12 @@ class Projection:
                 batch.slots.append(slot.row)
         for name in self._dirty_nodes:
             node_entry = self.nodes[name]
-            total += self._settle(node_entry)
             assert node_entry.row is not None
+            self._set_use(node_entry.row)
+            total += self._settle(node_entry)
             batch.nodes.append((node_entry.row, self.state.nodes[name]))
-        for row in self._timeline:
-            total += digest(row)
+        for _, row in self._timeline:
+            total += digest_of_entry(row)
         self.state_hash = total % MODULUS
         batch.seq, batch.state_hash = self.seq, self.state_hash
         batch.epoch, batch.epoch_of = self.state.epoch, self.state.epoch_of
@@ -275,10 +287,10 @@ class Projection:
         self._load(set(run_ids) - self.runs.keys())
         return {run_id: self.runs[run_id].run for run_id in run_ids if run_id in self.runs}
 
-    def _attempt(self, run_id: str, number: int) -> Entry[AttemptRow] | None:
-        entry = self.attempts.get((run_id, number))
+    def _attempt(self, submit_seq: int, number: int) -> Entry[AttemptRow] | None:
+        entry = self.attempts.get((submit_seq, number))
         if entry is None:
-            for row in self._past.attempts(run_id):
+            for row in self._past.attempts(submit_seq):
                 if row.attempt == number:
                     entry = Entry(row, None)
         return entry if entry is not None and entry.row is not None else None
@@ -294,7 +306,7 @@ class Projection:
                 entry.digest = digest(entry.row)
         return entry.row
 
-    def _touch_attempt(self, key: tuple[str, int], entry: Entry[AttemptRow]) -> None:
+    def _touch_attempt(self, key: tuple[int, int], entry: Entry[AttemptRow]) -> None:
         if not entry.dirty:
             entry.dirty = True
             self._dirty_attempts.append((key, entry))
@@ -318,21 +330,22 @@ class Projection:
                 entry.digest = digest(entry.row)
         return entry.row
 
-    def _tell(self, run_id: str, stored: StoredEvent, time: str, text: str | None) -> None:
+    def _tell(self, row: RunRow, stored: StoredEvent, time: str, text: str | None) -> None:
         if text is not None:
-            self._timeline.append(TimelineRow(run_id, stored.seq, text, time, stored.subject.type))
+            entry = TimelineRow(row.run_id, stored.seq, text, time, stored.subject.type)
+            self._timeline.append((row.submit_seq, entry))
 
     def _set_aside(self, stored: StoredEvent, reason: str, body: bytes) -> None:
         self._quarantine.append(
-            Quarantined(stored.seq, rfc3339(stored.stored_ns), str(stored.subject), reason, body)
+            Quarantined(stored.seq, stored_time(stored.stored_ns), str(stored.subject), reason, body)
         )
 
     # --- runs ---------------------------------------------------------------------------------------------
 
     def _runs_changed(self, stored: StoredEvent, event: Event, change: Change) -> None:
-        time = rfc3339(stored.stored_ns)
-        ended = {end.run_id: end for end in change.ended}
-        own = event.run_id if isinstance(event, RunEvent) else None
+        time = stored_time(stored.stored_ns)
+        ended = {end.run_id: end for end in change.ended} if change.ended else _NONE_ENDED
+        own = stored.subject.id if isinstance(event, RunEvent) else None
         for run_change in change.runs:
             run = run_change.after
             run_id = run.run_id
@@ -343,12 +356,6 @@ class Projection:
             entry.run = run
             row = self._touch_run(entry)
             end = ended.get(run_id)
-            if (
-                end is not None
-                and run_change.before is not None
-                and run_change.before.phase is not end.attempt
-            ):
-                end = None
             if end is not None:
                 self._attempt_ended(stored, event, end, run_change, row, time)
             elif run_id == own:
@@ -356,7 +363,8 @@ class Projection:
                 if handler is not None:
                     handler(event, row, run, time)
                     row.seq, row.updated_at = stored.seq, time
-                self._tell(run_id, stored, time, wording.of_event(event, run_change))
+                self._tell(row, stored, time, wording.of_event(event, run_change))
+            # else: a run that waited for the one that ended. Its columns say nothing of that
 
     def _submitted(self, stored: StoredEvent, event: Submitted, run: Run, time: str) -> None:
         run_id = run.run_id
@@ -364,33 +372,16 @@ class Projection:
         needs = run.needs
         row = RunRow(
             attempt=1,
-            cancel_requested=False,
             command=sorted_json(config.command),
             cpus=fitting(needs.cpus),
             digest=event.digest,
-            dispatched_at=None,
-            ended_at=None,
-            exit_code=None,
-            failure_reason=None,
             gpus=fitting(needs.gpus),
-            host=None,
             labels=sorted_json(config.labels),
-            last_heartbeat_at=None,
-            metrics=EMPTY_OBJECT,
             name=run.name,
-            node=None,
-            pid=None,
             priority=fitting(run.priority),
-            progress=None,
-            ready_at=None,
             run_id=run_id,
             seq=stored.seq,
-            signal=None,
-            slots=EMPTY_LIST,
-            started_at=None,
             status="PENDING",
-            status_text=None,
-            step=None,
             submit_seq=stored.seq,
             submitted_at=time,
             submitted_by=event.submitted_by,
@@ -401,17 +392,16 @@ class Projection:
             entry = self.runs[run_id] = RunEntry(row, run)
             self._touch_run(entry)
         else:  # no guarded writer does this: a run of the same id ended before. It begins afresh
-            self._touch_run(entry)
+            self._forget_attempts(self._touch_run(entry).submit_seq)
             entry.row, entry.run = row, run
-            self._forget_attempts(run_id)
         entry.fresh = True
-        self._tell(run_id, stored, time, wording.submitted(run, event.submitted_by))
+        self._tell(row, stored, time, wording.submitted(run, event.submitted_by))
 
-    def _forget_attempts(self, run_id: str) -> None:
-        for row in self._past.attempts(run_id):
-            self.attempts.setdefault((run_id, row.attempt), Entry(row, None))
+    def _forget_attempts(self, submit_seq: int) -> None:
+        for row in self._past.attempts(submit_seq):
+            self.attempts.setdefault((submit_seq, row.attempt), Entry(row, None))
         for key, entry in list(self.attempts.items()):
-            if key[0] == run_id:
+            if key[0] == submit_seq:
                 self._touch_attempt(key, entry)
                 entry.row = None
 
@@ -422,41 +412,22 @@ class Projection:
         attempt = AttemptRow(
             attempt=event.attempt,
             dispatched_at=time,
-            ended_at=None,
-            exit_code=None,
-            failure_reason=None,
-            host=None,
-            last_heartbeat_at=None,
-            late_result=None,
-            metrics=EMPTY_OBJECT,
             node=event.node,
-            pid=None,
-            progress=None,
-            ready_at=None,
             run_id=event.run_id,
-            signal=None,
             slots=slots,
-            started_at=None,
             status="DISPATCHING",
-            status_text=None,
-            step=None,
         )
-        key = (event.run_id, event.attempt)
-        entry = self.attempts.get(key)
-        if entry is None:
-            entry = self.attempts[key] = Entry(attempt)
-        self._touch_attempt(key, entry)
-        entry.row = attempt
+        self._touch_attempt((row.submit_seq, event.attempt), Entry(attempt))
         for index in event.slots:
-            self._hold(event.node, index, AttemptRef(*key), time)
+            self._hold(event.node, index, event, time)
 
     def _started(self, event: Event, row: RunRow, run: Run, time: str) -> None:
         assert isinstance(event, Started)
         pid = fitting(event.pid)
         row.status, row.host, row.pid, row.started_at = "RUNNING", event.host, pid, time
-        entry = self._attempt(event.run_id, event.attempt)
+        entry = self._attempt(row.submit_seq, event.attempt)
         assert entry is not None and entry.row is not None
-        self._touch_attempt((event.run_id, event.attempt), entry)
+        self._touch_attempt((row.submit_seq, event.attempt), entry)
         attempt = entry.row
         attempt.status, attempt.host, attempt.pid, attempt.started_at = "RUNNING", event.host, pid, time
 
@@ -493,9 +464,9 @@ class Projection:
         told = getattr(event, "last_heartbeat", None) or _NOTHING_TOLD
         exit_code = fitting(getattr(event, "exit_code", None))
         signal = fitting(getattr(event, "signal", None))
-        entry = self._attempt(run.run_id, number)
+        entry = self._attempt(row.submit_seq, number)
         assert entry is not None and entry.row is not None
-        self._touch_attempt((run.run_id, number), entry)
+        self._touch_attempt((row.submit_seq, number), entry)
         attempt = entry.row
         attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
         attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
@@ -508,25 +479,26 @@ class Projection:
             self._queued(row, run)
         row.seq, row.updated_at = stored.seq, time
         for index in end.attempt.slots:
-            self._let_go(end.attempt.node, index, AttemptRef(run.run_id, number), stored.seq, time)
+            self._let_go(end.attempt.node, index, run.run_id, number, time)
         text = wording.end_of_attempt(event, end, change, stored.stored_ns)
-        self._tell(run.run_id, stored, time, text)
+        self._tell(row, stored, time, text)
 
     def _late(self, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:
         """An end after the attempt's first: kept with it, and told, if it is of the node that had the attempt."""
-        if ref.run_id not in self.runs:
+        run = self.runs.get(ref.run_id)
+        if run is None or run.row is None:
             return
-        entry = self._attempt(ref.run_id, ref.attempt)
+        entry = self._attempt(run.row.submit_seq, ref.attempt)
         if entry is None or entry.row is None or entry.row.node != stored.subject.node:
             return
-        self._touch_attempt((ref.run_id, ref.attempt), entry)
+        self._touch_attempt((run.row.submit_seq, ref.attempt), entry)
         entry.row.late_result = wording.late_result(outcome(event)[0], event)
-        time = rfc3339(stored.stored_ns)
-        self._tell(ref.run_id, stored, time, wording.late(event, stored.subject.node))
+        time = stored_time(stored.stored_ns)
+        self._tell(run.row, stored, time, wording.late(event, stored.subject.node))
 
     # --- nodes and slots ----------------------------------------------------------------------------------
 
-    def _hold(self, node: str, index: int, ref: AttemptRef, time: str) -> None:
+    def _hold(self, node: str, index: int, ref: Dispatched, time: str) -> None:
         if fitting(index) is None:
             return
         entry = self._slot(node, index)
@@ -536,15 +508,15 @@ class Projection:
             self._held[node] = self._held.get(node, 0) + 1
         row.run_id, row.attempt, row.seq, row.updated_at = ref.run_id, ref.attempt, self.seq, time
 
-    def _let_go(self, node: str, index: int, ref: AttemptRef, seq: int, time: str) -> None:
+    def _let_go(self, node: str, index: int, run_id: str, attempt: int, time: str) -> None:
         entry = self.slots.get(node, {}).get(index)
         row = entry.row if entry is not None else None
-        if entry is None or row is None or (row.run_id, row.attempt) != (ref.run_id, ref.attempt):
+        if entry is None or row is None or row.run_id != run_id or row.attempt != attempt:
             return
         self._touch_slot(node, index, entry)
         self._held[node] -= 1
         row.run_id = row.attempt = None
-        row.seq, row.updated_at = seq, time
+        row.seq, row.updated_at = self.seq, time
         if self._device(node, index) is None:
             entry.row = None
 
@@ -553,21 +525,7 @@ class Projection:
         of_node = self.slots.setdefault(node, {})
         entry = of_node.get(index)
         if entry is None or entry.row is None:
-            row = SlotRow(
-                attempt=None,
-                device=None,
-                healthy=True,
-                index=index,
-                memory_mb=None,
-                memory_used_mb=None,
-                node=node,
-                other_pids=EMPTY_LIST,
-                run_id=None,
-                seq=self.seq,
-                updated_at=None,
-                utilisation=None,
-                uuid=None,
-            )
+            row = SlotRow(index=index, node=node, seq=self.seq)
             if entry is None:
                 entry = of_node[index] = Entry(row)
             else:
@@ -581,34 +539,39 @@ class Projection:
             return None
         return next((device for device in node.gpus if device.index == index), None)
 
-    def _nodes_changed(self, stored: StoredEvent, event: Event, names: tuple[str, ...]) -> None:
-        for name in names:
-            node = self.state.nodes.get(name)
-            if node is None:  # a grant to a node that never joined
-                continue
-            entry = self.nodes.get(name)
-            if isinstance(event, NodeEvent):
-                self._inventory(node, stored.seq, rfc3339(stored.stored_ns))
-            usage = self.state.usage.get(name)
-            used = (
-                fitting(usage.cpus) if usage is not None else 0,
-                fitting(usage.memory_mb) if usage is not None else 0,
-                self._held.get(name, 0),
-            )
-            if entry is None:
-                entry = self.nodes[name] = Entry(_node_row(node, used))
-                self._touch_node(entry)
-                continue
-            row = self._touch_node(entry)  # its fold may have changed where its columns did not
-            if isinstance(event, NodeEvent):
-                new = _node_row(node, used)
-                new.seq, new.last_heartbeat_at = row.seq, row.last_heartbeat_at
-                if new != row:
-                    new.seq = stored.seq
-                    entry.row = new
-            elif (row.cpus_used, row.memory_used_mb, row.slots_used) != used:
-                row.cpus_used, row.memory_used_mb, row.slots_used = used
-                row.seq = stored.seq
+    def _use_changed(self, name: str, moves: bool) -> None:
+        """A grant or an end (``moves``) changed what is used of a node; a Stopping changes its fold alone."""
+        entry = self.nodes.get(name)
+        if entry is not None:  # a grant may name a node that never joined
+            row = self._touch_node(entry)
+            if moves:
+                row.seq = self.seq
+
+    def _node_changed(self, stored: StoredEvent, name: str) -> None:
+        node = self.state.nodes[name]
+        self._inventory(node, stored.seq, stored_time(stored.stored_ns))
+        row = _node_row(node)
+        entry = self.nodes.get(name)
+        if entry is None or entry.row is None:
+            entry = self.nodes[name] = Entry(row)
+            self._touch_node(entry)
+            return
+        before = self._touch_node(entry)  # its fold may have changed where its columns did not
+        row.seq, row.last_heartbeat_at = before.seq, before.last_heartbeat_at
+        row.cpus_used, row.memory_used_mb, row.slots_used = (
+            before.cpus_used,
+            before.memory_used_mb,
+            before.slots_used,
+        )
+        if row != before or node.status is NodeStatus.REMOVED:
+            row.seq = stored.seq
+            entry.row = row
+
+    def _set_use(self, row: NodeRow) -> None:
+        usage = self.state.usage.get(row.node)
+        if usage is not None:
+            row.cpus_used, row.memory_used_mb = fitting(usage.cpus), fitting(usage.memory_mb)
+        row.slots_used = self._held.get(row.node, 0)
 
     def _inventory(self, node: Node, seq: int, time: str) -> None:
         """Make the node's slots those of its inventory; one that an attempt holds stays in any case."""
@@ -646,20 +609,18 @@ def _told(row: RunRow | AttemptRow, told: LastHeartbeat) -> None:
     row.metrics = sorted_json(told.metrics)
 
 
-def _node_row(node: Node, used: tuple[int | None, int | None, int]) -> NodeRow:
+def _node_row(node: Node) -> NodeRow:
     return NodeRow(
         cpus=fitting(node.cpus),
-        cpus_used=used[0],
+        cpus_used=0,
         drained=node.drained,
         gpus=len(node.gpus),
         host=node.host,
         incarnation=node.incarnation,
-        joined_at=rfc3339(node.joined_ns),
-        last_heartbeat_at=None,
+        joined_at=stored_time(node.joined_ns),
         memory_mb=fitting(node.memory_mb),
-        memory_used_mb=used[1],
+        memory_used_mb=0,
         node=node.name,
         seq=node.seq,
-        slots_used=used[2],
         status=node.status.value,
     )

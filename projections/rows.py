@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, Raw
 
-from projections.tables import JSON_COLUMNS
+from projections.tables import BOOLEAN_COLUMNS, JSON_COLUMNS
 
 MODULUS = 1 << 256
 EMPTY_OBJECT = Raw(b"{}")
@@ -42,38 +42,38 @@ class RunRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "runs"
 
-    attempt: int
-    cancel_requested: bool
-    command: Raw
-    cpus: int | None
-    digest: str
-    dispatched_at: str | None
-    ended_at: str | None
-    exit_code: int | None
-    failure_reason: str | None
-    gpus: int | None
-    host: str | None
-    labels: Raw
-    last_heartbeat_at: Any
-    metrics: Any
-    name: str
-    node: str | None
-    pid: int | None
-    priority: int | None
-    progress: Any
-    ready_at: Any
-    run_id: str
-    seq: int
-    signal: int | None
-    slots: Raw
-    started_at: str | None
-    status: str
-    status_text: Any
-    step: Any
-    submit_seq: int
-    submitted_at: str | None
-    submitted_by: str | None
-    updated_at: Any
+    attempt: int = 0
+    cancel_requested: bool = False
+    command: Raw = EMPTY_LIST
+    cpus: int | None = None
+    digest: str = ""
+    dispatched_at: str | None = None
+    ended_at: str | None = None
+    exit_code: int | None = None
+    failure_reason: str | None = None
+    gpus: int | None = None
+    host: str | None = None
+    labels: Raw = EMPTY_OBJECT
+    last_heartbeat_at: Any = None
+    metrics: Any = EMPTY_OBJECT
+    name: str = ""
+    node: str | None = None
+    pid: int | None = None
+    priority: int | None = None
+    progress: Any = None
+    ready_at: Any = None
+    run_id: str = ""
+    seq: int = 0
+    signal: int | None = None
+    slots: Raw = EMPTY_LIST
+    started_at: str | None = None
+    status: str = ""
+    status_text: Any = None
+    step: Any = None
+    submit_seq: int = 0
+    submitted_at: str | None = None
+    submitted_by: str | None = None
+    updated_at: Any = None
 
 
 class AttemptRow(msgspec.Struct, gc=False):
@@ -81,26 +81,26 @@ class AttemptRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "attempts"
 
-    attempt: int
-    dispatched_at: str | None
-    ended_at: str | None
-    exit_code: int | None
-    failure_reason: str | None
-    host: str | None
-    last_heartbeat_at: Any
-    late_result: str | None
-    metrics: Any
-    node: str
-    pid: int | None
-    progress: Any
-    ready_at: Any
-    run_id: str
-    signal: int | None
-    slots: Raw
-    started_at: str | None
-    status: str
-    status_text: Any
-    step: Any
+    attempt: int = 0
+    dispatched_at: str | None = None
+    ended_at: str | None = None
+    exit_code: int | None = None
+    failure_reason: str | None = None
+    host: str | None = None
+    last_heartbeat_at: Any = None
+    late_result: str | None = None
+    metrics: Any = EMPTY_OBJECT
+    node: str = ""
+    pid: int | None = None
+    progress: Any = None
+    ready_at: Any = None
+    run_id: str = ""
+    signal: int | None = None
+    slots: Raw = EMPTY_LIST
+    started_at: str | None = None
+    status: str = ""
+    status_text: Any = None
+    step: Any = None
 
 
 class SlotRow(msgspec.Struct, gc=False):
@@ -108,19 +108,19 @@ class SlotRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "slots"
 
-    attempt: int | None
-    device: str | None
-    healthy: bool
-    index: int
-    memory_mb: int | None
-    memory_used_mb: Any
-    node: str
-    other_pids: Any
-    run_id: str | None
-    seq: int
-    updated_at: Any
-    utilisation: Any
-    uuid: str | None
+    attempt: int | None = None
+    device: str | None = None
+    healthy: bool = True
+    index: int = 0
+    memory_mb: int | None = None
+    memory_used_mb: Any = None
+    node: str = ""
+    other_pids: Any = EMPTY_LIST
+    run_id: str | None = None
+    seq: int = 0
+    updated_at: Any = None
+    utilisation: Any = None
+    uuid: str | None = None
 
 
 class NodeRow(msgspec.Struct, gc=False):
@@ -128,20 +128,20 @@ class NodeRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "nodes"
 
-    cpus: int | None
-    cpus_used: int | None
-    drained: bool
-    gpus: int
-    host: str
-    incarnation: str
-    joined_at: str | None
-    last_heartbeat_at: Any
-    memory_mb: int | None
-    memory_used_mb: int | None
-    node: str
-    seq: int
-    slots_used: int
-    status: str
+    cpus: int | None = None
+    cpus_used: int | None = None
+    drained: bool = False
+    gpus: int = 0
+    host: str = ""
+    incarnation: str = ""
+    joined_at: str | None = None
+    last_heartbeat_at: Any = None
+    memory_mb: int | None = None
+    memory_used_mb: int | None = None
+    node: str = ""
+    seq: int = 0
+    slots_used: int = 0
+    status: str = ""
 
 
 class TimelineRow(msgspec.Struct, gc=False):
@@ -162,11 +162,14 @@ ROW_TYPES: Mapping[str, type[Row]] = {
 }
 
 
+def digest_of_entry(row: TimelineRow) -> int:
+    """The same as :func:`digest`, for the rows that there are most of."""
+    return int.from_bytes(sha256(_ENCODER.encode(("timeline", row))).digest())
+
+
 def digest(row: Row) -> int:
     """The row's part in the state hash."""
     match row:
-        case TimelineRow():
-            pass
         case RunRow() if row.status in LIVE:
             row = _without(row, RUN_HEARTBEAT)
         case AttemptRow() if row.status in LIVE:
@@ -227,6 +230,8 @@ def row_from(table: str, columns: Mapping[str, Any]) -> Row:
     for name in JSON_COLUMNS & fields.keys():
         value = fields[name]
         fields[name] = Raw(value.encode()) if isinstance(value, str) else sorted_json(value)
+    for name in BOOLEAN_COLUMNS & fields.keys():
+        fields[name] = bool(fields[name])
     if "step" in fields:
         fields["step"] = plain_number(fields["step"])
     return kind(**fields)

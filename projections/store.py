@@ -10,14 +10,17 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 from sqlalchemy import Connection, Table
 
-from events.state import Node, Run, Snapshot, restore
+from events.codec import StoredEvent, event_subject
+from events.evolve import evolve
+from events.state import Node, Phase, Run, Snapshot, State, restore
+from events.types import Submitted
 from projections import tables
 from projections.database import Database, in_chunks
 from projections.projection import Batch, Projection, RunEntry
 from projections.rows import (
-    LIVE,
     AttemptRow,
     NodeRow,
     Row,
@@ -27,6 +30,7 @@ from projections.rows import (
     row_from,
 )
 from projections.tables import JSON_COLUMNS, SCHEMA_VERSION
+from trainshed_client.subjects import Role
 
 _T = TypeVar("_T")
 _NEVER_CHANGES = frozenset(
@@ -47,7 +51,6 @@ _NEVER_CHANGES = frozenset(
 _RUN = RunRow.__struct_fields__
 _CHANGES = tuple(name for name in _RUN if name not in _NEVER_CHANGES)
 _ENCODER = msgspec.json.Encoder()
-_RUN_FOLD = msgspec.json.Decoder(Run)
 _NODE_FOLD = msgspec.json.Decoder(Node)
 _CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of")
 
@@ -91,16 +94,16 @@ class Store:
         self._attempt = Columns(AttemptRow.__struct_fields__)
         self._slot = Columns(SlotRow.__struct_fields__)
         self._node = Columns(NodeRow.__struct_fields__)
-        self._entry = Columns(TimelineRow.__struct_fields__)
         self._put_run = db.upsert(tables.runs, (*_RUN, "config", "fold"), ("run_id",))
         self._change_run = db.update(tables.runs, (*_CHANGES, "fold"), "run_id")
-        self._put_attempt = db.upsert(tables.attempts, self._attempt.names, ("run_id", "attempt"))
+        attempt_key = ("submit_seq", "attempt")
+        self._put_attempt = db.upsert(tables.attempts, ("submit_seq", *self._attempt.names), attempt_key)
         self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
         self._put_node = db.upsert(tables.nodes, (*self._node.names, "fold"), ("node",))
-        self._put_entry = db.insert(tables.timeline, self._entry.names)
+        self._put_entry = db.insert(tables.timeline, ("submit_seq", *TimelineRow.__struct_fields__))
         self._put_quarantine = db.insert(tables.quarantine, ("seq", "time", "subject", "reason", "body"))
         self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
-        self._drop_attempt = db.delete(tables.attempts, ("run_id", "attempt"))
+        self._drop_attempt = db.delete(tables.attempts, attempt_key)
         self._drop_slot = db.delete(tables.slots, ("node", "index"))
 
     def close(self) -> None:
@@ -156,17 +159,17 @@ class Store:
         return projection
 
     def _live_runs(self) -> list[tuple[RunRow, Run]]:
-        where = tables.runs.c.status.in_(sorted(LIVE))
-        statement = tables.runs.select().where(where).order_by(tables.runs.c.submit_seq)
-        return [
-            (_row(RunRow, row), run_of(row["fold"], row["config"]))
-            for row in self.connection.execute(statement).mappings()
-        ]
+        statement = tables.runs.select().where(tables.IS_LIVE).order_by(tables.runs.c.submit_seq)
+        return [run_pair(row) for row in self.connection.execute(statement).mappings()]
 
     def _live_attempts(self, live: list[tuple[RunRow, Run]]) -> list[AttemptRow]:
-        active = {row.run_id: row.attempt for row, _ in live if row.node is not None}
-        found = [row for run_ids in in_chunks(active) for row in self._attempts(run_ids)]
-        return [row for row in found if active[row.run_id] == row.attempt]
+        active = {row.submit_seq: row.attempt for row, _ in live if row.node is not None}
+        return [
+            row
+            for submit_seqs in in_chunks(active)
+            for submit_seq, row in self._attempts(submit_seqs)
+            if active[submit_seq] == row.attempt
+        ]
 
     def _all(self, table: Table, kind: type[_T]) -> list[_T]:
         return [_row(kind, row) for row in self.connection.execute(table.select()).mappings()]
@@ -185,19 +188,20 @@ class Store:
             statement = self.database.select(tables.runs, names, self.database.one_of("run_id", len(chunk)))
             for values in self.connection.exec_driver_sql(statement, chunk):
                 columns = dict(zip(names, values, strict=True))
-                found.append((_row(RunRow, columns), run_of(columns["fold"], columns["config"])))
+                found.append(run_pair(columns))
         return found
 
-    def attempts(self, run_id: str) -> list[AttemptRow]:
+    def attempts(self, submit_seq: int) -> list[AttemptRow]:
         """See ``Past``."""
-        return self._attempts((run_id,))
+        return [row for _, row in self._attempts((submit_seq,))]
 
-    def _attempts(self, run_ids: tuple[str, ...]) -> list[AttemptRow]:
-        names = self._attempt.names
-        statement = self.database.select(tables.attempts, names, self.database.one_of("run_id", len(run_ids)))
+    def _attempts(self, submit_seqs: tuple[int, ...]) -> list[tuple[int, AttemptRow]]:
+        names = ("submit_seq", *self._attempt.names)
+        where = self.database.one_of("submit_seq", len(submit_seqs))
+        statement = self.database.select(tables.attempts, names, where)
         return [
-            _row(AttemptRow, dict(zip(names, values, strict=True)))
-            for values in self.connection.exec_driver_sql(statement, run_ids)
+            (values[0], _row(AttemptRow, dict(zip(names, values, strict=True))))
+            for values in self.connection.exec_driver_sql(statement, submit_seqs)
         ]
 
     # --- writing ------------------------------------------------------------------------------------------
@@ -209,14 +213,14 @@ class Store:
         many(conn, self._drop_slot, list(batch.gone_slots))
         many(conn, self._put_run, [self._fresh(entry) for entry in batch.fresh_runs])
         many(conn, self._change_run, [self._changed(entry) for entry in batch.runs])
-        many(conn, self._put_attempt, [tuple(self._attempt.of(row)) for row in batch.attempts])
+        many(conn, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in batch.attempts])
         self.put_slots(batch.slots)
         many(
             conn,
             self._put_node,
             [(*self._node.of(row), _ENCODER.encode(node).decode()) for row, node in batch.nodes],
         )
-        many(conn, self._put_entry, [tuple(self._entry.of(row)) for row in batch.timeline])
+        many(conn, self._put_entry, [(seq, *astuple(row)) for seq, row in batch.timeline])
         many(
             conn,
             self._put_quarantine,
@@ -239,9 +243,11 @@ class Store:
         """Put slots' rows, within the caller's transaction."""
         self.database.many(self.connection, self._put_slot, [tuple(self._slot.of(row)) for row in rows])
 
-    def put_attempts(self, rows: list[AttemptRow]) -> None:
-        """Put attempts' rows, within the caller's transaction."""
-        self.database.many(self.connection, self._put_attempt, [tuple(self._attempt.of(row)) for row in rows])
+    def put_attempts(self, rows: list[tuple[int, AttemptRow]]) -> None:
+        """Put attempts' rows, with their runs' ``submit_seq``, within the caller's transaction."""
+        self.database.many(
+            self.connection, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in rows]
+        )
 
     def put_runs(self, entries: list[RunEntry]) -> None:
         """Put the changing columns of runs that are there, within the caller's transaction."""
@@ -261,19 +267,47 @@ class Store:
         return (*self._run_changes.of(entry.row), fold_of(entry.run), entry.row.run_id)
 
 
+class Fold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run's value in the fold holds beyond its config."""
+
+    phase: Phase
+    tries: int = 0
+    unstarted: int = 0
+    cancel_requested: bool = False
+
+
+_FOLD = msgspec.json.Decoder(Fold)
+
+
 def fold_of(run: Run) -> str:
-    """A run's fold as the table keeps it: JSON, for it holds any number, and the config is in its own column."""
-    return _ENCODER.encode(msgspec.structs.replace(run, config=b"")).decode()
+    """A run's fold as the table keeps it. (JSON: it holds any number that an event can bear.)"""
+    return _ENCODER.encode(Fold(run.phase, run.tries, run.unstarted, run.cancel_requested)).decode()
 
 
-def run_of(fold: str, config: str) -> Run:
-    """The inverse of :func:`fold_of`."""
-    return msgspec.structs.replace(_RUN_FOLD.decode(fold), config=config.encode())
+def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
+    """The inverse of :func:`fold_of`: what the config decides ``evolve`` makes of it, as it did at first."""
+    kept = _FOLD.decode(fold)
+    event = Submitted(run_id=run_id, config=msgspec.Raw(config.encode()), digest="")
+    subject = event_subject(event, Role.GATEWAY)
+    change = evolve(State(), StoredEvent(submit_seq, 0, subject, "", "", event))
+    return msgspec.structs.replace(
+        change.runs[0].after,
+        phase=kept.phase,
+        tries=kept.tries,
+        unstarted=kept.unstarted,
+        cancel_requested=kept.cancel_requested,
+    )
 
 
 def node_of(fold: str) -> Node:
     """A node's fold."""
     return _NODE_FOLD.decode(fold)
+
+
+def run_pair(columns: Any) -> tuple[RunRow, Run]:
+    """A run's row and its fold, from all columns of ``runs``."""
+    row = _row(RunRow, columns)
+    return row, run_of(columns["fold"], row.run_id, row.submit_seq, columns["config"])
 
 
 def _row(kind: type[_T], columns: Any) -> _T:

@@ -24,10 +24,15 @@ SCHEMA_VERSION = 1
 
 metadata = MetaData()
 
+# Attempts and timeline lie in the order of their runs' submission: a new row goes to the end of its table, so that a
+# rebuild of a long log writes few pages; a run's rows lie together and its own row says where.
+
 _BIG = BigInteger()
 _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KEY is SQLite's own row id
-_LIVE = text("status IN ('PENDING', 'DISPATCHING', 'RUNNING')")
-_ENDED = text("status IN ('COMPLETED', 'FAILED', 'CANCELLED')")
+# These two as text: an index of some rows is only used for its own condition, word for word.
+IS_LIVE = text("status IN ('PENDING', 'DISPATCHING', 'RUNNING')")
+IS_ENDED = text("status IN ('COMPLETED', 'FAILED', 'CANCELLED')")
+BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained"})
 JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "other_pids"})
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
@@ -67,18 +72,21 @@ runs = Table(
     Column("status_text", Text),
     Column("metrics", Text, nullable=False),
     Column("config", Text, nullable=False),  # the normalised run config
-    Column("fold", Text, nullable=False),  # events.state.Run without its config, as JSON
+    Column(
+        "fold", Text, nullable=False
+    ),  # what events.state.Run holds beyond the config (store.Fold), as JSON
     Index("runs_run_id", "run_id", unique=True),
     Index("runs_name", "name"),
-    Index("runs_live", "submit_seq", sqlite_where=_LIVE, postgresql_where=_LIVE),
-    Index("runs_ended", "seq", sqlite_where=_ENDED, postgresql_where=_ENDED),
+    Index("runs_live", "submit_seq", sqlite_where=IS_LIVE, postgresql_where=IS_LIVE),
+    Index("runs_ended", "seq", sqlite_where=IS_ENDED, postgresql_where=IS_ENDED),
 )
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("run_id", Text, primary_key=True),
-    Column("attempt", _BIG, primary_key=True),
+    Column("submit_seq", _BIG, primary_key=True, autoincrement=False),  # of its run
+    Column("run_id", Text, nullable=False),
+    Column("attempt", _BIG, primary_key=True, autoincrement=False),
     Column("status", Text, nullable=False),
     Column("node", Text, nullable=False),
     Column("host", Text),
@@ -141,8 +149,9 @@ nodes = Table(
 timeline = Table(
     "timeline",
     metadata,
-    Column("run_id", Text, primary_key=True),
-    Column("seq", _BIG, primary_key=True),
+    Column("submit_seq", _BIG, primary_key=True, autoincrement=False),  # of its run
+    Column("run_id", Text, nullable=False),
+    Column("seq", _BIG, primary_key=True, autoincrement=False),
     Column("time", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("text", Text, nullable=False),

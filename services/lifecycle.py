@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 STOP_WITHIN_S = 1.2
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -47,8 +49,9 @@ async def run_services(
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(service.run(), name=service.name) for service in services]
-        group.create_task(_tell_ready(services, on_ready))
+        telling = group.create_task(_tell_ready(services, on_ready))
         await stop.wait()
+        telling.cancel()  # what is not ready by now never will be
         loop = asyncio.get_running_loop()
         deadline = None if within_s is None else loop.time() + within_s
         for service, task in zip(services, tasks, strict=True):
@@ -63,6 +66,22 @@ async def _tell_ready(services: Sequence[Service], on_ready: Callable[[], None])
     for service in services:
         await service.ready.wait()
     on_ready()
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What ``work`` returns, or None where ``stop`` was set first: then it has been cancelled and has ended.
+
+    Raises what ``work`` raises, as it is.
+    """
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, stopped):
+            task.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)
+    return None if working.cancelled() else working.result()
 
 
 def first_cause(error: BaseException) -> BaseException:

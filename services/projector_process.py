@@ -65,7 +65,7 @@ class ProjectorProcess:
                 sys.executable,
                 "-P",
                 "-m",
-                "services.cli.main",
+                "services.cli",
                 "projector",
                 "--records",
                 "--ready-fd",

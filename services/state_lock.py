@@ -17,15 +17,23 @@ LOCK_FILE = "up.lock"
 
 
 class StateLock:
-    """Held as a context manager. Entering raises TrainshedError (CONFLICT) while another living process holds it."""
+    """Held as a context manager. Entering raises TrainshedError: CONFLICT while another living process holds it, INVALID
+    where the folder cannot be made or written."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / LOCK_FILE
         self._fd: int | None = None
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise TrainshedError(
+                ErrorCode.INVALID,
+                f"the state folder {self._path.parent} cannot be used ({(error.strerror or str(error)).lower()}). "
+                "Name another one: TRAINSHED_STATE_DIR=DIR trainshed up",
+            ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

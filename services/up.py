@@ -5,6 +5,7 @@ Owns the order of start and end; every part of it runs alone just as well (servi
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from events.log import EventLog
 from events.streams import ensure_streams
 from services import parts
 from services.embedded_nats import EmbeddedNats
-from services.lifecycle import STOP_WITHIN_S, Service, first_cause, run_services, stop_on_signals
+from services.lifecycle import STOP_WITHIN_S, Service, first_cause, run_services, stop_on_signals, unless
 from services.logging import get_logger
 from services.nats_keeper import NatsKeeper
 from services.parts import AgentOptions
@@ -23,7 +24,7 @@ from services.settings import Settings
 from services.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
 from trainshed_client.errors import TrainshedError
-from trainshed_client.nats_client import connect
+from trainshed_client.nats_client import SafeClient, connect
 
 _log = get_logger("up")
 
@@ -49,47 +50,65 @@ async def up(settings: Settings, options: AgentOptions, on_ready: Callable[[Up],
         # devices first: an NVML that does not answer must stop us before anything is started
         machine = parts.machine(options)
         server = EmbeddedNats(settings.state_dir)
-        endpoint = await server.start()
         try:
-            nc = await connect(endpoint, name="up", forever=True)
-            log = EventLog(nc)
-            log_id = await ensure_streams(nc, replicas=settings.replicas)
-            write_endpoint(settings.state_dir, endpoint)
-            fold = parts.fold(log, log_id, settings)
-            agent = parts.agent(nc, settings, options, machine)
-            services: list[Service] = [
-                parts.gateway(log, fold, settings),
-                agent,
-                parts.dispatcher(log, fold, settings, stand_at_once=True),
-                fold,
-                ProjectorProcess(endpoint, os.environ),
-                NatsKeeper(server),
-            ]
-
-            def tell() -> None:
-                given = machine.inventory
-                on_ready(
-                    Up(
-                        node=agent.node,
-                        slots=len(given.gpus),
-                        cpus=given.cpus,
-                        memory_mb=given.memory_mb,
-                        notes=given.notes,
-                        state_dir=str(settings.state_dir),
-                    )
-                )
-
+            # A long log takes its time to be opened; a stop does not wait for that.
+            if (endpoint := await unless(stop, server.start())) is None:
+                return
+            if (nc := await unless(stop, connect(endpoint, name="up", forever=True))) is None:
+                return
             try:
-                await run_services(
-                    services, stop, on_ready=tell, within_s=None if options.stop_workers else STOP_WITHIN_S
-                )
-            except BaseExceptionGroup as group:
-                cause = first_cause(group)
-                if isinstance(cause, TrainshedError):
-                    raise cause from None
-                raise
+                await _serve(settings, options, on_ready, stop, machine, server, nc)
             finally:
                 await nc.close()
         finally:
             await server.stop()
-    _log.info("stopped")
+            _log.info("stopped")
+
+
+async def _serve(
+    settings: Settings,
+    options: AgentOptions,
+    on_ready: Callable[[Up], None],
+    stop: asyncio.Event,
+    machine: parts.Machine,
+    server: EmbeddedNats,
+    nc: SafeClient,
+) -> None:
+    log = EventLog(nc)
+    log_id = await unless(stop, ensure_streams(nc, replicas=settings.replicas))
+    if log_id is None:
+        return
+    write_endpoint(settings.state_dir, server.endpoint)
+    fold = parts.fold(log, log_id, settings)
+    agent = parts.agent(nc, settings, options, machine)
+    services: list[Service] = [
+        parts.gateway(log, fold, settings),
+        agent,
+        parts.dispatcher(log, fold, settings, stand_at_once=True),
+        fold,
+        ProjectorProcess(server.endpoint, os.environ),
+        NatsKeeper(server),
+    ]
+
+    def tell() -> None:
+        given = machine.inventory
+        on_ready(
+            Up(
+                node=agent.node,
+                slots=len(given.gpus),
+                cpus=given.cpus,
+                memory_mb=given.memory_mb,
+                notes=given.notes,
+                state_dir=str(settings.state_dir),
+            )
+        )
+
+    try:
+        await run_services(
+            services, stop, on_ready=tell, within_s=None if options.stop_workers else STOP_WITHIN_S
+        )
+    except BaseExceptionGroup as group:
+        cause = first_cause(group)
+        if isinstance(cause, TrainshedError):
+            raise cause from None
+        raise

@@ -52,7 +52,14 @@ class SafeClient(nats.aio.client.Client):
             return None
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        """A message that cannot be handed on at all is dropped and told of; the parser is past it already."""
+        """A subject that is not UTF-8 is handed on with U+FFFD in it: a stream's reader must get past what is stored.
+
+        A message that cannot be handed on at all is dropped and told of; the parser is past it already.
+        """
+        try:
+            subject.decode()
+        except UnicodeDecodeError:
+            subject = subject.decode(errors="replace").encode()
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next message must be read

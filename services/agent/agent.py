@@ -159,6 +159,11 @@ class AgentService:
         """The node's name: the kept one once the agent runs."""
         return self._identity.node if self._identity is not None else self._asked_node or ""
 
+    @property
+    def state(self) -> State:
+        """Where its session is; for tests and for who looks."""
+        return self._state
+
     async def run(self) -> None:
         """Serve until stopped.
 
@@ -174,8 +179,8 @@ class AgentService:
             self._folders.make_roots()
             try:
                 await self._serve(self._identity)
-            except* _Finished:
-                pass
+            except BaseExceptionGroup as group:
+                _raise_cause(group)
         if self._refusal is not None:
             raise self._refusal
 
@@ -229,10 +234,13 @@ class AgentService:
                 self._tasks.create_task(self._leave_when_asked())
                 delivery = subjects.push_delivery(identity.node)
                 await self._nc.subscribe(delivery, cb=self._delivered)
-                async with OutputService(self._nc, identity.node, self._folders):
-                    self._state = State(incarnation=identity.incarnation)
-                    self._feed(Begun(await self._found()))
-                    await self._finished.wait()
+                try:
+                    async with OutputService(self._nc, identity.node, self._folders):
+                        self._state = State(incarnation=identity.incarnation)
+                        self._feed(Begun(await self._found()))
+                        await self._finished.wait()
+                finally:
+                    self._finished.set()
                 raise _Finished
         finally:
             for work in self._work.values():
@@ -277,7 +285,7 @@ class AgentService:
     def _feed(self, event: Input) -> None:
         """Take an input, and whatever its actions bring about at once, one after the other."""
         self._inputs.append(event)
-        if self._draining:
+        if self._draining or self._finished.is_set():
             return
         self._draining = True
         try:
@@ -614,3 +622,14 @@ class AgentService:
         )
         _log.error("refused", node=self.node, owner=owner, reason=str(self._refusal))
         self._finished.set()
+
+
+def _raise_cause(group: BaseExceptionGroup[BaseException]) -> None:
+    """Raise what ended the agent's tasks: the error for people alone where there is one; nothing after a stop."""
+    _, rest = group.split(_Finished)
+    if rest is None:
+        return
+    known = rest.subgroup(TrainshedError)
+    while isinstance(known, BaseExceptionGroup):
+        known = known.exceptions[0]
+    raise known or rest

@@ -190,6 +190,8 @@ class AttemptWork:
         if tail.strip():
             return tail
         data = _last_bytes(folder / "stdout.log", _STDOUT_LOOK)
+        if len(data) == _STDOUT_LOOK and b"\n" in data:
+            data = data.partition(b"\n")[2]  # its first line is cut, and might have been telemetry
         lines = [line for line in data.split(b"\n") if not is_telemetry(line)]
         return ends.clean_tail(b"\n".join(lines))
 

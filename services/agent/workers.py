@@ -122,6 +122,9 @@ class Workers:
         """Bring the spawner up and listen to the shims. Raises OSError."""
         agent_socket = self.sockets_dir / AGENT_SOCKET
         agent_socket.unlink(missing_ok=True)
+        for left in self.sockets_dir.glob("[0-9]*.sock"):  # named after a shim; a killed one cannot tidy up
+            if not Path(f"/proc/{left.stem}").exists():
+                left.unlink(missing_ok=True)
         self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._datagrams.bind(str(agent_socket))
         asyncio.get_running_loop().add_reader(self._datagrams, self._hear)
@@ -152,8 +155,8 @@ class Workers:
             yield event
 
     async def launch(self, folder: Path) -> None:
-        """Hand a prepared folder (lock, intent.json) to a shim. Returns when a shim has it; WorkerStarted or
-        ShimGone follow. Harmless while this agent already has a shim for it. Raises OSError."""
+        """Hand a prepared folder (lock, intent.json) to a shim. Returns when its worker has exec'd or never will;
+        WorkerStarted or ShimGone follow. Harmless while this agent already has a shim for it. Raises OSError."""
         folder = folder.absolute()
         if folder not in self._watched:
             await self._pool.hand_over(folder)

@@ -16,7 +16,7 @@ import click
 from services.cli.up import agent_options, with_options
 from services.settings import Settings
 from trainshed_client.endpoint import Endpoint, discover
-from trainshed_client.errors import TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
     from services.lifecycle import Service
@@ -147,28 +147,35 @@ def _serve(
 async def _run(
     name: str, endpoint: Endpoint, build: Build, on_ready: Callable[[], None], within_s: float | None
 ) -> None:
-    from services.lifecycle import first_cause, run_services, stop_on_signals
+    import nats.errors
+
+    from events.feed import ApiError
+    from services.lifecycle import first_cause, run_services, stop_on_signals, unless
     from services.logging import get_logger
     from trainshed_client.nats_client import connect
 
     log = get_logger(name)
     stop = stop_on_signals()
-    async with asyncio.TaskGroup() as tasks:  # a service waits for its server, but not past a SIGTERM
-        connecting = tasks.create_task(connect(endpoint, name=name, forever=True))
-        stopped = tasks.create_task(stop.wait())
-        await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        connecting.cancel()
-        stopped.cancel()
-    if connecting.cancelled():
+    # A service waits for its server, and for JetStream behind it, but not past a SIGTERM.
+    nc = await unless(stop, connect(endpoint, name=name, forever=True))
+    if nc is None:
         return
-    nc = connecting.result()
 
     def ready() -> None:
         log.info("ready")
         on_ready()
 
     try:
-        await run_services(await build(nc), stop, on_ready=ready, within_s=within_s)
+        try:
+            services = await unless(stop, build(nc))
+        except (TimeoutError, nats.errors.Error, ApiError) as error:
+            why = str(error).removeprefix("nats: ") or type(error).__name__
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"the server at {endpoint.url} cannot keep the event log ({why}). It must run with JetStream",
+            ) from None
+        if services is not None:
+            await run_services(services, stop, on_ready=ready, within_s=within_s)
     except BaseExceptionGroup as group:
         cause = first_cause(group)
         if isinstance(cause, TrainshedError):

@@ -156,8 +156,9 @@ def _secret(name: str, source: dict[str, object], inherited: Mapping[str, str]) 
     if not isinstance(path, str):
         raise SpawnError(f"secret {name}: neither `file` nor `env` is given")
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
+        # Not blocking: a pipe without a writer must not hold the attempt up.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1) or b""
     except (OSError, ValueError) as error:
         raise SpawnError(f"secret {name}: {path}: {why(error)}") from None
     if len(data) > MAX_SECRET_BYTES:

@@ -23,6 +23,7 @@ REFILL_AFTER_S = 0.003
 def main() -> None:
     """Keep the pool filled until the agent closes its end of the socket."""
     requests, sockets = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+    requests.set_inheritable(False)  # passed to us, but not to any worker
     taken_read, taken_write = os.pipe()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,44 @@
+"""The console script `trainshed`: says which folder hides Trainshed's own `services`, where one does, then starts it.
+
+Owns that check alone; it is here because no other program bears the name `trainshed_client`. Knows no verb.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.machinery import PathFinder
+from typing import NoReturn
+
+from trainshed_client.errors import ExitCode
+
+_PACKAGE = "services"
+_INSIDE = os.path.join("cli", "main.py")
+
+
+def main() -> NoReturn:
+    """Run `trainshed` with the words of the command line, and exit with its code."""
+    if complaint := hidden():
+        sys.stderr.write(f"Error: {complaint}\n")
+        raise SystemExit(ExitCode.BAD_INPUT)
+    importlib.import_module(f"{_PACKAGE}.cli.main").main()
+    raise AssertionError("services.cli.main.main does not return")
+
+
+def hidden(path: list[str] | None = None) -> str | None:
+    """What to say where ``services`` on ``path`` (`sys.path`) is not ours; None where it is.
+
+    Looks and imports nothing: the other package is not run.
+    """
+    spec = PathFinder.find_spec(_PACKAGE, path)
+    if spec is None:
+        return f"Trainshed's package {_PACKAGE!r} is not installed beside trainshed-client: install Trainshed again"
+    places = list(spec.submodule_search_locations or ())
+    if any(os.path.isfile(os.path.join(place, _INSIDE)) for place in places):
+        return None
+    where = places[0] if places else spec.origin
+    return (
+        f"{where} hides Trainshed's own package {_PACKAGE!r}. "
+        "Take its folder out of PYTHONPATH: env -u PYTHONPATH trainshed ..."
+    )

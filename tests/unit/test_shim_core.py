@@ -1,0 +1,310 @@
+"""The shim's pure step: limits, stop and end. Each test tells the core what happened and reads what it wants done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.agent.shim import notify
+from services.agent.shim.core import (
+    KILL_AGAIN_MAX_S,
+    MAX_METRICS,
+    Action,
+    CheckOutput,
+    ExecFailed,
+    Fields,
+    Input,
+    KillTree,
+    Limits,
+    Notified,
+    OutputGrew,
+    Phase,
+    Reason,
+    Released,
+    SignalTree,
+    Source,
+    State,
+    StopAsked,
+    TellAgent,
+    Tick,
+    TreeGone,
+    Word,
+    WorkerExited,
+    WriteExit,
+    next_deadline,
+    step,
+)
+
+LIMITS = Limits(stop_signal=15, grace_s=5.0)
+NOTIFY = replace(LIMITS, source=Source.NOTIFY, heartbeat_timeout_s=30.0)
+OUTPUT = replace(LIMITS, source=Source.OUTPUT, heartbeat_timeout_s=30.0)
+
+
+def play(limits: Limits, *events: Input) -> tuple[State, list[Action]]:
+    """The state and the last input's actions, after the worker exec'd at 100.0."""
+    state, _ = step(State(limits), Released(100.0, 42))
+    actions: tuple[Action, ...] = ()
+    for event in events:
+        state, actions = step(state, event)
+    return state, list(actions)
+
+
+def ended(actions: list[Action]) -> WriteExit:
+    (found,) = [action for action in actions if isinstance(action, WriteExit)]
+    return found
+
+
+def test_a_started_worker_is_told_and_without_limits_no_time_matters() -> None:
+    state, actions = step(State(LIMITS), Released(100.0, 42))
+    assert actions == (TellAgent(Word.STARTED),)
+    assert next_deadline(state) is None
+
+
+def test_an_exit_by_itself_ends_what_was_left_behind_before_it_is_written() -> None:
+    state, actions = play(LIMITS, WorkerExited(103.0, 3, None))
+    assert actions == [SignalTree(15)]
+    assert next_deadline(state) == 108.0
+    state, last = step(state, Tick(108.0))
+    assert last == (KillTree(),)
+    _, last = step(state, TreeGone(108.5))
+    end = ended(list(last))
+    assert (end.reason, end.exit_code, end.signal, end.stop_reason) == (Reason.EXITED, 3, None, None)
+    assert end.duration_s == 3.0
+
+
+def test_a_signal_is_an_end_of_its_own_kind() -> None:
+    _, actions = play(LIMITS, WorkerExited(101.0, None, 9), TreeGone(101.0))
+    assert (ended(actions).reason, ended(actions).signal) == (Reason.SIGNALLED, 9)
+
+
+@pytest.mark.parametrize("reason", ["cancel", "ended", "reclaimed"])
+def test_a_stop_signals_the_tree_and_the_exit_keeps_the_workers_own_code(reason: str) -> None:
+    _, actions = play(LIMITS, StopAsked(101.0, reason))
+    assert actions == [SignalTree(15)]
+    _, actions = play(LIMITS, StopAsked(101.0, reason), WorkerExited(102.0, 0, None), TreeGone(102.0))
+    end = ended(actions)
+    assert (end.reason, end.exit_code, end.stop_reason) == (Reason.STOPPED, 0, reason)
+
+
+def test_sigkill_is_repeated_more_and_more_slowly_until_the_tree_is_gone() -> None:
+    state, actions = play(LIMITS, StopAsked(101.0, "cancel"), Tick(106.0))
+    assert actions == [KillTree()]
+    for _ in range(10):
+        due = next_deadline(state)
+        assert due is not None
+        state, again = step(state, Tick(due))
+        assert again == (KillTree(),)
+    later = next_deadline(state)
+    assert later is not None
+    assert later - due == KILL_AGAIN_MAX_S
+
+
+def test_without_grace_the_tree_is_killed_at_once() -> None:
+    _, actions = play(replace(LIMITS, grace_s=0.0), StopAsked(101.0, "cancel"))
+    assert actions == [KillTree()]
+
+
+def test_a_stop_after_the_worker_went_by_itself_changes_nothing() -> None:
+    _, actions = play(LIMITS, WorkerExited(101.0, 0, None), StopAsked(101.1, "cancel"), TreeGone(101.2))
+    end = ended(actions)
+    assert (end.reason, end.exit_code, end.stop_reason) == (Reason.EXITED, 0, None)
+
+
+def test_a_stop_asked_for_while_coming_up_is_carried_out_at_exec() -> None:
+    state, actions = step(State(LIMITS), StopAsked(99.0, "cancel"))
+    assert actions == ()
+    _, actions = step(state, Released(100.0, 42))
+    assert actions == (TellAgent(Word.STARTED), SignalTree(15))
+
+
+def test_the_time_limit_counts_from_exec() -> None:
+    state, _ = play(replace(LIMITS, max_duration_s=60.0))
+    assert next_deadline(state) == 160.0
+    assert step(state, Tick(159.9))[1] == ()
+    _, actions = play(
+        replace(LIMITS, max_duration_s=60.0), Tick(160.0), WorkerExited(161.0, 0, None), TreeGone(161.0)
+    )
+    end = ended(actions)
+    assert (end.reason, end.timeout_s, end.exit_code) == (Reason.TIME_LIMIT, 60.0, 0)
+
+
+def test_silence_ends_a_notify_worker_and_each_datagram_puts_it_off() -> None:
+    state, _ = play(NOTIFY, Notified(120.0, Fields()))
+    assert step(state, Tick(149.9))[1] == ()
+    _, actions = step(state, Tick(150.0))
+    assert actions == (SignalTree(15),)
+    _, last = play(NOTIFY, Tick(130.0), WorkerExited(131.0, None, 15), TreeGone(131.0))
+    assert (ended(last).reason, ended(last).timeout_s) == (Reason.WORKER_TIMEOUT, 30.0)
+
+
+def test_a_cancel_while_a_time_out_winds_down_is_told_beside_it() -> None:
+    _, actions = play(
+        NOTIFY, Tick(130.0), StopAsked(130.1, "cancel"), WorkerExited(131.0, None, 15), TreeGone(131.0)
+    )
+    assert (ended(actions).reason, ended(actions).stop_reason) == (Reason.WORKER_TIMEOUT, "cancel")
+
+
+@pytest.mark.parametrize("source", [Source.PROCESS, Source.OUTPUT])
+def test_datagrams_are_no_sign_of_life_for_other_sources(source: Source) -> None:
+    state, _ = play(replace(NOTIFY, source=source), Notified(120.0, Fields()))
+    assert next_deadline(state) == (None if source is Source.PROCESS else 130.0)
+
+
+def test_output_is_looked_at_only_when_its_time_is_due() -> None:
+    state, actions = play(OUTPUT, Tick(129.0))
+    assert actions == []
+    state, again = step(state, Tick(130.0))
+    assert again == (CheckOutput(),)
+    grown, _ = step(state, OutputGrew(130.0, 4.0))
+    assert next_deadline(grown) == 156.0
+    _, silent = step(state, OutputGrew(130.0, None))
+    assert silent == (SignalTree(15),)
+
+
+def test_output_that_grew_right_after_the_last_look_does_not_put_it_off() -> None:
+    state, _ = play(OUTPUT, Tick(130.0))
+    _, actions = step(state, OutputGrew(130.0, 30.0))
+    assert actions == (SignalTree(15),)
+
+
+def test_the_agent_is_told_the_first_word_and_ready_at_once_and_the_rest_once_a_second() -> None:
+    told = (TellAgent(Word.HEARTBEAT),)
+    state, _ = play(LIMITS)
+    state, actions = step(state, Notified(101.0, Fields(step=1)))
+    assert actions == told
+    state, actions = step(state, Notified(101.2, Fields(step=2)))
+    assert actions == ()
+    state, actions = step(state, Notified(101.3, Fields(ready=True)))
+    assert actions == told
+    state, actions = step(state, Notified(101.4, Fields(step=3, metrics=(("reward", 1.5),))))
+    assert actions == ()
+    assert next_deadline(state) == 102.3
+    state, actions = step(state, Tick(102.3))
+    assert actions == told
+    assert next_deadline(state) is None
+    assert (state.heartbeat.ready_at, state.heartbeat.step) == (101.3, 3)
+    assert state.heartbeat.metrics == (("reward", 1.5),)
+
+
+def test_metric_names_are_bounded() -> None:
+    state, _ = play(LIMITS)
+    for number in range(3 * MAX_METRICS):
+        state, _ = step(state, Notified(101.0 + number, Fields(metrics=((f"m{number}", 1.0),))))
+    assert len(state.heartbeat.metrics) == MAX_METRICS
+
+
+def test_a_failed_exec_is_written_at_once() -> None:
+    state, actions = step(State(LIMITS), ExecFailed(100.0, "/x/y: no such file"))
+    assert (ended(list(actions)).reason, ended(list(actions)).message) == (
+        Reason.SPAWN_ERROR,
+        "/x/y: no such file",
+    )
+    assert state.phase is Phase.GONE
+
+
+times = st.floats(0, 1000)
+inputs = st.one_of(
+    st.builds(Released, times, st.just(42)),
+    st.builds(ExecFailed, times, st.just("no")),
+    st.builds(WorkerExited, times, st.integers(0, 255), st.none()),
+    st.builds(WorkerExited, times, st.none(), st.integers(1, 64)),
+    st.builds(Notified, times, st.builds(Fields, st.booleans(), st.none() | st.integers(0, 9))),
+    st.builds(OutputGrew, times, st.none() | st.floats(0, 100)),
+    st.builds(StopAsked, times, st.sampled_from(["cancel", "ended", "reclaimed"])),
+    st.builds(Tick, times),
+    st.builds(TreeGone, times),
+)
+limits = st.builds(
+    Limits,
+    st.just(15),
+    st.sampled_from([0.0, 5.0]),
+    st.none() | st.floats(0.1, 500),
+    st.sampled_from(Source),
+    st.none() | st.floats(0.1, 500),
+)
+
+
+@given(limits, st.lists(inputs, max_size=30))
+def test_any_input_in_any_state_has_an_answer_and_the_end_is_written_once(
+    chosen: Limits, events: list[Input]
+) -> None:
+    state = State(chosen)
+    order = list(Phase)
+    written = 0
+    for event in events:
+        before = state.phase
+        state, actions = step(state, event)
+        next_deadline(state)
+        assert order.index(state.phase) >= order.index(before)
+        written += sum(isinstance(action, WriteExit) for action in actions)
+        if before is Phase.GONE:
+            assert actions == ()
+    assert written == (state.phase is Phase.GONE)
+
+
+@given(limits, st.lists(inputs, max_size=20))
+def test_once_the_worker_is_gone_time_alone_leads_to_sigkill(chosen: Limits, events: list[Input]) -> None:
+    state = State(chosen)
+    for event in [*events, WorkerExited(2000.0, 0, None)]:
+        state, _ = step(state, event)
+    if state.phase is Phase.GONE:
+        return
+    killed = False
+    for _ in range(5):
+        due = next_deadline(state)
+        assert due is not None
+        state, actions = step(state, Tick(max(due, 2000.0)))
+        killed = killed or KillTree() in actions
+    assert killed
+
+
+# sd_notify datagrams
+
+
+def test_a_datagram_says_what_systemd_services_and_trainers_say() -> None:
+    fields = notify.parse(
+        b"READY=1\nSTATUS=step 1200 reward 195\nX_STEP=1200\nX_PROGRESS=0.24\nX_METRIC_reward=195\nMAINPID=7"
+    )
+    assert fields == Fields(
+        ready=True, step=1200, progress=0.24, status_text="step 1200 reward 195", metrics=(("reward", 195.0),)
+    )
+
+
+@pytest.mark.parametrize(
+    "datagram", [b"WATCHDOG=1", b"READY=1", b"STATUS=", b"X_STEP=1", b"\xff\xfe\nWATCHDOG=1\n"]
+)
+def test_one_known_key_is_a_heartbeat(datagram: bytes) -> None:
+    assert notify.parse(datagram) is not None
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"",
+        b"hello",
+        b"\xff\xfe\x00",
+        b"MAINPID=7",
+        b"READY=0",
+        b"WATCHDOG=trigger",
+        b"X_STEP=many",
+        b"X_STEP=1.5",
+        b"X_STEP=9007199254740992",
+        b"X_STEP=" + b"9" * 5000,
+        b"X_PROGRESS=nan",
+        b"X_METRIC_loss=inf",
+        b"X_METRIC_=1",
+        b"X_METRIC_a b=1",
+        b"X_METRIC_" + b"n" * 65 + b"=1",
+    ],
+)
+def test_garbage_is_no_heartbeat(datagram: bytes) -> None:
+    assert notify.parse(datagram) is None
+
+
+@given(st.binary(max_size=20_000))
+def test_no_datagram_harms(datagram: bytes) -> None:
+    fields = notify.parse(datagram)
+    assert fields is None or len(fields.metrics) <= MAX_METRICS

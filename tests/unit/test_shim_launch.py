@@ -1,0 +1,332 @@
+"""The worker's command from an intent: environment, placeholders, secrets and program."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.agent import attempt_files
+from services.agent.attempt_files import ExitReason, StopReason
+from services.agent.shim import launch
+from services.agent.shim.core import Limits, Source
+from services.agent.shim.launch import Command, SpawnError
+from services.agent.sockets import LONGEST_PATH, sockets_dir
+
+RUN = "abcdefghijklmnopqrstuvwxyz"
+AGENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/home/someone",
+    "TRAINSHED_STATE_DIR": "/state",
+    "TRAINSHED_LOG_ID": "outer",
+    "NATS_URL": "nats://x",
+    "NATS_PASSWORD": "p",
+    "NOTIFY_SOCKET": "/outer",
+    "WATCHDOG_USEC": "1",
+    "WATCHDOG_PID": "2",
+    "HF_TOKEN": "hunter2",
+}
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder; the attempt's is the working directory, as it is a shim's."""
+    folder = tmp_path / "attempt"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run = tmp_path / "run"
+    run.mkdir()
+    return run
+
+
+def intent(run_dir: Path, config: dict[str, Any], **more: Any) -> launch.Intent:
+    return launch.read_intent(
+        {
+            "v": 1,
+            "boot_id": "b",
+            "run_id": RUN,
+            "attempt": 2,
+            "node": "gpu01",
+            "log_id": "log",
+            "launch": config,
+            "devices": ["GPU-1", "GPU-2"],
+            "run_dir": str(run_dir),
+            "output_dir": str(run_dir),
+            "sockets": "/s",
+            "a field of a later release": 1,
+            **more,
+        }
+    )
+
+
+def command(run_dir: Path, config: dict[str, Any], **more: Any) -> Command:
+    return launch.command(intent(run_dir, config, **more), AGENT, os.getcwd(), "/s/7.sock")
+
+
+def test_the_environment_is_the_agents_less_our_own_then_the_declared_then_ours(run_dir: Path) -> None:
+    made = command(
+        run_dir,
+        {
+            "entry_point": "/bin/true",
+            "environment": {
+                "HOME": "/else",
+                "A": "b",
+                "TRAINSHED_RUN_ID": "forged",
+                "CUDA_VISIBLE_DEVICES": "7",
+            },
+            "schedule": {"max_steps": 1000},
+        },
+    )
+    assert made.environment == {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/else",
+        "HF_TOKEN": "hunter2",
+        "A": "b",
+        "TRAINSHED_LOG_ID": "log",
+        "TRAINSHED_RUN_ID": RUN,
+        "TRAINSHED_ATTEMPT": "2",
+        "TRAINSHED_NODE": "gpu01",
+        "TRAINSHED_RUN_DIR": str(run_dir),
+        "TRAINSHED_MAX_STEPS": "1000",
+        "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "NOTIFY_SOCKET": "/s/7.sock",
+    }
+
+
+def test_without_devices_no_gpu_is_visible(run_dir: Path) -> None:
+    assert (
+        command(run_dir, {"entry_point": "/bin/true"}, devices=[]).environment["CUDA_VISIBLE_DEVICES"] == ""
+    )
+
+
+def test_watchdog_usec_is_set_only_for_notify_with_a_timeout(run_dir: Path) -> None:
+    def usec(heartbeat: dict[str, Any], node_s: float | None) -> str | None:
+        made = command(
+            run_dir, {"entry_point": "/bin/true", "heartbeat": heartbeat}, heartbeat_timeout_s=node_s
+        )
+        return made.environment.get("WATCHDOG_USEC")
+
+    assert usec({"source": "notify", "timeout_s": 2.5}, 300.0) == "2500000"
+    assert usec({"source": "notify"}, 300.0) == "300000000"
+    assert usec({"source": "notify"}, None) is None
+    assert usec({"source": "output", "timeout_s": 2.5}, 300.0) is None
+    assert usec({}, 300.0) is None
+
+
+def test_placeholders_are_filled_in_arguments_and_environment_and_nothing_else(run_dir: Path) -> None:
+    made = command(
+        run_dir,
+        {
+            "entry_point": "/bin/echo",
+            "arguments": [
+                "{{run_id}}-{{attempt}}",
+                "{{run_dir}}/x",
+                "{{node}}",
+                "{{other}} {{ run_id }} {run_id} $HOME",
+            ],
+            "environment": {"WHERE": "{{run_dir}}/{{attempt}}"},
+        },
+    )
+    assert made.argv == [
+        "/bin/echo",
+        f"{RUN}-2",
+        f"{run_dir}/x",
+        "gpu01",
+        "{{other}} {{ run_id }} {run_id} $HOME",
+    ]
+    assert made.environment["WHERE"] == f"{run_dir}/2"
+
+
+def test_what_a_placeholder_gave_is_not_filled_again(tmp_path: Path, run_dir: Path) -> None:
+    odd = tmp_path / "{{node}}"
+    odd.mkdir()
+    made = command(odd, {"entry_point": "/bin/echo", "arguments": ["{{run_dir}}"]})
+    assert made.argv[1] == str(odd)
+
+
+def test_the_older_worker_decides_over_entry_point(run_dir: Path) -> None:
+    made = command(
+        run_dir,
+        {
+            "entry_point": sys.executable,
+            "arguments": ["-m", "passed.over"],
+            "worker": {
+                "module": "my_worker.cli",
+                "arguments": ["--seed", "1", "{{attempt}}"],
+                "config": {"run_id": "x", "env_id": "CartPole-v1", "deep": [{"at": "{{run_dir}}"}]},
+                "worker_id": "w1",
+            },
+        },
+    )
+    path = f"{os.getcwd()}/worker_config.json"
+    assert made.program == sys.executable
+    assert made.argv == [
+        sys.executable,
+        *["-m", "my_worker.cli", "--seed", "1", "2", "--config", path, "--worker-id", "w1"],
+    ]
+    assert made.environment["TRAINER_WORKER_CONFIG_PATH"] == path
+    assert made.environment["WORKER_ID"] == "w1"
+    assert json.loads(Path(path).read_text()) == {
+        "run_id": RUN,
+        "env_id": "CartPole-v1",
+        "deep": [{"at": str(run_dir)}],
+    }
+
+
+def test_an_older_workers_script_runs_with_python3_where_entry_point_is_no_python(run_dir: Path) -> None:
+    made = command(
+        run_dir,
+        {"entry_point": "train", "worker": {"script": "/x/train.py"}, "environment": {"PATH": _bin()}},
+    )
+    assert made.argv == ["python3", "/x/train.py"]
+    assert made.program == f"{_bin()}/python3"
+
+
+def _bin() -> str:
+    return str(Path(sys.executable).parent)
+
+
+def executable(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_bare_name_is_looked_up_in_the_declared_path_else_the_agents(tmp_path: Path, run_dir: Path) -> None:
+    mine = executable(tmp_path / "bin" / "true")
+    assert command(
+        run_dir, {"entry_point": "true", "environment": {"PATH": str(mine.parent)}}
+    ).program == str(mine)
+    assert command(run_dir, {"entry_point": "true"}).program == "/usr/bin/true"
+
+
+def test_a_name_with_a_slash_is_relative_to_the_working_directory(tmp_path: Path, run_dir: Path) -> None:
+    work = tmp_path / "work"
+    executable(work / "bin" / "train")
+    made = command(run_dir, {"entry_point": "bin/train", "working_dir": str(work)})
+    assert (made.program, made.argv, made.working_dir) == (str(work / "bin/train"), ["bin/train"], str(work))
+    executable(run_dir / "here")
+    assert command(run_dir, {"entry_point": "./here"}).working_dir == str(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"entry_point": "/x/y"}, "/x/y: no such file"),
+        ({"entry_point": "no-such-program"}, "no-such-program: no such file in PATH (/usr/bin:/bin)"),
+        ({"entry_point": "/etc/passwd"}, "/etc/passwd: not executable"),
+        ({"entry_point": "/etc"}, "/etc: a folder, not a program"),
+        ({"entry_point": "/bin/true", "working_dir": "/x/y"}, "working_dir /x/y: no such folder"),
+        (
+            {"entry_point": "/bin/true", "working_dir": "/etc/hostname"},
+            "working_dir /etc/hostname: not a folder",
+        ),
+        (
+            {"entry_point": "/bin/true", "secrets": {"K": {"file": "/x/key"}}},
+            "secret K: /x/key: no such file",
+        ),
+        (
+            {"entry_point": "/bin/true", "secrets": {"K": {"env": "NOT_SET"}}},
+            "secret K: NOT_SET is not set in the agent's environment",
+        ),
+    ],
+)
+def test_what_cannot_start_says_which_path_and_why(
+    run_dir: Path, config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpawnError) as caught:
+        command(run_dir, config)
+    assert str(caught.value) == message
+
+
+def test_a_name_in_path_that_is_not_executable_is_named(tmp_path: Path, run_dir: Path) -> None:
+    (tmp_path / "train").write_text("")
+    with pytest.raises(SpawnError, match=r"/train: not executable"):
+        command(run_dir, {"entry_point": "train", "environment": {"PATH": f"/nowhere:{tmp_path}"}})
+
+
+def test_secrets_come_from_files_and_the_agents_environment_and_win_over_the_declared(
+    tmp_path: Path, run_dir: Path
+) -> None:
+    (tmp_path / "key").write_bytes(b"s3cret\n")
+    made = command(
+        run_dir,
+        {
+            "entry_point": "/bin/true",
+            "environment": {"KEY": "plain"},
+            "secrets": {"KEY": {"file": str(tmp_path / "key")}, "TOKEN": {"env": "HF_TOKEN"}},
+        },
+    )
+    assert (made.environment["KEY"], made.environment["TOKEN"]) == ("s3cret", "hunter2")
+    assert "s3cret" not in repr(made)
+
+
+def test_a_secret_file_that_is_a_pipe_holds_nothing_up(tmp_path: Path, run_dir: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    made = command(run_dir, {"entry_point": "/bin/true", "secrets": {"K": {"file": str(tmp_path / "pipe")}}})
+    assert made.environment["K"] == ""
+
+
+def test_limits_have_the_run_configs_defaults(run_dir: Path) -> None:
+    assert launch.limits(intent(run_dir, {})) == Limits(15, 5.0, None, Source.PROCESS, None)
+    named = {
+        "stop": {"signal": "SIGINT", "grace_s": 0.5},
+        "heartbeat": {"source": "output", "timeout_s": 7},
+        "schedule": {"max_duration_seconds": 60},
+    }
+    assert launch.limits(intent(run_dir, named, heartbeat_timeout_s=300.0)) == Limits(
+        2, 0.5, 60.0, Source.OUTPUT, 7.0
+    )
+
+
+# The agent's side of the same files
+
+
+def test_a_torn_or_empty_file_reads_as_absent_and_unknown_fields_and_reasons_do_not_stop_a_reader(
+    tmp_path: Path,
+) -> None:
+    assert attempt_files.read_exit(tmp_path) is None
+    for torn in (b"", b'{"v":1,"rea'):
+        (tmp_path / "exit.json").write_bytes(torn)
+        assert attempt_files.read_exit(tmp_path) is None
+    (tmp_path / "exit.json").write_text('{"v":2,"reason":"of a later release","ended_at":1.0,"more":[]}')
+    found = attempt_files.read_exit(tmp_path)
+    assert found is not None
+    assert found.reason is ExitReason.UNSPECIFIED
+
+
+def test_a_stop_can_be_written_again_and_leaves_no_other_file(tmp_path: Path) -> None:
+    folder = tmp_path / RUN / "1"
+    attempt_files.prepare_folder(folder)
+    attempt_files.prepare_folder(folder)
+    attempt_files.write_stop(folder, StopReason.RECLAIMED, 0)
+    attempt_files.write_stop(folder, StopReason.CANCEL, 7)
+    stop = attempt_files.read_stop(folder)
+    assert stop is not None
+    assert (stop.v, stop.reason, stop.seq) == (1, StopReason.CANCEL, 7)
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "stop.json"]
+
+
+def test_sockets_go_below_tmp_where_the_state_folders_path_is_too_long(tmp_path: Path) -> None:
+    short, tmp = Path(f"/tmp/h{os.getpid()}"), tmp_path / "tmp"
+    tmp.mkdir()
+    try:
+        assert sockets_dir(short, tmp) == short / "s"
+    finally:
+        (short / "s").rmdir()
+        short.rmdir()
+    long = tmp_path / ("x" * LONGEST_PATH)
+    far = sockets_dir(long, tmp)
+    assert far.parent == tmp / f"trainshed-{os.getuid()}"
+    assert far == sockets_dir(long, tmp)
+    assert far != sockets_dir(tmp_path / ("y" * LONGEST_PATH), tmp)
+    assert far.stat().st_mode & 0o777 == 0o700
+    far.parent.chmod(0o755)
+    with pytest.raises(PermissionError, match="not a folder of yours alone"):
+        sockets_dir(long, tmp)
