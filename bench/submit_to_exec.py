@@ -74,9 +74,7 @@ async def _bare(worker: FirstInstruction) -> float:
         return (await heard - sent) / 1e6
 
 
-async def _run(
-    nc: SafeClient, worker: FirstInstruction, watch: _Hops | None
-) -> tuple[float, dict[str, Any]]:
+async def _run(nc: SafeClient, worker: FirstInstruction, watch: _Hops | None) -> tuple[float, dict[str, Any]]:
     tag = uuid.uuid4().hex
     heard = worker.expect(tag)
     program, *arguments = worker.command(tag)
@@ -177,7 +175,9 @@ def main() -> None:
     before = 0.0
     for name in HOPS:
         at = median(measured.hops[name]) if measured.hops[name] else float("nan")
-        print(f"{name:18} p50 {at:6.2f} ms   +{at - before:5.2f}   p90 {percentile(measured.hops[name], 0.9):.2f}")
+        print(
+            f"{name:18} p50 {at:6.2f} ms   +{at - before:5.2f}   p90 {percentile(measured.hops[name], 0.9):.2f}"
+        )
         if name != "answered":
             before = at
 

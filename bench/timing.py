@@ -37,7 +37,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def figure(
-    name: str, values: Sequence[float], unit: str, *, at_most: float | None = None, at_least: float | None = None
+    name: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
 ) -> Figure:
     """Sum repeated measurements of one thing up, against a target."""
     middle = median(values)

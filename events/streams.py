@@ -15,7 +15,16 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 MINUTE_NS = 60_000_000_000
-NEVER_CHANGED = ("storage", "deny_delete", "deny_purge", "discard", "retention", "max_age")
+NEVER_CHANGED = (
+    "storage",
+    "deny_delete",
+    "deny_purge",
+    "discard",
+    "retention",
+    "max_age",
+)
+NEVER_ON = ("allow_msg_ttl", "allow_msg_schedules")
+"""What cannot be switched off again, refused where a stream must not have it."""
 _NOT_FOUND = 10059
 
 
@@ -31,9 +40,12 @@ def events_stream(replicas: int) -> dict[str, Any]:
         "deny_purge": True,
         "allow_atomic": True,
         "allow_direct": True,
+        "allow_msg_ttl": False,
+        "allow_msg_schedules": False,  # schedules undo deny_purge
         "compression": "s2",
         "max_age": 0,
         "max_msgs": -1,
+        "max_msgs_per_subject": -1,
         "max_bytes": -1,
         "duplicate_window": 2 * MINUTE_NS,
         "republish": {"src": subjects.ALL_EVENTS, "dest": f"{subjects.LOG}.>"},
@@ -84,9 +96,14 @@ async def ensure_streams(nc: SafeClient, *, replicas: int = 1, ids: Callable[[],
     """
     log = await _ensure(nc, {**events_stream(replicas), "metadata": {"log_id": ids()}})
     await _ensure(nc, heartbeats_stream(replicas))
+    await ensure_buckets(nc)
+    return str(log["metadata"]["log_id"])
+
+
+async def ensure_buckets(nc: SafeClient) -> None:
+    """Make the record buckets, which live in memory and so are gone after a restart of the server."""
     await _ensure(nc, bucket(subjects.RUNS_BUCKET, f"{subjects.WATCH}.runs"))
     await _ensure(nc, bucket(subjects.SLOTS_BUCKET, f"{subjects.WATCH}.slots"))
-    return str(log["metadata"]["log_id"])
 
 
 async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -98,10 +115,13 @@ async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:
             raise
         try:
             return dict((await api_call(nc, f"STREAM.CREATE.{name}", wanted))["config"])
-        except ApiError:  # another service made it meanwhile: then it is there to be looked at
-            stored = (await api_call(nc, f"STREAM.INFO.{name}"))["config"]
-    for field in NEVER_CHANGED:
-        there = stored.get(field, False if field.startswith("deny") else None)
+        except ApiError as refusal:  # another service made it meanwhile: then it is there to be looked at
+            try:
+                stored = (await api_call(nc, f"STREAM.INFO.{name}"))["config"]
+            except ApiError:
+                raise refusal from None
+    for field in (*NEVER_CHANGED, *(name for name in NEVER_ON if wanted.get(name) is False)):
+        there = stored.get(field)
         if field in wanted and (there or None) != (wanted[field] or None):
             raise TrainshedError(
                 ErrorCode.CONFLICT,
@@ -110,6 +130,6 @@ async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:
             )
     metadata = {**wanted.get("metadata", {}), **(stored.get("metadata") or {})}
     updated = {**stored, **wanted, **({"metadata": metadata} if metadata else {})}
-    if all(stored.get(key) == value for key, value in updated.items()):
+    if all((stored.get(key) or None) == (value or None) for key, value in updated.items()):
         return stored
     return dict((await api_call(nc, f"STREAM.UPDATE.{name}", updated))["config"])

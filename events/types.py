@@ -13,7 +13,6 @@ from events.json_limits import MAX_INTEGER
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role, Scope
 
-
 Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 """What decisions count with: an event with a number that no store could keep is unreadable."""
 

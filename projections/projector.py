@@ -16,7 +16,7 @@ from events.evolve import Change
 from events.feed import Message
 from projections.database import Database
 from projections.projection import Batch, Projection
-from projections.rows import LIVE, record_json
+from projections.rows import LIVE, RunRow, SlotRow, record_json
 from projections.store import Store
 from projections.tables import SCHEMA_VERSION
 from trainshed_client.subjects import EVENTS
@@ -60,12 +60,16 @@ class Projector:
         self.log_id = log_id
 
     @classmethod
-    def open(cls, database: Database, log_id: str, log_end: int) -> Projector:
+    def open(cls, database: Database, log_id: str, log_end: int, *, damage: str | None = None) -> Projector:
         """Open ``database`` for this log, or begin a new one where it is of another log or schema, or damaged.
+
+        ``damage``: what was found wrong with it while it was in use.
 
         What is not used is moved aside with a WARNING, never mixed. Raises sqlalchemy's OperationalError where the
         database cannot be reached or written.
         """
+        if damage is not None:
+            return cls._anew(database, log_id, f"is damaged ({damage})")
         try:
             return cls._open(database, log_id, log_end)
         except OperationalError:
@@ -121,8 +125,10 @@ class Projector:
         """Close the writer's connection."""
         self.store.close()
 
-    def apply(self, messages: Sequence[Message], observe: Observer | None = None) -> Applied:
-        """Fold messages and commit what they change with the checkpoint.
+    def apply(
+        self, messages: Sequence[Message], observe: Observer | None = None, *, tell: bool = True
+    ) -> Applied:
+        """Fold messages and commit what they change with the checkpoint; ``tell``: and return the changed records.
 
         After an exception the projection in memory is ahead of the database: throw this projector away and open anew.
         """
@@ -145,7 +151,7 @@ class Projector:
             self.store.write(batch, self.log_id)
         for kept in batch.quarantine:
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
-        return _applied(batch)
+        return _applied(batch) if tell else Applied(batch.seq)
 
 
 _RUN_EVENTS = f"{EVENTS}.run."
@@ -158,13 +164,22 @@ def _run_of(subject: str) -> str | None:
     return subject[len(_RUN_EVENTS) : subject.find(".", len(_RUN_EVENTS))]
 
 
+def changed_run(row: RunRow) -> ChangedRun:
+    """A run's record to tell of."""
+    return ChangedRun(row.run_id, row.seq, row.status in LIVE, record_json(row))
+
+
+def changed_slot(row: SlotRow) -> ChangedSlot:
+    """A slot's record to tell of."""
+    return ChangedSlot(row.node, row.index, record_json(row))
+
+
 def _applied(batch: Batch) -> Applied:
-    runs = [entry.row for entry in (*batch.fresh_runs, *batch.runs) if entry.row is not None]
     return Applied(
         batch.seq,
-        tuple(ChangedRun(row.run_id, row.seq, row.status in LIVE, record_json(row)) for row in runs),
-        tuple(
-            [ChangedSlot(node, index, None) for node, index in batch.gone_slots]
-            + [ChangedSlot(row.node, row.index, record_json(row)) for row in batch.slots]
+        tuple(changed_run(e.row) for e in (*batch.fresh_runs, *batch.runs) if e.row is not None),
+        (
+            *(ChangedSlot(node, index, None) for node, index in batch.gone_slots),
+            *(changed_slot(row) for row in batch.slots),
         ),
     )

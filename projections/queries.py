@@ -6,7 +6,7 @@ transaction, and its ``seq`` is the checkpoint's in that transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from projections.rows import (
 from projections.store import run_pair
 from projections.waits import Rooms, waits_for
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.records import TimelineEntry
 from trainshed_client.statuses import RunStatus
 
 MAX_RUNS = 500
@@ -34,6 +35,7 @@ MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
 _EXPLAINED = 10
+_TIMELINE = msgspec.json.Encoder()
 _BEYOND_TEXT = chr(0x10FFFF)
 _STATUSES = tuple(status.value for status in RunStatus if status is not RunStatus.UNSPECIFIED)
 
@@ -171,7 +173,7 @@ class Queries:
             "quarantined": quarantined,
         }
 
-    def audit_rows(self) -> Iterator[bytes]:
+    def audit_rows(self) -> Generator[bytes, None, None]:
         """``audit.rows``: all rows as several JSON texts, from one read transaction.
 
         The first: ``{"v": 1, "seq", "state_hash", "log_id", "counts": {table: rows}}``. Each other:
@@ -310,7 +312,13 @@ def _of_run(
     connection: Connection, table: Table, kind: type[AttemptRow | TimelineRow], submit_seq: int
 ) -> list[bytes]:
     statement = table.select().where(table.c.submit_seq == submit_seq).order_by(*table.primary_key.columns)
-    return [record_json(row_from(kind.table, row)) for row in connection.execute(statement).mappings()]
+    found = [row_from(kind.table, row) for row in connection.execute(statement).mappings()]
+    return [
+        _TIMELINE.encode(TimelineEntry(seq=row.seq, time=row.time, type=row.type, text=row.text))
+        if isinstance(row, TimelineRow)
+        else record_json(row)
+        for row in found
+    ]
 
 
 def _newest(texts: list[bytes], size: int) -> list[bytes]:

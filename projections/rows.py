@@ -223,7 +223,7 @@ def key_of(row: Row) -> tuple[str | int, ...]:
             return (row.run_id, row.seq)
 
 
-def row_from(table: str, columns: Mapping[str, Any]) -> Row:
+def row_from(table: str, columns: Mapping[Any, Any]) -> Row:
     """A row as the database (JSON columns as text) or a record (as values) has it; other columns are passed over."""
     kind = ROW_TYPES[table]
     fields = {name: columns[name] for name in kind.__struct_fields__}

@@ -6,7 +6,7 @@ Owns how a request is read, who is asking and how an answer goes out; knows none
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,6 +57,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 Handler = Callable[[Call], Awaitable[object]]
+"""What it returns is the answer; an async iterator of bytes is answered in as many messages."""
 
 
 class ApiServer:
@@ -115,8 +116,21 @@ class ApiServer:
             )
         try:
             await request.respond(msgspec.json.encode(answer))
-        except nats.errors.Error as error:
+        except (nats.errors.Error, ValueError, TypeError) as error:  # gone, too large, or not to be encoded
             _log.warning("an answer could not be sent", call=call, error=str(error))
+
+    async def _respond_in_parts(self, call: str, parts: AsyncIterator[bytes], request: Request) -> None:
+        """Send an answer of many messages, each as it stands, as fast as the server takes them."""
+        try:
+            async for part in parts:
+                await request.respond(part)
+                await self._nc.flush()
+        except nats.errors.Error:
+            raise
+        except Exception:  # noqa: BLE001 — as in _answer
+            _log.exception("a request failed", call=call)
+            failed = TrainshedError(ErrorCode.UNAVAILABLE, f"{call} failed here; see the service's log")
+            await request.respond(msgspec.json.encode(error_answer(failed)))
 
     def _body(self, request: Request) -> object:
         if not request.data:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+import nats.errors
 
 from events.codec import StoredEvent, Unreadable, decode
 from events.evolve import Change
+from events.feed import TRANSIENT_FROM, ApiError
 from events.history import LogHistory, fold
 from events.log import EventLog
-from events.state import Snapshot, State, restore, snapshot
+from events.state import SNAPSHOT_VERSION, Snapshot, State, restore, snapshot
 from services.logging import get_logger
 
 _log = get_logger("fold")
@@ -26,6 +28,7 @@ TURN = 256
 """Events folded before other tasks of the process get their turn."""
 SNAPSHOT_EVERY = 10_000
 
+T = TypeVar("T")
 Listener = Callable[[StoredEvent, Change], None]
 
 
@@ -72,7 +75,10 @@ class SharedFold:
         await waiter
 
     async def run(self) -> None:
-        """Follow the log until stopped; ready once what was stored at the start has been folded."""
+        """Follow the log until stopped; ready once what was stored at the start has been folded.
+
+        A server that does not answer is waited for. Raises ApiError where it says that there is no such stream.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(self._follow())
@@ -86,7 +92,14 @@ class SharedFold:
         self._stop.set()
 
     async def _follow(self) -> None:
-        end = await self._log.end()
+        end = await self._answered(self._log.end)
+        if self.position > end:
+            _log.warning(
+                "the snapshot is ahead of the log, which was put back; the log is folded from its start",
+                snapshot=self.position,
+                end=end,
+            )
+            self.state, self.position = State(), 0
         async with self._log.follow(self.position + 1) as feed:
             while True:
                 if self.position >= end:
@@ -106,10 +119,33 @@ class SharedFold:
             )
             self.position = stored.seq
             return
-        change = await fold(self.state, stored, self._history)
+        change = await self._answered(lambda: fold(self.state, stored, self._history))
+        if change.unreadable is not None:
+            _log.warning(
+                "passed over an event that cannot be folded",
+                subject=str(stored.subject),
+                seq=stored.seq,
+                why=change.unreadable,
+            )
         self.position = stored.seq
         for listener in self._listeners:
             listener(stored, change)
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the log answers, asked again until it does: a pause of the server ends no service."""
+        while True:
+            try:
+                return await ask()
+            except ApiError as error:
+                if error.http_code < TRANSIENT_FROM:
+                    raise
+                why: Exception = error
+            except (TimeoutError, nats.errors.Error) as error:
+                if self._log.nc.is_closed:
+                    raise
+                why = error
+            _log.warning("the event log does not answer; asking again", why=str(why) or "no answer in time")
+            await self._log.reachable()
 
     def _tell_waiters(self) -> None:
         waiting = []
@@ -135,6 +171,11 @@ class SharedFold:
                 why=str(error),
             )
             return State()
+        if kept.state.v != SNAPSHOT_VERSION:
+            _log.warning(
+                "the snapshot is of another release; the log is folded from its start", path=str(self._path)
+            )
+            return State()
         if kept.log_id != self._log_id:
             _log.warning(
                 "the snapshot is of another log; this one is folded from its start", path=str(self._path)
@@ -156,6 +197,7 @@ class SharedFold:
 
 
 def _write(path: Path, kept: KeptFold) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+    new = path.with_name(f"{path.name}.new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(msgspec.msgpack.encode(kept))
-    os.replace(file.name, path)
+    os.replace(new, path)

@@ -98,8 +98,10 @@ async def _told_of_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | N
     lost = next(
         (node for node in nodes if node.node == record.node and node.status in ("lost", "left")), None
     )
-    if lost is None or record.status.ended:
+    if record.status.ended:
         return None
+    if lost is None:
+        return f"{short(answer.run_id)} is being stopped; until it has ended: trainshed wait {short(answer.run_id)}"
     return (
         f"{lost.node}, where it runs, does not answer ({lost.status}); it is stopped when that machine is back. "
         f"If the machine is gone: trainshed node remove {lost.node}"

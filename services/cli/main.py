@@ -120,10 +120,9 @@ def run(args: Sequence[str]) -> int:
             _complain(shadowed)
             return ExitCode.BAD_INPUT
         try:
-            code = cli.main(args=list(args), prog_name="trainshed", standalone_mode=False)
+            return _invoke(args)
         finally:
             sys.stdout.flush()
-        return code if isinstance(code, int) else ExitCode.OK
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -138,6 +137,18 @@ def run(args: Sequence[str]) -> int:
         # Whoever read our output has seen enough, as in `trainshed ls | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
+
+
+def _invoke(args: Sequence[str]) -> int:
+    """As click's own main, which would end with 1 where the reader of our output has gone."""
+    if "_TRAINSHED_COMPLETE" in os.environ:
+        cli.main(args=list(args), prog_name="trainshed")
+    try:
+        with cli.make_context("trainshed", list(args)) as context:
+            cli.invoke(context)
+            return ExitCode.OK
+    except click.exceptions.Exit as end:
+        return end.exit_code
 
 
 def _complain(message: str) -> None:

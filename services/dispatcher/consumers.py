@@ -17,6 +17,8 @@ from trainshed_client.statuses import NodeStatus
 _log = get_logger("dispatcher")
 
 ACK_WAIT_NS = 1_000_000_000
+DELETED = f"$JS.EVENT.ADVISORY.CONSUMER.DELETED.{subjects.EVENTS_STREAM}.*"
+"""The server's word that a consumer was removed, by whomever (its last token is the node's name)."""
 _NOT_FOUND = 10014
 
 
@@ -25,29 +27,32 @@ class NodeConsumers:
 
     def __init__(self, nc: SafeClient) -> None:
         self._nc = nc
-        self._made: set[str] = set()
+        self._settled: dict[str, bool] = {}
 
     def forget(self) -> None:
         """Look at every consumer again: another dispatcher or another server may have been at work."""
-        self._made.clear()
+        self._settled.clear()
+
+    def forget_one(self, node: str) -> None:
+        """Look at this node's again: the server says that somebody removed it."""
+        self._settled.pop(node, None)
 
     async def settle(self, state: State) -> bool:
         """Bring the consumers in line with ``state``. False where the server did not answer: ask again."""
-        for node in list(state.nodes.values()):
+        settled = True
+        for name in list(state.nodes):
+            node = state.nodes[name]
             needed = is_needed(state, node)
-            if needed == (node.name in self._made):
+            if self._settled.get(name) is needed:
                 continue
+            self._settled[name] = needed  # before the call: what forget() says during it must stay said
             try:
-                if needed:
-                    await self._make(node)
-                    self._made.add(node.name)
-                else:
-                    await self._remove(node.name)
-                    self._made.discard(node.name)
+                await (self._make(node) if needed else self._remove(name))
             except (TimeoutError, nats.errors.Error, ApiError) as error:
-                _log.warning("a node's consumer could not be settled", node=node.name, why=str(error))
-                return False
-        return True
+                self._settled.pop(name, None)
+                _log.warning("a node's consumer could not be settled", node=name, why=str(error))
+                settled = False
+        return settled
 
     async def _make(self, node: Node) -> None:
         try:

@@ -6,11 +6,13 @@ Owns the loop around the pure parts (scheduler, obligations); every decision fol
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+from nats.aio.msg import Msg
 
 from events.codec import StoredEvent, Writer, uuid7
 from events.config import stored_config
@@ -18,7 +20,7 @@ from events.evolve import Change
 from events.log import Conflict, EventLog, Refused, UnknownOutcome
 from events.times import nanoseconds, rfc3339
 from events.types import Dispatched, Event, NodeJoined, NodeLost, View, Why
-from services.dispatcher.consumers import NodeConsumers
+from services.dispatcher.consumers import DELETED, NodeConsumers
 from services.dispatcher.election import Election, Epoch, NotActive, Silence
 from services.dispatcher.in_flight import InFlight
 from services.dispatcher.obligations import Obligations
@@ -68,6 +70,7 @@ class Dispatcher:
         self._queue = PendingQueue()
         self._owed = Obligations()
         self._in_flight = InFlight()
+        self._now_ns = 0
         self._wake = asyncio.Event()
         self._nodes_changed = asyncio.Event()
         self._stopping = False
@@ -83,8 +86,11 @@ class Dispatcher:
         nc = self._log.nc
         hooks = {self._silence.count_anew, self._consumers.forget, self._nodes_changed.set}
         nc.reconnect_hooks |= hooks
-        alive = await nc.subscribe(subjects.ALIVE_DISPATCHER, cb=self._election.hear)
-        heartbeats = await nc.subscribe(subjects.ALL_NODE_HEARTBEATS, cb=self._silence.hear)
+        heard = [
+            await nc.subscribe(subjects.ALL_NODE_HEARTBEATS, cb=self._silence.hear),
+            await nc.subscribe(subjects.ALIVE_DISPATCHER, cb=self._hear_alive),
+            await nc.subscribe(DELETED, cb=self._consumer_deleted),
+        ]
         try:
             while not self._stopping:
                 await self._candidate()
@@ -94,8 +100,8 @@ class Dispatcher:
         finally:
             nc.reconnect_hooks -= hooks
             if not nc.is_closed:
-                await alive.unsubscribe()
-                await heartbeats.unsubscribe()
+                for subscription in heard:
+                    await subscription.unsubscribe()
 
     def stop(self) -> None:
         """See Service. An append under way is awaited, no other begins."""
@@ -119,7 +125,11 @@ class Dispatcher:
 
     async def _active(self) -> None:
         """One term of office: ends when stopped or deposed."""
-        epoch = Epoch(await self._election.stand())
+        try:
+            epoch = Epoch(await self._election.stand())
+        except NotActive:
+            self._election.listen_anew()
+            return
         self._in_flight.clear()
         self._silence.count_anew()
         self._consumers.forget()
@@ -172,8 +182,10 @@ class Dispatcher:
         except (Conflict, UnknownOutcome, Refused) as error:
             # what is not below the new Elected can never be stored, so nothing is carried over
             _log.warning("an append was not acknowledged; standing for election again", why=str(error))
-            if self._fold.state.epoch != epoch.seq:
-                raise NotActive from None
+            if isinstance(error, Conflict) or self._fold.state.epoch != epoch.seq:
+                raise NotActive from None  # the guard says that somebody was elected since
+            if isinstance(error, Refused):
+                await self._log.reachable()  # the log takes nothing: no Elected for each try
             epoch = Epoch(await self._election.stand())
             self._in_flight.clear()
         return epoch
@@ -182,19 +194,20 @@ class Dispatcher:
         """What state and clock ask for now: what is owed, then grants. Rests on nothing that is not folded."""
         state = self._fold.state
         taken = self._in_flight.taken(state)
-        decided = [
-            event for run_id, event in self._owed.events(state, epoch.seq) if run_id not in taken.runs
-        ][:BATCH_LIMIT]
-        decided += [
+        owed = (event for run_id, event in self._owed.events(state, epoch.seq) if run_id not in taken.runs)
+        lost = (
             NodeLost(node=n.name, incarnation=n.incarnation, epoch=epoch.seq, silent_s=round(silent, 3))
             for n in state.nodes.values()
             if n.status is NodeStatus.UP
             and n.name not in taken.nodes
             and (silent := self._silence.silent_s(n.name)) > self._silence.limit_s
-        ]
+        )
+        decided = list(itertools.islice(itertools.chain(lost, owed), BATCH_LIMIT))
         if decided:
             return decided
-        now = rfc3339(self._clock())
+        # never backwards: a replay that is given this clock must find the same back-offs over
+        self._now_ns = max(self._now_ns, self._clock())
+        now = rfc3339(self._now_ns)
         self._queue.promote(nanoseconds(now))
         view = View(seq=self._fold.position, now=now)
         return [
@@ -226,6 +239,15 @@ class Dispatcher:
             pass
 
     # --- nodes ----------------------------------------------------------------------------------------------
+
+    async def _hear_alive(self, msg: Msg) -> None:
+        if self._election.hear(msg):
+            self._silence.heard_ourselves()
+
+    async def _consumer_deleted(self, msg: Msg) -> None:
+        """A dispatcher that does not know yet that it was deposed may have removed what we made."""
+        self._consumers.forget_one(msg.subject.rpartition(".")[2])
+        self._nodes_changed.set()
 
     async def _settle_consumers(self) -> None:
         while True:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 from nats.aio.msg import Msg
 
-from events.codec import Writer
-from events.log import Conflict, EventLog, Guard, UnknownOutcome
+from events.codec import StoredEvent, Writer
+from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.types import Elected
 from services.dispatcher.scheduler import SCHEDULER
 from services.fold import SharedFold
@@ -46,10 +46,12 @@ class Election:
         self._heard = float("-inf")
         self._listening_since = monotonic()
 
-    async def hear(self, msg: Msg) -> None:
-        """Callback of the subscription to ``trainshed.alive.dispatcher``."""
-        if msg.data != self._name.encode():
-            self._heard = self._monotonic()
+    def hear(self, msg: Msg) -> bool:
+        """Take in a word on ``trainshed.alive.dispatcher``; True where it was our own that came back."""
+        if msg.data == self._name.encode():
+            return True
+        self._heard = self._monotonic()
+        return False
 
     async def silence(self) -> None:
         """Return once no other active dispatcher has been heard for 1.5 s."""
@@ -64,53 +66,63 @@ class Election:
         self._listening_since = self._monotonic()
 
     async def stand(self) -> int:
-        """Append Elected until one counts, fold up to it and return the epoch."""
+        """Append Elected until one is stored, fold up to it and return the epoch.
+
+        Raises NotActive where another was elected meanwhile: to stand against it would only depose it.
+        """
         while True:
             event = self._writer.new(Elected(name=self._name, scheduler=SCHEDULER))
             try:
                 seq, _ = await self._log.last_id(subjects.ELECTED)
                 epoch = (await self._log.append(event, Guard(subjects.ELECTED, seq))).seq
             except Conflict:
+                if await self._another_was():
+                    raise NotActive from None
                 continue
-            except UnknownOutcome as error:
-                _log.warning("no answer to an Elected; standing again", why=str(error))
-                await self._unknown()
+            except (UnknownOutcome, Refused) as error:
+                # what was sent and not answered may still be stored: its successor's guard sees it then
+                _log.warning("an Elected was not acknowledged; standing again", why=str(error))
+                await self._log.reachable()
                 continue
             await self._fold.reached(epoch)
-            if self._fold.state.epoch == epoch:
-                _log.info("elected", epoch=epoch, name=self._name)
-                return epoch
+            if self._fold.state.epoch != epoch:
+                raise NotActive
+            _log.info("elected", epoch=epoch, name=self._name)
+            return epoch
 
     async def tell(self) -> None:
         """Say that we are active, every 0.5 s, until cancelled."""
         while True:
-            await self._log.nc.publish(subjects.ALIVE_DISPATCHER, self._name.encode())
+            if self._log.nc.is_connected:  # what is said later than it was true must not be said at all
+                await self._log.nc.publish(subjects.ALIVE_DISPATCHER, self._name.encode())
             await asyncio.sleep(ALIVE_EVERY_S)
 
-    async def _unknown(self) -> None:
-        """What was sent and not answered may still be stored: its successor's guard sees it then."""
-        again = asyncio.Event()
-        self._log.nc.reconnect_hooks.add(again.set)
+    async def _another_was(self) -> bool:
+        """True where the last Elected is not our own (one of ours may be stored after its time-out)."""
         try:
-            async with asyncio.timeout(1.0):
-                await again.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._log.nc.reconnect_hooks.discard(again.set)
+            last = await self._log.last(subjects.ELECTED)
+        except UnknownOutcome:
+            return False
+        return not (
+            isinstance(last, StoredEvent)
+            and isinstance(last.event, Elected)
+            and last.event.name == self._name
+        )
 
 
 class Silence:
     """When each node was last heard, on the dispatcher's monotonic clock (docs/protocol.md rule 6).
 
-    Counted while connected and from the election: a node that nobody could hear was not silent.
+    Counted while connected and from the election: a node that nobody could hear was not silent. That we could is
+    known from our own words, which come back by the same way: silence lasts up to the last of these, and where they
+    stopped for a while (connection lost, server or this process stopped) it is counted anew.
     """
 
     def __init__(self, limit_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.limit_s = limit_s
         self._monotonic = monotonic
         self._heard: dict[str, float] = {}
-        self._counted_from = monotonic()
+        self._counted_from = self._connected_at = monotonic()
 
     async def hear(self, msg: Msg) -> None:
         """Callback of the subscription to the nodes' heartbeats."""
@@ -124,11 +136,19 @@ class Silence:
 
     def count_anew(self) -> None:
         """From an election or a reconnection on."""
-        self._counted_from = self._monotonic()
+        self._counted_from = self._connected_at = self._monotonic()
+
+    def heard_ourselves(self) -> None:
+        """Our own word came back, so what others say comes through as well."""
+        now = self._monotonic()
+        if now - self._connected_at > SILENCE_S:
+            self._counted_from = now
+        self._connected_at = now
 
     def silent_s(self, node: str) -> float:
         """How long the node has been silent, in seconds."""
-        return self._monotonic() - max(self._heard.get(node, float("-inf")), self._counted_from)
+        since = max(self._heard.get(node, float("-inf")), self._counted_from)
+        return max(0.0, self._connected_at - since)
 
 
 class NotActive(Exception):

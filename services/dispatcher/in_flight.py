@@ -49,6 +49,7 @@ class InFlight:
             match decision.event:
                 case Dispatched() as grant:
                     taken.runs.add(grant.run_id)
+                    taken.grants.append(grant)
                     taken.cpus[grant.node] = taken.cpus.get(grant.node, 0) + grant.cpus
                     taken.memory_mb[grant.node] = taken.memory_mb.get(grant.node, 0) + grant.memory_mb
                     taken.slots.update((grant.node, index) for index in grant.slots)

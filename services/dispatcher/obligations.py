@@ -68,13 +68,15 @@ class Obligations:
     """Which runs and nodes are owed something: kept from each change, so that asking costs what is owed."""
 
     def __init__(self) -> None:
-        self._runs: set[str] = set()
-        self._nodes: set[str] = set()
+        self._runs: dict[str, None] = {}  # in the order in which the debts arose
+        self._nodes: dict[str, None] = {}
 
     def rebuild(self, state: State) -> None:
         """Look at everything once, at the start."""
-        self._runs = {run.run_id for run in state.runs.values() if owed_to_run(state, run, 0) is not None}
-        self._nodes = {node.name for node in state.nodes.values() if node.to_stop}
+        self._runs = {
+            run.run_id: None for run in state.runs.values() if owed_to_run(state, run, 0) is not None
+        }
+        self._nodes = {node.name: None for node in state.nodes.values() if node.to_stop}
 
     def note(self, state: State, stored: StoredEvent, change: Change) -> None:
         """Take in what an event changed."""
@@ -83,20 +85,20 @@ class Obligations:
         for name in change.nodes:
             node = state.nodes.get(name)
             if node is not None and node.to_stop:
-                self._nodes.add(name)
+                self._nodes[name] = None
             else:
-                self._nodes.discard(name)
+                self._nodes.pop(name, None)
             if isinstance(stored.event, NodeEvent):
                 for run, _ in state.attempts_of(name):
                     self._look(state, run.run_id)
 
     def events(self, state: State, epoch: int) -> Iterator[tuple[str, Event]]:
-        """What is owed now, each with the run that it is about."""
-        for run_id in sorted(self._runs):
+        """What is owed now, oldest debt first, each with the run that it is about."""
+        for run_id in self._runs:
             event = owed_to_run(state, state.runs[run_id], epoch)
             if event is not None:
                 yield run_id, event
-        for name in sorted(self._nodes):
+        for name in self._nodes:
             for event in owed_to_node(state.nodes[name], epoch):
                 assert isinstance(event, Stopping)
                 yield event.run_id, event
@@ -104,6 +106,6 @@ class Obligations:
     def _look(self, state: State, run_id: str) -> None:
         run = state.runs.get(run_id)
         if run is not None and owed_to_run(state, run, 0) is not None:
-            self._runs.add(run_id)
+            self._runs[run_id] = None
         else:
-            self._runs.discard(run_id)
+            self._runs.pop(run_id, None)

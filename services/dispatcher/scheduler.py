@@ -6,11 +6,12 @@ Owns fit, choice of node and the reservation for a run that does not fit yet; kn
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from events.state import Active, Node, Run, State
-from events.types import SchedulerInfo
+from events.state import Node, Pending, Run, State
+from events.types import Dispatched, SchedulerInfo
 from services.dispatcher.queue import Order, PendingQueue, order_of
 
 SCHEDULER = SchedulerInfo(name="priority-fifo", version=1, settings={"reservation": "head"})
@@ -38,6 +39,7 @@ class Taken(msgspec.Struct):
     uuids: set[str] = msgspec.field(default_factory=set)
     cpus: dict[str, int] = msgspec.field(default_factory=dict)
     memory_mb: dict[str, int] = msgspec.field(default_factory=dict)
+    grants: list[Dispatched] = msgspec.field(default_factory=list)
 
 
 class Offer(msgspec.Struct):
@@ -47,21 +49,37 @@ class Offer(msgspec.Struct):
     slots: list[int]
     cpus: int
     memory_mb: int
-    kept: Reservation | None = None
+    kept: Holding | None = None
 
     def take(self, slots: tuple[int, ...], cpus: int, memory_mb: int) -> None:
         """Count a grant in."""
         self.slots = [index for index in self.slots if index not in slots]
         self.cpus -= cpus
         self.memory_mb -= memory_mb
+        if self.kept is not None:
+            self.kept = self.kept.less(Holding(len(slots), cpus, memory_mb))
+
+    def slots_for(self, gpus: int) -> int:
+        """How many of ``gpus`` slots a run behind the reservation could have here now."""
+        open_ = len(self.slots) if self.kept is None else min(len(self.slots), max(0, self.kept.slots))
+        return min(gpus, open_)
 
 
-class Reservation(msgspec.Struct):
-    """What is left beside the run that waits for this node: runs behind it may take no more than that."""
+class Holding(NamedTuple):
+    """What something holds of a node, or, of an offer's ``kept``, what is left beside the run that waits for it."""
 
     slots: int
     cpus: int
     memory_mb: int
+
+    def less(self, other: Holding) -> Holding:
+        """This without the other; negative where there is not that much."""
+        return Holding(self.slots - other.slots, self.cpus - other.cpus, self.memory_mb - other.memory_mb)
+
+    @property
+    def lacking(self) -> Holding:
+        """How far it is below nothing, in each."""
+        return Holding(max(0, -self.slots), max(0, -self.cpus), max(0, -self.memory_mb))
 
 
 def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int) -> list[Grant]:
@@ -84,19 +102,15 @@ def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int) -> lis
         if choice is None:
             heads.block()
             if not reserved:
-                reserve(state, run, offers)
+                reserve(state, taken, run, offers)
                 reserved = True
             continue
-        slots = tuple(choice.slots[: run.needs.gpus])
+        slots = tuple(choice.slots[: choice.slots_for(run.needs.gpus)])
         over, count = heads.passed_over(run)
         grants.append(
             Grant(run, choice.node.name, choice.node.incarnation, slots, len(choice.slots), over, count)
         )
         choice.take(slots, run.needs.cpus, run.needs.memory_mb)
-        if choice.kept is not None:
-            choice.kept.slots -= len(slots)
-            choice.kept.cpus -= run.needs.cpus
-            choice.kept.memory_mb -= run.needs.memory_mb
         _share(offers, choice.node, slots, uuids)
     return grants
 
@@ -127,41 +141,36 @@ def choose(run: Run, offers: Iterable[Offer]) -> Offer | None:
         return None
     if needs.gpus == 0:
         return min(fitting, key=lambda o: (len(o.node.gpus), -o.cpus, o.node.name))
-    enough = [o for o in fitting if len(o.slots) >= needs.gpus]
+    enough = [o for o in fitting if o.slots_for(needs.gpus) == needs.gpus]
     if enough:
         return min(enough, key=lambda o: (len(o.slots), o.cpus, o.node.name))
-    return max(fitting, key=lambda o: (len(o.slots), o.cpus, o.node.name))
+    return max(fitting, key=lambda o: (o.slots_for(needs.gpus), o.cpus, o.node.name))
 
 
-def reserve(state: State, run: Run, offers: Mapping[str, Offer]) -> None:
-    """Keep one node for ``run``: the one that the fewest runs behind it use, then the one that lacks least."""
-    needs = run.needs
-    able = [
-        o
-        for o in offers.values()
-        if usable_slots(o.node) >= needs.gpus
-        and o.node.cpus >= needs.cpus
-        and o.node.memory_mb >= needs.memory_mb
-    ]
-    if not able:
-        return
-    order = order_of(run)
-    kept = min(
-        able,
-        key=lambda o: (
-            len(list(_behind(state, o.node, order))),
-            max(0, needs.gpus - len(o.slots)),
-            max(0, needs.cpus - o.cpus),
-            max(0, needs.memory_mb - o.memory_mb),
-            o.node.name,
-        ),
-    )
-    passed = [active for _, active in _behind(state, kept.node, order)]
-    kept.kept = Reservation(
-        usable_slots(kept.node) - needs.gpus - sum(len(a.slots) for a in passed),
-        kept.node.cpus - needs.cpus - sum(a.cpus for a in passed),
-        kept.node.memory_mb - needs.memory_mb - sum(a.memory_mb for a in passed),
-    )
+def reserve(state: State, taken: Taken, run: Run, offers: Mapping[str, Offer]) -> None:
+    """Keep one node for ``run``: where the runs behind it hold least of what it needs.
+
+    Of nodes where they hold nothing of it, the one that lacks least now. Elsewhere what is lacking now does not count:
+    it goes up and down with the runs behind, and a reservation that moves to and fro with it would never be met. So
+    the choice moves only to a node where less is in the way, and what is in the way of it never becomes more.
+    """
+    needs = _least(run)
+    best: tuple[tuple[Holding, Holding, str], Offer, Holding] | None = None
+    for o in offers.values():
+        whole = Holding(usable_slots(o.node), o.node.cpus, o.node.memory_mb)
+        if any(whole.less(needs).lacking):
+            continue
+        left = whole.less(needs)
+        for held in _behind(state, taken, o.node.name, order_of(run)):
+            left = left.less(held)
+        in_the_way = left.lacking
+        now = _NOTHING if any(in_the_way) else Holding(len(o.slots), o.cpus, o.memory_mb).less(needs).lacking
+        key = (in_the_way, now, o.node.name)
+        if best is None or key < best[0]:
+            best = (key, o, left)
+    if best is not None:
+        _, kept, left = best
+        kept.kept = left
 
 
 def usable_slots(node: Node) -> int:
@@ -169,21 +178,43 @@ def usable_slots(node: Node) -> int:
     return sum(device.index not in node.unhealthy for device in node.gpus)
 
 
-def _fits(run: Run, o: Offer) -> bool:
+_NOTHING = Holding(0, 0, 0)
+
+
+def _least(run: Run) -> Holding:
+    """What a run cannot do without."""
     needs = run.needs
-    least = needs.gpus if needs.mandatory else 0
-    if len(o.slots) < least or o.cpus < needs.cpus or o.memory_mb < needs.memory_mb:
+    return Holding(needs.gpus if needs.mandatory else 0, needs.cpus, needs.memory_mb)
+
+
+def _fits(run: Run, o: Offer) -> bool:
+    least = _least(run)
+    if o.slots_for(least.slots) < least.slots:
         return False
     kept = o.kept
-    if kept is None:
-        return True
-    gpus = min(needs.gpus, len(o.slots))
-    return kept.slots >= gpus and kept.cpus >= needs.cpus and kept.memory_mb >= needs.memory_mb
+    return all(
+        not needed or (free >= needed and (kept is None or left >= needed))
+        for needed, free, left in (
+            (least.cpus, o.cpus, kept.cpus if kept is not None else 0),
+            (least.memory_mb, o.memory_mb, kept.memory_mb if kept is not None else 0),
+        )
+    )
 
 
-def _behind(state: State, node: Node, order: Order) -> Iterator[tuple[Run, Active]]:
-    """The live attempts of a node whose runs stand behind ``order``: they have passed it."""
-    return ((run, active) for run, active in state.attempts_of(node.name) if order_of(run) > order)
+def _behind(state: State, taken: Taken, node: str, order: Order) -> Iterator[Holding]:
+    """What the runs hold of a node that stand behind ``order``: they have passed it, folded or not."""
+    for run, active in state.attempts_of(node):
+        if order_of(run) > order:
+            yield Holding(len(active.slots), active.cpus, active.memory_mb)
+    for grant in taken.grants:
+        waiting = state.runs.get(grant.run_id)
+        if (
+            grant.node == node
+            and waiting is not None
+            and isinstance(waiting.phase, Pending)
+            and order_of(waiting) > order
+        ):
+            yield Holding(len(grant.slots), grant.cpus, grant.memory_mb)
 
 
 def _share(offers: Mapping[str, Offer], node: Node, slots: tuple[int, ...], uuids: set[str]) -> None:

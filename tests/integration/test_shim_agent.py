@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +67,7 @@ def kill_an_agent_that_launched(here: Box, *folders: Path) -> None:
         agent.kill()
 
 
-def python(here: Box, run: str, code: str, **config: object) -> Path:
+def python(here: Box, run: str, code: str, **config: Any) -> Path:
     return here.prepare(run, entry_point=sys.executable, arguments=["-S", "-c", code], **config)
 
 
@@ -103,7 +106,7 @@ async def test_the_limits_are_kept_while_no_agent_is_there_and_the_exit_is_read_
     await eventually(lambda: read_exit(limited) and read_exit(short), 10.0)
     await here.restart()
     for folder in (limited, short):
-        await eventually(lambda folder=folder: not _locked(folder))
+        await eventually(functools.partial(_free, folder))
         assert not await here.workers.adopt(folder)
     assert (read_exit(limited).reason, read_exit(short).exit_code) == (ExitReason.TIME_LIMIT, 3)  # type: ignore[union-attr]
 
@@ -231,8 +234,7 @@ async def test_a_second_shim_leaves_without_exec_and_the_agent_watches_the_first
 
 async def test_a_held_lock_keeps_a_shim_from_exec(here: Box) -> None:
     folder = python(here, "run", COUNT)
-    with open(folder / "lock", "r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.closing(_Lock(folder)):
         await here.workers.launch(folder)
         await eventually(lambda: "another shim holds it" in (here.state_dir / "spawner.log").read_text())
     assert not (folder / "started.json").exists()
@@ -366,13 +368,23 @@ async def test_a_torn_started_file_of_a_live_shim_does_not_hide_it(here: Box) ->
     assert (await here.ended(folder)).signal == signal.SIGTERM
 
 
-def _locked(folder: Path) -> bool:
-    with open(folder / "lock", "r+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+class _Lock:
+    """The attempt's lock in this process's hands. Raises BlockingIOError where a shim has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "lock").open("r+")
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _free(folder: Path) -> bool:
+    try:
+        _Lock(folder).close()
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _marked(here: Box) -> list[int]:

@@ -69,9 +69,7 @@ class LogMaker:
 
     def elect(self, name: str = "dispatcher-1") -> int:
         """A dispatcher's election."""
-        self.epoch = self.by_dispatcher(
-            Elected(name=name, scheduler=SchedulerInfo(name="fifo", version=1))
-        )
+        self.epoch = self.by_dispatcher(Elected(name=name, scheduler=SchedulerInfo(name="fifo", version=1)))
         return self.epoch
 
     def join(
@@ -114,7 +112,12 @@ class LogMaker:
         return digest.run_id
 
     def dispatch(
-        self, run_id: str, attempt: int = 1, node: str = "gpu01", slots: tuple[int, ...] = (0,), **fields: object
+        self,
+        run_id: str,
+        attempt: int = 1,
+        node: str = "gpu01",
+        slots: tuple[int, ...] = (0,),
+        **fields: object,
     ) -> int:
         """A grant of the present epoch."""
         event = Dispatched(

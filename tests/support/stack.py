@@ -137,7 +137,9 @@ class Stack:
         """Wait for the ready line in what it has logged from ``begin`` on."""
 
         def ready() -> bool:
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.said(begin)}"
+            assert self.process.poll() is None, (
+                f"it ended with {self.process.returncode}:\n{self.said(begin)}"
+            )
             return READY in self.said(begin)
 
         until(ready, 30.0, what=f"the ready line of {self.state_dir}:\n{self.said(begin)}")

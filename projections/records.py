@@ -1,0 +1,178 @@
+"""The record buckets: after each commit the changed records, for whoever watches; filled again when they were lost.
+
+Owns what is in the buckets (every slot, the live runs and the last 1,000 that ended) and how it gets there; builds no
+record. Puts are sent ahead and their acknowledgements counted; what is lost is made good by filling again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from events.feed import ApiError, api_call
+from events.streams import ensure_buckets
+from projections.projector import Applied
+from projections.queries import LAST_ENDED
+from trainshed_client import subjects
+from trainshed_client.nats_client import SafeClient
+
+_log = logging.getLogger("trainshed.records")
+
+RUNS = f"$KV.{subjects.RUNS_BUCKET}"
+SLOTS = f"$KV.{subjects.SLOTS_BUCKET}"
+PURGED = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "600s"}
+"""A key leaves with a marker, which leaves by itself after ten minutes."""
+AGAIN_AFTER_S = 2.0
+FLUSH_EVERY = 500
+
+
+class Filling(msgspec.Struct, frozen=True):
+    """What the buckets should hold: (run id, record), oldest ended first, and (node, index, record)."""
+
+    live: list[tuple[str, bytes]]
+    ended: list[tuple[str, bytes]]
+    slots: list[tuple[str, int, bytes]]
+
+
+class RecordBuckets:
+    """The buckets of one stack; an async context manager. Its calls must come one after the other.
+
+    ``lost`` is set when the buckets have to be filled again.
+    """
+
+    def __init__(self, nc: SafeClient) -> None:
+        self._nc = nc
+        self.lost = asyncio.Event()
+        self._ended: dict[str, None] = {}  # in the order of their ends
+        self._inbox = nc.new_inbox()
+        self._subscription: Subscription | None = None
+        self._generation = 0
+        self._unacknowledged = 0
+        self._made: tuple[str, ...] = ()
+        self._again: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._nc.subscribe(
+            f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        self._nc.reconnect_hooks.add(self.lost.set)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._nc.reconnect_hooks.discard(self.lost.set)
+        if self._again is not None:
+            self._again.cancel()
+        if self._subscription is not None and not self._nc.is_closed:
+            try:
+                await self._subscription.unsubscribe()
+            except nats.errors.Error as closing:
+                _log.debug("unsubscribe: %s", closing)
+
+    async def put(self, applied: Applied) -> None:
+        """Put the records that a commit changed. What cannot be sent is made good by the next filling."""
+        try:
+            for run in applied.runs:
+                self._ended.pop(run.run_id, None)
+                if not run.live:
+                    self._ended[run.run_id] = None
+                await self._send(f"{RUNS}.{run.run_id}", run.record)
+            while len(self._ended) > LAST_ENDED:
+                oldest = next(iter(self._ended))
+                del self._ended[oldest]
+                await self._send(f"{RUNS}.{oldest}", None)
+            for slot in applied.slots:
+                await self._send(f"{SLOTS}.{slot.node}.{slot.index}", slot.record)
+        except nats.errors.Error as error:
+            self._failed(str(error))
+
+    async def are_whole(self) -> bool:
+        """True where the buckets are those last filled and all that was put since is in them."""
+        return bool(self._made) and not self._unacknowledged and await self._identity() == self._made
+
+    async def fill(self, filling: Filling) -> None:
+        """Make the buckets if they are gone, put everything, and take out what no longer belongs there."""
+        try:
+            await ensure_buckets(self._nc)
+            self._generation += 1
+            self._unacknowledged = 0
+            self._ended = {run_id: None for run_id, _ in filling.ended}
+            await self._fill(
+                subjects.RUNS_BUCKET,
+                [(f"{RUNS}.{run_id}", record) for run_id, record in (*filling.live, *filling.ended)],
+            )
+            await self._fill(
+                subjects.SLOTS_BUCKET,
+                [(f"{SLOTS}.{node}.{index}", record) for node, index, record in filling.slots],
+            )
+            self._made = await self._identity()
+        except (TimeoutError, ApiError, nats.errors.Error) as error:
+            self._failed(str(error) or "no answer")
+
+    async def _fill(self, bucket: str, records: Iterable[tuple[str, bytes]]) -> None:
+        info = await api_call(self._nc, f"STREAM.INFO.KV_{bucket}", {"subjects_filter": f"$KV.{bucket}.>"})
+        there = set(info["state"].get("subjects") or ())
+        for place, (subject, record) in enumerate(records, 1):
+            there.discard(subject)
+            await self._send(subject, record)
+            if place % FLUSH_EVERY == 0:
+                await self._nc.flush()  # as fast as the server takes them, and no faster
+        for subject in sorted(there):
+            await self._send(subject, None)
+
+    async def _identity(self) -> tuple[str, ...]:
+        """When the buckets were made: memory does not outlive a server, so another time means other buckets."""
+        infos = [
+            await api_call(self._nc, f"STREAM.INFO.KV_{bucket}")
+            for bucket in (subjects.RUNS_BUCKET, subjects.SLOTS_BUCKET)
+        ]
+        return tuple(str(info["created"]) for info in infos)
+
+    async def _send(self, subject: str, record: bytes | None) -> None:
+        reply = f"{self._inbox}.{self._generation}"
+        self._unacknowledged += 1
+        if record is None:
+            await self._nc.publish(subject, b"", reply=reply, headers=dict(PURGED))
+        else:
+            await self._nc.publish(subject, record, reply=reply)
+
+    async def _acknowledged(self, msg: Msg) -> None:
+        if msg.subject.rpartition(".")[2] != str(self._generation):
+            return
+        self._unacknowledged -= 1
+        if (msg.headers or {}).get("Status") == "503":
+            self._failed("no bucket answers")
+            return
+        try:
+            error = msgspec.json.decode(msg.data, type=_Ack).error
+        except msgspec.MsgspecError as unreadable:
+            self._failed(str(unreadable))
+            return
+        if error is not None:
+            self._failed(error.description)
+
+    def _failed(self, why: str) -> None:
+        """Fill again, after a while: a full or absent bucket is not stormed."""
+        self._made = ()
+        if self._again is None or self._again.when() <= asyncio.get_running_loop().time():
+            _log.warning(
+                "a record could not be put (%s): the buckets are filled again in %g s", why, AGAIN_AFTER_S
+            )
+            self._again = asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.lost.set)
+
+
+class _Error(msgspec.Struct):
+    description: str = ""
+
+
+class _Ack(msgspec.Struct):
+    error: _Error | None = None

@@ -1,0 +1,83 @@
+"""What the log has of a run, for the gateway's answers: settled by asking until somebody answers.
+
+Owns the bound of that and its error for people; decides nothing and appends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import nats.errors
+
+from events.feed import ApiError
+from events.log import EventLog, UnknownOutcome
+from events.state import Ended, Run
+from services.fold import SharedFold
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.statuses import RunStatus
+
+SETTLE_S = 60.0
+"""How long an unknown outcome is settled; within the stream's duplicate window (docs/protocol.md rule 2)."""
+
+
+class Lookup:
+    """Reads for answers: the fold where a run is live, the log where it ended."""
+
+    def __init__(self, log: EventLog, fold: SharedFold) -> None:
+        self._log = log
+        self._fold = fold
+
+    async def last(self, subject: str) -> tuple[int, str | None]:
+        """The last (sequence, event id) on a literal subject, (0, None) where there is none; asked until answered."""
+        async with settling():
+            while True:
+                try:
+                    return await self._log.last_id(subject)
+                except UnknownOutcome:
+                    await self._log.reachable()
+        raise AssertionError("unreachable")
+
+    async def submitted(self, run_id: str) -> tuple[int, str | None]:
+        """The same of a run's Submitted."""
+        return await self.last(subjects.submitted(run_id))
+
+    async def run(self, run_id: str, submitted_seq: int) -> Run | None:
+        """The present value of a run that was submitted at that sequence, live or ended long ago."""
+        async with settling():
+            await self._fold.reached(submitted_seq)
+            live = self._fold.state.runs.get(run_id)
+            return live if live is not None else await self._past(run_id)
+        raise AssertionError("unreachable")
+
+    async def status(self, run_id: str) -> RunStatus:
+        """A run's status now."""
+        live = self._fold.state.runs.get(run_id)
+        if live is not None:
+            return live.status
+        async with settling():
+            past = await self._past(run_id)
+        return past.status if past is not None and isinstance(past.phase, Ended) else RunStatus.UNSPECIFIED
+
+    async def _past(self, run_id: str) -> Run | None:
+        while True:
+            try:
+                return await self._fold.history.run_before(run_id, self._fold.position + 1)
+            except (ApiError, TimeoutError, nats.errors.Error):
+                await self._log.reachable()
+
+
+@contextlib.asynccontextmanager
+async def settling() -> AsyncIterator[None]:
+    """Bounds how long an outcome is settled; past it the caller hears that it stays unknown. Raises TrainshedError."""
+    try:
+        async with asyncio.timeout(SETTLE_S):
+            yield
+    except (TimeoutError, UnknownOutcome):
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            "the event log does not answer: it is not known whether this was stored. Submitting the same config "
+            "again is safe",
+        ) from None

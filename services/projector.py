@@ -1,0 +1,345 @@
+"""The projector as a service: follows the log and the heartbeats into its database, and answers queries from it.
+
+Owns the order of its work (fold, commit, then tell) and how long a query waits; knows no table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import nats.errors
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from events.feed import ApiError, Feed, Message
+from events.log import EventLog
+from projections.database import Database
+from projections.heartbeats import apply_heartbeats
+from projections.projector import Applied, Projector
+from projections.queries import Queries, run_query
+from projections.records import Filling, RecordBuckets
+from services.api import ApiServer, Call
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+_log = logging.getLogger("trainshed.projector")
+
+FRESH_WITHIN_S = 2.0
+AGAIN_AFTER_S = 1.0
+HEARTBEATS_EVERY_S = 0.2
+"""At the most so often heartbeats are written; those that come meanwhile are written together."""
+MAX_REQUEST_BYTES = 64 * 1024
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Position:
+    """How far the read model is, and who waits for it to be further."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self._waiters: set[tuple[int, asyncio.Event]] = set()
+
+    def advance(self, seq: int) -> None:
+        """The read model is committed up to ``seq`` (which is lower after it had to be opened anew)."""
+        self.seq = seq
+        for wanted, event in self._waiters:
+            if wanted <= seq:
+                event.set()
+
+    async def reached(self, seq: int) -> None:
+        """Wait until ``seq`` is committed."""
+        if self.seq >= seq:
+            return
+        waiter = (seq, asyncio.Event())
+        self._waiters.add(waiter)
+        try:
+            await waiter[1].wait()
+        finally:
+            self._waiters.discard(waiter)
+
+
+class ProjectorService:
+    """Builds one read model and serves its queries; several may run, each with a database of its own.
+
+    ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``records``: keep the record buckets too, which one
+    projector of a stack does. The clock (ns) is only used to say what a queued run waits for.
+    """
+
+    name = "projector"
+
+    def __init__(
+        self,
+        nc: SafeClient,
+        database: str | Path,
+        *,
+        records: bool = False,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.ready = asyncio.Event()
+        self._nc = nc
+        self._log = EventLog(nc)
+        self._database = Database(database)
+        self._queries = Queries(self._database, clock)
+        self._position = Position()
+        self._stop = asyncio.Event()
+        self._opened = asyncio.Event()
+        self._writing = asyncio.Lock()  # a commit and its puts: records go out in the order of commits
+        self._writer = ThreadPoolExecutor(1, "projector-writer")
+        self._buckets = RecordBuckets(nc) if records else None
+        self._filled = False
+        self._lags = False
+
+    async def run(self) -> None:
+        """See Service. Raises TrainshedError where the event log is not there."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(self._project_for_ever())
+                await self._opened_or_stopped(work)
+                async with ApiServer(self._nc, "projector", self._calls(), max_bytes=MAX_REQUEST_BYTES):
+                    self.ready.set()
+                    await self._stop.wait()
+                work.cancel()
+        finally:
+            # a transaction under way is finished, not left to another projector's opening
+            await asyncio.to_thread(self._writer.shutdown)
+            self._database.close()
+
+    def stop(self) -> None:
+        """See Service."""
+        self._stop.set()
+
+    async def _opened_or_stopped(self, work: asyncio.Task[None]) -> None:
+        opened = asyncio.ensure_future(self._opened.wait())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({opened, stopped, work}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+            stopped.cancel()
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    async def _project_for_ever(self) -> None:
+        """Project; where the database fails, open it again. What was not committed is folded again."""
+        damage: str | None = None
+        while True:
+            try:
+                await self._project(damage)
+            except* OperationalError as errors:
+                damage = None
+                _log.error("the read model cannot be written: %s; trying again", _first(errors))
+            except* DatabaseError as errors:
+                damage = str(_first(errors))
+            except* (TimeoutError, nats.errors.Error, ApiError) as errors:
+                damage = None
+                _log.warning("the event log does not answer: %s; trying again", _first(errors))
+            await asyncio.sleep(AGAIN_AFTER_S)
+
+    async def _project(self, damage: str | None) -> None:
+        log_id, end = await self._log.log_id(), await self._log.end()
+        projector = await self._in_writer(Projector.open, self._database, log_id, end, damage=damage)
+        self._filled = False
+        self._position.advance(projector.seq)
+        self._opened.set()
+        if end - projector.seq > 10_000:
+            _log.info("folding %d events into the read model", end - projector.seq)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._fold(projector, end))
+                tasks.create_task(self._heartbeats(projector))
+                if self._buckets is not None:
+                    tasks.create_task(self._keep_buckets(self._buckets))
+        finally:
+            await asyncio.shield(self._in_writer(projector.close))
+
+    async def _fold(self, projector: Projector, end: int) -> None:
+        async with self._log.follow(projector.seq + 1) as feed:
+            self._fill_when(projector.seq >= end)
+            while True:
+                messages = await feed.batch()
+                async with self._writing:
+                    applied = await self._in_writer(projector.apply, messages, tell=self._filled)
+                    self._position.advance(applied.seq)
+                    await self._put(applied)
+                self._fill_when(applied.seq >= end)
+
+    def _fill_when(self, caught_up: bool) -> None:
+        """The buckets are filled once the log's past is folded: a rebuild does not send every record again."""
+        if caught_up and not self._filled and self._buckets is not None:
+            self._filled = True
+            self._buckets.lost.set()
+
+    async def _put(self, applied: Applied) -> None:
+        if self._buckets is not None and self._filled:
+            await self._buckets.put(applied)
+
+    async def _keep_buckets(self, buckets: RecordBuckets) -> None:
+        async with buckets:
+            while True:
+                await buckets.lost.wait()
+                buckets.lost.clear()
+                async with self._writing:
+                    if self._filled and not await self._are_whole(buckets):
+                        await buckets.fill(await asyncio.to_thread(self._filling))
+
+    async def _are_whole(self, buckets: RecordBuckets) -> bool:
+        try:
+            return await buckets.are_whole()
+        except (TimeoutError, nats.errors.Error, ApiError):
+            return False
+
+    def _filling(self) -> Filling:
+        live, ended = self._queries.bucket_runs()
+        return Filling(live, ended, self._queries.bucket_slots())
+
+    async def _heartbeats(self, projector: Projector) -> None:
+        """The newest heartbeat of each subject, once all that was stored before it is folded."""
+        newest: dict[str, Message] = {}
+        arrived = asyncio.Event()
+        async with (
+            Feed(
+                self._nc,
+                subjects.HEARTBEATS_STREAM,
+                (subjects.ALL_HEARTBEATS,),
+                last_per_subject=True,
+            ) as feed,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(self._write_heartbeats(projector, newest, arrived))
+            while True:
+                for message in await feed.batch():
+                    newest[message.subject] = message
+                arrived.set()
+
+    async def _write_heartbeats(
+        self, projector: Projector, newest: dict[str, Message], arrived: asyncio.Event
+    ) -> None:
+        while True:
+            await arrived.wait()
+            arrived.clear()
+            messages = list(newest.values())
+            newest.clear()
+            await self._position.reached(await self._log_end())
+            async with self._writing:
+                applied = await self._in_writer(apply_heartbeats, projector, messages)
+                await self._put(applied)
+            await asyncio.sleep(HEARTBEATS_EVERY_S)
+
+    async def _in_writer(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work`` in the one thread that writes, so that the loop goes on answering."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, partial(work, *args, **kwargs))
+
+    async def _log_end(self) -> int:
+        """The log's end, asked for until the server answers."""
+        while True:
+            try:
+                return await self._log.end()
+            except (TimeoutError, nats.errors.Error, ApiError) as error:
+                _log.debug("the event log does not answer: %s", error)
+                await asyncio.sleep(AGAIN_AFTER_S)
+
+    # --- answering ----------------------------------------------------------------------------------------
+
+    def _calls(self) -> dict[str, Callable[[Call], Awaitable[object]]]:
+        return {
+            "run.get": self._run_get,
+            "run.list": self._run_list,
+            "run.explain": self._run_explain,
+            "slot.list": self._slot_list,
+            "node.list": self._node_list,
+            "audit.rows": self._audit_rows,
+            "health": self._health,
+        }
+
+    async def _run_get(self, call: Call) -> object:
+        run_id = _run_id(call)
+        return await self._answer(lambda: self._queries.run(run_id))
+
+    async def _run_explain(self, call: Call) -> object:
+        run_id = _run_id(call)
+        return await self._answer(lambda: self._queries.explain(run_id))
+
+    async def _run_list(self, call: Call) -> object:
+        query = run_query(
+            **call.fields(
+                status=list, labels=dict, name=str, run=str, prefix=str, live=bool, limit=int, before_seq=int
+            )
+        )
+        return await self._answer(lambda: self._queries.runs(query))
+
+    async def _slot_list(self, call: Call) -> object:
+        call.fields()
+        return await self._answer(self._queries.slots)
+
+    async def _node_list(self, call: Call) -> object:
+        call.fields()
+        return await self._answer(self._queries.nodes)
+
+    async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
+        call.fields()
+        await self._is_fresh()
+        return self._parts()
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        parts = self._queries.audit_rows()
+        try:
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                yield part
+            yield b""
+        finally:
+            parts.close()
+
+    async def _health(self, call: Call) -> object:
+        call.fields()
+        fresh = await self._is_fresh()
+        answer = await asyncio.to_thread(self._queries.health)
+        return {**answer, "ok": fresh, "records": self._buckets is not None}
+
+    async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Ask the database once it has all that was acknowledged before; after 2 s say that it has not."""
+        fresh = await self._is_fresh()
+        try:
+            answer = await asyncio.to_thread(query)
+        except TrainshedError as error:
+            if fresh or error.code is not ErrorCode.NOT_FOUND:
+                raise
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                "the read side is behind the event log and does not know yet; ask again",
+            ) from None
+        return answer if fresh else {**answer, "stale": True}
+
+    async def _is_fresh(self) -> bool:
+        try:
+            async with asyncio.timeout(FRESH_WITHIN_S):
+                await self._position.reached(await self._log.end())
+        except (TimeoutError, nats.errors.Error, ApiError):
+            if not self._lags:
+                self._lags = True
+                _log.warning("the read model lags: it is at %d and answers so", self._position.seq)
+            return False
+        self._lags = False
+        return True
+
+
+def _run_id(call: Call) -> str:
+    run_id = call.fields(run_id=str)["run_id"]
+    if not run_id:
+        raise TrainshedError(ErrorCode.INVALID, "required: the id of a run", "run_id")
+    return str(run_id)
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,203 @@
+"""Submission: each accepted run config becomes one run, however often and in however many ways it is sent.
+
+Owns the guard that decides it and the answers; knows nothing of what a config means or of a run's later life.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from events import decide as decisions
+from events.canonical import Digest
+from events.codec import NewEvent, Writer
+from events.config import RunConfig, digest_of
+from events.config_input import run_config
+from events.log import Conflict, EventLog, Guard, UnknownOutcome
+from events.types import Submitted
+from services.api import Call
+from services.fold import SharedFold
+from services.logging import get_logger
+from services.lookup import Lookup, settling
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.statuses import RunStatus
+
+_log = get_logger("gateway")
+
+MAX_BATCH_RUNS = 1_000
+FOREIGN_TRIES = 5
+"""How often a conflict without a Submitted is looked at again: a cluster's replica may be behind for a moment."""
+
+Answer = dict[str, Any]
+
+
+class Submissions:
+    """The calls ``run.submit`` and ``run.submit_batch``."""
+
+    def __init__(
+        self, log: EventLog, fold: SharedFold, lookup: Lookup, writer: Writer, *, allow_credentials: bool
+    ) -> None:
+        self._log = log
+        self._fold = fold
+        self._lookup = lookup
+        self._writer = writer
+        self._allow_credentials = allow_credentials
+
+    async def submit(self, call: Call) -> Answer:
+        """Accept one run config. It never reads first; what could not run is answered all the same if it exists."""
+        config = self._checked(call.body, "")
+        submission = self._submission(config, call.by)
+        refusal = await self._refusal(config)
+        if refusal is not None:
+            existing = await self._existing(submission)
+            if existing is None:
+                raise refusal
+            return existing
+        return (await self._append({submission.run_id: submission}))[submission.run_id]
+
+    async def submit_batch(self, call: Call) -> dict[str, Any]:
+        """One bad config refuses all; those that exist answer so; the rest is one atomic batch."""
+        runs = call.fields(runs=list)["runs"]
+        if not runs:
+            raise TrainshedError(ErrorCode.INVALID, "name at least one run config", "runs")
+        if len(runs) > MAX_BATCH_RUNS:
+            raise TrainshedError(
+                ErrorCode.TOO_LARGE,
+                f"{len(runs)} runs, at most {MAX_BATCH_RUNS} in one batch: split the file",
+                "runs",
+            )
+        wanted: dict[str, Submission] = {}
+        order: list[str] = []
+        for place, raw in enumerate(runs):
+            config = self._checked(raw, f"runs[{place}]")
+            submission = self._submission(config, call.by)
+            order.append(submission.run_id)
+            if submission.run_id in wanted:
+                continue
+            refusal = await self._refusal(config)
+            if refusal is not None and await self._existing(submission) is None:
+                path = f"runs[{place}].{refusal.path}" if refusal.path else f"runs[{place}]"
+                raise TrainshedError(refusal.code, refusal.message, path)
+            wanted[submission.run_id] = submission
+        answers = await self._append(wanted)
+        told: set[str] = set()
+        out = []
+        for run_id in order:
+            out.append(answers[run_id] if run_id not in told else {**answers[run_id], "created": False})
+            told.add(run_id)
+        return {"runs": out}
+
+    def _checked(self, raw: object, path: str) -> RunConfig:
+        try:
+            return run_config(raw, allow_credentials=self._allow_credentials)
+        except TrainshedError as error:
+            if not path:
+                raise
+            raise TrainshedError(
+                error.code, error.message, f"{path}.{error.path}" if error.path else path
+            ) from None
+
+    def _submission(self, config: RunConfig, by: str) -> Submission:
+        digest = digest_of(config)
+        normalised = msgspec.json.encode(config.normalised(), order="sorted")
+        event = Submitted(
+            run_id=digest.run_id, config=msgspec.Raw(normalised), digest=digest.hex, submitted_by=by
+        )
+        return Submission(digest, self._writer.new(event))
+
+    async def _refusal(self, config: RunConfig) -> TrainshedError | None:
+        """Why this config cannot be accepted now; what exists is answered all the same."""
+        try:
+            decisions.refuse_impossible(self._fold.state, config)
+        except TrainshedError as error:
+            return error
+        for place, run_id in enumerate(config.after):
+            if run_id in self._fold.state.runs:
+                continue
+            seq, _ = await self._lookup.submitted(run_id)
+            if seq == 0:
+                return TrainshedError(
+                    ErrorCode.INVALID, f"no run {run_id!r}; see: trainshed ls --all", f"after[{place}]"
+                )
+        return None
+
+    async def _append(self, wanted: dict[str, Submission]) -> dict[str, Answer]:
+        """Append all or none of what does not exist yet; an unknown outcome is settled by what is stored."""
+        answers: dict[str, Answer] = {}
+        rest = dict(wanted)
+        foreign = 0
+        async with settling():
+            while rest:
+                batch = list(rest.values())
+                conflict = False
+                try:
+                    seqs = await self._log.append_batch([s.event for s in batch], [s.guard for s in batch])
+                except UnknownOutcome as error:
+                    _log.warning("no answer to a Submitted; reading back", runs=len(batch), why=str(error))
+                except Conflict as error:
+                    conflict = (
+                        not error.transient
+                    )  # it does not say which: look each up, go on with the others
+                else:
+                    for submission, seq in zip(batch, seqs, strict=True):
+                        answers[submission.run_id] = _created(submission, seq)
+                    return answers
+                for submission in batch:
+                    existing = await self._existing(submission)
+                    if existing is not None:
+                        answers[submission.run_id] = existing
+                        del rest[submission.run_id]
+                if conflict and len(rest) == len(batch):
+                    foreign += 1
+                    if foreign == FOREIGN_TRIES:
+                        raise TrainshedError(
+                            ErrorCode.CONFLICT,
+                            "the log has events about this run that no Submitted precedes; see: trainshed events",
+                        )
+                    await self._log.reachable()
+        return answers
+
+    async def _existing(self, submission: Submission) -> Answer | None:
+        """The answer for a run that the log has; None where it has none. ``created``: it is the event we sent."""
+        seq, id_ = await self._lookup.submitted(submission.run_id)
+        if seq == 0:
+            return None
+        if id_ == submission.event.id:
+            return _created(submission, seq)
+        run = await self._lookup.run(submission.run_id, seq)
+        return _answer(submission, False, run.status if run is not None else RunStatus.UNSPECIFIED, seq)
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """One config about to be submitted."""
+
+    digest: Digest
+    event: NewEvent
+
+    @property
+    def run_id(self) -> str:
+        """The run that it names."""
+        return self.digest.run_id
+
+    @property
+    def guard(self) -> Guard:
+        """Nothing was ever said of this run: what decides between any number of submits of one config."""
+        return Guard(subjects.run_events(self.digest.run_id), 0)
+
+
+def _created(submission: Submission, seq: int) -> Answer:
+    _log.info("submitted", run_id=submission.run_id, seq=seq)
+    return _answer(submission, True, RunStatus.PENDING, seq)
+
+
+def _answer(submission: Submission, created: bool, status: RunStatus, seq: int) -> Answer:
+    digest = submission.digest
+    return {
+        "run_id": digest.run_id,
+        "digest": digest.hex,
+        "created": created,
+        "status": status,
+        "seq": seq,
+    }

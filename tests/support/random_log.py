@@ -1,0 +1,230 @@
+"""Random event logs for property tests: mostly what a real stack writes, now and then what none should."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from events.codec import StoredEvent, decode
+from events.evolve import evolve
+from events.state import Active, Pending, State
+from events.types import (
+    AttemptRef,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Device,
+    Event,
+    Failed,
+    LastHeartbeat,
+    NodeDrained,
+    NodeJoined,
+    NodeLeft,
+    NodeLost,
+    NodeRemoved,
+    NodeResumed,
+    RetryRequested,
+    SlotHealthy,
+    SlotUnhealthy,
+    Stopping,
+    TimedOut,
+)
+from tests.support.log_maker import LogMaker
+from trainshed_client.statuses import FailureReason
+
+NODES = ("gpu01", "gpu02")
+
+
+class RandomLog(LogMaker):
+    """``grow`` appends one more event, chosen by ``random`` with an eye on where the log stands."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self.state = State()
+        self.ids: list[str] = []
+        self._folded = 0
+        self.elect()
+
+    def grow(self) -> None:
+        """One more event."""
+        self._fold()
+        chances = (
+            (4, self._submit),
+            (6, self._dispatch),
+            (5, self._start),
+            (7, self._end),
+            (2, self._cancel),
+            (2, self._retry),
+            (2, self._stop),
+            (3, self._join),
+            (2, self._node),
+            (1, self._dispatchers_end),
+            (1, lambda: self.elect(f"d{self.random.randrange(3)}")),
+            (1, self._junk),
+        )
+        weights = [weight for weight, _ in chances]
+        self.random.choices([step for _, step in chances], weights)[0]()
+
+    def _fold(self) -> None:
+        for message in self.messages[self._folded :]:
+            stored = decode(message.subject, message.body, message.seq, message.stored_ns)
+            if isinstance(stored, StoredEvent):
+                evolve(self.state, stored)
+        self._folded = len(self.messages)
+
+    def _run(self) -> str:
+        live = [run_id for run_id in self.ids if run_id in self.state.runs]
+        return self.random.choice(live if live and self.random.random() < 0.85 else self.ids or ["nobody"])
+
+    def _attempt(self, run_id: str) -> int:
+        run = self.state.runs.get(run_id)
+        if run is not None and self.random.random() < 0.9:
+            return run.attempt
+        return self.random.randint(1, 3)
+
+    def _node_of(self, run_id: str) -> str:
+        run = self.state.runs.get(run_id)
+        if run is not None and isinstance(run.phase, Active) and self.random.random() < 0.9:
+            return run.phase.node
+        return self.random.choice(NODES)
+
+    def _submit(self) -> None:
+        number = self.random.randrange(8)
+        config: dict[str, object] = {"entry_point": f"/bin/w{number}", "labels": {"n": str(number), "a": "é"}}
+        if number % 2:
+            config["retry"] = {"max_attempts": 3, "backoff_s": 2.5}
+        if number > 4 and self.ids:
+            config["after"] = sorted(self.random.sample(self.ids, 1))
+        run_id = self.submit(config)
+        if run_id not in self.ids:
+            self.ids.append(run_id)
+
+    def _dispatch(self) -> None:
+        queued = [
+            r for r in self.ids if r in self.state.runs and isinstance(self.state.runs[r].phase, Pending)
+        ]
+        run_id = self.random.choice(queued or self.ids or ["nobody"])
+        node = self.random.choice(NODES)
+        joined = self.state.nodes.get(node)
+        slots = tuple(sorted(self.random.sample(range(3), self.random.randint(0, 2))))
+        incarnation = joined.incarnation if joined is not None else "none"
+        self.dispatch(run_id, self._attempt(run_id), node, slots, incarnation=incarnation)
+
+    def _start(self) -> None:
+        run_id = self._run()
+        self.start(run_id, self._attempt(run_id), self._node_of(run_id))
+
+    def _end(self) -> None:
+        run_id = self._run()
+        attempt, node = self._attempt(run_id), self._node_of(run_id)
+        told = LastHeartbeat(
+            ready_at="2026-11-24T08:00:00.000000Z",
+            step=self.random.choice([None, 7, 7.0, 7.5, 10**30, 1e19]),
+            progress=self.random.choice([None, -0.0, 0.25]),
+            metrics=self.random.choice([{}, {"b": 1.0, "a": -0.0}]),
+            seq=3,
+        )
+        last = self.random.choice([None, told])
+        reason = self.random.choice(list(FailureReason))
+        code = self.random.choice([None, 3, 10**25])
+        event: Event = self.random.choice(
+            [
+                Completed(run_id=run_id, attempt=attempt, last_heartbeat=last),
+                Failed(
+                    run_id=run_id, attempt=attempt, failure_reason=reason, exit_code=code, last_heartbeat=last
+                ),
+                Failed(run_id=run_id, attempt=attempt, failure_reason=FailureReason.EXIT_CODE, exit_code=3),
+                Cancelled(run_id=run_id, attempt=attempt, reason="cancel", last_heartbeat=last),
+                TimedOut(
+                    run_id=run_id, attempt=attempt, failure_reason=FailureReason.WORKER_TIMEOUT, timeout_s=300
+                ),
+            ]
+        )
+        self.by_agent(event, node)
+
+    def _cancel(self) -> None:
+        self.by_gateway(CancelRequested(run_id=self._run(), reason=self.random.choice([None, "too slow"])))
+
+    def _retry(self) -> None:
+        run_id = self.random.choice(self.ids or ["nobody"])
+        self.by_gateway(RetryRequested(run_id=run_id, attempt=self.random.randint(1, 3)))
+
+    def _stop(self) -> None:
+        run_id = self._run()
+        node = self._node_of(run_id)
+        self.by_dispatcher(
+            Stopping(
+                run_id=run_id,
+                attempt=self._attempt(run_id),
+                epoch=self.epoch,
+                node=node,
+                incarnation=f"{node}-a",
+                reason="cancel",
+            )
+        )
+
+    def _join(self) -> None:
+        node = self.random.choice(NODES)
+        live = [AttemptRef(run.run_id, run.attempt) for run, _ in self.state.attempts_of(node)]
+        self.by_agent(
+            NodeJoined(
+                node=node,
+                incarnation=f"{node}-{self.random.choice('aaab')}",
+                host=f"{node}.lab",
+                cpus=self.random.choice([4, 8, 10**20]),
+                memory_mb=32_000,
+                gpus=tuple(
+                    Device(
+                        index=i, uuid=f"GPU-{node}-{self.random.choice('xy')}", name="T4", memory_mb=15_000
+                    )
+                    for i in range(self.random.randint(0, 3))
+                ),
+                attempts=tuple(live[: self.random.randint(0, len(live))]),
+            ),
+            node,
+        )
+
+    def _node(self) -> None:
+        node = self.random.choice(NODES)
+        joined = self.state.nodes.get(node)
+        who = {"node": node, "incarnation": joined.incarnation if joined is not None else "none"}
+        choice = self.random.randrange(7)
+        index = self.random.randrange(3)
+        if choice == 0:
+            self.by_agent(NodeLeft(**who, upto=self.random.randint(0, self.seq)), node)
+        elif choice == 1:
+            self.by_agent(SlotUnhealthy(**who, index=index), node)
+        elif choice == 2:
+            self.by_agent(SlotHealthy(**who, index=index), node)
+        elif choice == 3:
+            self.by_dispatcher(NodeLost(**who, epoch=self.epoch, silent_s=15.0))
+        elif choice == 4:
+            self.by_gateway(NodeRemoved(**who))
+        elif choice == 5:
+            self.by_gateway(NodeDrained(**who))
+        else:
+            self.by_gateway(NodeResumed(**who))
+
+    def _dispatchers_end(self) -> None:
+        run_id = self._run()
+        attempt = self._attempt(run_id)
+        reason = self.random.choice([FailureReason.SHIM_LOST, FailureReason.NOT_STARTED])
+        event: Event = self.random.choice(
+            [
+                Cancelled(
+                    run_id=run_id,
+                    attempt=attempt,
+                    epoch=self.epoch,
+                    failure_reason=FailureReason.DEPENDENCY_FAILED,
+                ),
+                Failed(run_id=run_id, attempt=attempt, epoch=self.epoch, failure_reason=reason),
+            ]
+        )
+        self.by_dispatcher(event)
+
+    def _junk(self) -> None:
+        body = self.random.choice([b"", b"{}", b"\xff\xfe", msgspec.json.encode({"specversion": "1.0"})])
+        tail = self.random.choice(["failed.gpu01", "exploded.gpu01", "submitted._", "*.x"])
+        self.raw(f"trainshed.events.run.{self._run()}.agent.{tail}", body)

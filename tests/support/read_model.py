@@ -1,0 +1,53 @@
+"""A read model's tables as plain values, for comparing two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from events.feed import Message
+from projections import tables
+from projections.database import Database
+from projections.projector import Projector
+from projections.rows import MODULUS, digest, row_from
+
+LOG_ID = "log-1"
+
+
+def memory() -> Database:
+    """An empty database in memory."""
+    return Database("sqlite:///:memory:")
+
+
+def fold(database: Database, batches: Iterable[Sequence[Message]], *, reopen: bool = False) -> None:
+    """Apply batches; with ``reopen`` each by a projector of its own, as after a restart."""
+    projector = Projector.open(database, LOG_ID, 10**9)
+    for batch in batches:
+        projector.apply(batch)
+        if reopen:
+            projector.close()
+            projector = Projector.open(database, LOG_ID, 10**9)
+    projector.close()
+
+
+def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table, in the order of keys."""
+    with database.reading() as connection:
+        return {
+            table.name: [
+                dict(row)
+                for row in connection.execute(table.select().order_by(*table.primary_key.columns)).mappings()
+            ]
+            for table in tables.metadata.sorted_tables
+        }
+
+
+def recomputed_hash(dumped: dict[str, list[dict[str, Any]]]) -> str:
+    """The state hash from the rows alone."""
+    total = sum(digest(row_from(table.name, row)) for table in tables.HASHED for row in dumped[table.name])
+    return f"{total % MODULUS:064x}"
+
+
+def kept_hash(dumped: dict[str, list[dict[str, Any]]]) -> str:
+    """The state hash that the checkpoint holds."""
+    return str(dumped["checkpoint"][0]["state_hash"])
