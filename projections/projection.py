@@ -568,9 +568,8 @@ class Projection:
             entry.row = row
 
     def _set_use(self, row: NodeRow) -> None:
-        usage = self.state.usage.get(row.node)
-        if usage is not None:
-            row.cpus_used, row.memory_used_mb = fitting(usage.cpus), fitting(usage.memory_mb)
+        usage = self.state.usage_of(row.node)
+        row.cpus_used, row.memory_used_mb = fitting(usage.cpus), fitting(usage.memory_mb)
         row.slots_used = self._held.get(row.node, 0)
 
     def _inventory(self, node: Node, seq: int, time: str) -> None:

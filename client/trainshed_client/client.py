@@ -51,6 +51,11 @@ _PREFIX = re.compile(r"[a-z2-7]{1,26}\Z")
 T = TypeVar("T", bound=msgspec.Struct)
 
 
+def is_run_id(text: str) -> bool:
+    """True for a whole run id."""
+    return _RUN_ID.match(text) is not None
+
+
 class Trainshed:
     """A connection to a stack: ``async with await Trainshed.connect() as trainshed: ...``.
 
@@ -128,11 +133,11 @@ class Trainshed:
 
     async def run(self, run: str) -> RunView:
         """Everything about one run. Of several of a name: the newest."""
-        return msgspec.json.decode(await self.run_json(run), type=RunView)
+        return _decoded(await self.run_json(run), RunView)
 
     async def run_json(self, run: str) -> bytes:
         """The same as the server's JSON."""
-        if _RUN_ID.match(run):
+        if is_run_id(run):
             try:
                 return await self.call("run.get", {"run_id": run})
             except TrainshedError as error:
@@ -212,7 +217,13 @@ class Trainshed:
 
     # --- following ----------------------------------------------------------------------------------------
 
-    def watch(self, run_ids: Collection[str] | None = None, *, wake: asyncio.Event | None = None) -> RunWatch:
+    def watch(
+        self,
+        run_ids: Collection[str] | None = None,
+        *,
+        wake: asyncio.Event | None = None,
+        patient: bool = False,
+    ) -> RunWatch:
         """The present record of these runs (None: of every live one) and each change after it.
 
         ``async with trainshed.watch([run_id]) as records: async for record in records: ...``. Takes full run ids.
@@ -220,14 +231,14 @@ class Trainshed:
         """
         from trainshed_client.watch import RunWatch
 
-        return RunWatch(self.nc, self._present, run_ids, wake=wake)
+        return RunWatch(self.nc, self._present, run_ids, wake=wake, patient=patient)
 
     async def wait(self, runs: Collection[str], *, timeout: float | None = None) -> list[RunRecord]:
         """Wait until every one of these runs has ended; their records, in order.
 
         Raises TimeoutError after ``timeout`` seconds.
         """
-        run_ids = [run if _RUN_ID.match(run) else (await self.resolve(run)).run_id for run in runs]
+        run_ids = [run if is_run_id(run) else (await self.resolve(run)).run_id for run in runs]
         async with asyncio.timeout(timeout), self.watch(run_ids) as records:
             left = set(run_ids)
             ended: dict[str, RunRecord] = {}
@@ -239,15 +250,16 @@ class Trainshed:
                     break
             return [ended[run_id] for run_id in run_ids]
 
-    def output(self, run_id: str, *, first_attempt: int | None = None) -> RunOutput:
+    def output(self, run_id: str, *, first_attempt: int | None = None, patient: bool = False) -> RunOutput:
         """A run's output from its first byte, over all attempts from ``first_attempt`` on, until the run ends.
 
         ``async with trainshed.output(run_id) as output: async for chunk in output: ...``. Takes a full run id;
-        without ``first_attempt`` it begins with the latest attempt.
+        without ``first_attempt`` it begins with the latest attempt. ``patient``: for a run that was just submitted,
+        wait for a projector that does not answer yet instead of raising UNAVAILABLE.
         """
         from trainshed_client.follow import RunOutput
 
-        return RunOutput(self, run_id, first_attempt=first_attempt)
+        return RunOutput(self, run_id, first_attempt=first_attempt, patient=patient)
 
     # --- how calls are made -------------------------------------------------------------------------------
 
@@ -303,10 +315,10 @@ class Trainshed:
         )
 
     async def _ask(self, call: str, request: object, answer: type[T]) -> T:
-        return msgspec.json.decode(await self.call(call, request), type=answer)
+        return _decoded(await self.call(call, request), answer)
 
     async def _one_run(self, call: str, run: str, reason: str | None) -> Acknowledged:
-        run_id = run if _RUN_ID.match(run) else (await self.resolve(run, only=True)).run_id
+        run_id = run if is_run_id(run) else (await self.resolve(run, only=True)).run_id
         return await self._ask(call, _with_reason({"run_id": run_id}, reason), Acknowledged)
 
     async def _one_node(self, call: str, node: str, reason: str | None) -> NodeAnswer:
@@ -364,6 +376,16 @@ def choose(run: str, found: Sequence[QueuedRunRecord], *, only: bool) -> QueuedR
     raise TrainshedError(
         ErrorCode.NOT_FOUND, f"no run has the id or the name {run!r}. See which there are: trainshed ls --all"
     )
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"the answer is none that this release understands ({error}); use the stack's own release",
+        ) from None
 
 
 def _listed(records: Sequence[QueuedRunRecord]) -> str:

@@ -37,13 +37,15 @@ class RunOutput:
     and its attempt has ended, is named in ``missing`` and passed over. Not for use by two tasks at once.
     """
 
-    def __init__(self, trainshed: Trainshed, run_id: str, *, first_attempt: int | None = None) -> None:
+    def __init__(
+        self, trainshed: Trainshed, run_id: str, *, first_attempt: int | None = None, patient: bool = False
+    ) -> None:
         self.run_id = run_id
         self.missing: list[str] = []
         self._trainshed = trainshed
         self._first = first_attempt
         self._wake = asyncio.Event()
-        self._watch: RunWatch = trainshed.watch([run_id], wake=self._wake)
+        self._watch: RunWatch = trainshed.watch([run_id], wake=self._wake, patient=patient)
         self._following: _AttemptOutput | None = None
         self._done = 0
         """Attempts up to this one have been handed out."""
@@ -72,7 +74,9 @@ class RunOutput:
             self._wake.clear()
             while await self._watch.next_change() is not None:
                 pass
-            if self._following is None and not await self._next_attempt():
+            if self.run_id not in self._watch.latest:
+                pass  # nobody has told us yet
+            elif self._following is None and not await self._next_attempt():
                 if self.record.status.ended:
                     raise StopAsyncIteration
             elif (chunk := await self._next_chunk()) is not None:

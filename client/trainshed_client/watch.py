@@ -35,7 +35,8 @@ class RunWatch:
     """An async context manager and iterator of run records; only the newest of each run is kept.
 
     First comes the present record of every run, then each newer one: by (``seq``, ``updated_at``). After a
-    reconnection the present is read again, as often as it takes. Not for use by two tasks at once.
+    reconnection the present is read again, as often as it takes; ``patient``: the first time too, where entering
+    raises UNAVAILABLE otherwise. Not for use by two tasks at once.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class RunWatch:
         run_ids: Collection[str] | None,
         *,
         wake: asyncio.Event | None = None,
+        patient: bool = False,
     ) -> None:
         self.latest: dict[str, RunRecord] = {}
         self._nc = nc
         self._present = present
         self._wanted = None if run_ids is None else frozenset(run_ids)
         self._wake = wake or asyncio.Event()
+        self._patient = patient
         self._changed: dict[str, None] = {}  # in the order of their first unseen change
         self._reread: set[str] | None = set() if run_ids is not None else None  # None: everything
         self._subscriptions: list[Subscription] = []
@@ -68,7 +71,7 @@ class RunWatch:
             )
         await self._nc.flush()  # the present must not be read before the server knows the subscription
         self._read_again()
-        await self._read(patient=False)
+        await self._read(patient=self._patient)
         return self
 
     async def __aexit__(

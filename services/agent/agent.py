@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from events.types import AttemptRef, Dispatched, NodeJoined, NodeLeft, NodeLost,
 from services.agent import attempt_files, session
 from services.agent.attempt import AttemptWork, Parts
 from services.agent.attempt_files import Intent, StopReason
+from services.agent.blanks import Blanks
 from services.agent.devices import Devices
 from services.agent.folders import Folders, is_ref
 from services.agent.gpus import Gpus
@@ -152,6 +154,7 @@ class AgentService:
         self._finished = asyncio.Event()
         self._refusal: TrainshedError | None = None
         self._last_words: asyncio.TimerHandle | None = None
+        self._refilling = False
         self._boot_id = boot_id()
 
     @property
@@ -177,6 +180,8 @@ class AgentService:
                 self._folders.state_dir, log_id=log_id, node=self._asked_node, ids=self._ids
             )
             self._folders.make_roots()
+            self._blanks = Blanks(self._folders.state_dir, self._folders.runs_dir, self._identity.node)
+            await asyncio.to_thread(self._blanks.clear)
             try:
                 await self._serve(self._identity)
             except BaseExceptionGroup as group:
@@ -218,6 +223,7 @@ class AgentService:
         output = Output(self._nc, identity.node, self._clock)
         try:
             await self._workers.start()
+            await self._refill()
             async with asyncio.TaskGroup() as self._tasks:
                 self._parts = Parts(
                     self._nc,
@@ -467,8 +473,8 @@ class AgentService:
             case WriteGrant(ref):
                 self._write_grant(self._work[ref])
             case WriteFolder(ref):
-                self._work_on(ref)
                 self._folders.mark(ref)
+                attempt_files.prepare_folder(self._work_on(ref).folder)
             case WriteStop(ref, reason, seq):
                 attempt_files.write_stop(self._work_on(ref).folder, reason, seq)
             case Launch(ref):
@@ -507,13 +513,32 @@ class AgentService:
     def _write_grant(self, work: AttemptWork) -> None:
         """Marker, folder, lock, the run's folder, and intent.json last: then the grant is written down."""
         assert work.intent is not None
-        self._folders.mark(work.ref)
+        ref, intent = work.ref, work.intent
+        self._folders.mark(ref)
+        blank = self._blanks.take() if ref.attempt == 1 else None
         try:
-            self._folders.make_run(work.ref)
+            if blank is None or not self._blanks.put_run(blank, self._folders.run(ref.run_id)):
+                self._folders.make_run(ref)
+            elif self._folders.var_logs_dir is not None:
+                os.makedirs(self._folders.output(ref), exist_ok=True)
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
             work.message = f"the run's folder cannot be made: {error}"
-        attempt_files.write_intent(work.folder, work.intent)
+        if blank is None or not self._blanks.put_attempt(blank, intent, work.folder):
+            attempt_files.prepare_folder(work.folder)
+            attempt_files.write_intent(work.folder, intent)
+        if self._blanks.short and not self._refilling:
+            self._refilling = True
+            self._tasks.create_task(self._refill())
+
+    async def _refill(self) -> None:
+        """Make folders ahead, beside the grants. Without them each grant makes its own."""
+        try:
+            await asyncio.to_thread(self._blanks.refill)
+        except OSError as error:
+            _log.debug("no folders made ahead", error=str(error))
+        finally:
+            self._refilling = False
 
     async def _launch(self, work: AttemptWork) -> None:
         if work.message is None:
@@ -629,7 +654,7 @@ def _raise_cause(group: BaseExceptionGroup[BaseException]) -> None:
     _, rest = group.split(_Finished)
     if rest is None:
         return
-    known = rest.subgroup(TrainshedError)
-    while isinstance(known, BaseExceptionGroup):
-        known = known.exceptions[0]
-    raise known or rest
+    error: BaseException = rest.subgroup(TrainshedError) or rest
+    while isinstance(error, BaseExceptionGroup) and error is not rest:
+        error = error.exceptions[0]
+    raise error

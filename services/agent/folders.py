@@ -66,10 +66,9 @@ class Folders(msgspec.Struct, frozen=True):
         self.runs_dir.mkdir(parents=True, exist_ok=True)
 
     def mark(self, ref: AttemptRef) -> None:
-        """Make the open marker, the attempt's folder and its lock, in this order. Raises OSError."""
+        """Make the open marker. Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         os.close(os.open(f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}", flags, 0o600))
-        attempt_files.prepare_folder(self.attempt(ref))
 
     def unmark(self, ref: AttemptRef) -> None:
         """The end was acknowledged."""

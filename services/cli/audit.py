@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
+from services.cli.common import (
+    connected,
+    exit_with,
+    json_option,
+    log_errors,
+    nats_option,
+    note,
+    print_json,
+    run_async,
+)
 from trainshed_client.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -47,13 +56,13 @@ def verify(as_json: bool) -> None:
 
 
 async def _verify() -> Verdict:
+    from events.log import EventLog
     from projections.audit import rows_from
     from projections.audit import verify as replay_and_compare
 
-    from events.log import EventLog
-
     async with connected() as trainshed:
-        return await replay_and_compare(EventLog(trainshed.nc), rows_from(trainshed.nc))
+        with log_errors(trainshed):
+            return await replay_and_compare(EventLog(trainshed.nc), rows_from(trainshed.nc))
 
 
 def _print(verdict: Verdict) -> None:

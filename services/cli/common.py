@@ -9,8 +9,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -72,6 +72,24 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
     finally:
         # Not drained: everything that was asked for has been answered, and the process ends.
         await trainshed.nc.abandon()
+
+
+@contextmanager
+def log_errors(trainshed: Trainshed) -> Iterator[None]:
+    """What goes wrong where the log is read directly, as an error that says what to do."""
+    import nats.errors
+
+    from events.log import UnknownOutcome
+    from trainshed_client.errors import ErrorCode, TrainshedError
+
+    try:
+        yield
+    except (TimeoutError, nats.errors.Error, UnknownOutcome) as error:
+        why = str(error).removeprefix("nats: ") or "no answer in time"
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"the event log at {trainshed.endpoint.url} cannot be read ({why}). Is the stack up? trainshed up",
+        ) from None
 
 
 def _quiet(_: Exception) -> None:

@@ -5,13 +5,26 @@ Owns the `sequence` attribute and where reading begins and ends; reading is even
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from services.cli.common import connected, detach_on_interrupt, nats_option, run_async, warn
+from services.cli.common import (
+    connected,
+    detach_on_interrupt,
+    log_errors,
+    nats_option,
+    run_async,
+    warn,
+    write,
+    write_now,
+)
+
+if TYPE_CHECKING:
+    from events.feed import Message
 
 _SEQUENCE_DIGITS = 20
 """CloudEvents wants its `sequence` to sort as text, so it has leading zeros."""
@@ -41,24 +54,24 @@ async def _events(follow: bool, start: int, run: str | None) -> None:
         if run is not None:
             filters = (subjects.run_events((await trainshed.resolve(run)).run_id),)
         log = EventLog(trainshed.nc)
-        if not follow:
+        with log_errors(trainshed):
+            if follow:
+                detach_on_interrupt(lambda: "stopped following")
+                async with log.follow(start, filters) as feed:
+                    while True:
+                        lines = b"".join(_line(message) for message in await feed.batch())
+                        # In a thread: a pipe that nobody reads must not keep the connection from its pings.
+                        await asyncio.to_thread(write_now, sys.stdout, lines)
             async for message in log.read_raw(filters, start_seq=start):
-                _print(message.seq, message.subject, message.body)
-            return
-        detach_on_interrupt(lambda: "stopped following")
-        async with log.follow(start, filters) as feed:
-            while True:
-                for message in await feed.batch():
-                    _print(message.seq, message.subject, message.body)
-                sys.stdout.buffer.flush()
+                write(_line(message))
 
 
-def _print(seq: int, subject: str, body: bytes) -> None:
-    line = with_sequence(body, seq)
-    if line is None:
-        warn(f"what is stored at sequence {seq} on {subject} is no event; it is in quarantine")
-    else:
-        sys.stdout.buffer.write(line + b"\n")
+def _line(message: Message) -> bytes:
+    line = with_sequence(message.body, message.seq)
+    if line is not None:
+        return line + b"\n"
+    warn(f"what is stored at sequence {message.seq} on {message.subject} is no event; it is in quarantine")
+    return b""
 
 
 def with_sequence(body: bytes, seq: int) -> bytes | None:

@@ -17,9 +17,11 @@ from services.cli.request import Request, build, config_options
 from services.cli.submit import already, resolve_after
 from services.cli.text import clean, short
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.statuses import FailureReason
 
 if TYPE_CHECKING:
-    from trainshed_client.follow import RunOutput
+    from trainshed_client.client import Trainshed
+    from trainshed_client.records import RunRecord
 
 
 @click.command()
@@ -52,14 +54,22 @@ async def _run(request: Request) -> int:
         run_id = submission.run_id
         detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
         note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
-        async with trainshed.output(run_id) as output:
+        async with trainshed.output(run_id, patient=True) as output:
             await print_chunks(output, merged=False)
-            return _ended(output)
+            for missing in output.missing:
+                warn(missing)
+            record = output.record
+            note(f"run {short(run_id)} {clean(await _ending(trainshed, record))}")
+            return exit_code_of(record)
 
 
-def _ended(output: RunOutput) -> int:
-    for missing in output.missing:
-        warn(missing)
-    record = output.record
-    note(f"run {short(record.run_id)} {clean(summary(record, now()))}")
-    return exit_code_of(record)
+async def _ending(trainshed: Trainshed, record: RunRecord) -> str:
+    """How it ended; of a worker that could not be started, in the words of its node."""
+    if record.failure_reason is FailureReason.SPAWN_ERROR:
+        try:
+            timeline = (await trainshed.run(record.run_id)).timeline
+        except TrainshedError:
+            timeline = []
+        if timeline and timeline[-1].type == "failed":
+            return f"{record.status}: {timeline[-1].text}"
+    return summary(record, now())

@@ -65,20 +65,18 @@ async def _submit(request: Request, as_json: bool) -> None:
 
 async def resolve_after(trainshed: Trainshed, configs: list[Config]) -> None:
     """In ``after``, put run ids where prefixes or names stand."""
+    from trainshed_client.client import is_run_id
+
     known: dict[str, str] = {}
     for config in configs:
         after = config.get("after")
         if not isinstance(after, list):
             continue  # wrong; the gateway says how
         for place, run in enumerate(after):
-            if isinstance(run, str) and not _is_run_id(run):
+            if isinstance(run, str) and not is_run_id(run):
                 if run not in known:
                     known[run] = (await trainshed.resolve(run, only=True)).run_id
                 after[place] = known[run]
-
-
-def _is_run_id(text: str) -> bool:
-    return len(text) == 26
 
 
 async def already(trainshed: Trainshed, submission: Submission) -> str:

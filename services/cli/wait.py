@@ -70,7 +70,9 @@ async def _wait(runs: Sequence[str], timeout: float | None, quiet: bool, as_json
 
 
 async def _run_id(trainshed: Trainshed, run: str) -> str:
-    return run if len(run) == 26 else (await trainshed.resolve(run)).run_id
+    from trainshed_client.client import is_run_id
+
+    return run if is_run_id(run) else (await trainshed.resolve(run)).run_id
 
 
 async def _until_ended(watch: RunWatch, left: set[str], show: Show) -> None:

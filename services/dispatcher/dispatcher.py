@@ -6,26 +6,19 @@ Owns the loop around the pure parts (scheduler, obligations); every decision fol
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
 from nats.aio.msg import Msg
 
 from events.codec import StoredEvent, Writer, uuid7
-from events.config import stored_config
 from events.evolve import Change
 from events.log import Conflict, EventLog, Refused, UnknownOutcome
-from events.times import nanoseconds, rfc3339
-from events.types import Dispatched, Event, NodeJoined, NodeLost, View, Why
+from events.types import Dispatched, Event, NodeJoined
 from services.dispatcher.consumers import DELETED, NodeConsumers
+from services.dispatcher.decisions import Decisions
 from services.dispatcher.election import Election, Epoch, NotActive, Silence
-from services.dispatcher.in_flight import InFlight
-from services.dispatcher.obligations import Obligations
-from services.dispatcher.queue import PendingQueue
-from services.dispatcher.scheduler import Grant, schedule
 from services.fold import SharedFold
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -36,7 +29,6 @@ _log = get_logger("dispatcher")
 
 BATCH_FROM = 8
 """From this many events on an atomic batch is cheaper than single appends (0.4 ms each; a batch 3 ms + 8 µs each)."""
-BATCH_LIMIT = 200
 CONSUMER_RETRY_S = 1.0
 
 
@@ -67,10 +59,7 @@ class Dispatcher:
         self._silence = Silence(node_lost_s, monotonic)
         self._consumers = NodeConsumers(log.nc)
         self._stand_at_once = stand_at_once
-        self._queue = PendingQueue()
-        self._owed = Obligations()
-        self._in_flight = InFlight()
-        self._now_ns = 0
+        self._decisions = Decisions()
         self._wake = asyncio.Event()
         self._nodes_changed = asyncio.Event()
         self._stopping = False
@@ -79,9 +68,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Be a candidate, or the active dispatcher, until stopped."""
         await self._fold.ready.wait()
-        for run in self._fold.state.runs.values():
-            self._queue.update(run)
-        self._owed.rebuild(self._fold.state)
+        self._decisions.rebuild(self._fold.state)
         self._fold.listen(self._folded)
         nc = self._log.nc
         hooks = {self._silence.count_anew, self._consumers.forget, self._nodes_changed.set}
@@ -130,7 +117,7 @@ class Dispatcher:
         except NotActive:
             self._election.listen_anew()
             return
-        self._in_flight.clear()
+        self._decisions.in_flight.clear()
         self._silence.count_anew()
         self._consumers.forget()
         self._nodes_changed.set()
@@ -154,9 +141,7 @@ class Dispatcher:
     # --- decisions ------------------------------------------------------------------------------------------
 
     def _folded(self, stored: StoredEvent, change: Change) -> None:
-        for run_change in change.runs:
-            self._queue.update(run_change.after)
-        self._owed.note(self._fold.state, stored, change)
+        self._decisions.note(self._fold.state, stored, change)
         if isinstance(stored.event, NodeJoined):
             self._silence.joined(stored.event.node)
         if change.nodes:
@@ -168,7 +153,6 @@ class Dispatcher:
         if self._fold.state.epoch != epoch.seq:
             raise NotActive
         self._wake.clear()
-        self._in_flight.folded(self._fold.position)
         events = self._decide(epoch)
         if not events:
             await self._something_new()
@@ -187,35 +171,21 @@ class Dispatcher:
             if isinstance(error, Refused):
                 await self._log.reachable()  # the log takes nothing: no Elected for each try
             epoch = Epoch(await self._election.stand())
-            self._in_flight.clear()
+            self._decisions.in_flight.clear()
         return epoch
 
     def _decide(self, epoch: Epoch) -> list[Event]:
-        """What state and clock ask for now: what is owed, then grants. Rests on nothing that is not folded."""
-        state = self._fold.state
-        taken = self._in_flight.taken(state)
-        owed = (event for run_id, event in self._owed.events(state, epoch.seq) if run_id not in taken.runs)
-        lost = (
-            NodeLost(node=n.name, incarnation=n.incarnation, epoch=epoch.seq, silent_s=round(silent, 3))
-            for n in state.nodes.values()
-            if n.status is NodeStatus.UP
-            and n.name not in taken.nodes
-            and (silent := self._silence.silent_s(n.name)) > self._silence.limit_s
+        return self._decisions.decide(
+            self._fold.state,
+            self._fold.position,
+            epoch.seq,
+            self._clock(),
+            self._silence.silent_s,
+            self._silence.limit_s,
         )
-        decided = list(itertools.islice(itertools.chain(lost, owed), BATCH_LIMIT))
-        if decided:
-            return decided
-        # never backwards: a replay that is given this clock must find the same back-offs over
-        self._now_ns = max(self._now_ns, self._clock())
-        now = rfc3339(self._now_ns)
-        self._queue.promote(nanoseconds(now))
-        view = View(seq=self._fold.position, now=now)
-        return [
-            dispatched(grant, epoch.seq, view) for grant in schedule(state, self._queue, taken, BATCH_LIMIT)
-        ]
 
     async def _append(self, events: Sequence[Event], epoch: Epoch) -> None:
-        decisions = [self._in_flight.add(event) for event in events]
+        decisions = [self._decisions.in_flight.add(event) for event in events]
         new = [self._writer.new(event) for event in events]
         while True:
             try:
@@ -230,7 +200,7 @@ class Dispatcher:
 
     async def _something_new(self) -> None:
         """Wait for a change of the fold, or for the next back-off to be over."""
-        due = self._queue.next_due_ns()
+        due = self._decisions.next_due_ns()
         timeout = None if due is None else max(0.0, (due - self._clock()) / 1e9)
         try:
             async with asyncio.timeout(timeout):
@@ -266,25 +236,6 @@ class Dispatcher:
             if longest > limit:
                 self._wake.set()
             await asyncio.sleep(max(0.1, min(limit, limit - longest + 0.01)))
-
-
-def dispatched(grant: Grant, epoch: int, view: View) -> Dispatched:
-    """The event of a grant: with all that its node needs to launch."""
-    run = grant.run
-    launch = stored_config(run.config).launch()
-    return Dispatched(
-        run_id=run.run_id,
-        attempt=run.attempt,
-        epoch=epoch,
-        node=grant.node,
-        incarnation=grant.incarnation,
-        slots=grant.slots,
-        cpus=run.needs.cpus,
-        memory_mb=run.needs.memory_mb,
-        launch=msgspec.Raw(msgspec.json.encode(launch)),
-        view=view,
-        why=Why(free=grant.free, passed_over=grant.passed_over, passed_over_count=grant.passed_over_count),
-    )
 
 
 def _told(event: Event, seq: int) -> None:

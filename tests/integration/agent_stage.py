@@ -189,7 +189,9 @@ class Stage:
         incarnation = incarnation or await self.incarnation()
         return await self.append(self.dispatched(ref, launch, incarnation=incarnation, slots=slots))
 
-    async def order_stop(self, ref: AttemptRef, reason: str = "cancel", incarnation: str | None = None) -> int:
+    async def order_stop(
+        self, ref: AttemptRef, reason: str = "cancel", incarnation: str | None = None
+    ) -> int:
         """Append a Stopping."""
         return await self.append(
             Stopping(
@@ -226,9 +228,7 @@ class Stage:
         """The last event of a kind about the node."""
 
         async def look() -> StoredEvent | None:
-            found = [
-                e for e in await self.events() if isinstance(e.event, kind) and e.subject.node == node
-            ]
+            found = [e for e in await self.events() if isinstance(e.event, kind) and e.subject.node == node]
             return found[-1] if found else None
 
         stored = await eventually(look, within)

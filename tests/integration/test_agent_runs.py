@@ -251,7 +251,10 @@ os.symlink("/", os.path.join(top, "root"))
         await stage.dispatch(ref, python(script))
         end = await stage.ended(ref)
     assert isinstance(end, Completed) and end.artifacts is not None
-    assert [(each.path, each.bytes) for each in end.artifacts.entries] == [("deep/er/log", 0), ("model.bin", 7)]
+    assert [(each.path, each.bytes) for each in end.artifacts.entries] == [
+        ("deep/er/log", 0),
+        ("model.bin", 7),
+    ]
     assert end.artifacts.count == 2 and end.artifacts.bytes == 7
     listed = stage.runs_dir / ref.run_id / "artifacts.json"
     assert hashlib.sha256(listed.read_bytes()).hexdigest() == end.artifacts.sha256

@@ -281,9 +281,7 @@ async def test_a_copied_state_folder_is_told_apart_by_its_heartbeats(stage: Stag
         subject, id_, body = agent.heartbeat(NodeHeartbeat(node=NODE, incarnation=incarnation))
 
         async def first_stored() -> bool:
-            info = await stage.nc.request(
-                f"$JS.API.STREAM.INFO.{subjects.HEARTBEATS_STREAM}", b"", timeout=5
-            )
+            info = await stage.nc.request(f"$JS.API.STREAM.INFO.{subjects.HEARTBEATS_STREAM}", b"", timeout=5)
             return bool(msgspec.json.decode(info.data)["state"]["messages"])
 
         await eventually(first_stored)
@@ -364,5 +362,3 @@ async def test_an_end_stored_without_its_acknowledgement_is_not_told_twice(stage
     async with stage.agent():
         await eventually(lambda: not os.listdir(stage.root / "node" / "open"))
         assert await stage.words(ref) == ["started", "completed"]
-
-

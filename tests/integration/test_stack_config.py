@@ -183,7 +183,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ("no worker", b'{"run_name": "x"}', "entry_point"),
     ("a run that is not there", b'{"entry_point": "/bin/true", "after": ["nosuchrun"]}', "nosuchrun"),
     ("more than there is", b'{"entry_point": "/bin/true", "resources": {"gpus": {"requested": 3}}}', "resources.gpus.requested"),
-    ("too large", b'{"entry_point": "/bin/true", "metadata": {"x": "' + b"y" * 300_000 + b'"}}', "256 KiB"),
+    ("too large", b'{"entry_point": "/bin/true", "metadata": {"x": "' + b"y" * 300_000 + b'"}}', "262,144"),
     ("a credential", b'{"entry_point": "/bin/true", "environment": {"WANDB_API_KEY": "k"}}', "environment.WANDB_API_KEY"),
     ("a token", b'{"entry_point": "/bin/true", "environment": {"HF_TOKEN": "k"}}', "environment.HF_TOKEN"),
     ("a password", b'{"entry_point": "/bin/true", "metadata": {"db": {"password": "k"}}}', "metadata.db.password"),

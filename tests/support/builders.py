@@ -135,9 +135,7 @@ def config(**fields: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode({"entry_point": "/bin/true", **fields}))
 
 
-def needs(
-    gpus: int = 0, cpus: int = 1, memory_mb: int = 0, *, mandatory: bool = True
-) -> dict[str, object]:
+def needs(gpus: int = 0, cpus: int = 1, memory_mb: int = 0, *, mandatory: bool = True) -> dict[str, object]:
     """The ``resources`` of a config."""
     return {
         "cpus": cpus,
@@ -255,9 +253,7 @@ class Story:
 
     def elect(self, name: str = "box/1") -> int:
         """A new epoch."""
-        return self.put(
-            Role.DISPATCHER, Elected(name=name, scheduler=SchedulerInfo(name="fifo", version=1))
-        )
+        return self.put(Role.DISPATCHER, Elected(name=name, scheduler=SchedulerInfo(name="fifo", version=1)))
 
     def dispatch(
         self,
@@ -411,9 +407,7 @@ class Story:
 
     def start(self, run_id: str = "r1", attempt: int = 1, *, node: str = "gpu01") -> int:
         """The worker runs."""
-        return self.put(
-            Role.AGENT, Started(run_id=run_id, attempt=attempt, pid=42, host=f"{node}.lab"), node
-        )
+        return self.put(Role.AGENT, Started(run_id=run_id, attempt=attempt, pid=42, host=f"{node}.lab"), node)
 
     def complete(self, run_id: str = "r1", attempt: int = 1, *, node: str = "gpu01") -> int:
         """The worker exited with 0."""

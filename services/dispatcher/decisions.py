@@ -1,0 +1,103 @@
+"""What the active dispatcher writes next: what is owed, nodes that fell silent, then grants. Pure: no log, no clock.
+
+Owns the queue, the obligations and what is in flight, kept from each change of the fold (docs/protocol.md rules 1, 3).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import msgspec
+
+from events.codec import StoredEvent
+from events.config import stored_config
+from events.evolve import Change
+from events.state import State
+from events.times import nanoseconds, rfc3339
+from events.types import Dispatched, Event, NodeLost, View, Why
+from services.dispatcher.in_flight import InFlight
+from services.dispatcher.obligations import Obligations
+from services.dispatcher.queue import PendingQueue
+from services.dispatcher.scheduler import Grant, schedule
+from trainshed_client.statuses import NodeStatus
+
+BATCH_LIMIT = 200
+
+
+class Decisions:
+    """Give it every change of the fold; ask it what to append; count in what is sent (``in_flight``)."""
+
+    def __init__(self) -> None:
+        self.in_flight = InFlight()
+        self._queue = PendingQueue()
+        self._owed = Obligations()
+        self._now_ns = 0
+
+    def rebuild(self, state: State) -> None:
+        """Look at all of a state once, before its changes are noted."""
+        for run in state.runs.values():
+            self._queue.update(run)
+        self._owed.rebuild(state)
+
+    def note(self, state: State, stored: StoredEvent, change: Change) -> None:
+        """Take in what an event changed."""
+        for run_change in change.runs:
+            self._queue.update(run_change.after)
+        self._owed.note(state, stored, change)
+
+    def next_due_ns(self) -> int | None:
+        """When the next back-off is over (ns since 1970); None where none is running."""
+        return self._queue.next_due_ns()
+
+    def decide(
+        self,
+        state: State,
+        position: int,
+        epoch: int,
+        now_ns: int,
+        silent_s: Callable[[str], float],
+        lost_after_s: float,
+    ) -> list[Event]:
+        """What ``state``, folded up to ``position``, and the clock ask for now; rests on nothing that is not folded.
+
+        ``silent_s`` tells how long a node has been silent: longer than ``lost_after_s`` and it is lost.
+        """
+        self.in_flight.folded(position)
+        taken = self.in_flight.taken(state)
+        owed = (event for run_id, event in self._owed.events(state, epoch) if run_id not in taken.runs)
+        lost = (
+            NodeLost(node=n.name, incarnation=n.incarnation, epoch=epoch, silent_s=round(silent, 3))
+            for n in state.nodes.values()
+            if n.status is NodeStatus.UP
+            and n.name not in taken.nodes
+            and (silent := silent_s(n.name)) > lost_after_s
+        )
+        decided = list(itertools.islice(itertools.chain(lost, owed), BATCH_LIMIT))
+        if decided:
+            return decided
+        # never backwards: a replay that is given this clock must find the same back-offs over
+        self._now_ns = max(self._now_ns, now_ns)
+        now = rfc3339(self._now_ns)
+        self._queue.promote(nanoseconds(now))
+        view = View(seq=position, now=now)
+        return [dispatched(grant, epoch, view) for grant in schedule(state, self._queue, taken, BATCH_LIMIT)]
+
+
+def dispatched(grant: Grant, epoch: int, view: View) -> Dispatched:
+    """The event of a grant: with all that its node needs to launch."""
+    run = grant.run
+    launch = stored_config(run.config).launch()
+    return Dispatched(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        epoch=epoch,
+        node=grant.node,
+        incarnation=grant.incarnation,
+        slots=grant.slots,
+        cpus=run.needs.cpus,
+        memory_mb=run.needs.memory_mb,
+        launch=msgspec.Raw(msgspec.json.encode(launch)),
+        view=view,
+        why=Why(free=grant.free, passed_over=grant.passed_over, passed_over_count=grant.passed_over_count),
+    )
