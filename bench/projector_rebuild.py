@@ -13,10 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from events.codec import decode, uuid7
+from events.codec import StoredEvent, decode, uuid7
 from events.evolve import evolve
 from events.feed import BATCH_LIMIT, Message
-from events.codec import StoredEvent
 from events.state import State
 from projections.database import Database
 from projections.projector import Projector
@@ -48,13 +47,13 @@ def make_log(events: int) -> list[Message]:
         ]
         for step in ("dispatch", "start", "complete"):
             for place, run_id in enumerate(run_ids):
-                node, slot = f"gpu{place // SLOTS:02}", (place % SLOTS,)
+                name, slot = f"gpu{place // SLOTS:02}", (place % SLOTS,)
                 if step == "dispatch":
-                    log.dispatch(run_id, 1, node, slot)
+                    log.dispatch(run_id, 1, name, slot)
                 elif step == "start":
-                    log.start(run_id, 1, node, slot)
+                    log.start(run_id, 1, name, slot)
                 else:
-                    log.complete(run_id, 1, node)
+                    log.complete(run_id, 1, name)
     return log.messages
 
 

@@ -91,8 +91,7 @@ async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
 async def verify(log: EventLog, rows: AsyncIterator[bytes]) -> Verdict:
     """Replay the log as far as the rows are, and compare row for row and by state hash.
 
-    ``rows`` are the messages of ``audit.rows``. Nothing is held in memory but one batch: the replay and the rows lie in
-    temporary files. Raises TrainshedError where the rows do not come whole.
+    ``rows`` are the messages of ``audit.rows``. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
     """
     with tempfile.TemporaryDirectory(prefix="trainshed-audit-") as folder:
         live = LiveRows(Path(folder) / "live.db")
@@ -224,14 +223,14 @@ def compare(live: LiveRows, head: Head, replayed: Replayed, database: Database) 
             Violation("I4", seq, f"the tables are at {seq}, the log ends at {replayed.seq}: the log was cut")
         )
     with database.reading() as connection:
-        for table in tables.HASHED:
+        for name, table in tables.HASHED.items():
             for columns in connection.execute(table.select()).yield_per(500).mappings():
-                row = row_from(table.name, columns)
-                there, expected = live.pop(table.name, _key(row)), hashed_fields(row)
+                row = row_from(name, columns)
+                there, expected = live.pop(name, _key(row)), hashed_fields(row)
                 if there == expected or len(found) >= MAX_VIOLATIONS:
                     continue
                 message = "is missing" if there is None else _difference(there, expected)
-                found.append(Violation("I4", seq, f"{table.name} {_key(row)}: {message}"))
+                found.append(Violation("I4", seq, f"{name} {_key(row)}: {message}"))
     found += [
         Violation("I4", seq, f"{table} {key}: the log knows nothing of it") for table, key in live.rest()
     ]

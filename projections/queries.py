@@ -182,8 +182,8 @@ class Queries:
         with self._database.reading() as connection:
             at = connection.execute(tables.checkpoint.select()).mappings().one_or_none()
             counts = {
-                table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-                for table in tables.HASHED
+                name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for name, table in tables.HASHED.items()
             }
             head = {
                 "v": 1,
@@ -194,19 +194,19 @@ class Queries:
             }
             yield msgspec.json.encode(head)
             part = 0
-            for table in tables.HASHED:
+            for name, table in tables.HASHED.items():
                 rows: list[bytes] = []
                 size = 0
-                for row in _all_rows(connection, table):
+                for row in _all_rows(connection, name, table):
                     if rows and size + len(row) > MAX_BYTES // 2:
                         part += 1
-                        yield _part(part, table.name, rows)
+                        yield _part(part, name, rows)
                         rows, size = [], 0
                     rows.append(row)
                     size += len(row) + 1
                 if rows:
                     part += 1
-                    yield _part(part, table.name, rows)
+                    yield _part(part, name, rows)
 
     # --- for the record buckets ---------------------------------------------------------------------------
 
@@ -301,11 +301,11 @@ def _nodes(connection: Connection) -> list[NodeRow]:
     return [row for row in rows if isinstance(row, NodeRow)]
 
 
-def _all_rows(connection: Connection, table: Table) -> Iterator[bytes]:
+def _all_rows(connection: Connection, name: str, table: Table) -> Iterator[bytes]:
     columns = [column for column in table.c if column.name not in tables.NOT_RECORD]
     statement = select(*columns).order_by(*table.primary_key.columns)
     for row in connection.execute(statement).yield_per(500).mappings():
-        yield record_json(row_from(table.name, row))
+        yield record_json(row_from(name, row))
 
 
 def _of_run(

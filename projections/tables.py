@@ -180,7 +180,13 @@ checkpoint = Table(
     Column("epoch_of", Text, nullable=False),
 )
 
-HASHED = (runs, attempts, slots, nodes, timeline)
+HASHED: dict[str, Table] = {
+    "runs": runs,
+    "attempts": attempts,
+    "slots": slots,
+    "nodes": nodes,
+    "timeline": timeline,
+}
 """The tables that the state hash is made of."""
 NOT_RECORD = frozenset({"config", "fold"})
 """Columns that are no part of a record, nor of the state hash."""

@@ -115,7 +115,10 @@ class ApiServer:
                 TrainshedError(ErrorCode.UNAVAILABLE, f"{call} failed here; see the service's log")
             )
         try:
-            await request.respond(msgspec.json.encode(answer))
+            if isinstance(answer, AsyncIterator):
+                await self._respond_in_parts(call, answer, request)
+            else:
+                await request.respond(msgspec.json.encode(answer))
         except (nats.errors.Error, ValueError, TypeError) as error:  # gone, too large, or not to be encoded
             _log.warning("an answer could not be sent", call=call, error=str(error))
 

@@ -5,7 +5,8 @@ Owns what is printed and the exit code; replay and comparison are projections.au
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,6 +23,8 @@ from services.cli.common import (
 from trainshed_client.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from projections.audit import Verdict
 
 
@@ -62,7 +65,9 @@ async def _verify() -> Verdict:
 
     async with connected() as trainshed:
         with log_errors(trainshed):
-            return await replay_and_compare(EventLog(trainshed.nc), rows_from(trainshed.nc))
+            # Closed before the connection is, whatever happens to the replay.
+            async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
+                return await replay_and_compare(EventLog(trainshed.nc), rows)
 
 
 def _print(verdict: Verdict) -> None:

@@ -54,7 +54,9 @@ async def _run(request: Request) -> int:
         run_id = submission.run_id
         detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
         note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
-        async with trainshed.output(run_id, patient=True) as output:
+        # A run that fails at once may be at a later attempt already.
+        first = 1 if submission.created else None
+        async with trainshed.output(run_id, first_attempt=first, patient=True) as output:
             await print_chunks(output, merged=False)
             for missing in output.missing:
                 warn(missing)

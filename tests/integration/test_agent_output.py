@@ -178,9 +178,11 @@ async def test_a_flood_of_output_grows_no_memory_and_its_file_has_it_all(stage: 
     received_mb = sum(len(data) for _, data in out.chunks) / MIB
     assert grown_mb < received_mb + 60  # what this test itself keeps, and no more than a little
     # Whatever was published is what the file has at that offset.
-    with open(stage.runs_dir / ref.run_id / "attempts" / "1" / "stdout.log", "rb") as file:
-        for offset, data in out.chunks[::50]:
-            assert os.pread(file.fileno(), len(data), offset) == data
+    fd = os.open(stage.runs_dir / ref.run_id / "attempts" / "1" / "stdout.log", os.O_RDONLY)
+    try:
+        assert all(os.pread(fd, len(data), offset) == data for offset, data in out.chunks[::50])
+    finally:
+        os.close(fd)
 
 
 async def test_an_agent_that_comes_back_goes_on_where_the_index_ends(stage: Stage) -> None:

@@ -123,7 +123,9 @@ def test_after_a_kill_of_up_the_next_start_goes_on_with_the_workers(
 def test_stop_workers_ends_them_and_gives_the_node_back(new_stack: NewStack, tmp_path: Path) -> None:
     stack = new_stack(options=("--stop-workers",))
     worker = Worker(stack, tmp_path)
-    retried = stack.submit("--retries", "1", "--", "sleep", "60")
+    retried = stack.submit_config(
+        {"entry_point": "sleep", "arguments": ["60"], "retry": {"max_attempts": 2, "backoff_s": 0}}
+    )
     stack.running(retried)
     assert stack.stop(within=15) == 0
     assert not alive(worker.pid)

@@ -6,14 +6,22 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]], within: float = 5.0, *, every: float = 0.01
-) -> T:
+    predicate: Callable[[], Awaitable[T]], within: float = ..., *, every: float = ...
+) -> T: ...
+
+
+@overload
+async def eventually(predicate: Callable[[], T], within: float = ..., *, every: float = ...) -> T: ...
+
+
+async def eventually(predicate: Callable[[], Any], within: float = 5.0, *, every: float = 0.01) -> Any:
     """Ask ``predicate`` (plain or async) until its answer is true, and return that answer.
 
     Fails the test after ``within`` seconds, with the predicate's name and its last answer.
@@ -21,7 +29,7 @@ async def eventually(
     deadline = time.monotonic() + within
     while True:
         answer = predicate()
-        value: T = await answer if inspect.isawaitable(answer) else answer
+        value = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
         if time.monotonic() >= deadline:

@@ -44,7 +44,7 @@ def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
 
 def recomputed_hash(dumped: dict[str, list[dict[str, Any]]]) -> str:
     """The state hash from the rows alone."""
-    total = sum(digest(row_from(table.name, row)) for table in tables.HASHED for row in dumped[table.name])
+    total = sum(digest(row_from(name, row)) for name in tables.HASHED for row in dumped[name])
     return f"{total % MODULUS:064x}"
 
 

@@ -216,7 +216,8 @@ class Stack:
     def trainshed(self, *words: str, json: bool = False, code: int | None = 0, **options: Any) -> Any:
         """Run a command: what ended (`Done`), or with ``json`` what its one line of JSON says."""
         if json:
-            words = (words[0], "--json", *words[1:])
+            verb = 2 if words[0] in ("audit", "node") else 1
+            words = (*words[:verb], "--json", *words[verb:])
         environment = {**self.environment, **options.pop("environment", {})}
         done = run_trainshed(*words, environment=environment, code=code, **options)
         return done.json if json else done

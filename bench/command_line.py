@@ -1,0 +1,85 @@
+"""How long a command takes as a whole process, against `python -c pass`.
+
+Usage: python -m bench.command_line [--times 15] [--runs 1000]. Targets: help 0.2 s, submit 0.3 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from bench.drain import CPUS, drain
+from bench.stack import Stack, running_stack
+from bench.timing import Figure, figure, machine, median, table
+
+TRAINSHED = (sys.executable, "-P", "-m", "services.cli")
+BASE = "python -c pass"
+
+
+def timed(stack: Stack, command: Sequence[str]) -> float:
+    """Seconds from its start to its end. Raises CalledProcessError where it fails."""
+    begun = time.perf_counter()
+    subprocess.run(command, env=stack.environment, check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def measure(stack: Stack, times: int, commands: dict[str, Sequence[str]]) -> dict[str, list[float]]:
+    """Each command in turn, as often as asked, after one turn that is not counted."""
+    out: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(times + 1):
+        for name, command in commands.items():
+            took = timed(stack, command)
+            if turn:
+                out[name].append(took)
+    return out
+
+
+def figures(times: int = 15, runs: int = 1000) -> list[Figure]:
+    """For the table of all benchmarks."""
+    submit = ("submit", "--new", "--", "/bin/true")
+    with running_stack(cpus=CPUS) as stack:
+        asyncio.run(drain(stack, 10))
+        took = measure(
+            stack,
+            times,
+            {
+                BASE: (sys.executable, "-c", "pass"),
+                "trainshed --help": (*TRAINSHED, "--help"),
+                "trainshed submit": (*TRAINSHED, *submit),
+                "trainshed ls, few runs": (*TRAINSHED, "ls"),
+            },
+        )
+        asyncio.run(drain(stack, runs))
+        took |= measure(
+            stack,
+            times,
+            {
+                f"trainshed ls, {runs} runs": (*TRAINSHED, "ls"),
+                f"trainshed ls --all --json, {runs} runs": (*TRAINSHED, "ls", "--all", "--json"),
+            },
+        )
+    base = median(took[BASE])
+    targets = {"trainshed --help": 0.2, "trainshed submit": 0.3}
+    out = []
+    for name, values in took.items():
+        ratio = "" if name == BASE else f" ({median(values) / base:.1f} × {BASE})"
+        out.append(figure(name + ratio, values, "s", at_most=targets.get(name)))
+    return out
+
+
+def main() -> None:
+    """Print each command's time and its ratio."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--times", type=int, default=15)
+    parser.add_argument("--runs", type=int, default=1000)
+    options = parser.parse_args()
+    print(machine())
+    print(table(figures(options.times, options.runs)))
+
+
+if __name__ == "__main__":
+    main()

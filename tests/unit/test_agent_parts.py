@@ -1,0 +1,305 @@
+"""The agent's smaller parts: ends, output tails, telemetry lines, the index, artifacts, identity, blanks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.types import AttemptRef, Cancelled, Completed, Failed, TimedOut, Told
+from services.agent import artifacts, ends, output_index
+from services.agent.attempt_files import ExitReason, ExitRecord, Heartbeat, Intent, StopReason
+from services.agent.blanks import Blanks
+from services.agent.folders import Folders, is_ref
+from services.agent.identity import identify, only_agent
+from services.agent.output_index import OutputIndex, Seen
+from services.agent.telemetry import LineCutter, is_telemetry
+from trainshed_client.errors import TrainshedError
+from trainshed_client.statuses import FailureReason
+
+REF = AttemptRef("a" * 26, 2)
+
+
+def exited(reason: ExitReason, **fields: object) -> ExitRecord:
+    return ExitRecord(**{"reason": reason, "ended_at": 1.0, "duration_s": 2.5, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "reason"),
+    [
+        (exited(ExitReason.EXITED, exit_code=0), Completed, None),
+        (exited(ExitReason.EXITED, exit_code=3), Failed, FailureReason.EXIT_CODE),
+        (exited(ExitReason.SIGNALLED, signal=9), Failed, FailureReason.SIGNAL),
+        (exited(ExitReason.SPAWN_ERROR), Failed, FailureReason.SPAWN_ERROR),
+        (exited(ExitReason.SHIM_LOST), Failed, FailureReason.SHIM_LOST),
+        (exited(ExitReason.NOT_STARTED), Failed, FailureReason.NOT_STARTED),
+        (exited(ExitReason.WORKER_TIMEOUT, timeout_s=5.0), TimedOut, FailureReason.WORKER_TIMEOUT),
+        (exited(ExitReason.TIME_LIMIT, timeout_s=5.0), TimedOut, FailureReason.TIME_LIMIT),
+        (exited(ExitReason.STOPPED, exit_code=0, stop_reason=StopReason.CANCEL), Cancelled, None),
+        (exited(ExitReason.NOT_STARTED, stop_reason=StopReason.CANCEL), Cancelled, None),
+        (exited(ExitReason.SHIM_LOST, stop_reason=StopReason.CANCEL), Cancelled, None),
+        (exited(ExitReason.STOPPED, signal=15, stop_reason=StopReason.ENDED), Cancelled, None),
+        (
+            exited(ExitReason.STOPPED, exit_code=0, stop_reason=StopReason.RECLAIMED),
+            Failed,
+            FailureReason.NODE_RECLAIMED,
+        ),
+        (
+            exited(ExitReason.NOT_STARTED, stop_reason=StopReason.RECLAIMED),
+            Failed,
+            FailureReason.NOT_STARTED,
+        ),
+    ],
+)
+def test_every_exit_has_its_end(record: ExitRecord, kind: type, reason: FailureReason | None) -> None:
+    end = ends.end_of(REF, record, None)
+    assert type(end) is kind
+    assert getattr(end, "failure_reason", None) is reason
+
+
+def test_every_exit_and_stop_reason_has_an_end() -> None:
+    for reason, stop in itertools.product(ExitReason, [None, *StopReason]):
+        end = ends.end_of(REF, exited(reason, stop_reason=stop), None)
+        assert (end.run_id, end.attempt) == (REF.run_id, REF.attempt)
+
+
+def test_what_never_ran_has_no_duration() -> None:
+    assert ends.end_of(REF, exited(ExitReason.NOT_STARTED), None).duration_s is None
+    assert ends.end_of(REF, exited(ExitReason.EXITED, exit_code=0), None).duration_s == 2.5
+
+
+def test_an_end_keeps_the_shims_last_word_and_the_latest_sign_of_life() -> None:
+    record = exited(ExitReason.EXITED, exit_code=0, last_heartbeat=Heartbeat(step=7, last_heartbeat_at=1.5))
+    told = Told(step=3, last_heartbeat_at="2026-01-01T00:00:00.000000Z")
+    last = ends.last_heartbeat(record, told, 12)
+    assert last is not None
+    assert (last.step, last.seq, last.last_heartbeat_at) == (7, 12, "2026-01-01T00:00:00.000000Z")
+    assert ends.last_heartbeat(exited(ExitReason.EXITED), None, 0) is None
+
+
+@given(st.binary(max_size=20_000))
+def test_a_tail_is_valid_text_within_its_limit(data: bytes) -> None:
+    tail = ends.clean_tail(data)
+    assert len(tail.encode()) <= ends.TAIL_BYTES
+    assert "\x00" not in tail
+
+
+def test_a_tail_keeps_the_last_of_what_is_valid() -> None:
+    assert ends.clean_tail("grün\n".encode()) == "grün"
+    assert ends.clean_tail(b"a" * 9000 + b"end", 10) == "aaaaaaaend"
+
+
+# --- telemetry ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [
+        (b'{"type": "step"}', True),
+        (b'  {"event": null, "x": 1}', True),
+        (b'{"kind": "type"}', False),
+        (b'{"x": {"type": 1}}', False),
+        (b'["type"]', False),
+        (b'{"type": 1', False),
+        (b"type", False),
+        (b"", False),
+        (b'{"type": ' + b"[" * 60_000 + b"}", False),
+    ],
+)
+def test_only_json_objects_with_a_type_or_an_event_are_telemetry(line: bytes, is_one: bool) -> None:
+    assert is_telemetry(line) is is_one
+
+
+LINES = st.lists(
+    st.one_of(
+        st.just(b'{"type": "step"}'),
+        st.just(b'{"event": 1}'),
+        st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")),
+    ),
+    max_size=20,
+)
+
+
+@given(LINES, st.data())
+def test_lines_are_found_however_the_bytes_are_cut(lines: list[bytes], data: st.DataObject) -> None:
+    text = b"".join(line + b"\n" for line in lines)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    cutter = LineCutter()
+    found = []
+    for start, end in itertools.pairwise([0, *cuts, len(text)]):
+        found += cutter.feed(start, text[start:end])
+    assert [line.text for line in found] == [line for line in lines if is_telemetry(line)]
+    assert all(text[line.offset :].startswith(line.text + b"\n") for line in found)
+
+
+def test_after_a_gap_the_torn_line_does_not_count() -> None:
+    cutter = LineCutter()
+    cutter.feed(0, b'{"type": "a')
+    cutter.skip()
+    assert cutter.feed(100, b'{"type": 1}') == []
+    assert [line.text for line in cutter.feed(111, b'\n{"type": 2}\n')] == [b'{"type": 2}']
+
+
+def test_a_line_without_an_end_holds_no_memory() -> None:
+    cutter = LineCutter()
+    for offset in range(0, 1 << 20, 1 << 16):
+        assert cutter.feed(offset, b"x" * (1 << 16)) == []
+    assert [line.text for line in cutter.feed(1 << 20, b'\n{"type": 1}\n')] == [b'{"type": 1}']
+
+
+# --- index ----------------------------------------------------------------------------------------------
+
+
+def test_the_index_is_read_back_from_its_end(tmp_path: Path) -> None:
+    assert output_index.ends(tmp_path, ("stdout", "stderr")) == {"stdout": 0, "stderr": 0}
+    index = OutputIndex(tmp_path)
+    index.append(Seen("t", "stderr", 5))
+    for offset in range(5_000):  # several blocks
+        index.append(Seen("2026-01-01T00:00:00.000000Z", "stdout", offset))
+    index.close()
+    assert output_index.ends(tmp_path, ("stdout", "stderr")) == {"stdout": 4_999, "stderr": 5}
+
+
+def test_a_torn_last_line_is_passed_over_and_ended(tmp_path: Path) -> None:
+    path = tmp_path / output_index.INDEX
+    path.write_bytes(msgspec.json.encode(Seen("t", "stdout", 3)) + b'\n{"time": "t", "str')
+    assert output_index.ends(tmp_path, ("stdout",)) == {"stdout": 3}
+    index = OutputIndex(tmp_path)
+    index.append(Seen("t", "stdout", 9))
+    index.close()
+    assert output_index.ends(tmp_path, ("stdout",)) == {"stdout": 9}
+
+
+# --- artifacts --------------------------------------------------------------------------------------------
+
+
+def test_many_artifacts_are_all_listed_and_the_first_are_told(tmp_path: Path) -> None:
+    top = tmp_path / "artifacts"
+    top.mkdir()
+    for number in range(250):
+        (top / f"{number:03}").write_text(str(number))
+    os.mkfifo(top / "pipe")
+    taken = artifacts.take(tmp_path)
+    assert (taken.count, len(taken.entries)) == (250, artifacts.FIRST)
+    content = (tmp_path / "artifacts.json").read_bytes()
+    assert taken.sha256 == hashlib.sha256(content).hexdigest()
+    assert len(msgspec.json.decode(content)["artifacts"]) == 250
+
+
+def test_long_paths_do_not_make_the_event_too_large(tmp_path: Path) -> None:
+    deep = tmp_path / "artifacts" / "/".join("d" * 200 for _ in range(10))
+    deep.mkdir(parents=True)
+    for number in range(100):
+        (deep / f"{number:0200}").touch()
+    taken = artifacts.take(tmp_path)
+    assert taken.count == 100
+    assert len(msgspec.json.encode(taken)) < 200_000
+
+
+def test_a_large_file_is_weighed_and_not_hashed(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    with open(tmp_path / "artifacts" / "large", "wb") as file:
+        file.truncate(artifacts.HASHED_BYTES + 1)
+    entry = artifacts.take(tmp_path).entries[0]
+    assert (entry.bytes, entry.sha256) == (artifacts.HASHED_BYTES + 1, None)
+
+
+# --- identity and folders -----------------------------------------------------------------------------------
+
+
+def test_an_identity_is_made_once_and_kept(tmp_path: Path) -> None:
+    ids = iter(["one", "two"]).__next__
+    first = identify(tmp_path, log_id="log", node="gpu01", ids=ids)
+    assert identify(tmp_path, log_id="log", node=None, ids=ids) == first
+    assert (first.node, first.incarnation) == ("gpu01", "one")
+    assert msgspec.json.decode((tmp_path / "node.json").read_bytes())["v"] == 1
+
+
+def test_a_folder_of_another_log_or_name_is_refused(tmp_path: Path) -> None:
+    identify(tmp_path, log_id="log-a", node="gpu01", ids=lambda: "x")
+    with pytest.raises(TrainshedError, match=r"log-a.*log-b"):
+        identify(tmp_path, log_id="log-b", node=None, ids=lambda: "x")
+    with pytest.raises(TrainshedError, match="state folder of node gpu01, not of gpu02"):
+        identify(tmp_path, log_id="log-a", node="gpu02", ids=lambda: "x")
+    with pytest.raises(TrainshedError, match="1 to 63"):
+        identify(tmp_path / "new", log_id="log-a", node="No_Name", ids=lambda: "x")
+
+
+def test_a_torn_identity_is_said_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "node.json").write_text("{")
+    with pytest.raises(TrainshedError, match="cannot be read"):
+        identify(tmp_path, log_id="log", node=None, ids=lambda: "x")
+    assert (tmp_path / "node.json").read_text() == "{"
+
+
+def test_one_agent_a_folder(tmp_path: Path) -> None:
+    with only_agent(tmp_path), pytest.raises(TrainshedError, match="already runs"), only_agent(tmp_path):
+        pass
+    with only_agent(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "run_id", ["", "..", "a/../../x" + "a" * 17, "A" * 26, "a" * 25, "a" * 27, None, "a" * 26 + "\n"]
+)
+def test_nothing_else_than_a_run_id_becomes_a_path(run_id: object) -> None:
+    assert not is_ref(run_id, 1)
+    assert is_ref("a" * 26, 1) and not is_ref("a" * 26, True) and not is_ref("a" * 26, 0)
+
+
+def test_markers_are_what_is_open(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "state", tmp_path / "runs")
+    folders.make_roots()
+    folders.mark(REF)
+    folders.mark(REF)
+    (folders.opened / "stray").touch()
+    (folders.opened / f"{'a' * 26}.x").touch()
+    assert folders.open_attempts() == [REF]
+    folders.unmark(REF)
+    folders.unmark(REF)
+    assert folders.open_attempts() == []
+
+
+def intent(tmp_path: Path) -> Intent:
+    return Intent(
+        seq=1,
+        boot_id="b",
+        run_id=REF.run_id,
+        attempt=1,
+        node="n",
+        host="h",
+        log_id="l",
+        launch={},
+        run_dir=str(tmp_path / "runs" / REF.run_id),
+        output_dir="",
+        sockets="",
+    )
+
+
+def test_a_blank_becomes_a_whole_folder_and_never_replaces_one(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "state", tmp_path / "runs")
+    folders.make_roots()
+    blanks = Blanks(folders.state_dir, folders.runs_dir, "n")
+    blanks.clear()
+    assert blanks.take() is None
+    blanks.refill()
+    first = AttemptRef(REF.run_id, 1)
+    folder, run = folders.attempt(first), folders.run(REF.run_id)
+    name = blanks.take()
+    assert (
+        name is not None and blanks.put_attempt(name, intent(tmp_path), folder) and blanks.put_run(name, run)
+    )
+    assert {each.name for each in folder.iterdir()} == {"lock", "intent.json"}
+    assert (run / "artifacts").is_dir() and folders.output(first).is_dir()
+    (folder / "exit.json").touch()
+    (run / "checkpoint").touch()
+    name = blanks.take()
+    assert name is not None and not blanks.put_attempt(name, intent(tmp_path), folder)
+    assert not blanks.put_run(name, run)
+    assert (folder / "exit.json").exists() and (run / "checkpoint").exists()

@@ -1,0 +1,338 @@
+"""What each event makes of the rows, told by small logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from events.types import (
+    AttemptRef,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Failed,
+    LastHeartbeat,
+    NodeLost,
+    NodeRemoved,
+    RetryRequested,
+    SlotUnhealthy,
+    Stopping,
+    TimedOut,
+)
+from projections.database import Database
+from projections.projector import Projector
+from tests.support.log_maker import LogMaker
+from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
+from trainshed_client.statuses import FailureReason
+
+RETRIES: dict[str, object] = {
+    "entry_point": "/usr/bin/python3",
+    "arguments": ["train.py"],
+    "labels": {"user": "ada"},
+    "resources": {"gpus": {"requested": 1}},
+    "retry": {"max_attempts": 2, "backoff_s": 10},
+}
+ATTEMPT_COLUMNS = (
+    "node",
+    "host",
+    "pid",
+    "dispatched_at",
+    "started_at",
+    "ready_at",
+    "ended_at",
+    "last_heartbeat_at",
+    "exit_code",
+    "signal",
+    "failure_reason",
+    "step",
+    "progress",
+    "status_text",
+)
+TOLD = LastHeartbeat(
+    ready_at="2026-11-24T08:00:01.000000Z",
+    last_heartbeat_at="2026-11-24T08:00:09.000000Z",
+    step=1200,
+    progress=0.5,
+    status_text="learning",
+    metrics={"reward": 195.5},
+    seq=4,
+)
+
+
+class Model:
+    """A log and the tables made of it so far, one message a batch, so that rows can be looked at in between."""
+
+    def __init__(self) -> None:
+        self.log = LogMaker()
+        self.log.elect()
+        self.log.join()
+        self.database: Database = memory()
+        self._projector = Projector.open(self.database, LOG_ID, 10**9)
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        for message in self.log.messages[self._projector.seq :]:
+            self._projector.apply([message])
+        dumped = dump(self.database)
+        assert kept_hash(dumped) == recomputed_hash(dumped)
+        return dumped[name]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return next(row for row in self.table("runs") if row["run_id"] == run_id)
+
+    def attempt(self, run_id: str, number: int = 1) -> dict[str, Any]:
+        rows = self.table("attempts")
+        return next(row for row in rows if (row["run_id"], row["attempt"]) == (run_id, number))
+
+    def slot(self, index: int = 0, node: str = "gpu01") -> dict[str, Any] | None:
+        rows = self.table("slots")
+        return next((row for row in rows if (row["node"], row["index"]) == (node, index)), None)
+
+    def node(self, name: str = "gpu01") -> dict[str, Any]:
+        return next(row for row in self.table("nodes") if row["node"] == name)
+
+    def told(self, run_id: str) -> list[tuple[str, str]]:
+        return [(row["type"], row["text"]) for row in self.table("timeline") if row["run_id"] == run_id]
+
+    def running(self, config: dict[str, object] | None = None) -> str:
+        run_id = self.log.submit(config)
+        self.log.dispatch(run_id)
+        self.log.start(run_id)
+        return run_id
+
+    def fail(self, run_id: str, attempt: int = 1, node: str = "gpu01", **fields: Any) -> int:
+        event = Failed(run_id=run_id, attempt=attempt, failure_reason=FailureReason.EXIT_CODE, exit_code=3)
+        return self.log.by_agent(msgspec.structs.replace(event, **fields), node)
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+def test_a_submitted_run_is_pending_with_its_next_attempt_and_its_config(model: Model) -> None:
+    run_id = model.log.submit(RETRIES, by="ada")
+    run = model.run(run_id)
+    assert (run["status"], run["attempt"], run["seq"], run["submit_seq"]) == ("PENDING", 1, 3, 3)
+    assert (run["name"], run["cpus"], run["gpus"], run["submitted_by"]) == ("python3", 1, 1, "ada")
+    assert msgspec.json.decode(run["command"]) == ["/usr/bin/python3", "train.py"]
+    assert msgspec.json.decode(run["config"]) == RETRIES
+    assert run["submitted_at"] == run["updated_at"] == "2026-09-21T14:13:20.003000Z"
+
+
+def test_a_grant_and_a_start_are_told_by_run_attempt_slot_and_node(model: Model) -> None:
+    run_id = model.log.submit(RETRIES)
+    granted = model.log.dispatch(run_id, slots=(1,))
+    run, slot, node = model.run(run_id), model.slot(1), model.node()
+    assert (run["status"], run["node"], run["slots"], run["host"]) == ("DISPATCHING", "gpu01", "[1]", None)
+    assert slot is not None
+    assert (slot["run_id"], slot["attempt"], slot["seq"]) == (run_id, 1, granted)
+    assert (node["slots_used"], node["cpus_used"], node["seq"]) == (1, 1, granted)
+    started = model.log.start(run_id, slots=(1,))
+    run, attempt = model.run(run_id), model.attempt(run_id)
+    assert (run["status"], run["pid"], run["host"], run["seq"]) == ("RUNNING", 4242, "gpu01.lab", started)
+    assert (attempt["status"], attempt["pid"], attempt["node"]) == ("RUNNING", 4242, "gpu01")
+    assert model.node()["seq"] == granted, "a start changes nothing of a node"
+
+
+def test_an_end_keeps_what_the_worker_told_last_and_frees_the_slot(model: Model) -> None:
+    run_id = model.running()
+    ended = model.log.by_agent(Completed(run_id=run_id, attempt=1, last_heartbeat=TOLD), "gpu01")
+    run, attempt, slot = model.run(run_id), model.attempt(run_id), model.slot()
+    for row in (run, attempt):
+        assert (row["status"], row["exit_code"], row["step"]) == ("COMPLETED", 0, 1200)
+        assert (row["ready_at"], row["metrics"]) == (TOLD.ready_at, '{"reward":195.5}')
+        assert row["ended_at"] == "2026-09-21T14:13:20.006000Z"
+    assert (run["seq"], run["node"]) == (ended, "gpu01")
+    assert slot is not None
+    assert (slot["run_id"], slot["attempt"], slot["seq"]) == (None, None, ended)
+    assert (model.node()["slots_used"], model.node()["seq"]) == (0, ended)
+
+
+def test_an_end_without_a_last_heartbeat_clears_what_was_told(model: Model) -> None:
+    run_id = model.running()
+    model.fail(run_id)
+    run = model.run(run_id)
+    assert (run["status"], run["failure_reason"], run["exit_code"]) == ("FAILED", "exit_code", 3)
+    assert (run["step"], run["last_heartbeat_at"], run["metrics"]) == (None, None, "{}")
+
+
+def test_a_requeue_clears_the_attempts_columns_and_keeps_them_with_the_attempt(model: Model) -> None:
+    run_id = model.running(RETRIES)
+    model.fail(run_id, last_heartbeat=TOLD)
+    run, attempt = model.run(run_id), model.attempt(run_id)
+    assert (run["status"], run["attempt"], run["slots"], run["metrics"]) == ("PENDING", 2, "[]", "{}")
+    assert {name: run[name] for name in ATTEMPT_COLUMNS} == dict.fromkeys(ATTEMPT_COLUMNS)
+    assert (attempt["status"], attempt["exit_code"], attempt["step"]) == ("FAILED", 3, 1200)
+    assert model.told(run_id)[-1] == ("failed", "exit 3, queued again: attempt 2 in 10 s")
+
+
+def test_a_retry_of_an_ended_run_is_its_next_attempt(model: Model) -> None:
+    run_id = model.running()
+    model.log.by_gateway(CancelRequested(run_id=run_id))
+    model.fail(run_id)
+    assert model.run(run_id)["status"] == "CANCELLED"
+    seq = model.log.by_gateway(RetryRequested(run_id=run_id, attempt=1, requested_by="ada"))
+    run = model.run(run_id)
+    assert (run["status"], run["attempt"], run["seq"]) == ("PENDING", 2, seq)
+    assert (run["cancel_requested"], run["exit_code"], run["ended_at"]) == (False, None, None)
+    assert model.attempt(run_id)["exit_code"] == 3
+    assert model.told(run_id)[-2:] == [
+        ("failed", "exit 3, cancelled as requested"),
+        ("retry_requested", "retry requested by ada: attempt 2 is queued"),
+    ]
+
+
+def test_a_late_end_changes_the_attempts_late_result_alone(model: Model) -> None:
+    run_id = model.running()
+    model.log.by_gateway(CancelRequested(run_id=run_id, reason="too slow"))
+    model.log.by_agent(Cancelled(run_id=run_id, attempt=1), "gpu01")
+    before = model.run(run_id)
+    model.log.complete(run_id)
+    assert model.run(run_id) == before
+    assert model.attempt(run_id)["late_result"] == "COMPLETED"
+    model.fail(run_id)
+    assert model.attempt(run_id)["late_result"] == "FAILED exit_code 3"
+    assert model.told(run_id)[-1] == ("failed", "too late to count: gpu01 reported attempt 1 as exit 3")
+
+
+def test_a_late_end_of_a_node_that_never_had_the_attempt_is_passed_over(model: Model) -> None:
+    run_id = model.running()
+    model.fail(run_id)
+    before = model.told(run_id)
+    model.fail(run_id, node="gpu02")
+    assert model.attempt(run_id)["late_result"] is None
+    assert model.told(run_id) == before
+
+
+def test_what_does_not_count_is_not_told(model: Model) -> None:
+    run_id = model.log.submit(RETRIES)
+    model.log.by_gateway(CancelRequested(run_id=run_id))
+    before = model.told(run_id), model.run(run_id)
+    model.log.by_gateway(CancelRequested(run_id=run_id))
+    model.log.submit(RETRIES)
+    model.log.dispatch(run_id, attempt=7)
+    model.log.dispatch(run_id, epoch=99)
+    model.log.start(run_id)
+    assert (model.told(run_id), model.run(run_id)) == before
+
+
+def test_a_run_cancelled_in_the_queue_ends_without_an_attempt(model: Model) -> None:
+    run_id = model.log.submit()
+    model.log.by_gateway(CancelRequested(run_id=run_id, reason="a typo", requested_by="ada"))
+    model.log.by_dispatcher(Cancelled(run_id=run_id, attempt=1, epoch=model.log.epoch, reason="a typo"))
+    run = model.run(run_id)
+    assert (run["status"], run["cancel_requested"], run["failure_reason"]) == ("CANCELLED", True, None)
+    assert run["ended_at"] is not None
+    assert model.table("attempts") == []
+    assert [text for _, text in model.told(run_id)] == [
+        "submitted by local",
+        "cancel requested by ada: a typo",
+        "cancelled: a typo",
+    ]
+
+
+def test_a_removed_node_ends_its_attempts_and_loses_its_slots(model: Model) -> None:
+    run_id = model.running(RETRIES)
+    lost = NodeLost(node="gpu01", incarnation="gpu01-a", epoch=model.log.epoch, silent_s=15)
+    model.log.by_dispatcher(lost)
+    assert model.node()["status"] == "lost"
+    assert model.run(run_id)["status"] == "RUNNING"
+    model.log.by_gateway(NodeRemoved(node="gpu01", incarnation="gpu01-a"))
+    assert model.run(run_id)["status"] == "PENDING"
+    assert model.attempt(run_id)["failure_reason"] == "node_lost"
+    assert (model.node()["status"], model.node()["slots_used"]) == ("removed", 0)
+    assert model.table("slots") == []
+    text = "node gpu01 was removed, queued again: attempt 2 in 10 s"
+    assert model.told(run_id)[-1] == ("node_removed", text)
+
+
+def test_a_slot_that_left_the_inventory_stays_while_an_attempt_holds_it(model: Model) -> None:
+    run_id = model.log.submit()
+    model.log.dispatch(run_id, slots=(1,))
+    model.log.join(slots=1, attempts=(AttemptRef(run_id, 1),))
+    slot = model.slot(1)
+    assert slot is not None
+    assert slot["run_id"] == run_id
+    model.log.complete(run_id)
+    assert model.slot(1) is None
+    assert model.slot(0) is not None
+
+
+def test_an_unhealthy_slot_is_told_by_its_own_row(model: Model) -> None:
+    before = model.slot(1)
+    seq = model.log.by_agent(SlotUnhealthy(node="gpu01", incarnation="gpu01-a", index=0), "gpu01")
+    slot = model.slot(0)
+    assert slot is not None
+    assert (slot["healthy"], slot["seq"]) == (False, seq)
+    assert model.slot(1) == before
+    assert model.node()["seq"] < seq, "none of the node's own columns changed"
+
+
+def test_a_stopping_moves_no_column_and_is_told_once(model: Model) -> None:
+    run_id = model.running()
+    before = model.run(run_id)
+    stopping = Stopping(
+        run_id=run_id,
+        attempt=1,
+        epoch=model.log.epoch,
+        node="gpu01",
+        incarnation="gpu01-a",
+        reason="cancel",
+    )
+    model.log.by_dispatcher(stopping)
+    model.log.by_dispatcher(stopping)
+    after = model.run(run_id)
+    assert {k: v for k, v in after.items() if k != "fold"} == {k: v for k, v in before.items() if k != "fold"}
+    assert [type_ for type_, _ in model.told(run_id)].count("stopping") == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (
+            TimedOut(run_id="", attempt=1, failure_reason=FailureReason.WORKER_TIMEOUT, timeout_s=300),
+            "silent for 300 s",
+        ),
+        (
+            TimedOut(run_id="", attempt=1, failure_reason=FailureReason.TIME_LIMIT, timeout_s=60),
+            "stopped at its time limit of 60 s",
+        ),
+        (Failed(run_id="", attempt=1, failure_reason=FailureReason.SIGNAL, signal=9), "killed by signal 9"),
+        (
+            Failed(run_id="", attempt=1, failure_reason=FailureReason.SPAWN_ERROR, message="no such file: x"),
+            "could not be started: no such file: x",
+        ),
+        (Completed(run_id="", attempt=1), "completed"),
+    ],
+)
+def test_each_end_is_told_in_plain_words(model: Model, event: Any, text: str) -> None:
+    run_id = model.running()
+    model.log.by_agent(msgspec.structs.replace(event, run_id=run_id), "gpu01")
+    assert model.told(run_id)[-1][1] == text
+
+
+def test_an_unknown_failure_reason_counts_as_unspecified_and_is_kept_aside(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = model.running()
+    model.fail(run_id)
+    message = model.log.messages.pop()
+    body = message.body.replace(b'"failure_reason":"exit_code"', b'"failure_reason":"cosmic_ray"')
+    model.log.messages.append(message._replace(body=body))
+    assert model.run(run_id)["failure_reason"] == "UNSPECIFIED"
+    [kept] = model.table("quarantine")
+    assert (kept["seq"], kept["subject"], kept["body"]) == (message.seq, message.subject, body)
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert str(message.seq) in warning.getMessage()
+    assert message.subject in warning.getMessage()
+
+
+def test_poison_is_kept_aside_and_what_follows_is_folded(model: Model) -> None:
+    poison = model.log.raw("trainshed.events.run.abc.agent.exploded.gpu01", b"\xff not json")
+    run_id = model.log.submit()
+    assert model.run(run_id)["status"] == "PENDING"
+    [kept] = model.table("quarantine")
+    assert (kept["seq"], kept["body"]) == (poison, b"\xff not json")
+    assert "exploded" in kept["reason"]
