@@ -10,9 +10,10 @@ slot has a row while its node's last inventory names it and the node is not remo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
+from msgspec import Raw
 
 from events.codec import StoredEvent, Unreadable
 from events.config import stored_config
@@ -36,6 +37,7 @@ from events.types import (
 from projections import wording
 from projections.rows import (
     EMPTY_LIST,
+    EMPTY_OBJECT,
     MODULUS,
     AttemptRow,
     NodeRow,
@@ -55,7 +57,6 @@ R = TypeVar("R", RunRow, AttemptRow, SlotRow, NodeRow)
 
 _STATUS = {status: status.value for status in RunStatus}
 _REASON: Mapping[FailureReason | None, str | None] = {None: None, **{r: r.value for r in FailureReason}}
-_NOTHING_TOLD = LastHeartbeat()
 _NONE_ENDED: dict[str, EndedAttempt] = {}
 
 
@@ -76,9 +77,8 @@ class RunEntry(Entry[RunRow]):
     __slots__ = ("fresh", "run")
 
     def __init__(self, row: RunRow, run: Run, digest: int | None = 0) -> None:
-        super().__init__(row, digest)
-        self.run = run
-        self.fresh = False
+        self.row, self.digest, self.dirty = row, digest, False  # not by super(): there are very many
+        self.run, self.fresh = run, False
 
 
 class Past(Protocol):
@@ -461,7 +461,8 @@ class Projection:
         time: str,
     ) -> None:
         run, number = change.after, end.attempt.attempt
-        told = getattr(event, "last_heartbeat", None) or _NOTHING_TOLD
+        heartbeat = getattr(event, "last_heartbeat", None)
+        told = _NOTHING_TOLD if heartbeat is None else Told.of(heartbeat)
         exit_code = fitting(getattr(event, "exit_code", None))
         signal = fitting(getattr(event, "signal", None))
         entry = self._attempt(row.submit_seq, number)
@@ -596,16 +597,38 @@ class Projection:
             row.seq, row.updated_at = seq, time
 
 
-def _told(row: RunRow | AttemptRow, told: LastHeartbeat) -> None:
+class Told(NamedTuple):
+    """A worker's last words as columns have them."""
+
+    ready_at: str | None
+    last_heartbeat_at: str | None
+    status_text: str | None
+    step: int | float | None
+    progress: float | None
+    metrics: Raw
+
+    @classmethod
+    def of(cls, last: LastHeartbeat) -> Told:
+        """What an end carries."""
+        progress = (
+            None if last.progress is None else last.progress + 0.0
+        )  # no database keeps the sign of -0.0
+        return cls(
+            last.ready_at,
+            last.last_heartbeat_at,
+            last.status_text,
+            plain_number(last.step),
+            progress,
+            sorted_json(last.metrics),
+        )
+
+
+_NOTHING_TOLD = Told(None, None, None, None, None, EMPTY_OBJECT)
+
+
+def _told(row: RunRow | AttemptRow, told: Told) -> None:
     """Set for good what the worker told last (nothing: cleared)."""
-    row.ready_at, row.last_heartbeat_at, row.status_text = (
-        told.ready_at,
-        told.last_heartbeat_at,
-        told.status_text,
-    )
-    row.step = plain_number(told.step)
-    row.progress = None if told.progress is None else told.progress + 0.0
-    row.metrics = sorted_json(told.metrics)
+    row.ready_at, row.last_heartbeat_at, row.status_text, row.step, row.progress, row.metrics = told
 
 
 def _node_row(node: Node) -> NodeRow:

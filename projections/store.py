@@ -67,19 +67,18 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Columns:
-    """How rows of one struct become parameters: JSON columns as text."""
+    """How rows of one struct become parameters: JSON columns as text, and last."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self._get = attrgetter(*names)
-        self._json = tuple(place for place, name in enumerate(names) if name in JSON_COLUMNS)
+        self._plain = attrgetter(*(name for name in names if name not in JSON_COLUMNS))
+        json = tuple(name for name in names if name in JSON_COLUMNS)
+        self._json = tuple(attrgetter(name) for name in json)
+        self.names = (*(name for name in names if name not in JSON_COLUMNS), *json)
 
-    def of(self, row: Row) -> list[Any]:
+    def of(self, row: Row) -> tuple[Any, ...]:
         """The row's values in the order of ``names``."""
-        values = list(self._get(row))
-        for place in self._json:
-            values[place] = str(values[place], "utf-8")
-        return values
+        values: tuple[Any, ...] = self._plain(row)
+        return values + tuple([str(get(row), "utf-8") for get in self._json])
 
 
 class Store:
@@ -94,8 +93,8 @@ class Store:
         self._attempt = Columns(AttemptRow.__struct_fields__)
         self._slot = Columns(SlotRow.__struct_fields__)
         self._node = Columns(NodeRow.__struct_fields__)
-        self._put_run = db.upsert(tables.runs, (*_RUN, "config", "fold"), ("run_id",))
-        self._change_run = db.update(tables.runs, (*_CHANGES, "fold"), "run_id")
+        self._put_run = db.upsert(tables.runs, (*self._run.names, "config", "fold"), ("run_id",))
+        self._change_run = db.update(tables.runs, (*self._run_changes.names, "fold"), "run_id")
         attempt_key = ("submit_seq", "attempt")
         self._put_attempt = db.upsert(tables.attempts, ("submit_seq", *self._attempt.names), attempt_key)
         self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
@@ -241,7 +240,7 @@ class Store:
 
     def put_slots(self, rows: list[SlotRow]) -> None:
         """Put slots' rows, within the caller's transaction."""
-        self.database.many(self.connection, self._put_slot, [tuple(self._slot.of(row)) for row in rows])
+        self.database.many(self.connection, self._put_slot, [self._slot.of(row) for row in rows])
 
     def put_attempts(self, rows: list[tuple[int, AttemptRow]]) -> None:
         """Put attempts' rows, with their runs' ``submit_seq``, within the caller's transaction."""

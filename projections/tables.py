@@ -29,9 +29,9 @@ metadata = MetaData()
 
 _BIG = BigInteger()
 _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KEY is SQLite's own row id
-# These two as text: an index of some rows is only used for its own condition, word for word.
-IS_LIVE = text("status IN ('PENDING', 'DISPATCHING', 'RUNNING')")
-IS_ENDED = text("status IN ('COMPLETED', 'FAILED', 'CANCELLED')")
+# Only a run that has ended has an end. As text: an index of some rows is only used for its own condition, word for word.
+IS_LIVE = text("ended_at IS NULL")
+IS_ENDED = text("ended_at IS NOT NULL")
 BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained"})
 JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "other_pids"})
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""

@@ -29,6 +29,8 @@ _log = get_logger("api")
 LOCAL = "local"
 """Who asks on the plain subjects, where no account vouches for anybody."""
 _ACCOUNT_TOKEN = 3
+END_S = 0.5
+"""Seconds to tell the server that a service ends: nats-py waits 10 for each of its endpoints."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -58,6 +60,17 @@ class Call(msgspec.Struct, frozen=True):
 
 Handler = Callable[[Call], Awaitable[object]]
 """What it returns is the answer; an async iterator of bytes is answered in as many messages."""
+
+
+async def end_service(nc: SafeClient, service: Service) -> None:
+    """Take no new requests. A server that does not answer is not waited for: the connection is closed soon after."""
+    if not nc.is_connected:
+        return
+    try:
+        async with asyncio.timeout(END_S):
+            await service.stop()
+    except (TimeoutError, nats.errors.Error) as error:
+        _log.debug("service stop", error=str(error) or type(error).__name__)
 
 
 class ApiServer:
@@ -90,11 +103,8 @@ class ApiServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._service is not None and not self._nc.is_closed:
-            try:
-                await self._service.stop()
-            except nats.errors.Error as stop_error:
-                _log.debug("service stop", error=str(stop_error))
+        if self._service is not None:
+            await end_service(self._nc, self._service)
         await self._tasks.__aexit__(kind, error, trace)
 
     def _receiver(self, call: str, handler: Handler) -> Callable[[Request], Awaitable[None]]:

@@ -27,11 +27,13 @@ class ProjectorProcess:
     name = "projector"
 
     def __init__(self, endpoint: Endpoint, environment: Mapping[str, str]) -> None:
+        # Whatever the caller's environment says of another server is not meant for this child.
         self._environment = {
             **environment,
             "TRAINSHED_NATS_URL": endpoint.url,
             "TRAINSHED_NATS_USER": endpoint.user or "",
             "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
+            "TRAINSHED_NATS_PASSWORD_FILE": "",
         }
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()

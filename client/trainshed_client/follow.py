@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Range, read_range
+from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Range, Requests, read_range
 from trainshed_client.records import AttemptRecord, RunRecord
 from trainshed_client.statuses import RunStatus
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
-    from trainshed_client.client import Trainshed
+    from trainshed_client.answers import RunView
+    from trainshed_client.nats_client import SafeClient
     from trainshed_client.watch import RunWatch
 
 BUFFERED_BYTES = 1024 * 1024
@@ -28,6 +29,20 @@ BUFFERED_BYTES = 1024 * 1024
 
 RETRY_S = 0.5
 _LIVE = (RunStatus.DISPATCHING, RunStatus.RUNNING)
+
+
+class Runs(Requests, Protocol):
+    """The connection class, as far as following a run's output needs it."""
+
+    nc: SafeClient
+
+    async def run(self, run: str) -> RunView:
+        """Everything about one run."""
+        ...
+
+    def watch(self, run_ids: list[str], *, wake: asyncio.Event, patient: bool) -> RunWatch:
+        """The run's record and each change after it."""
+        ...
 
 
 class RunOutput:
@@ -38,14 +53,14 @@ class RunOutput:
     """
 
     def __init__(
-        self, trainshed: Trainshed, run_id: str, *, first_attempt: int | None = None, patient: bool = False
+        self, runs: Runs, run_id: str, *, first_attempt: int | None = None, patient: bool = False
     ) -> None:
         self.run_id = run_id
         self.missing: list[str] = []
-        self._trainshed = trainshed
+        self._runs = runs
         self._first = first_attempt
         self._wake = asyncio.Event()
-        self._watch: RunWatch = trainshed.watch([run_id], wake=self._wake, patient=patient)
+        self._watch: RunWatch = runs.watch([run_id], wake=self._wake, patient=patient)
         self._following: _AttemptOutput | None = None
         self._done = 0
         """Attempts up to this one have been handed out."""
@@ -128,7 +143,7 @@ class RunOutput:
     async def _attempts(self) -> list[AttemptRecord]:
         while True:
             try:
-                view = await self._trainshed.run(self.run_id)
+                view = await self._runs.run(self.run_id)
             except TrainshedError as error:
                 if error.code is not ErrorCode.UNAVAILABLE:
                     raise
@@ -139,7 +154,7 @@ class RunOutput:
 
     async def _begin(self, attempt: int, node: str) -> None:
         self._done = attempt - 1
-        self._following = _AttemptOutput(self._trainshed, self.run_id, attempt, node, self._wake)
+        self._following = _AttemptOutput(self._runs, self.run_id, attempt, node, self._wake)
         await self._following.open()
 
 
@@ -167,13 +182,11 @@ class _StreamState:
 class _AttemptOutput:
     """Both streams of one attempt, chunk by chunk in the order of their arrival."""
 
-    def __init__(
-        self, trainshed: Trainshed, run_id: str, attempt: int, node: str, wake: asyncio.Event
-    ) -> None:
+    def __init__(self, runs: Runs, run_id: str, attempt: int, node: str, wake: asyncio.Event) -> None:
         self.attempt = attempt
         self.node = node
         self.finished = False
-        self._trainshed = trainshed
+        self._runs = runs
         self._run_id = run_id
         self._wake = wake
         self._ended = False
@@ -185,7 +198,7 @@ class _AttemptOutput:
 
     async def open(self) -> None:
         """Subscribe, and be sure that the server knows it, before anything is read."""
-        nc = self._trainshed.nc
+        nc = self._runs.nc
         nc.reconnect_hooks.add(self._look_again)
         self._subscription = await nc.subscribe(
             subjects.output(self._run_id, self.attempt, self.node, "*"),
@@ -196,7 +209,7 @@ class _AttemptOutput:
         await nc.flush()
 
     async def close(self) -> None:
-        nc = self._trainshed.nc
+        nc = self._runs.nc
         nc.reconnect_hooks.discard(self._look_again)
         if self._retry is not None:
             self._retry.cancel()
@@ -263,7 +276,7 @@ class _AttemptOutput:
         told = state.known_end
         try:
             found = await read_range(
-                self._trainshed, self.node, self._run_id, self.attempt, state.name, state.position, limit
+                self._runs, self.node, self._run_id, self.attempt, state.name, state.position, limit
             )
         except TrainshedError as error:
             if error.code is not ErrorCode.NOT_FOUND:

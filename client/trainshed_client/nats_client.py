@@ -25,6 +25,7 @@ CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S = 5
 REPEAT_QUIET_S = 30.0
+PING = b"PING\r\n"
 
 OnError = Callable[[Exception], None]
 OnEvent = Callable[[], Awaitable[None]]
@@ -91,6 +92,12 @@ class SafeClient(nats.aio.client.Client):
             for callback in (self._disconnected_cb, self._closed_cb) if do_cbs else ():
                 if callback is not None:
                     await callback()
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        """A PING that waits its turn: nats-py writes it past what is pending, so that a flush would prove nothing."""
+        self._pongs.append(future if future is not None else asyncio.Future())
+        await self._send_command(PING)
+        await self._flush_pending()
 
     async def abandon(self) -> None:
         """Close without callbacks: nobody was told of this connection."""

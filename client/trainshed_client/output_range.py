@@ -6,7 +6,7 @@ Owns that call and the order of two streams; knows nothing of live output.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -15,13 +15,21 @@ from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
-    from trainshed_client.client import Trainshed
+    from nats.aio.msg import Msg
 
 RANGE_BYTES = 128 * 1024
 """The most bytes that one answer has."""
 
 STREAMS = ("stdout", "stderr")
 _LONGEST_INDEX_LINE = 4096
+
+
+class Requests(Protocol):
+    """Who asks a service on NATS: the connection class, as far as this module needs it."""
+
+    async def request(self, subject: str, payload: bytes) -> Msg:
+        """One request, answered by any message; raises TrainshedError."""
+        ...
 
 
 class OutputChunk(NamedTuple):
@@ -55,7 +63,7 @@ _SEEN = msgspec.json.Decoder(_Seen)
 
 
 async def read_range(
-    trainshed: Trainshed,
+    asks: Requests,
     node: str,
     run_id: str,
     attempt: int,
@@ -68,7 +76,7 @@ async def read_range(
     Raises UNAVAILABLE where the node's agent does not answer, NOT_FOUND where it has no such attempt.
     """
     request = {"run_id": run_id, "attempt": attempt, "stream": stream, "offset": offset, "limit": limit}
-    answer = await trainshed.request(subjects.node_output(node), msgspec.json.encode(request))
+    answer = await asks.request(subjects.node_output(node), msgspec.json.encode(request))
     headers = answer.headers or {}
     try:
         return Range(answer.data, int(headers[subjects.OFFSET_HEADER]), int(headers[subjects.SIZE_HEADER]))
@@ -79,16 +87,16 @@ async def read_range(
 
 
 async def stored_output(
-    trainshed: Trainshed, run_id: str, attempt: int, node: str, *, streams: Sequence[str] = STREAMS
+    asks: Requests, run_id: str, attempt: int, node: str, *, streams: Sequence[str] = STREAMS
 ) -> AsyncIterator[OutputChunk]:
     """What the files of an attempt hold now, both streams in the order of their coming as far as the index knows it.
 
     Raises as `read_range`.
     """
-    files = {name: _File(trainshed, node, run_id, attempt, name) for name in streams}
+    files = {name: _File(asks, node, run_id, attempt, name) for name in streams}
     for file in files.values():
         await file.look()
-    index = _File(trainshed, node, run_id, attempt, "index")
+    index = _File(asks, node, run_id, attempt, "index")
     await index.look()
     async for line in index.lines():
         try:
@@ -118,9 +126,9 @@ async def timed_lines(chunks: AsyncIterator[OutputChunk]) -> AsyncIterator[Outpu
 class _File:
     """One file, read from its beginning to the size that it had when it was looked at, a range at a time."""
 
-    def __init__(self, trainshed: Trainshed, node: str, run_id: str, attempt: int, name: str) -> None:
+    def __init__(self, asks: Requests, node: str, run_id: str, attempt: int, name: str) -> None:
         self.size = 0
-        self._trainshed = trainshed
+        self._asks = asks
         self._node = node
         self._run_id = run_id
         self._attempt = attempt
@@ -156,7 +164,7 @@ class _File:
                 yield line
 
     async def _range(self, offset: int) -> Range:
-        return await read_range(self._trainshed, self._node, self._run_id, self._attempt, self._name, offset)
+        return await read_range(self._asks, self._node, self._run_id, self._attempt, self._name, offset)
 
     def _split(self, count: int) -> tuple[bytes, bytes]:
         return (self._ahead, b"") if count >= len(self._ahead) else (self._ahead[:count], self._ahead[count:])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import assert_never
 
 import nats.errors
-import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -70,12 +69,13 @@ from services.agent.session_types import (
 )
 from services.agent.words import PAUSE_S, Words, reconnected
 from services.agent.workers import Workers, boot_id
+from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.subjects import Role
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 LAST_WORDS_S = 5.0
 """Seconds that an agent whose workers are all ended goes on trying to tell their ends before it exits."""
@@ -220,7 +220,12 @@ class AgentService:
             inventory=self._inventory,
             folders=self._folders,
         )
-        blanks = Blanks(self._folders.state_dir, self._folders.runs_dir, identity.node)
+        blanks = Blanks(
+            self._folders.state_dir,
+            self._folders.runs_dir,
+            identity.node,
+            with_output=self._folders.var_logs_dir is None,
+        )
         output = Output(self._nc, identity.node, self._clock)
         pushed: Subscription | None = None
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from events.codec import Writer
 from events.log import UnknownOutcome, last_message
@@ -24,10 +23,11 @@ from services.agent.heartbeats import OUTPUT_EVERY_S, RunHeartbeats
 from services.agent.output import Output, Tail
 from services.agent.telemetry import is_telemetry
 from services.agent.words import Words
+from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 _STDOUT_LOOK = 64 * 1024
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]

@@ -19,6 +19,8 @@ INTENT: Final = "intent.json"
 STARTED: Final = "started.json"
 STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
+TEMPORARIES: Final = (".started.json.tmp", ".exit.json.tmp")
+"""What the shim writes before it renames; they may be there ahead."""
 
 
 class StopReason(enum.StrEnum):
@@ -189,13 +191,18 @@ def _read(path: Path, kind: type[T]) -> T | None:
         return None
 
 
+def write_all(fd: int, record: msgspec.Struct) -> None:
+    """Write all of the record's JSON. Raises OSError."""
+    data = memoryview(msgspec.json.encode(record))
+    while data:
+        data = data[os.write(fd, data) :]
+
+
 def _write(path: Path, record: msgspec.Struct, *, durable: bool) -> None:
     temporary = f"{path.parent}/.{path.name}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        data = memoryview(msgspec.json.encode(record))
-        while data:
-            data = data[os.write(fd, data) :]
+        write_all(fd, record)
         if durable:
             os.fsync(fd)
         os.rename(temporary, path)

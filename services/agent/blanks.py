@@ -13,18 +13,20 @@ import shutil
 from collections import deque
 from pathlib import Path
 
-import msgspec
-
 from services.agent import attempt_files
-from services.agent.folders import ARTIFACTS
+from services.agent.folders import ARTIFACTS, OUTPUT_FILES
 
 KEPT = 16
 
 
 class Blanks:
-    """Blank folders for the first attempts of new runs: one of the state folder's, one of the runs' folder."""
+    """Blank folders for the first attempts of new runs: one of the state folder's, one of the runs' folder.
 
-    def __init__(self, state_dir: Path, runs_dir: Path, node: str) -> None:
+    Every file that stands on the way to exec is in them, empty. ``with_output``: those for output too.
+    """
+
+    def __init__(self, state_dir: Path, runs_dir: Path, node: str, *, with_output: bool = True) -> None:
+        self._with_output = with_output
         self._state = f"{state_dir}/blank"
         self._runs = f"{runs_dir}/.blank/{node}"
         self._ready: deque[str] = deque()
@@ -48,10 +50,12 @@ class Blanks:
             name = str(self._made)
             os.mkdir(f"{self._state}/{name}")
             os.mkdir(f"{self._state}/{name}/1")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            os.close(os.open(f"{self._state}/{name}/1/{attempt_files.LOCK}", flags, 0o644))
+            for file in (attempt_files.LOCK, attempt_files.INTENT, *attempt_files.TEMPORARIES):
+                _touch(f"{self._state}/{name}/1/{file}", 0o644)
             os.makedirs(f"{self._runs}/{name}/attempts/1")
             os.mkdir(f"{self._runs}/{name}/{ARTIFACTS}")
+            for file in OUTPUT_FILES if self._with_output else ():
+                _touch(f"{self._runs}/{name}/attempts/1/{file}", 0o666)
             self._ready.append(name)
 
     def take(self) -> str | None:
@@ -65,8 +69,11 @@ class Blanks:
         """
         blank = f"{self._state}/{name}"
         # Nobody looks here before the rename: no temporary file is needed.
-        with open(f"{blank}/1/{attempt_files.INTENT}", "xb") as file:
-            file.write(msgspec.json.encode(intent))
+        fd = os.open(f"{blank}/1/{attempt_files.INTENT}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            attempt_files.write_all(fd, intent)
+        finally:
+            os.close(fd)
         return _renamed(blank, folder.parent)
 
     def put_run(self, name: str, folder: Path) -> bool:
@@ -86,3 +93,7 @@ def _renamed(blank: str, folder: Path) -> bool:
     with contextlib.suppress(OSError):
         shutil.rmtree(blank)
     return False
+
+
+def _touch(path: str, mode: int) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode))

@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import structlog
-
 from events.types import GpuReading, NodeEvent, SlotHealthy, SlotUnhealthy
 from services.agent.gpus import Gpus
+from services.logging import get_logger
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 SAMPLE_EVERY_S = 5.0
 Tell = Callable[[NodeEvent], Awaitable[None]]

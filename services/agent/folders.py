@@ -19,7 +19,9 @@ RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
 MAX_ATTEMPT = 10**9
 ARTIFACTS = "artifacts"
 ARTIFACTS_LIST = "artifacts.json"
+OUTPUT_FILES = ("stdout.log", "stderr.log")
 NOTHING = OnDisk()
+_LINKED = ".marker"
 
 
 def is_ref(run_id: object, attempt: object) -> bool:
@@ -62,13 +64,23 @@ class Folders(msgspec.Struct, frozen=True):
     def make_roots(self) -> None:
         """Make what every attempt needs once. Raises OSError."""
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _touch(f"{self.opened}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
         self.runs_dir.mkdir(parents=True, exist_ok=True)
 
     def mark(self, ref: AttemptRef) -> None:
-        """Make the open marker. Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        os.close(os.open(f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}", flags, 0o600))
+        """Make the open marker. Raises OSError.
+
+        A link to one empty file: a file of its own, made and removed with each attempt, takes the file system (ext4
+        looks past what was removed lately) ever longer to make.
+        """
+        marker = f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}"
+        try:
+            os.link(f"{self.state_dir}/open/{_LINKED}", marker)
+        except FileExistsError:
+            pass
+        except OSError:  # no such links here, or too many
+            _touch(marker)
 
     def unmark(self, ref: AttemptRef) -> None:
         """The end was acknowledged."""
@@ -103,3 +115,7 @@ class Folders(msgspec.Struct, frozen=True):
             started=os.path.exists(f"{folder}/{attempt_files.STARTED}"),
             ended=os.path.exists(f"{folder}/{attempt_files.EXIT}"),
         )
+
+
+def _touch(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

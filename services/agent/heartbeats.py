@@ -13,18 +13,18 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import nats.errors
-import structlog
 
 from events.codec import Writer, decode_heartbeat, event_id
 from events.log import Conflict, Guard, Refused, UnknownOutcome, last_message, publish
 from events.times import rfc3339
 from events.types import AttemptRef, GpuReading, NodeHeartbeat, RunHeartbeat, Told
 from services.agent.gpus import GpuSample
+from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 NODE_EVERY_S = 5.0
 RUN_EVERY_S = 1.0

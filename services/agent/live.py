@@ -10,8 +10,6 @@ import contextlib
 import os
 from collections.abc import Callable
 
-import structlog
-
 from events.types import AttemptRef
 from services.agent import attempt_files
 from services.agent.attempt import AttemptWork, Parts
@@ -29,8 +27,9 @@ from services.agent.session_types import (
 )
 from services.agent.words import PAUSE_S
 from services.agent.workers import ShimAlive, ShimGone, WorkerHeartbeat, Workers, WorkerStarted
+from services.logging import get_logger
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 FOLLOW_AFTER_S = 0.02
 """Seconds from a worker's start until its output is followed: one that ends sooner is told of as a whole."""

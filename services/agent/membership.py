@@ -8,18 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from events.types import AttemptRef, NodeJoined, NodeLeft
 from services.agent.heartbeats import NodeHeartbeats
 from services.agent.identity import Identity
 from services.agent.inventory import Inventory
 from services.agent.session_types import AppendLeft, Joined, JoinRefused, Left, NameRead
 from services.agent.words import Words
+from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client.errors import ErrorCode, TrainshedError
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 LEAVE_S = 0.6
 """Seconds that a leaving agent waits for NodeLeft to be stored; without it the node counts as lost a little later."""

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nats.errors
-import structlog
 from asyncinotify import Inotify, Mask, Watch
 
 from events.times import rfc3339
 from events.types import AttemptRef
 from services.agent import output_index, telemetry
 from services.agent.output_index import OutputIndex, Seen
+from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 STREAMS = ("stdout", "stderr")
 CHUNK = 64 * 1024

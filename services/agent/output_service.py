@@ -15,7 +15,6 @@ from typing import Any, Self
 import msgspec
 import nats.errors
 import nats.micro
-import structlog
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
@@ -23,13 +22,14 @@ from events.types import AttemptRef
 from services.agent import attempt_files
 from services.agent.folders import Folders, is_ref
 from services.agent.output_index import INDEX
-from services.api import error_answer
+from services.api import end_service, error_answer
+from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 MAX_BYTES = 128 * 1024
 FILES = {"stdout": "stdout.log", "stderr": "stderr.log", "index": INDEX}
@@ -130,11 +130,8 @@ class OutputService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._service is not None and self._nc.is_connected:
-            try:
-                await self._service.stop()
-            except nats.errors.Error as stop_error:
-                _log.debug("service stop", error=str(stop_error))
+        if self._service is not None:
+            await end_service(self._nc, self._service)
         await self._tasks.__aexit__(kind, error, trace)
 
     def _receiver(self) -> Callable[[Request], Awaitable[None]]:

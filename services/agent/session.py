@@ -405,7 +405,7 @@ def _reclaimed(state: State) -> Step:
 
 
 def _leave(state: State) -> AppendLeft:
-    return AppendLeft(state.joined, max(state.upto, state.joined), _refs(state))
+    return AppendLeft(state.joined, state.upto, _refs(state))
 
 
 # --- small things ------------------------------------------------------------------------------------------

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from events.codec import NewEvent, StoredEvent, Unreadable, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.types import (
@@ -21,10 +19,11 @@ from events.types import (
     Started,
 )
 from services.agent.session_types import Name
+from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.subjects import Role
 
-_log = structlog.get_logger("trainshed.agent")
+_log = get_logger("agent")
 
 WORDS = ("started", "completed", "failed", "cancelled", "timed_out")
 """What an agent may say of a run: its guard covers these five literal subjects."""

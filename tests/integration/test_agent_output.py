@@ -80,7 +80,7 @@ async def test_output_is_live_while_the_worker_runs_and_ends_with_its_size(stage
     ref, go_on = new_ref(), stage.root / "go_on"
     out = await listen(stage, subjects.output(ref.run_id, 1, NODE, "stdout"))
     err = await listen(stage, subjects.output(ref.run_id, 1, NODE, "stderr"))
-    script = "import sys; print('hello', flush=True); print('oh', file=sys.stderr, flush=True)"
+    script = "import os; os.write(1, b'hello\\n'); os.write(2, b'oh\\n')"
     async with stage.agent():
         await stage.dispatch(ref, script_that_waits(script, go_on))
         await eventually(lambda: out.chunks and err.chunks)
@@ -189,9 +189,9 @@ async def test_an_agent_that_comes_back_goes_on_where_the_index_ends(stage: Stag
     ref, one, two = new_ref(), stage.root / "one", stage.root / "two"
     script = f"""
 import os, time
-print("first", flush=True)
+os.write(1, b"first\\n")
 while not os.path.exists({str(one)!r}): time.sleep(0.01)
-print("second", flush=True)
+os.write(1, b"second\\n")
 """
     out = await listen(stage, subjects.output(ref.run_id, 1, NODE, "stdout"))
     async with stage.agent() as first:

@@ -212,7 +212,9 @@ def test_a_refused_credential_says_what_to_write_instead(stack: Stack) -> None:
 def test_one_bad_config_of_a_sweep_refuses_all(stack: Stack, tmp_path: Path) -> None:
     before = stack.trainshed("ls", json=True)["seq"]
     sweep = tmp_path / "sweep.jsonl"
-    sweep.write_text('{"entry_point": "/bin/true"}\n{"entry_point": "/bin/true", "resources": {"cpus": -1}}\n')
+    sweep.write_text(
+        '{"entry_point": "/bin/true"}\n{"entry_point": "/bin/true", "resources": {"cpus": -1}}\n'
+    )
     done = stack.trainshed("submit", "-f", str(sweep), code=2)
     assert "resources.cpus" in done.stderr
     assert stack.trainshed("ls", json=True)["seq"] == before

@@ -49,7 +49,7 @@ def _python(script: str) -> tuple[str, ...]:
 
 
 def test_binary_noise_comes_out_as_it_went_in(stack: Stack, tmp_path: Path) -> None:
-    noise = os.urandom(300_000) + b"\n\0\xff{\"type\": " + bytes(range(256))
+    noise = os.urandom(300_000) + b'\n\0\xff{"type": ' + bytes(range(256))
     (tmp_path / "noise").write_bytes(noise)
     run = stack.submit("--", "cat", str(tmp_path / "noise"))
     followed = stack.trainshed("logs", "-f", run).stdout

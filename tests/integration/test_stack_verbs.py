@@ -88,7 +88,12 @@ def test_listings_are_one_json_object_with_the_sequence_they_are_true_at(stack: 
         *("box", "up", 2, 4, 4096),
     )
     assert set(show) >= {"v", "seq", "run", "config", "attempts", "timeline"}
-    assert [entry["type"] for entry in show["timeline"]] == ["submitted", "dispatched", "started", "completed"]
+    assert [entry["type"] for entry in show["timeline"]] == [
+        "submitted",
+        "dispatched",
+        "started",
+        "completed",
+    ]
     assert show["run"]["run_id"] == run
     record = show["run"]
     assert record["submitted_at"] <= record["dispatched_at"] <= record["started_at"] <= record["ended_at"]
@@ -110,13 +115,21 @@ def test_events_are_cloudevents_in_order_with_their_sequence(stack: Stack) -> No
 
 def test_a_config_is_one_run_however_it_is_spelled_and_new_makes_another(stack: Stack) -> None:
     plain = {"entry_point": "/bin/true", "labels": {"a": "1", "b": "2"}}
-    spelled = {"resources": {"gpus": {"requested": 0}, "cpus": 1}, "labels": {"b": "2", "a": "1"}, "priority": 0}
+    spelled = {
+        "resources": {"gpus": {"requested": 0}, "cpus": 1},
+        "labels": {"b": "2", "a": "1"},
+        "priority": 0,
+    }
     first = stack.trainshed("submit", "-f", "-", json=True, stdin=json.dumps(plain).encode())
     again = stack.trainshed(
         "submit", "-f", "-", json=True, stdin=json.dumps({**spelled, "entry_point": "/bin/true"}).encode()
     )
     assert (first["created"], again["created"]) == (True, False)
-    assert (again["run_id"], again["digest"], again["seq"]) == (first["run_id"], first["digest"], first["seq"])
+    assert (again["run_id"], again["digest"], again["seq"]) == (
+        first["run_id"],
+        first["digest"],
+        first["seq"],
+    )
     stack.wait(first["run_id"])
     told = stack.trainshed("submit", "-f", "-", stdin=json.dumps(plain).encode())
     assert "--new" in told.stderr
@@ -130,7 +143,9 @@ def test_a_config_is_one_run_however_it_is_spelled_and_new_makes_another(stack: 
 
 def test_a_sweep_is_an_answer_a_line(stack: Stack, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.jsonl"
-    configs = [{"entry_point": "/bin/true", "labels": {"n": str(n % 3)}, "submission_key": "s"} for n in range(4)]
+    configs = [
+        {"entry_point": "/bin/true", "labels": {"n": str(n % 3)}, "submission_key": "s"} for n in range(4)
+    ]
     sweep.write_text("\n".join(json.dumps(config) for config in configs))
     answers = [json.loads(line) for line in stack.trainshed("submit", "--json", "-f", str(sweep)).lines]
     assert [answer["created"] for answer in answers] == [True, True, True, False]
@@ -142,8 +157,10 @@ def test_a_command_line_is_run_as_its_caller_would(stack: Stack, tmp_path: Path)
     (tmp_path / "tool").write_text('#!/bin/sh\necho "$PWD|$GIVEN|$NOT_GIVEN|$PYTHONPATH|$1"\n')
     (tmp_path / "tool").chmod(0o755)
     caller = {
-        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "GIVEN": "yes", "NOT_GIVEN": "no"},
-        **{"PYTHONPATH": "/somewhere", "ALSO": "no"},
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "GIVEN": "yes",
+        "NOT_GIVEN": "no",
+        "PYTHONPATH": "/somewhere",
     }
     done = stack.trainshed(
         *("run", "--new", "--env", "GIVEN", "--", "tool", "a b"), cwd=tmp_path, environment=caller
@@ -153,9 +170,9 @@ def test_a_command_line_is_run_as_its_caller_would(stack: Stack, tmp_path: Path)
 
 
 def test_ctrl_c_detaches_from_a_run_and_leaves_it(stack: Stack) -> None:
+    script = "print('up', flush=True); import time; time.sleep(60)"
     following = subprocess.Popen(
-        [TRAINSHED, "run", "--new", "--name", "detached", "--", sys.executable, "-uc"]
-        + ["print('up'); import time; time.sleep(60)"],
+        [TRAINSHED, "run", "--new", "--name", "detached", "--", sys.executable, "-c", script],
         env=stack.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -190,7 +207,11 @@ def test_cancel_ends_the_queued_and_the_running_and_leaves_the_ended(stack: Stac
 def test_a_failed_run_is_tried_again_as_its_policy_says_and_by_retry(stack: Stack, tmp_path: Path) -> None:
     marker = tmp_path / "second"
     script = f"echo attempt $TRAINSHED_ATTEMPT; test -e {marker} || {{ touch {marker}; exit 5; }}"
-    config = {"entry_point": "/bin/sh", "arguments": ["-c", script], "retry": {"max_attempts": 2, "backoff_s": 0}}
+    config = {
+        "entry_point": "/bin/sh",
+        "arguments": ["-c", script],
+        "retry": {"max_attempts": 2, "backoff_s": 0},
+    }
     run = stack.submit_config(config)
     (record,) = stack.wait(run)
     assert record["attempt"] == 2
@@ -202,6 +223,8 @@ def test_a_failed_run_is_tried_again_as_its_policy_says_and_by_retry(stack: Stac
 
 def test_output_may_be_cut_off_by_its_reader(stack: Stack) -> None:
     line = f"{TRAINSHED} ls --all | head -n 1"
-    done = subprocess.run(["/bin/sh", "-c", line], env=stack.environment, capture_output=True, timeout=20)
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=stack.environment, capture_output=True, timeout=20, check=False
+    )
     assert done.stdout.count(b"\n") == 1
     assert done.stderr == b""

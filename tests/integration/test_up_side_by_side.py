@@ -37,7 +37,7 @@ def test_what_happens_to_one_does_not_touch_the_other(pair: tuple[Stack, Stack])
     assert alive(kept_pid)
     one.stop()
     one.start("--stop-workers")
-    left, left_pid = _sleeper(one)
+    _, left_pid = _sleeper(one)
     assert one.stop(within=15) == 0
     assert not alive(left_pid)
     assert alive(kept_pid)

@@ -190,7 +190,10 @@ class RandomLog(LogMaker):
     def _node(self) -> None:
         node = self.random.choice(NODES)
         joined = self.state.nodes.get(node)
-        who: dict[str, Any] = {"node": node, "incarnation": joined.incarnation if joined is not None else "none"}
+        who: dict[str, Any] = {
+            "node": node,
+            "incarnation": joined.incarnation if joined is not None else "none",
+        }
         choice = self.random.randrange(7)
         index = self.random.randrange(3)
         if choice == 0:

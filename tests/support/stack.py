@@ -74,7 +74,13 @@ def run_trainshed(
 ) -> Done:
     """One command to its end; fails the test where its exit code is not ``code`` (None: any)."""
     ended = subprocess.run(
-        [TRAINSHED, *words], env=dict(environment), input=stdin, capture_output=True, timeout=within, cwd=cwd
+        [TRAINSHED, *words],
+        env=dict(environment),
+        input=stdin,
+        capture_output=True,
+        timeout=within,
+        cwd=cwd,
+        check=False,
     )
     done = Done(ended.returncode, ended.stdout, ended.stderr.decode(errors="replace"))
     shown = f"trainshed {' '.join(words)}: exit {done.code}\n{done.stdout[-2000:]!r}\n{done.stderr[-3000:]}"

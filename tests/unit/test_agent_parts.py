@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.types import AttemptRef, Cancelled, Completed, Failed, TimedOut, Told
-from services.agent import artifacts, ends, output_index
+from events.types import (
+    AttemptRef,
+    Cancelled,
+    Completed,
+    Device,
+    Failed,
+    GpuReading,
+    NodeEvent,
+    TimedOut,
+    Told,
+)
+from services.agent import artifacts, devices, ends, output_index
 from services.agent.attempt_files import ExitReason, ExitRecord, Heartbeat, Intent, StopReason
 from services.agent.blanks import Blanks
+from services.agent.devices import Devices
 from services.agent.folders import Folders, is_ref
+from services.agent.gpus import Gpus, GpuSample
 from services.agent.identity import identify, only_agent
 from services.agent.output_index import OutputIndex, Seen
 from services.agent.telemetry import LineCutter, is_telemetry
+from tests.support import eventually
 from trainshed_client.errors import TrainshedError
 from trainshed_client.statuses import FailureReason
 
@@ -303,3 +319,44 @@ def test_a_blank_becomes_a_whole_folder_and_never_replaces_one(tmp_path: Path) -
     assert name is not None and not blanks.put_attempt(name, intent(tmp_path), folder)
     assert not blanks.put_run(name, run)
     assert (folder / "exit.json").exists() and (run / "checkpoint").exists()
+
+
+class SampledGpus:
+    """Two devices that do as they are told: NVML is not on every box that runs the tests."""
+
+    def __init__(self) -> None:
+        self.devices = (Device(index=0), Device(index=1))
+        self.lost: set[int] = set()
+        self.asked = 0
+
+    def sample(self, ours: Callable[[int], bool]) -> list[GpuSample]:
+        self.asked += 1
+        return [
+            GpuSample(reading=GpuReading(index=index), healthy=index not in self.lost, reason="GPU is lost")
+            for index in (0, 1)
+        ]
+
+
+async def test_a_slots_health_is_told_when_it_changes_and_again_after_a_join(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "SAMPLE_EVERY_S", 0.001)
+    gpus, told = SampledGpus(), list[tuple[str, int]]()
+
+    async def tell(event: NodeEvent) -> None:
+        told.append((type(event).__name__, getattr(event, "index", -1)))
+
+    watched = Devices(cast(Gpus, gpus), "n", "i", "log")
+    sampling = asyncio.create_task(watched.run(tell))
+    try:
+        await eventually(lambda: gpus.asked > 2)
+        assert told == [] and [each.index for each in watched.readings()] == [0, 1]
+        gpus.lost = {1}
+        await eventually(lambda: told == [("SlotUnhealthy", 1)])
+        watched.joined()
+        await eventually(lambda: told == [("SlotUnhealthy", 1)] * 2)
+        gpus.lost = set()
+        await eventually(lambda: told[2:] == [("SlotHealthy", 1)])
+    finally:
+        sampling.cancel()
+        await asyncio.wait({sampling})

@@ -121,6 +121,10 @@ class TestJoining:
         assert actions == [ReadName(), WriteStop(A, ENDED, 0), WakeShim(A)]
         assert play(TreeGone(A), state=state)[1] == [Sweep((A,))]
 
+    def test_a_removal_before_its_last_join_ends_nothing(self) -> None:
+        name = Name(joined=7, joined_by=OWN, removed=6, removed_of=OWN)
+        assert play(Begun((Found(ref=A, alive=True),)), NameRead(name))[1] == [ReadName(), Sweep((A,))]
+
     def test_an_agent_whose_name_was_taken_ends_its_workers_and_is_refused(self) -> None:
         state, _ = play(Begun((Found(ref=A, alive=True),)), NameRead(Name(joined=7, joined_by=OTHER)))
         assert state.phase is Phase.CLEARING
@@ -186,6 +190,13 @@ class TestGrants:
         state, _ = play(grant(A, 20, slots=(0,)), ShimDied(A), state=joined())
         state, actions = play(grant(B, 21, slots=(0,)), state=state)
         assert Launch(B) not in actions
+
+    def test_of_two_that_wait_for_a_slot_the_older_goes_first(self) -> None:
+        c = AttemptRef("c", 1)
+        state, _ = play(grant(A, 20, slots=(0,)), grant(B, 21, slots=(0, 1)), state=joined())
+        state, actions = play(grant(c, 22, slots=(1,)), state=state)
+        assert Launch(c) not in actions
+        assert [each for each in play(TreeGone(A), state=state)[1] if isinstance(each, Launch)] == [Launch(B)]
 
     def test_of_another_incarnation_it_has_no_effect_if_older_and_ends_the_agent_if_younger(self) -> None:
         assert play(grant(seq=9, incarnation=OTHER), state=joined())[1] == [Ack(9)]
@@ -270,6 +281,15 @@ class TestLeaving:
         state, actions = play(TreeGone(B), TreeGone(A), EndStored(B), EndStored(A), state=state)
         assert actions == [TellEnd(B), TellEnd(A), Forget(B), Forget(A), AppendLeft(10, 21, ())]
         assert play(Left(), state=state)[1] == [Finish()]
+
+    def test_every_word_to_stop_is_written_before_any_shim_hears_of_one(self) -> None:
+        state, _ = play(grant(A, 20), grant(B, 21), LeaveAsked(True), state=joined())
+        assert play(Left(), state=state)[1] == [
+            WriteStop(A, RECLAIMED, 0),
+            WriteStop(B, RECLAIMED, 0),
+            WakeShim(A),
+            WakeShim(B),
+        ]
 
     def test_between_sessions_it_leaves_without_a_word(self) -> None:
         assert play(Begun(()), LeaveAsked(False))[1] == [ReadName(), Finish()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +35,7 @@ from services.agent.shim.core import (
     next_deadline,
     step,
 )
+from services.agent.shim.values import replace
 
 LIMITS = Limits(stop_signal=15, grace_s=5.0)
 NOTIFY = replace(LIMITS, source=Source.NOTIFY, heartbeat_timeout_s=30.0)

@@ -6,7 +6,8 @@ Owns limits, stop and end of one attempt; knows no clock, process, file or socke
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+
+from services.agent.shim.values import replace, value
 
 KILL_AGAIN_S = 0.05
 """Seconds from one SIGKILL of the whole tree to the next; doubled each time up to `KILL_AGAIN_MAX_S`."""
@@ -46,7 +47,7 @@ class Reason(enum.Enum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """What the run config says about stop and limits; times in seconds."""
 
@@ -57,7 +58,7 @@ class Limits:
     heartbeat_timeout_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Heartbeat:
     """All that the worker told so far; times on the clock of the inputs."""
 
@@ -69,7 +70,7 @@ class Heartbeat:
     metrics: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fields:
     """What one datagram said; None or empty where it said nothing."""
 
@@ -80,7 +81,7 @@ class Fields:
     metrics: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class State:
     """Everything that decides the next action."""
 
@@ -102,7 +103,7 @@ class State:
 
 
 # Inputs: what happened. `now` is CLOCK_BOOTTIME in seconds.
-@dataclass(frozen=True, slots=True)
+@value
 class Released:
     """The worker has exec'd."""
 
@@ -110,7 +111,7 @@ class Released:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExecFailed:
     """There will be no worker; `message` says why, for a person."""
 
@@ -118,7 +119,7 @@ class ExecFailed:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WorkerExited:
     """The worker itself is gone; what it forked may live on."""
 
@@ -127,7 +128,7 @@ class WorkerExited:
     signal: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Notified:
     """A datagram with at least one known key."""
 
@@ -135,7 +136,7 @@ class Notified:
     fields: Fields
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OutputGrew:
     """The answer to CheckOutput: output last grew `age_s` seconds ago; None: not since the last look."""
 
@@ -143,7 +144,7 @@ class OutputGrew:
     age_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StopAsked:
     """stop.json stands in the attempt's folder."""
 
@@ -151,14 +152,14 @@ class StopAsked:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tick:
     """Time has passed."""
 
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TreeGone:
     """No process of the attempt is left, the worker included."""
 
@@ -169,19 +170,19 @@ Input = Released | ExecFailed | WorkerExited | Notified | OutputGrew | StopAsked
 
 
 # Actions: what to do about it, in order.
-@dataclass(frozen=True, slots=True)
+@value
 class SignalTree:
     """Send the signal to every process of the tree, once."""
 
     signal: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class KillTree:
     """SIGKILL every process of the tree; asked again until TreeGone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckOutput:
     """Look whether output grew, and answer with OutputGrew."""
 
@@ -194,14 +195,14 @@ class Word(enum.Enum):
     EXITED = "exited"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TellAgent:
     """A datagram to the agent; losing it is harmless."""
 
     word: Word
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WriteExit:
     """Write exit.json: the attempt is over. `duration_s` counts from exec to the worker's own end."""
 
@@ -405,7 +406,7 @@ def _merged(
     if not new:
         return old
     metrics = dict(old)
-    for name, value in new:
+    for name, number in new:
         if name in metrics or len(metrics) < MAX_METRICS:
-            metrics[name] = value
+            metrics[name] = number
     return tuple(metrics.items())

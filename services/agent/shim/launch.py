@@ -10,9 +10,9 @@ import os
 import re
 import signal
 import stat
-from dataclasses import dataclass, field
 
 from services.agent.shim.core import Limits, Source
+from services.agent.shim.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SpawnError(Exception):
     """The worker cannot be started; the text is for a person and names no secret value."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Intent:
     """What the shim needs of intent.json."""
 
@@ -51,14 +51,17 @@ class Intent:
     heartbeat_timeout_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Command:
     """What to exec. The environment may hold secrets, so it is never printed."""
 
     program: str
     argv: list[str]
     working_dir: str
-    environment: dict[str, str] = field(repr=False)
+    environment: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"Command(program={self.program!r}, argv={self.argv!r}, working_dir={self.working_dir!r})"
 
 
 def read_intent(raw: dict[str, object]) -> Intent:

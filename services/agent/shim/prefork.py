@@ -13,9 +13,9 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
 
 from services.agent.shim import files, launch, process_tree
+from services.agent.shim.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 8192
 _FOLDER, _LEFT, _FAILED = b"F", b"L", b"E"
+_SET_HERE = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGTERM}
+"""What spawner and shim ignore or take; exec alone would leave what is ignored ignored."""
+_NOT_DEFAULT = tuple(
+    number
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}
+    if number in _SET_HERE or signal.getsignal(number) is not signal.SIG_DFL
+)
+"""Looked up once, at the spawner's start: to set all 64 took a millisecond of each attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shim:
     """What an idle shim knows before it has an attempt."""
 
@@ -36,7 +44,7 @@ class Shim:
     notify_error: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Handed:
     """What became of a folder. `lock_fd` and `folder_fd` are -1 where its attempt is not to be run; else the shim
     holds the lock, and `failure` is None where the worker has exec'd."""
@@ -47,7 +55,7 @@ class Handed:
     failure: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prefork:
     """The waiting process as its shim sees it: its pid and the socket on which it leaves word."""
 
@@ -209,7 +217,7 @@ def _default_signals() -> None:
     """Every signal at its default and none blocked, whatever Python or whoever started the agent had set. SIGPIPE
     follows at exec: until then a closed socket is an error, not an end."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    for number in _NOT_DEFAULT:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -15,9 +15,8 @@ import socket
 import struct
 import sys
 import time
-from dataclasses import asdict
 
-from services.agent.shim import core, files, launch, notify, prefork, process_tree
+from services.agent.shim import core, files, launch, notify, prefork, process_tree, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -311,7 +310,7 @@ class Supervisor:
         heartbeat = self._state.heartbeat
         if heartbeat.last_heartbeat_at is None:
             return None
-        columns = asdict(heartbeat)
+        columns = values.columns(heartbeat)
         to_unix = time.time() - boottime()
         for name in ("ready_at", "last_heartbeat_at"):
             if columns[name] is not None:

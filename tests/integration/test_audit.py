@@ -1,0 +1,190 @@
+"""``audit verify``: the live tables against a replay, and what must hold at every sequence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events.log import EventLog
+from events.streams import ensure_streams
+from projections.audit import rows_from, verify
+from projections.database import Database
+from projections.queries import Queries
+from tests.support import NatsServer
+from tests.support.log_maker import LogMaker
+from tests.support.random_log import RandomLog
+from tests.support.stored_log import ask, projecting, store
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+
+@pytest.fixture
+async def nc(nats_server: NatsServer) -> SafeClient:
+    client = await nats_server.client()
+    await ensure_streams(client)
+    return client
+
+
+def _busy() -> LogMaker:
+    made = LogMaker()
+    made.elect()
+    made.join()
+    for place in range(30):
+        run_id = made.submit()
+        made.dispatch(run_id, slots=(place % 2,))
+        made.start(run_id, slots=(place % 2,))
+        if place < 28:
+            made.complete(run_id)
+    return made
+
+
+async def test_a_replay_gives_the_live_tables_and_the_same_state_hash(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = _busy()
+    end = await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        verdict = await verify(EventLog(nc), rows_from(nc))
+        health = await ask(nc, "health")
+    assert (verdict.ok, verdict.seq, verdict.events, verdict.violations) == (True, end, end, ())
+    assert verdict.state_hash == health["state_hash"]
+
+
+async def test_any_log_at_all_is_replayed_alike(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = RandomLog(99)
+    while made.seq < 1500:
+        made.grow()
+    await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    assert [violation for violation in verdict.violations if violation.invariant == "I4"] == []
+
+
+@pytest.mark.parametrize(
+    ("tampering", "message"),
+    [
+        (
+            "UPDATE runs SET status = 'FAILED' WHERE submit_seq = 3",
+            "status is 'FAILED', the log says 'COMPLETED'",
+        ),
+        ("DELETE FROM attempts WHERE submit_seq = 7", "is missing"),
+        ("UPDATE timeline SET text = 'nothing' WHERE submit_seq = 3 AND seq = 3", "text is 'nothing'"),
+        ("INSERT INTO timeline VALUES (3, 'x', 9999, 't', 't', 't')", "the log knows nothing of it"),
+        (
+            "UPDATE checkpoint SET state_hash = '" + "0" * 64 + "'",
+            "the kept state hash is not that of the tables' rows",
+        ),
+    ],
+)
+async def test_tables_that_were_tampered_with_are_told(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path, tampering: str, message: str
+) -> None:
+    await store(nc, _busy().messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db") as service:
+        await ask(nc, "health")
+        with service._database.writer() as connection, connection.begin():
+            connection.exec_driver_sql(tampering)
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    assert not verdict.ok
+    assert {violation.invariant for violation in verdict.violations} == {"I4"}
+    assert any(message in violation.message for violation in verdict.violations), verdict.violations
+
+
+async def test_heartbeat_columns_of_the_live_are_not_compared(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    await store(nc, _busy().messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db") as service:
+        await ask(nc, "health")
+        with service._database.writer() as connection, connection.begin():
+            for statement in (
+                "UPDATE runs SET step = 7, updated_at = 'later' WHERE status = 'RUNNING'",
+                "UPDATE attempts SET step = 7 WHERE status = 'RUNNING'",
+                "UPDATE slots SET utilisation = 99",
+                "UPDATE nodes SET last_heartbeat_at = 'now'",
+            ):
+                assert connection.exec_driver_sql(statement).rowcount > 0
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    assert verdict.ok, verdict.violations
+
+
+async def test_a_slot_granted_twice_is_a_violation_at_its_sequence(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = LogMaker()
+    made.elect()
+    made.join()
+    first, second = made.submit(), made.submit()
+    made.dispatch(first, slots=(1,))
+    at = made.dispatch(second, slots=(0, 1))
+    await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    [violation] = verdict.violations
+    assert (violation.invariant, violation.seq) == ("I2", at)
+    assert f"slot gpu01.1 was granted to run {second}" in violation.message
+
+
+async def test_a_run_that_ended_and_begins_again_without_a_retry_is_a_violation(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = LogMaker()
+    made.elect()
+    made.join()
+    run_id = made.submit({"entry_point": "/bin/true"})
+    made.dispatch(run_id)
+    made.complete(run_id)
+    made.submit({"entry_point": "/bin/true"})
+    await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    assert [violation.invariant for violation in verdict.violations] == ["I1"]
+
+
+async def test_rows_that_do_not_come_whole_are_no_verdict(nc: SafeClient, tmp_path: Path) -> None:
+    made = _busy()
+    await store(nc, made.messages)
+    from projections.projector import Projector
+
+    database = Database(tmp_path / "t.db")
+    projector = Projector.open(database, await EventLog(nc).log_id(), made.seq)
+    projector.apply(made.messages)
+    projector.close()
+    parts = list(Queries(database, lambda: 0).audit_rows())
+    assert len(parts) == 6
+
+    async def without(place: int) -> AsyncIterator[bytes]:
+        for number, part in enumerate(parts):
+            if number != place:
+                yield part
+
+    for place in range(len(parts)):
+        with pytest.raises(TrainshedError) as raised:
+            await verify(EventLog(nc), without(place))
+        assert raised.value.code is ErrorCode.UNAVAILABLE
+
+
+async def test_without_a_projector_it_says_so(nc: SafeClient) -> None:
+    with pytest.raises(TrainshedError, match="no projector answers"):
+        await verify(EventLog(nc), rows_from(nc))
+
+
+async def test_many_rows_come_in_many_parts(nats_server: NatsServer, nc: SafeClient, tmp_path: Path) -> None:
+    made = LogMaker()
+    made.elect()
+    for number in range(400):
+        made.submit({"entry_point": "/bin/x", "arguments": ["y" * 5000], "submission_key": str(number)})
+    end = await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        await ask(nc, "health")
+        parts = [part async for part in rows_from(nc)]
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    assert len(parts) > 4
+    assert max(map(len, parts)) < 1_000_000
+    assert msgspec.json.decode(parts[0])["counts"]["runs"] == 400
+    assert (verdict.ok, verdict.events) == (True, end)

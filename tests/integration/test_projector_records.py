@@ -1,0 +1,329 @@
+"""The record buckets and the heartbeats: what a watcher sees, and that it survives the server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+
+from events.codec import Writer, uuid7
+from events.log import publish
+from events.streams import ensure_streams
+from events.types import GpuReading, NodeHeartbeat, RunHeartbeat
+from projections import records
+from projections.database import Database
+from tests.support import NatsServer, eventually
+from tests.support.log_maker import LogMaker
+from tests.support.read_model import dump, kept_hash, recomputed_hash
+from tests.support.stored_log import ask, projecting, store
+from trainshed_client.nats_client import SafeClient
+from trainshed_client.subjects import Role
+
+
+async def _bucket(nc: SafeClient, name: str = "trainshed_runs") -> dict[str, Any]:
+    """What is in a bucket."""
+    kv = await nc.jetstream().key_value(name)
+    found = {}
+    try:
+        keys = await kv.keys()
+    except Exception as error:  # noqa: BLE001  # nats-py's way to say that it is empty
+        assert type(error).__name__ == "NoKeysError", error
+        return {}
+    for key in keys:
+        found[key] = msgspec.json.decode((await kv.get(key)).value or b"null")
+    return found
+
+
+async def _heartbeat(nc: SafeClient, heartbeat: RunHeartbeat | NodeHeartbeat, node: str = "gpu01") -> None:
+    subject, id_, body = Writer(Role.AGENT, lambda: 0, uuid7, node).heartbeat(heartbeat)
+    await publish(nc, subject, id_, body)
+
+
+def _made() -> LogMaker:
+    made = LogMaker()
+    made.elect()
+    made.join()
+    return made
+
+
+class Stored:
+    """A log that is stored bit by bit."""
+
+    def __init__(self, nc: SafeClient) -> None:
+        self.made = _made()
+        self._nc = nc
+        self._stored = 0
+
+    async def store(self) -> int:
+        end = await store(self._nc, self.made.messages[self._stored :])
+        self._stored = len(self.made.messages)
+        return end
+
+
+async def test_every_change_is_in_the_bucket_and_told_to_watchers(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    await log.store()
+    told: list[dict[str, Any]] = []
+    slots: list[tuple[str, dict[str, Any]]] = []
+
+    async def heard(msg: Msg) -> None:
+        told.append(msgspec.json.decode(msg.data))
+
+    async def heard_slot(msg: Msg) -> None:
+        slots.append((msg.subject, msgspec.json.decode(msg.data)))
+
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+        run_id = log.made.submit()
+        await nc.subscribe(f"trainshed.watch.runs.{run_id}", cb=heard)
+        await nc.subscribe("trainshed.watch.slots.gpu01.0", cb=heard_slot)
+        await nc.flush()
+        for step in ("submit", "dispatch", "start", "complete"):
+            if step != "submit":
+                getattr(log.made, step)(run_id)
+            await log.store()
+            await eventually(lambda: told and told[-1]["seq"] == log.made.seq)
+        assert [record["status"] for record in told] == ["PENDING", "DISPATCHING", "RUNNING", "COMPLETED"]
+        assert (
+            (await _bucket(nc))[run_id] == told[-1] == (await ask(nc, "run.get", {"run_id": run_id}))["run"]
+        )
+        await eventually(lambda: slots and slots[-1][1]["run_id"] is None and len(slots) > 1)
+        assert slots[-2][1]["run_id"] == run_id
+        assert set(await _bucket(nc, "trainshed_slots")) == {"gpu01.0", "gpu01.1"}
+
+
+async def test_the_buckets_hold_the_live_runs_and_the_last_ended_ones(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LAST_ENDED", 3)
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    live = log.made.submit()
+    await log.store()
+    left: list[str] = []
+
+    async def heard(msg: Msg) -> None:
+        if not msg.data:
+            left.append(msg.subject.rpartition(".")[2])
+
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+
+        async def is_filled() -> bool:
+            return live in await _bucket(nc)
+
+        await eventually(is_filled)
+        await nc.subscribe("trainshed.watch.runs.*", cb=heard)
+        await nc.flush()
+        ended = []
+        for _ in range(5):
+            run_id = log.made.submit()
+            log.made.dispatch(run_id)
+            log.made.start(run_id)
+            log.made.complete(run_id)
+            ended.append(run_id)
+        await log.store()
+        await eventually(lambda: left == ended[:2])
+        assert set(await _bucket(nc)) == {live, *ended[2:]}
+        assert (await ask(nc, "run.get", {"run_id": ended[0]}))["run"]["status"] == "COMPLETED"
+
+
+async def test_the_buckets_are_filled_again_after_a_server_restart_and_at_a_start(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    run_id = log.made.submit()
+    await log.store()
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+
+        async def is_filled() -> bool:
+            return run_id in await _bucket(nc)
+
+        await eventually(is_filled)
+        await nats_server.restart()
+        await eventually(lambda: nc.is_connected)
+
+        async def is_filled_again() -> bool:
+            try:
+                return run_id in await _bucket(nc) and len(await _bucket(nc, "trainshed_slots")) == 2
+            except Exception as error:  # noqa: BLE001  # no bucket yet
+                assert "Bucket" in type(error).__name__, error
+                return False
+
+        await eventually(is_filled_again, 15)
+    # what changed while no projector was there is put at its next start
+    log.made.dispatch(run_id)
+    await log.store()
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+
+        async def is_new() -> bool:
+            return bool((await _bucket(nc))[run_id]["status"] == "DISPATCHING")
+
+        await eventually(is_new)
+
+
+async def test_what_a_worker_told_reaches_its_live_attempt_alone(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    run_id = log.made.submit()
+    log.made.dispatch(run_id)
+    started = log.made.start(run_id)
+    await log.store()
+    path = tmp_path / "t.db"
+    async with projecting(await nats_server.client(), path, records=True):
+        before = (await ask(nc, "run.get", {"run_id": run_id}))["run"]
+        told = RunHeartbeat(
+            run_id=run_id,
+            attempt=1,
+            ready_at="2026-11-24T08:00:01.000000Z",
+            last_heartbeat_at="2026-11-24T08:00:02.000000Z",
+            step=7,
+            progress=0.25,
+            status_text="learning",
+            metrics={"reward": 12.5},
+        )
+        await _heartbeat(nc, msgspec.structs.replace(told, attempt=2, step=99))
+        await _heartbeat(nc, msgspec.structs.replace(told, step=99), node="gpu02")
+        await _heartbeat(nc, told)
+
+        async def has_told() -> bool:
+            return bool((await ask(nc, "run.get", {"run_id": run_id}))["run"]["step"])
+
+        await eventually(has_told)
+        answer = await ask(nc, "run.get", {"run_id": run_id})
+        run, attempt = answer["run"], answer["attempts"][0]
+        for record in (run, attempt):
+            assert (record["step"], record["progress"], record["metrics"]) == (7, 0.25, {"reward": 12.5})
+            assert (record["ready_at"], record["status_text"]) == (told.ready_at, "learning")
+            assert record["last_heartbeat_at"] == told.last_heartbeat_at
+        assert run["seq"] == before["seq"] == started
+        assert run["updated_at"] > before["updated_at"]
+        await eventually(lambda: _is_in_bucket(nc, run_id, run))
+    assert kept_hash(dump(Database(path))) == recomputed_hash(dump(Database(path)))
+    # a heartbeat is no part of the log: a read model made anew has it again from the heartbeats' stream
+    async with projecting(await nats_server.client(), tmp_path / "again.db"):
+        await eventually(has_told)
+    assert kept_hash(dump(Database(path))) == kept_hash(dump(Database(tmp_path / "again.db")))
+
+
+async def _is_in_bucket(nc: SafeClient, run_id: str, run: dict[str, Any]) -> bool:
+    return bool((await _bucket(nc)).get(run_id) == run)
+
+
+async def test_a_heartbeat_waits_until_its_attempt_is_folded_and_never_outlives_it(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    first, second = log.made.submit(), log.made.submit()
+    for place, run_id in enumerate((first, second)):
+        log.made.dispatch(run_id, slots=(place,))
+        log.made.start(run_id, slots=(place,))
+    log.made.complete(first)
+    await log.store()
+    for run_id in (first, second):
+        await _heartbeat(nc, RunHeartbeat(run_id=run_id, attempt=1, step=7, metrics={"late": 1.0}))
+    # everything, heartbeats included, is there before the projector is
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+
+        async def has_told() -> bool:
+            return bool((await ask(nc, "run.get", {"run_id": second}))["run"]["step"] == 7)
+
+        await eventually(has_told)
+        ended = (await ask(nc, "run.get", {"run_id": first}))["run"]
+        assert (ended["step"], ended["metrics"]) == (1200, {"reward": 195.5})
+
+
+async def test_a_nodes_heartbeat_sets_its_slots_readings(nats_server: NatsServer, tmp_path: Path) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    await log.store()
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+        before = (await ask(nc, "slot.list"))["slots"][0]
+        reading = GpuReading(index=0, utilisation=97, memory_used_mb=12_000, other_pids=(4711,))
+        ghost = NodeHeartbeat(node="gpu01", incarnation="another", gpus=(GpuReading(index=1, utilisation=1),))
+        await _heartbeat(nc, ghost)
+        await _heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="gpu01-a", gpus=(reading,)))
+
+        async def is_read() -> bool:
+            return bool((await ask(nc, "slot.list"))["slots"][0]["utilisation"] == 97)
+
+        await eventually(is_read)
+        slots = (await ask(nc, "slot.list"))["slots"]
+        assert (slots[0]["memory_used_mb"], slots[0]["other_pids"]) == (12_000, [4711])
+        assert (slots[0]["seq"], slots[1]["utilisation"]) == (before["seq"], None)
+        assert slots[0]["updated_at"] > before["updated_at"]
+        assert (await ask(nc, "node.list"))["nodes"][0]["last_heartbeat_at"] is not None
+
+        async def is_in_bucket() -> bool:
+            return bool((await _bucket(nc, "trainshed_slots"))["gpu01.0"]["utilisation"] == 97)
+
+        await eventually(is_in_bucket)
+
+
+async def test_a_rebuild_puts_each_record_once_and_not_all_of_history(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    run_ids = []
+    for _ in range(50):
+        run_id = log.made.submit()
+        log.made.dispatch(run_id)
+        log.made.start(run_id)
+        log.made.complete(run_id)
+        run_ids.append(run_id)
+    await log.store()
+    puts: list[str] = []
+
+    async def heard(msg: Msg) -> None:
+        puts.append(msg.subject.rpartition(".")[2])
+
+    await nc.subscribe("trainshed.watch.runs.*", cb=heard)
+    await nc.flush()
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+
+        async def is_filled() -> bool:
+            return set(await _bucket(nc)) == set(run_ids)
+
+        await eventually(is_filled)
+        await asyncio.wait_for(nc.flush(), 5)
+    assert sorted(puts) == sorted(run_ids)
+
+
+async def test_an_end_sets_for_good_what_its_last_heartbeat_says(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    run_id = log.made.submit()
+    log.made.dispatch(run_id)
+    log.made.start(run_id)
+    await log.store()
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        await _heartbeat(nc, RunHeartbeat(run_id=run_id, attempt=1, step=7, status_text="half way"))
+
+        async def has_told() -> bool:
+            return bool((await ask(nc, "run.get", {"run_id": run_id}))["run"]["step"] == 7)
+
+        await eventually(has_told)
+        log.made.complete(run_id)
+        await log.store()
+        run = (await ask(nc, "run.get", {"run_id": run_id}))["run"]
+        assert (run["status"], run["step"], run["status_text"]) == ("COMPLETED", 1200, None)
