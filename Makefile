@@ -46,7 +46,7 @@ bench: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 # Pins anew what requirements/*.in ask for (all of it with UPGRADE=1); needs an index, and pip-tools in a throwaway venv.
 lock: $(VENV)/.stamp-venv
 	@rm -rf $(VENV)/lock && $(PY) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install -qq 'pip-tools>=7.6,<8'
-	@cd requirements && for set in run demo dev; do \
+	@cd requirements && for set in run build demo dev; do \
 		CUSTOM_COMPILE_COMMAND='make lock' ../$(VENV)/lock/bin/pip-compile -q $(if $(UPGRADE),--upgrade) --strip-extras \
 			--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 			--output-file $$set.txt $$set.in || exit 1; \
@@ -61,9 +61,9 @@ $(VENV)/.stamp-install: $(VENV)/.stamp-run $(PYPROJECTS)
 	@$(PIP) install -qq --no-deps --no-build-isolation --no-index -e ./client -e .
 	@touch $@
 
-$(VENV)/.stamp-run: $(VENV)/.stamp-venv requirements/run.txt
+$(VENV)/.stamp-run: $(VENV)/.stamp-venv requirements/run.txt requirements/build.txt
 	@echo "Installing what Trainshed needs into $(VENV) (about 30 MB) ..."
-	@$(WHEELS) -r requirements/run.txt
+	@$(WHEELS) -r requirements/run.txt -r requirements/build.txt
 	@touch $@
 
 $(VENV)/.stamp-demo: $(VENV)/.stamp-run requirements/demo.txt

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import time
 import uuid
 from typing import Any
@@ -62,7 +63,7 @@ class Ends:
         edges = [first + place * step for place in range(PARTS + 1)]
         return [
             step / (self.times[after - 1] - self.times[before - 1])
-            for before, after in zip(edges, edges[1:], strict=False)
+            for before, after in itertools.pairwise(edges)
         ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import time
 
 from bench.drain import CPUS, drain
@@ -59,7 +60,7 @@ def figures(runs: int = 1000, seconds: float = 60.0) -> list[Figure]:
 
 def _shares(looks: list[list[Process]], every_s: float) -> list[float]:
     totals = [sum(each.cpu_s for each in look) for look in looks]
-    return [(after - before) / every_s * 100 for before, after in zip(totals, totals[1:], strict=False)]
+    return [(after - before) / every_s * 100 for before, after in itertools.pairwise(totals)]
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from events.codec import StoredEvent, decode, uuid7
 from events.evolve import evolve
-from events.feed import BATCH_LIMIT, Message
+from events.feed import Message
 from events.state import State
 from projections.database import Database
 from projections.projector import Projector
+from services.projector import BATCH
 from tests.support.log_maker import LogMaker
 
 NODES, SLOTS = 8, 8
@@ -62,8 +63,8 @@ def rebuild(messages: list[Message], folder: Path) -> float:
     database = Database(folder / "read.db")
     projector = Projector.open(database, "bench", len(messages))
     start = time.process_time()
-    for at in range(0, len(messages), BATCH_LIMIT):
-        projector.apply(messages[at : at + BATCH_LIMIT])
+    for at in range(0, len(messages), BATCH):
+        projector.apply(messages[at : at + BATCH])
     took = time.process_time() - start
     projector.close()
     database.close()

@@ -12,7 +12,7 @@ import msgspec
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
 from events.json_limits import MAX_INTEGER
-from events.state import NO_HISTORY, Active, Departed, Ended, Node, Pending, Run, State
+from events.state import NO_HISTORY, Active, Ended, Node, Pending, Run, Session, State
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -47,7 +47,7 @@ SECOND_NS = 1_000_000_000
 NOT_STARTED_MAX_BACKOFF_S = 60
 MAX_BACKOFF_S = 100 * 365 * 86_400
 """More than anybody waits for; keeps every time in the range that clocks and calendars have."""
-DEPARTED_KEPT = 8
+EARLIER_KEPT = 8
 
 
 class RunChange(msgspec.Struct, frozen=True):
@@ -265,18 +265,16 @@ def _dispatchers_end(state: State, stored: StoredEvent, run: Run | None, event: 
 def verdict_on(state: State, run: Run, active: Active) -> FailureReason | None:
     """Why the dispatcher may end this attempt without its agent's word; None where it may not.
 
-    The agent's last join lists it no longer, or the node left before it took it (docs/protocol.md rule 8).
+    The last join of its incarnation lists it no longer, or that left before it took it (docs/protocol.md rule 8),
+    also where another machine has taken the name since.
     """
     node = state.nodes.get(active.node)
-    if node is None:
+    session = None if node is None else node.session_of(active.incarnation)
+    if session is None:
         return None
-    if node.incarnation != active.incarnation:
-        # another took the name after this one had left, without a decision that was on its way
-        upto = next((d.upto for d in node.departed if d.incarnation == active.incarnation), None)
-        return FailureReason.NOT_STARTED if upto is not None and active.dispatched_seq > upto else None
-    if active.dispatched_seq < node.joined_seq and run.ref not in node.listed:
+    if active.dispatched_seq < session.joined_seq and run.ref not in session.listed:
         return FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
-    if node.left_upto is not None and active.dispatched_seq > node.left_upto:
+    if session.left_upto is not None and active.dispatched_seq > session.left_upto:
         return FailureReason.NOT_STARTED
     return None
 
@@ -434,20 +432,22 @@ def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJ
         borrowed=event.borrowed,
         listed=listed,
         to_stop=frozenset(ref for ref in listed if not _holds(state, event, ref)),
-        departed=_departed(before, event),
+        earlier=_earlier(before, event),
     )
     state.put_node(node)
     return Change(nodes=(event.node,))
 
 
-def _departed(before: Node | None, event: NodeJoined) -> tuple[Departed, ...]:
-    """What a join of another incarnation must not make forgotten: how far the earlier ones went (rule 8)."""
+def _earlier(before: Node | None, event: NodeJoined) -> tuple[Session, ...]:
+    """What a join of another incarnation must not make forgotten: a grant may still be held that nobody will end."""
     if before is None:
         return ()
-    earlier = [d for d in before.departed if d.incarnation not in (event.incarnation, before.incarnation)]
-    if before.left_upto is not None and before.incarnation != event.incarnation:
-        earlier.append(Departed(before.incarnation, before.left_upto))
-    return tuple(earlier[-DEPARTED_KEPT:])
+    sessions = [
+        one for one in before.earlier if one.incarnation not in (event.incarnation, before.incarnation)
+    ]
+    if before.incarnation != event.incarnation:
+        sessions.append(before.session)
+    return tuple(sessions[-EARLIER_KEPT:])
 
 
 def _holds(state: State, event: NodeJoined, ref: AttemptRef) -> bool:

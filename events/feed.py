@@ -150,12 +150,7 @@ class Feed:
     async def _create(self) -> None:
         inbox = self._nc.new_inbox()
         generation = self._generation
-        self._inbox = await self._nc.subscribe(
-            inbox,
-            cb=self._receiver(generation),
-            pending_msgs_limit=-1,
-            pending_bytes_limit=-1,
-        )
+        self._inbox = await self._nc.listen(inbox, self._receiver(generation))
         self._consumer = f"feed-{uuid7()}"
         if self._last_per_subject:
             start: dict[str, Any] = {"deliver_policy": "last_per_subject"}
@@ -198,10 +193,10 @@ class Feed:
         except nats.errors.Error:
             pass
 
-    def _receiver(self, generation: int) -> Callable[[Msg], Any]:
+    def _receiver(self, generation: int) -> Callable[[Msg], None]:
         queue, arrived = self._queue, self._arrived
 
-        async def receive(msg: Msg) -> None:
+        def receive(msg: Msg) -> None:
             if generation != self._generation:
                 return
             reply = msg.reply

@@ -100,11 +100,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return AttemptRef(self.run_id, self.phase.attempt)
 
 
-class Departed(msgspec.Struct, frozen=True):
-    """An earlier incarnation of a node's name that left: what was granted to it above ``upto`` never started."""
+class Session(msgspec.Struct, frozen=True):
+    """An incarnation's last word on what it has: by it the dispatcher may end what its agent will not tell of."""
 
     incarnation: str
-    upto: int
+    joined_seq: int
+    listed: frozenset[AttemptRef]
+    left_upto: int | None
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +114,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     ``joined_seq`` is the sequence of its last NodeJoined and ``listed`` the attempts that this named; of these
     ``to_stop`` were ended in the log before and await a Stopping. ``left_upto`` stands from NodeLeft to the next join;
-    ``departed`` are the last few earlier incarnations that left.
+    ``earlier`` are the last sessions of the incarnations that had the name before, newest last.
     """
 
     name: str
@@ -131,8 +133,19 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     to_stop: frozenset[AttemptRef] = frozenset()
     left_upto: int | None = None
     left_attempts: int = 0
-    departed: tuple[Departed, ...] = ()
+    earlier: tuple[Session, ...] = ()
     unhealthy: frozenset[int] = frozenset()
+
+    @property
+    def session(self) -> Session:
+        """The present incarnation's."""
+        return Session(self.incarnation, self.joined_seq, self.listed, self.left_upto)
+
+    def session_of(self, incarnation: str) -> Session | None:
+        """The last one of an incarnation; None where it never had the name, or long ago."""
+        if incarnation == self.incarnation:
+            return self.session
+        return next((one for one in self.earlier if one.incarnation == incarnation), None)
 
     @property
     def takes_work(self) -> bool:

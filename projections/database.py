@@ -60,8 +60,7 @@ class Database:
                 "page_size=8192",
                 "journal_mode=WAL",
                 "synchronous=NORMAL",
-                "temp_store=MEMORY",
-                "cache_size=-8000",
+                "cache_size=-4000",
             ):
                 connection.execute(f"PRAGMA {pragma}")
 

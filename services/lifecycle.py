@@ -10,9 +10,15 @@ import signal
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
+from services.logging import get_logger
+
 T = TypeVar("T")
 
+_log = get_logger("lifecycle")
+
 STOP_WITHIN_S = 1.2
+CANCEL_WITHIN_S = 2.0
+"""Seconds for what was cancelled to clean up; a part that swallowed its cancellation must not keep a process alive."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -45,21 +51,49 @@ async def run_services(
     """Run services until ``stop`` is set, or one fails: then the rest are ended and its error is raised.
 
     Stopped in the order given, each before the next, within ``within_s`` seconds in all; what has not returned by then
-    is cancelled (None: without a bound). Raises the ExceptionGroup of what failed.
+    is cancelled (None: without a bound). Raises what the first to fail raised, out of any ExceptionGroup.
     """
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(service.run(), name=service.name) for service in services]
-        telling = group.create_task(_tell_ready(services, on_ready))
-        await stop.wait()
-        telling.cancel()  # what is not ready by now never will be
-        loop = asyncio.get_running_loop()
-        deadline = None if within_s is None else loop.time() + within_s
-        for service, task in zip(services, tasks, strict=True):
-            service.stop()
-            left = None if deadline is None else max(0.05, deadline - loop.time())
-            await asyncio.wait({task}, timeout=left)
-        for task in tasks:
-            task.cancel()
+    running = [asyncio.create_task(service.run(), name=service.name) for service in services]
+    telling = asyncio.create_task(_tell_ready(services, on_ready), name="ready")
+    stopping = asyncio.create_task(_stop_in_order(services, running, stop, within_s), name="stop")
+    everything = (*running, telling, stopping)
+    failed: BaseException | None = None
+    try:
+        left = set(everything)
+        while failed is None and not stopping.done():
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            failed = next((error for task in done if (error := task.exception())), None)
+    finally:
+        errors = await _end(everything)
+    if failed is None and errors:
+        failed = errors[0]
+    if failed is not None:
+        raise first_cause(failed)
+
+
+async def _stop_in_order(
+    services: Sequence[Service],
+    running: Sequence[asyncio.Task[None]],
+    stop: asyncio.Event,
+    within_s: float | None,
+) -> None:
+    await stop.wait()
+    loop = asyncio.get_running_loop()
+    deadline = None if within_s is None else loop.time() + within_s
+    for service, task in zip(services, running, strict=True):
+        service.stop()
+        left = None if deadline is None else max(0.05, deadline - loop.time())
+        await asyncio.wait({task}, timeout=left)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> list[BaseException]:
+    """Cancel what still runs, and return what has failed. One that does not end is left behind, and named."""
+    for task in tasks:
+        task.cancel()
+    done, stuck = await asyncio.wait(tasks, timeout=CANCEL_WITHIN_S)
+    if stuck:
+        _log.warning("did not end when it was told to", parts=sorted(task.get_name() for task in stuck))
+    return [error for task in done if not task.cancelled() and (error := task.exception())]
 
 
 async def _tell_ready(services: Sequence[Service], on_ready: Callable[[], None]) -> None:

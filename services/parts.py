@@ -91,8 +91,10 @@ def projector(nc: SafeClient, settings: Settings, database: str | None, *, recor
     return ProjectorService(nc, database or str(settings.state_dir / DATABASE_FILE), records=records)
 
 
-def agent(nc: SafeClient, settings: Settings, options: AgentOptions, given: Machine) -> AgentService:
-    """The agent of this machine."""
+def agent(
+    nc: SafeClient, settings: Settings, options: AgentOptions, given: Machine, log: EventLog | None = None
+) -> AgentService:
+    """The agent of this machine. ``log``: how it appends, where that is watched."""
     from services.agent.agent import AgentService
 
     return AgentService(
@@ -106,4 +108,5 @@ def agent(nc: SafeClient, settings: Settings, options: AgentOptions, given: Mach
         var_logs_dir=settings.var_logs_dir,
         stop_workers=options.stop_workers or options.borrowed,
         borrowed=options.borrowed,
+        log=log,
     )

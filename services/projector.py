@@ -6,6 +6,8 @@ Owns the order of its work (fold, commit, then tell) and how long a query waits;
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +26,7 @@ from projections.heartbeats import apply_heartbeats
 from projections.projector import Applied, Projector
 from projections.queries import Queries, run_query
 from projections.records import Filling, RecordBuckets
+from projections.totals import Adder, Totals
 from services.api import ApiServer, Call
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -35,7 +38,10 @@ FRESH_WITHIN_S = 2.0
 AGAIN_AFTER_S = 1.0
 HEARTBEATS_EVERY_S = 0.2
 """At the most so often heartbeats are written; those that come meanwhile are written together."""
+BATCH = 1_000
+"""Events of one transaction: more are hardly faster (bench/projector_rebuild.py) and keep more in memory."""
 MAX_REQUEST_BYTES = 64 * 1024
+LONG_BACKLOG = 2_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,11 +95,13 @@ class ProjectorService:
         self._log = EventLog(nc)
         self._database = Database(database)
         self._queries = Queries(self._database, clock)
+        self._adder = Adder(self._database)
         self._position = Position()
         self._stop = asyncio.Event()
         self._opened = asyncio.Event()
         self._writing = asyncio.Lock()  # a commit and its puts: records go out in the order of commits
         self._writer = ThreadPoolExecutor(1, "projector-writer")
+        self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._buckets = RecordBuckets(nc) if records else None
         self._filled = False
         self._lags = False
@@ -111,11 +119,21 @@ class ProjectorService:
         finally:
             # a transaction under way is finished, not left to another projector's opening
             await asyncio.to_thread(self._writer.shutdown)
+            await asyncio.to_thread(self._readers.shutdown)
             self._database.close()
 
     def stop(self) -> None:
         """See Service."""
         self._stop.set()
+
+    @property
+    def position(self) -> int:
+        """The last event that is committed."""
+        return self._position.seq
+
+    async def totals(self) -> Totals:
+        """What the read model adds up to, as it is now."""
+        return await asyncio.to_thread(self._adder.totals)
 
     async def _opened_or_stopped(self, work: asyncio.Task[None]) -> None:
         opened = asyncio.ensure_future(self._opened.wait())
@@ -150,7 +168,7 @@ class ProjectorService:
         self._filled = False
         self._position.advance(projector.seq)
         self._opened.set()
-        if end - projector.seq > 10_000:
+        if end - projector.seq >= LONG_BACKLOG:
             _log.info("folding %d events into the read model", end - projector.seq)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -162,21 +180,32 @@ class ProjectorService:
             await asyncio.shield(self._in_writer(projector.close))
 
     async def _fold(self, projector: Projector, end: int) -> None:
+        backlog = end - projector.seq
         async with self._log.follow(projector.seq + 1) as feed:
-            self._fill_when(projector.seq >= end)
+            self._fill_when(backlog <= 0)
             while True:
-                messages = await feed.batch()
+                messages = await feed.batch(BATCH)
                 async with self._writing:
                     applied = await self._in_writer(projector.apply, messages, tell=self._filled)
                     self._position.advance(applied.seq)
                     await self._put(applied)
+                await asyncio.sleep(0.01)
                 self._fill_when(applied.seq >= end)
+                if backlog > 0 and applied.seq >= end:
+                    self._caught_up(backlog)
+                    backlog = 0
 
     def _fill_when(self, caught_up: bool) -> None:
         """The buckets are filled once the log's past is folded: a rebuild does not send every record again."""
         if caught_up and not self._filled and self._buckets is not None:
             self._filled = True
             self._buckets.lost.set()
+
+    def _caught_up(self, events: int) -> None:
+        """Give back what a long backlog needed: this process may now be idle for days."""
+        if events >= LONG_BACKLOG:
+            _log.info("the read model is up to date")
+            give_back_memory()
 
     async def _put(self, applied: Applied) -> None:
         if self._buckets is not None and self._filled:
@@ -189,7 +218,7 @@ class ProjectorService:
                 buckets.lost.clear()
                 async with self._writing:
                     if self._filled and not await self._are_whole(buckets):
-                        await buckets.fill(await asyncio.to_thread(self._filling))
+                        await buckets.fill(await self._in_reader(self._filling))
 
     async def _are_whole(self, buckets: RecordBuckets) -> bool:
         try:
@@ -237,6 +266,10 @@ class ProjectorService:
     async def _in_writer(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` in the one thread that writes, so that the loop goes on answering."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, partial(work, *args, **kwargs))
+
+    async def _in_reader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query's ``work`` beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, partial(work, *args, **kwargs))
 
     async def _log_end(self) -> int:
         """The log's end, asked for until the server answers."""
@@ -292,7 +325,7 @@ class ProjectorService:
     async def _parts(self) -> AsyncIterator[bytes]:
         parts = self._queries.audit_rows()
         try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            while (part := await self._in_reader(next, parts, None)) is not None:
                 yield part
             yield b""
         finally:
@@ -301,14 +334,14 @@ class ProjectorService:
     async def _health(self, call: Call) -> object:
         call.fields()
         fresh = await self._is_fresh()
-        answer = await asyncio.to_thread(self._queries.health)
+        answer = await self._in_reader(self._queries.health)
         return {**answer, "ok": fresh, "records": self._buckets is not None}
 
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Ask the database once it has all that was acknowledged before; after 2 s say that it has not."""
         fresh = await self._is_fresh()
         try:
-            answer = await asyncio.to_thread(query)
+            answer = await self._in_reader(query)
         except TrainshedError as error:
             if fresh or error.code is not ErrorCode.NOT_FOUND:
                 raise
@@ -343,3 +376,11 @@ def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def give_back_memory() -> None:
+    """Return free memory to the system, where the C library can (glibc keeps it otherwise)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

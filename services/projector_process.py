@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 
 from services.logging import get_logger
+from services.settings import Listen
 from trainshed_client.endpoint import Endpoint
 
 _log = get_logger("up")
@@ -26,7 +27,9 @@ class ProjectorProcess:
 
     name = "projector"
 
-    def __init__(self, endpoint: Endpoint, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, environment: Mapping[str, str], http_listen: Listen | None = None
+    ) -> None:
         # Whatever the caller's environment says of another server is not meant for this child.
         self._environment = {
             **environment,
@@ -34,6 +37,7 @@ class ProjectorProcess:
             "TRAINSHED_NATS_USER": endpoint.user or "",
             "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
             "TRAINSHED_NATS_PASSWORD_FILE": "",
+            "TRAINSHED_HTTP_LISTEN": str(http_listen or ""),
         }
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()

@@ -118,6 +118,25 @@ def _url(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True)
+class Listen:
+    """An address to serve on; port 0 takes any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _listen(value: str) -> Listen:
+    host, colon, port = value.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535 or (colon and not host):
+        raise ValueError("PORT or HOST:PORT, as in 8080 or 0.0.0.0:8080")
+    return Listen(host or "127.0.0.1", int(port))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a process was told by its environment; every field is checked, and every folder absolute."""
@@ -187,6 +206,14 @@ class Settings:
         bool,
         _Variable(_switch, "1 accepts plain credentials in a run config; the log keeps them for ever.", "0"),
     ] = False
+    http_listen: Annotated[
+        Listen | None,
+        _Variable(
+            _listen,
+            "`[HOST:]PORT` on which a service answers `/healthz`, `/readyz` and `/metrics` (no host: 127.0.0.1).",
+            "not served",
+        ),
+    ] = None
     log_format: Annotated[
         LogFormat,
         _Variable(

@@ -11,19 +11,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from events.log import EventLog
 from events.streams import ensure_streams
 from services import parts
 from services.embedded_nats import EmbeddedNats
-from services.lifecycle import STOP_WITHIN_S, Service, first_cause, run_services, stop_on_signals, unless
+from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
 from services.logging import get_logger
 from services.nats_keeper import NatsKeeper
+from services.observe import Observer, observer
 from services.parts import AgentOptions
 from services.projector_process import ProjectorProcess
-from services.settings import Settings
+from services.settings import Listen, Settings
 from services.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
-from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient, connect
 
 _log = get_logger("up")
@@ -54,12 +53,14 @@ async def up(settings: Settings, options: AgentOptions, on_ready: Callable[[Up],
             # A long log takes its time to be opened; a stop does not wait for that.
             if (endpoint := await unless(stop, server.start())) is None:
                 return
-            if (nc := await unless(stop, connect(endpoint, name="up", forever=True))) is None:
-                return
-            try:
-                await _serve(settings, options, on_ready, stop, machine, server, nc)
-            finally:
-                await nc.close()
+            async with observer("up", settings) as watching:
+                if (nc := await unless(stop, connect(endpoint, name="up", forever=True))) is None:
+                    return
+                watching.connection(nc)
+                try:
+                    await _serve(settings, options, on_ready, stop, machine, server, nc, watching)
+                finally:
+                    await nc.close()
         finally:
             await server.stop()
             _log.info("stopped")
@@ -73,22 +74,26 @@ async def _serve(
     machine: parts.Machine,
     server: EmbeddedNats,
     nc: SafeClient,
+    watching: Observer,
 ) -> None:
-    log = EventLog(nc)
+    log = watching.log(nc)
     log_id = await unless(stop, ensure_streams(nc, replicas=settings.replicas))
     if log_id is None:
         return
     write_endpoint(settings.state_dir, server.endpoint)
     fold = parts.fold(log, log_id, settings)
-    agent = parts.agent(nc, settings, options, machine)
+    watching.fold(fold)
+    agent = parts.agent(nc, settings, options, machine, log)
+    watching.agent(agent, len(machine.inventory.gpus))
     services: list[Service] = [
         parts.gateway(log, fold, settings),
         agent,
         parts.dispatcher(log, fold, settings, stand_at_once=True),
         fold,
-        ProjectorProcess(server.endpoint, os.environ),
+        ProjectorProcess(server.endpoint, os.environ, _next(settings.http_listen)),
         NatsKeeper(server),
     ]
+    watching.services(services)
 
     def tell() -> None:
         given = machine.inventory
@@ -103,12 +108,10 @@ async def _serve(
             )
         )
 
-    try:
-        await run_services(
-            services, stop, on_ready=tell, within_s=None if options.stop_workers else STOP_WITHIN_S
-        )
-    except BaseExceptionGroup as group:
-        cause = first_cause(group)
-        if isinstance(cause, TrainshedError):
-            raise cause from None
-        raise
+    within_s = None if options.stop_workers else STOP_WITHIN_S
+    await run_services(services, stop, on_ready=tell, within_s=within_s)
+
+
+def _next(listen: Listen | None) -> Listen | None:
+    """Where the projector shows its part: one port on."""
+    return None if listen is None else Listen(listen.host, listen.port + 1 if listen.port else 0)

@@ -11,10 +11,12 @@ import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.aio.client
 import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -27,8 +29,10 @@ PING_INTERVAL_S = 5
 REPEAT_QUIET_S = 30.0
 PING = b"PING\r\n"
 
+T = TypeVar("T")
 OnError = Callable[[Exception], None]
 OnEvent = Callable[[], Awaitable[None]]
+Listener = Callable[[Msg], None]
 
 
 class SafeClient(nats.aio.client.Client):
@@ -43,6 +47,55 @@ class SafeClient(nats.aio.client.Client):
         super().__init__()
         self.reconnect_hooks: set[Callable[[], None]] = set()
         """Called after each reconnection: readers whose consumer may be gone make it anew at once."""
+        self._listeners: dict[int, Listener] = {}
+        self._answers_sid = 0
+        self._written = False
+
+    async def listen(self, subject: str, listener: Listener) -> Subscription:
+        """Subscribe with a plain function, called while the socket is read: it must not block, and nothing is queued.
+
+        nats-py's own way, a queue and a task for each subscription, costs each message another turn of the event loop.
+        """
+
+        async def early(msg: Msg) -> None:
+            listener(msg)
+
+        subscription = await self.subscribe(subject, cb=early)
+        self._listeners[subscription._id] = listener
+        return subscription
+
+    async def request(self, *args: Any, **options: Any) -> Msg:
+        """As nats-py's, and a cancellation is never lost."""
+        return await _heeding(super().request(*args, **options))
+
+    async def flush(self, *args: Any, **options: Any) -> None:
+        """As nats-py's, and a cancellation is never lost."""
+        await _heeding(super().flush(*args, **options))
+
+    async def _init_request_sub(self) -> None:
+        """Answers to requests are handed to whoever waits while the socket is read, as in :meth:`listen`."""
+        await super()._init_request_sub()
+        self._answers_sid = max(self._subs)
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """Write the first thing of each turn of the event loop at once, and leave the rest of that turn to the flusher.
+
+        What is published alone leaves a turn earlier; what is published together still leaves together.
+        """
+        writer = getattr(self._transport, "_io_writer", None)  # a WebSocket has none
+        if self._written or force_flush or not self.is_connected or writer is None:
+            return await super()._flush_pending(force_flush)
+        if writer.transport.get_write_buffer_size():  # the server does not keep up: the flusher waits for it
+            return await super()._flush_pending(force_flush)
+        self._written = True
+        asyncio.get_running_loop().call_soon(self._next_turn)
+        writer.writelines(self._pending)
+        self._pending = []
+        self._pending_data_size = 0
+        return None
+
+    def _next_turn(self) -> None:
+        self._written = False
 
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         """Headers that cannot be read count as none; the message is still handed on, so that it can be answered."""
@@ -61,8 +114,19 @@ class SafeClient(nats.aio.client.Client):
             subject.decode()
         except UnicodeDecodeError:
             subject = subject.decode(errors="replace").encode()
+        listener = self._listeners.get(sid)
         try:
-            await super()._process_msg(sid, subject, reply, data, headers)
+            if listener is not None:
+                if sid in self._subs:
+                    headers_read = await self._process_headers(headers)
+                    listener(self._build_message(sid, subject, reply, data, headers_read))
+                else:
+                    del self._listeners[sid]
+            elif sid == self._answers_sid:
+                headers_read = await self._process_headers(headers)
+                await self._request_sub_callback(self._build_message(sid, subject, reply, data, headers_read))
+            else:
+                await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next message must be read
             what = f"nats: dropped a message on {subject[:200]!r} ({type(error).__name__}: {error})"
             await self._error_cb(nats.errors.Error(what))
@@ -225,6 +289,20 @@ async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
     if not connecting.cancelled():
         connecting.exception()  # told of already
     await client.abandon()
+
+
+async def _heeding(work: Awaitable[T]) -> T:
+    """What ``work`` gives, unless this task was cancelled meanwhile.
+
+    Python 3.11's `asyncio.wait_for`, which nats-py uses, loses a cancellation that comes in the same turn of the event
+    loop as the answer: who was told to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    result = await work
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
 
 
 class _QuietLog:

@@ -112,10 +112,11 @@ class AgentService:
         environment: Mapping[str, str] | None = None,
         clock: Callable[[], int] = time.time_ns,
         ids: Callable[[], str] = uuid7,
+        log: EventLog | None = None,
     ) -> None:
         self.ready = asyncio.Event()
         self._nc = nc
-        self._log = EventLog(nc)
+        self._log = log or EventLog(nc)
         self._folders = Folders(
             state_dir.absolute(), runs_dir.absolute(), var_logs_dir.absolute() if var_logs_dir else None
         )
@@ -248,9 +249,7 @@ class AgentService:
                     self._tasks.create_task(output.run())
                     self._tasks.create_task(self._live.hear())
                     self._tasks.create_task(self._leave_when_asked())
-                    pushed = await self._nc.subscribe(
-                        subjects.push_delivery(identity.node), cb=self._delivered
-                    )
+                    pushed = await self._nc.listen(subjects.push_delivery(identity.node), self._deliver)
                     async with OutputService(self._nc, identity.node, self._folders):
                         self._state = State(incarnation=identity.incarnation)
                         self._feed(Begun(await self._live.found()))
@@ -327,9 +326,6 @@ class AgentService:
     async def _leave_when_asked(self) -> None:
         await self._asked_to_stop.wait()
         self._feed(LeaveAsked(self._reclaim))
-
-    async def _delivered(self, msg: Msg) -> None:
-        self._deliver(msg)
 
     def _deliver(self, msg: Msg) -> None:
         """One decision of the dispatcher, from the node's push consumer (docs/protocol.md rule 10)."""

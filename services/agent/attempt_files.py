@@ -19,8 +19,8 @@ INTENT: Final = "intent.json"
 STARTED: Final = "started.json"
 STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
-TEMPORARIES: Final = (".started.json.tmp", ".exit.json.tmp")
-"""What the shim writes before it renames; they may be there ahead."""
+STARTED_TEMPORARY: Final = ".started.json.tmp"
+"""What the shim writes before it renames it; it may be there ahead."""
 
 
 class StopReason(enum.StrEnum):

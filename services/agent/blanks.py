@@ -50,7 +50,7 @@ class Blanks:
             name = str(self._made)
             os.mkdir(f"{self._state}/{name}")
             os.mkdir(f"{self._state}/{name}/1")
-            for file in (attempt_files.LOCK, attempt_files.INTENT, *attempt_files.TEMPORARIES):
+            for file in (attempt_files.LOCK, attempt_files.INTENT, attempt_files.STARTED_TEMPORARY):
                 _touch(f"{self._state}/{name}/1/{file}", 0o644)
             os.makedirs(f"{self._runs}/{name}/attempts/1")
             os.mkdir(f"{self._runs}/{name}/{ARTIFACTS}")

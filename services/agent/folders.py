@@ -21,7 +21,7 @@ ARTIFACTS = "artifacts"
 ARTIFACTS_LIST = "artifacts.json"
 OUTPUT_FILES = ("stdout.log", "stderr.log")
 NOTHING = OnDisk()
-_LINKED = ".marker"
+_LINKED = "open.marker"
 
 
 def is_ref(run_id: object, attempt: object) -> bool:
@@ -64,7 +64,7 @@ class Folders(msgspec.Struct, frozen=True):
     def make_roots(self) -> None:
         """Make what every attempt needs once. Raises OSError."""
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _touch(f"{self.opened}/{_LINKED}")
+        _touch(f"{self.state_dir}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
         self.runs_dir.mkdir(parents=True, exist_ok=True)
 
@@ -76,7 +76,7 @@ class Folders(msgspec.Struct, frozen=True):
         """
         marker = f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}"
         try:
-            os.link(f"{self.state_dir}/open/{_LINKED}", marker)
+            os.link(f"{self.state_dir}/{_LINKED}", marker)
         except FileExistsError:
             pass
         except OSError:  # no such links here, or too many

@@ -6,6 +6,7 @@ Owns their options and how each ends; services.parts builds them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -20,9 +21,10 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
     from services.lifecycle import Service
+    from services.observe import Observer
     from trainshed_client.nats_client import SafeClient
 
-Build = Callable[["SafeClient"], Coroutine[Any, Any, list["Service"]]]
+Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]]]
 
 
 @click.command("gateway")
@@ -34,14 +36,15 @@ def gateway() -> None:
     """
     settings = Settings.read()
 
-    async def build(nc: SafeClient) -> list[Service]:
-        from events.log import EventLog
+    async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from events.streams import ensure_streams
         from services import parts
 
-        log = EventLog(nc)
+        log = observer.log(nc)
         fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
-        return [parts.gateway(log, fold, settings), fold]
+        services: list[Service] = [parts.gateway(log, fold, settings), fold]
+        observer.services(services)
+        return services
 
     _serve("gateway", settings, build)
 
@@ -55,13 +58,14 @@ def dispatcher() -> None:
     """
     settings = Settings.read()
 
-    async def build(nc: SafeClient) -> list[Service]:
-        from events.log import EventLog
+    async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from events.streams import ensure_streams
         from services import parts
 
-        log = EventLog(nc)
+        log = observer.log(nc)
         fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
+        observer.fold(fold)
+        observer.services([fold])  # one that stands by serves as well
         return [parts.dispatcher(log, fold, settings), fold]
 
     _serve("dispatcher", settings, build)
@@ -82,16 +86,20 @@ def projector(records: bool, database: str | None, ready_fd: int | None, die_wit
         _die_with(die_with)
     settings = Settings.read()
 
-    async def build(nc: SafeClient) -> list[Service]:
+    async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from events.streams import ensure_streams
         from services import parts
 
         await ensure_streams(nc, replicas=settings.replicas)
-        return [parts.projector(nc, settings, database, records=records)]
+        service = parts.projector(nc, settings, database, records=records)
+        await observer.projector(nc, service)
+        observer.services([service])
+        return [service]
 
     def ready() -> None:
         if ready_fd is not None:
-            os.write(ready_fd, b"1")
+            with contextlib.suppress(BrokenPipeError):  # who waited for it is about to end us
+                os.write(ready_fd, b"1")
             os.close(ready_fd)
 
     _serve("projector", settings, build, ready)
@@ -116,14 +124,17 @@ def agent(
     """
     settings = with_options(Settings.read(), node, heartbeat_timeout)
 
-    async def build(nc: SafeClient) -> list[Service]:
+    async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from services import parts
 
         options = parts.AgentOptions(gpus=gpus, cpus=cpus, memory_mb=memory, borrowed=borrowed)
         machine = parts.machine(options)
         for note in machine.inventory.notes:
             click.echo(note, err=True)
-        return [parts.agent(nc, settings, options, machine)]
+        service = parts.agent(nc, settings, options, machine, observer.log(nc))
+        observer.agent(service, len(machine.inventory.gpus))
+        observer.services([service])
+        return [service]
 
     _serve("agent", settings, build, within_s=None if borrowed else 1.2)
 
@@ -141,48 +152,47 @@ def _serve(
     from services import logging
 
     logging.configure(settings.log_format, settings.log_level)
-    asyncio.run(_run(name, _endpoint(settings), build, on_ready, within_s))
+    asyncio.run(_run(name, settings, build, on_ready, within_s))
 
 
 async def _run(
-    name: str, endpoint: Endpoint, build: Build, on_ready: Callable[[], None], within_s: float | None
+    name: str, settings: Settings, build: Build, on_ready: Callable[[], None], within_s: float | None
 ) -> None:
     import nats.errors
 
     from events.feed import ApiError
-    from services.lifecycle import first_cause, run_services, stop_on_signals, unless
+    from services.lifecycle import run_services, stop_on_signals, unless
     from services.logging import get_logger
+    from services.observe import observer
     from trainshed_client.nats_client import connect
 
     log = get_logger(name)
+    endpoint = _endpoint(settings)
     stop = stop_on_signals()
-    # A service waits for its server, and for JetStream behind it, but not past a SIGTERM.
-    nc = await unless(stop, connect(endpoint, name=name, forever=True))
-    if nc is None:
-        return
 
     def ready() -> None:
         log.info("ready")
         on_ready()
 
-    try:
+    async with observer(name, settings) as watching:
+        # A service waits for its server, and for JetStream behind it, but not past a SIGTERM.
+        nc = await unless(stop, connect(endpoint, name=name, forever=True))
+        if nc is None:
+            return
+        watching.connection(nc)
         try:
-            services = await unless(stop, build(nc))
-        except (TimeoutError, nats.errors.Error, ApiError) as error:
-            why = str(error).removeprefix("nats: ") or type(error).__name__
-            raise TrainshedError(
-                ErrorCode.UNAVAILABLE,
-                f"the server at {endpoint.url} cannot keep the event log ({why}). It must run with JetStream",
-            ) from None
-        if services is not None:
-            await run_services(services, stop, on_ready=ready, within_s=within_s)
-    except BaseExceptionGroup as group:
-        cause = first_cause(group)
-        if isinstance(cause, TrainshedError):
-            raise cause from None
-        raise
-    finally:
-        await nc.close()
+            try:
+                services = await unless(stop, build(nc, watching))
+            except (TimeoutError, nats.errors.Error, ApiError) as error:
+                why = str(error).removeprefix("nats: ") or type(error).__name__
+                raise TrainshedError(
+                    ErrorCode.UNAVAILABLE,
+                    f"the server at {endpoint.url} cannot keep the event log ({why}). It must run with JetStream",
+                ) from None
+            if services is not None:
+                await run_services(services, stop, on_ready=ready, within_s=within_s)
+        finally:
+            await nc.close()
 
 
 def _endpoint(settings: Settings) -> Endpoint:

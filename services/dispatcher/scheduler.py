@@ -85,7 +85,7 @@ class Holding(NamedTuple):
 def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int) -> list[Grant]:
     """Grants for the runs that fit now, in the queue's order, ``limit`` at most.
 
-    The first run that does not fit keeps a reservation on one node: those behind it get there only what would be left
+    The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left
     beside it once everything ahead of it has ended, so that a large run is not starved by small ones.
     """
     offers = {node.name: offer(state, node, taken) for node in state.nodes.values() if node.takes_work}
@@ -102,8 +102,7 @@ def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int) -> lis
         if choice is None:
             heads.block()
             if not reserved:
-                reserve(state, taken, run, offers)
-                reserved = True
+                reserved = reserve(state, taken, run, offers)
             continue
         slots = tuple(choice.slots[: choice.slots_for(run.needs.gpus)])
         over, count = heads.passed_over(run)
@@ -147,8 +146,8 @@ def choose(run: Run, offers: Iterable[Offer]) -> Offer | None:
     return max(fitting, key=lambda o: (o.slots_for(needs.gpus), o.cpus, o.node.name))
 
 
-def reserve(state: State, taken: Taken, run: Run, offers: Mapping[str, Offer]) -> None:
-    """Keep one node for ``run``: where the runs behind it hold least of what it needs.
+def reserve(state: State, taken: Taken, run: Run, offers: Mapping[str, Offer]) -> bool:
+    """Keep one node for ``run``: where the runs behind it hold least of what it needs. False where none could hold it.
 
     Of nodes where they hold nothing of it, the one that lacks least now. Elsewhere what is lacking now does not count:
     it goes up and down with the runs behind, and a reservation that moves to and fro with it would never be met. So
@@ -168,9 +167,11 @@ def reserve(state: State, taken: Taken, run: Run, offers: Mapping[str, Offer]) -
         key = (in_the_way, now, o.node.name)
         if best is None or key < best[0]:
             best = (key, o, left)
-    if best is not None:
-        _, kept, left = best
-        kept.kept = left
+    if best is None:
+        return False
+    _, kept, left = best
+    kept.kept = left
+    return True
 
 
 def usable_slots(node: Node) -> int:

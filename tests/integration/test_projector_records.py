@@ -194,14 +194,20 @@ async def test_what_a_worker_told_reaches_its_live_attempt_alone(
             status_text="learning",
             metrics={"reward": 12.5},
         )
-        await _heartbeat(nc, msgspec.structs.replace(told, attempt=2, step=99))
-        await _heartbeat(nc, msgspec.structs.replace(told, step=99), node="gpu02")
         await _heartbeat(nc, told)
 
         async def has_told() -> bool:
             return bool((await ask(nc, "run.get", {"run_id": run_id}))["run"]["step"])
 
         await eventually(has_told)
+        await _heartbeat(nc, msgspec.structs.replace(told, attempt=2, step=99))
+        await _heartbeat(nc, msgspec.structs.replace(told, step=99), node="gpu02")
+        await _heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="gpu01-a"))
+
+        async def has_read_all() -> bool:
+            return (await ask(nc, "node.list"))["nodes"][0]["last_heartbeat_at"] is not None
+
+        await eventually(has_read_all)
         answer = await ask(nc, "run.get", {"run_id": run_id})
         run, attempt = answer["run"], answer["attempts"][0]
         for record in (run, attempt):
@@ -212,6 +218,7 @@ async def test_what_a_worker_told_reaches_its_live_attempt_alone(
         assert run["updated_at"] > before["updated_at"]
         await eventually(lambda: _is_in_bucket(nc, run_id, run))
     assert kept_hash(dump(Database(path))) == recomputed_hash(dump(Database(path)))
+    await _heartbeat(nc, told)
     # a heartbeat is no part of the log: a read model made anew has it again from the heartbeats' stream
     async with projecting(await nats_server.client(), tmp_path / "again.db"):
         await eventually(has_told)

@@ -34,7 +34,7 @@ def test_a_projector_killed_in_the_middle_of_runs_leaves_no_trace_in_the_tables(
     stack = new_stack(cpus=8)
     runs: list[str] = []
     for kill in range(3):
-        runs += _sweep(stack, 40, f"kill-{kill}")
+        runs += _sweep(stack, 30, f"kill-{kill}")
         _kill_projector(stack)
     records = stack.wait(*runs, code=1)
     assert {record["status"] for record in records} == {"COMPLETED", "FAILED"}

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.support.stack import TRAINSHED, Stack, alive, run_trainshed, until
 
 NewStack = Callable[..., Stack]
@@ -61,30 +59,30 @@ class Worker:
         return "".join(f"{line}\n" for line in lines).encode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_leaves_the_workers_and_the_next_start_goes_on_with_them(
-    new_stack: NewStack, tmp_path: Path, number: signal.Signals
+    new_stack: NewStack, tmp_path: Path
 ) -> None:
     stack = new_stack()
     worker = Worker(stack, tmp_path, code=7)
-    pid = stack.process.pid
-    assert stack.stop(number) == 0
-    assert not alive(pid)
-    assert "Traceback" not in stack.said()
-    assert alive(worker.pid)
-    # Of the stack, only shim and worker are left.
-    until(lambda: len(stack.processes()) == 2)
-    run_trainshed("ls", environment=stack.environment, code=3)
-    worker.say("alone")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert stack.stop(number) == 0
+        assert "Traceback" not in stack.said()
+        # Of the stack, only shim and worker are left.
+        until(lambda: len(stack.processes()) == 2)
+        assert alive(worker.pid)
+        run_trainshed("ls", environment=stack.environment, code=3)
+        worker.say(f"alone after {number.name}")
 
-    stack.start()
-    record = stack.record(worker.run)
-    assert (record["status"], record["pid"], record["attempt"]) == ("RUNNING", worker.pid, 1)
-    assert worker.run in stack.holders()
+        stack.start()
+        record = stack.record(worker.run)
+        assert (record["status"], record["pid"], record["attempt"]) == ("RUNNING", worker.pid, 1)
+        assert worker.run in stack.holders()
     worker.say("end")
     (ended,) = stack.wait(worker.run, code=7)
     assert (ended["status"], ended["exit_code"], ended["pid"]) == ("FAILED", 7, worker.pid)
-    assert stack.trainshed("logs", worker.run).stdout == worker.written("alone", "end")
+    assert stack.trainshed("logs", worker.run).stdout == worker.written(
+        *(f"alone after {name}" for name in ("SIGTERM", "SIGINT", "SIGHUP")), "end"
+    )
     assert stack.holders() == [None, None]
     stack.trainshed("audit", "verify")
 

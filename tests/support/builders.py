@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -225,7 +226,7 @@ class Story:
 
     # --- the gateway ----------------------------------------------------------------------------------------
 
-    def submit(self, run_id: str = "r1", **fields: object) -> int:
+    def submit(self, run_id: str = "r1", **fields: Any) -> int:
         """Submit a run with this id (evolve takes the log's word for it)."""
         return self.put(Role.GATEWAY, Submitted(run_id=run_id, config=config(**fields), digest="0" * 64))
 

@@ -6,20 +6,18 @@ It takes small batches, so that a kill finds it in the middle of some transactio
 from __future__ import annotations
 
 import asyncio
-import functools
 import sys
 
-from events.feed import Feed
-from services.projector import ProjectorService
+from services import projector
 from trainshed_client.endpoint import discover
 from trainshed_client.nats_client import connect
 
 
 async def main(database: str) -> None:
     """Project until killed."""
-    Feed.batch = functools.partialmethod(Feed.batch, 137)  # type: ignore[method-assign,assignment]
+    projector.BATCH = 137
     nc = await connect(discover(), name="projector-under-test", forever=True)
-    await ProjectorService(nc, database).run()
+    await projector.ProjectorService(nc, database).run()
 
 
 asyncio.run(main(sys.argv[1]))

@@ -264,6 +264,9 @@ class Stack:
 
     def running(self, run: str) -> dict[str, Any]:
         """The record once the worker runs."""
+        # Each question is a process of its own; the shim's file comes just before the answer is yes.
+        folder = self.state_dir / "attempts" / run
+        until(lambda: any(folder.glob("*/started.json")), what=f"{run} starts")
 
         def look() -> dict[str, Any] | None:
             record = self.record(run)

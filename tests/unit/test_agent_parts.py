@@ -311,8 +311,9 @@ def test_a_blank_becomes_a_whole_folder_and_never_replaces_one(tmp_path: Path) -
     assert (
         name is not None and blanks.put_attempt(name, intent(tmp_path), folder) and blanks.put_run(name, run)
     )
-    assert {each.name for each in folder.iterdir()} == {"lock", "intent.json"}
-    assert (run / "artifacts").is_dir() and folders.output(first).is_dir()
+    assert {each.name for each in folder.iterdir()} == {"lock", "intent.json", ".started.json.tmp"}
+    assert (run / "artifacts").is_dir()
+    assert {each.name for each in folders.output(first).iterdir()} == {"stdout.log", "stderr.log"}
     (folder / "exit.json").touch()
     (run / "checkpoint").touch()
     name = blanks.take()

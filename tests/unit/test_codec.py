@@ -263,7 +263,8 @@ def test_an_old_version_is_brought_up_to_date_step_by_step(monkeypatch: pytest.M
     read = decode(subject, json.dumps(body).encode(), 1, 1)
     assert isinstance(read, StoredEvent) and isinstance(read.event, Started)
     assert read.event.host == "GPU01.LAB"
-    for data in ([], {}, 5, None, {"host": 5}):
+    broken: list[object] = [[], {}, 5, None, {"host": 5}]
+    for data in broken:
         assert wrong(subject, {**body, "data": data})
 
 

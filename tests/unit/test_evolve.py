@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from events.evolve import NOTHING, EndedAttempt
-from events.state import Departed
+from events.state import Session
 from events.types import (
     AttemptRef,
     Failed,
@@ -16,10 +18,10 @@ from tests.support.builders import SECOND_NS, START_NS, Story
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
 from trainshed_client.subjects import Role
 
-RETRIED = {"retry": {"max_attempts": 3, "backoff_s": 10}}
+RETRIED: dict[str, Any] = {"retry": {"max_attempts": 3, "backoff_s": 10}}
 
 
-def a_story(**fields: object) -> Story:
+def a_story(**fields: Any) -> Story:
     """A node that is up, an epoch, and run r1 submitted."""
     story = Story()
     story.elect()
@@ -28,14 +30,14 @@ def a_story(**fields: object) -> Story:
     return story
 
 
-def dispatched(**fields: object) -> Story:
+def dispatched(**fields: Any) -> Story:
     """The same with r1's first attempt granted slot 0."""
     story = a_story(**fields)
     story.dispatch(slots=(0,))
     return story
 
 
-def running(**fields: object) -> Story:
+def running(**fields: Any) -> Story:
     """The same with its worker running."""
     story = dispatched(**fields)
     story.start()
@@ -116,7 +118,7 @@ def test_a_second_submitted_of_a_live_run_changes_nothing() -> None:
     "broken",
     [{"priority": "high"}, {"retry": []}, {"resources": {"cpus": None}}, {"priority": 2**60}],
 )
-def test_a_config_that_cannot_be_read_is_unreadable_and_makes_no_run(broken: dict[str, object]) -> None:
+def test_a_config_that_cannot_be_read_is_unreadable_and_makes_no_run(broken: dict[str, Any]) -> None:
     story = Story()
     story.submit(**broken)
     assert story.change.unreadable
@@ -662,7 +664,7 @@ def test_rule_8_a_grant_to_an_incarnation_that_left_is_not_started_also_once_ano
     story.dispatch()
     story.leave(upto=2)
     story.join(incarnation="b")
-    assert story.node().departed == (Departed("a", 2),)
+    assert story.node().session_of("a") == Session("a", 2, frozenset(), 2)
     story.verdict(FailureReason.NOT_STARTED)
     assert story.pending().attempt == 2
     assert story.state.usage == {}
@@ -676,7 +678,18 @@ def test_rule_8_the_same_holds_for_a_grant_that_is_stored_after_the_other_has_jo
     story.verdict(FailureReason.NOT_STARTED)
     assert story.pending().attempt == 2
     story.join(incarnation="a")
-    assert story.node().departed == ()
+    assert [one.incarnation for one in story.node().earlier] == ["b"]
+
+
+def test_rule_8_an_attempt_that_the_earlier_incarnations_last_join_lacked_can_be_ended_after_it_too() -> None:
+    """Granted, never delivered; its agent restarts, leaves without attempts, and another takes the name."""
+    for started, reason in ((False, FailureReason.NOT_STARTED), (True, FailureReason.SHIM_LOST)):
+        story = running(**RETRIED) if started else dispatched(**RETRIED)
+        upto = story.join()
+        story.leave(upto=upto)
+        story.join(incarnation="b")
+        story.verdict(reason)
+        assert story.pending().attempt == 2
 
 
 def test_rule_8_an_attempt_that_an_earlier_incarnation_took_is_not_the_dispatchers_to_end() -> None:
@@ -750,7 +763,7 @@ def test_rule_11_a_word_about_another_incarnation_changes_nothing(tell: str) -> 
 
 @pytest.mark.parametrize(("retry", "status"), [({}, RunStatus.FAILED), (RETRIED, RunStatus.PENDING)])
 def test_rule_12_removal_ends_the_live_attempts_of_that_incarnation(
-    retry: dict[str, object], status: RunStatus
+    retry: dict[str, Any], status: RunStatus
 ) -> None:
     story = running(**retry)
     active = story.active()

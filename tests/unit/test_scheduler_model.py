@@ -106,6 +106,15 @@ class Playing(RuleBasedStateMachine):
         self.cluster.turn(self.cluster.dispatchers[number])
         self.cluster.turn(self.cluster.dispatchers[number])
 
+    @rule(number=dispatchers, gpus=st.lists(st.integers(0, 2), min_size=2, max_size=4))
+    def a_busy_moment(self, number: int, gpus: list[int]) -> None:
+        """Several submits, a decision and its delivery: else few steps have anything to go wrong with."""
+        for wanted in gpus:
+            self.submit(gpus=wanted, cpus=1, memory_mb=0, mandatory=True, priority=0, tries=2, after=False)
+        self.fold_and_turn_twice(number=number)
+        for name in NODES:
+            self.cluster.take(name)
+
     @rule(number=dispatchers, after=st.integers(0, 2))
     def turn_without_an_answer(self, number: int, after: int) -> None:
         self.cluster.turn(self.cluster.dispatchers[number], acknowledged=after)
