@@ -20,13 +20,6 @@ RUN /opt/build/bin/pip wheel -q --no-deps --no-build-isolation --no-index -w dis
  && find /opt/trainshed -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
 
 FROM python:3.11-slim-bookworm
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="Trainshed" \
-      org.opencontainers.image.description="Queues and runs training jobs on GPU machines, on an append-only event log." \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 trainshed \
  && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /var/lib/trainshed --shell /usr/sbin/nologin trainshed \
  && install -d -m 0700 -o 10001 -g 10001 /var/lib/trainshed \
@@ -44,3 +37,10 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["pyth
     "import socket; s = socket.create_connection(('127.0.0.1', 8080), 2); s.sendall(b'GET /readyz HTTP/1.0\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in s.recv(64))"]
 ENTRYPOINT ["/opt/trainshed/bin/trainshed"]
 CMD ["--help"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Trainshed" \
+      org.opencontainers.image.description="Queues and runs training jobs on GPU machines, on an append-only event log." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"

@@ -84,10 +84,13 @@ class Feed:
         """The sequence below which everything was handed out (meaningless with ``last_per_subject``)."""
         return self._next
 
-    async def batch(self, limit: int = BATCH_LIMIT, *, to_end: bool = False) -> list[Message]:
+    async def batch(
+        self, limit: int = BATCH_LIMIT, *, to_end: bool = False, linger_s: float = 0.0
+    ) -> list[Message]:
         """What has arrived, at least one message and at most ``limit``; waits for it.
 
         ``to_end``: once everything that is stored has been handed out it does not wait, but returns an empty list.
+        ``linger_s``: after a wait it leaves so long for what follows closely.
         """
         while True:
             if self._broken:
@@ -113,6 +116,8 @@ class Feed:
                     await self._arrived.wait()
             except TimeoutError:
                 self._broken = True  # the server's idle heartbeats no longer come: the consumer is gone
+            if queue and linger_s:
+                await asyncio.sleep(linger_s)
 
     # --- the consumer behind it ---------------------------------------------------------------------------
 

@@ -41,13 +41,18 @@ _STATUSES = tuple(status.value for status in RunStatus if status is not RunStatu
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``run.list`` takes. ``run``: an id, a prefix of one, or a name; the rest narrows a listing down."""
+    """What ``run.list`` takes. ``run``: an id, a prefix of one, or a name; the rest narrows a listing down.
+
+    ``live`` and ``ended`` choose by whether a run has ended; with ``ended`` the order is that of the ends, the last
+    first, and there is one page.
+    """
 
     status: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
     name: str | None = None
     run: str | None = None
     live: bool = False
+    ended: bool = False
     limit: int = MAX_RUNS
     before_seq: int | None = None
 
@@ -60,6 +65,7 @@ def run_query(
     run: str | None = None,
     prefix: str | None = None,
     live: bool | None = None,
+    ended: bool | None = None,
     limit: int | None = None,
     before_seq: int | None = None,
 ) -> RunQuery:
@@ -76,12 +82,19 @@ def run_query(
             raise TrainshedError(ErrorCode.INVALID, f"must be a string, not {value!r:.60}", f"labels.{key}")
     if limit is not None and not 1 <= limit <= MAX_RUNS:
         raise TrainshedError(ErrorCode.INVALID, f"must be 1 to {MAX_RUNS}, not {limit}", "limit")
+    if live and ended:
+        raise TrainshedError(ErrorCode.INVALID, "no run is both live and ended; leave one out", "ended")
+    if ended and before_seq is not None:
+        raise TrainshedError(
+            ErrorCode.INVALID, "the last that ended are one page; page through all by their status", "before_seq"
+        )
     return RunQuery(
         status=tuple(status or ()),
         labels=labels or {},
         name=name,
         run=run if run is not None else prefix,
         live=bool(live),
+        ended=bool(ended),
         limit=limit or MAX_RUNS,
         before_seq=before_seq,
     )
@@ -97,7 +110,10 @@ class Queries:
     # --- answers ------------------------------------------------------------------------------------------
 
     def runs(self, query: RunQuery) -> dict[str, Any]:
-        """``run.list``: newest first. A page may end before ``limit`` where it is full: the last one is empty."""
+        """``run.list``: newest first. A page may end before ``limit`` where it is full: the last one is empty.
+
+        ``total`` stands in a first page alone: how many match, in all pages together.
+        """
         limit = query.limit if query.run is None else min(query.limit, MAX_FOUND)
         with self._database.reading() as connection:
             seq = _seq(connection)
@@ -110,7 +126,12 @@ class Queries:
                 runs.append(msgspec.Raw(record))
                 if len(runs) == limit:
                     break
-        return {"v": 1, "seq": seq, "runs": runs}
+            else:
+                limit = 0  # these were all
+            answer = {"v": 1, "seq": seq, "runs": runs}
+            if query.before_seq is None:
+                answer["total"] = _total(connection, query) if limit else len(runs)
+        return answer
 
     def run(self, run_id: str) -> dict[str, Any]:
         """``run.get``. Raises TrainshedError (not_found). Of what is too long for an answer, the newest is kept."""
@@ -267,6 +288,23 @@ def _seq(connection: Connection) -> int:
 
 def _selected(query: RunQuery) -> Select[Any]:
     runs = tables.runs.c
+    selected = tables.runs.select().where(*_conditions(query))
+    # The index of the ended ones is in this order: however many there are, the last are found at once.
+    return selected.order_by(runs.seq.desc() if query.ended else runs.submit_seq.desc())
+
+
+def _total(connection: Connection, query: RunQuery) -> int:
+    """How many runs match."""
+    if not query.labels:
+        counted = select(func.count()).select_from(tables.runs).where(*_conditions(query))
+        return int(connection.execute(counted).scalar_one())
+    wanted = [_label(key, value) for key, value in query.labels.items()]
+    labels = connection.execute(select(tables.runs.c.labels).where(*_conditions(query))).scalars()
+    return sum(all(text in found for text in wanted) for found in labels)
+
+
+def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
+    runs = tables.runs.c
     where: list[ColumnElement[bool]] = []
     if query.status:
         where.append(runs.status.in_(query.status))
@@ -280,8 +318,11 @@ def _selected(query: RunQuery) -> Select[Any]:
     where += [
         runs.labels.contains(_label(key, value), autoescape=True) for key, value in query.labels.items()
     ]
-    selected = tables.runs.select().where(*where).order_by(runs.submit_seq.desc())
-    return selected.where(tables.IS_LIVE) if query.live else selected
+    if query.live:
+        where.append(tables.IS_LIVE)  # type: ignore[arg-type]
+    if query.ended:
+        where.append(tables.IS_ENDED)  # type: ignore[arg-type]
+    return where
 
 
 def _label(key: str, value: str) -> str:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import nats.errors
 from nats.aio.msg import Msg
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
@@ -40,6 +47,8 @@ APPEND_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 DISPATCH_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 43200)
 LOG_END_WITHIN_S = 1.0
 _NS = 1e9
+
+disable_created_metrics()  # a series more for each, which says what the process's start time says
 
 
 class Metrics:

@@ -38,6 +38,8 @@ FRESH_WITHIN_S = 2.0
 AGAIN_AFTER_S = 1.0
 HEARTBEATS_EVERY_S = 0.2
 """At the most so often heartbeats are written; those that come meanwhile are written together."""
+LINGER_S = 0.008
+"""What is stored so closely is one transaction; and no row is written while a run that was just submitted is started."""
 BATCH = 1_000
 """Events of one transaction: more are hardly faster (bench/projector_rebuild.py) and keep more in memory."""
 MAX_REQUEST_BYTES = 64 * 1024
@@ -184,12 +186,11 @@ class ProjectorService:
         async with self._log.follow(projector.seq + 1) as feed:
             self._fill_when(backlog <= 0)
             while True:
-                messages = await feed.batch(BATCH)
+                messages = await feed.batch(BATCH, linger_s=LINGER_S)
                 async with self._writing:
                     applied = await self._in_writer(projector.apply, messages, tell=self._filled)
                     self._position.advance(applied.seq)
                     await self._put(applied)
-                await asyncio.sleep(0.01)
                 self._fill_when(applied.seq >= end)
                 if backlog > 0 and applied.seq >= end:
                     self._caught_up(backlog)

@@ -16,7 +16,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainshed_client.answers import Acknowledged, NodeAnswer, RunPage, RunView, Submission
+    from trainshed_client.answers import (
+        Acknowledged,
+        Check,
+        Explanation,
+        NodeAnswer,
+        RunPage,
+        RunView,
+        Submission,
+    )
     from trainshed_client.client import Trainshed
     from trainshed_client.endpoint import Endpoint, discover
     from trainshed_client.errors import ErrorCode, TrainshedError
@@ -36,8 +44,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Acknowledged",
     "AttemptRecord",
+    "Check",
     "Endpoint",
     "ErrorCode",
+    "Explanation",
     "FailureReason",
     "NodeAnswer",
     "NodeRecord",
@@ -61,8 +71,10 @@ __all__ = [
 _MODULE_OF = {
     "Acknowledged": "answers",
     "AttemptRecord": "records",
+    "Check": "answers",
     "Endpoint": "endpoint",
     "ErrorCode": "errors",
+    "Explanation": "answers",
     "FailureReason": "statuses",
     "NodeAnswer": "answers",
     "NodeRecord": "records",

@@ -36,6 +36,16 @@ class Submissions(msgspec.Struct, frozen=True):
     runs: list[Submission]
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What a submit would do. ``status`` is that of the run that exists; ``nodes`` could hold the run when empty."""
+
+    run_id: str
+    digest: str
+    new: bool
+    status: RunStatus | None = None
+    nodes: list[str] = msgspec.field(default_factory=list)
+
+
 class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a cancel or a retry: the run's status, and the sequence it is true at."""
 
@@ -64,9 +74,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunPage(Answer, frozen=True, kw_only=True):
-    """One page of runs, newest first, each as the server's own JSON (``records`` decodes them)."""
+    """One page of runs, newest first, each as the server's own JSON (``records`` decodes them).
+
+    ``total``: how many match in all pages together; only the first page tells it.
+    """
 
     runs: list[msgspec.Raw]
+    total: int | None = None
 
     @property
     def records(self) -> list[QueuedRunRecord]:
@@ -81,6 +95,13 @@ class RunView(Answer, frozen=True, kw_only=True):
     config: dict[str, Any]
     attempts: list[AttemptRecord]
     timeline: list[TimelineEntry]
+
+
+class Explanation(Answer, frozen=True, kw_only=True):
+    """Why a run waits (``run.waits_for``), and the last things that happened to it."""
+
+    run: QueuedRunRecord
+    timeline: list[TimelineEntry] = msgspec.field(default_factory=list)
 
 
 class SlotPage(Answer, frozen=True, kw_only=True):

@@ -6,8 +6,7 @@ Owns requests, how their errors read, paging and how runs are named; must not im
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -16,6 +15,8 @@ import msgspec
 from trainshed_client import subjects
 from trainshed_client.answers import (
     Acknowledged,
+    Check,
+    Explanation,
     NodeAnswer,
     NodePage,
     RunPage,
@@ -28,6 +29,7 @@ from trainshed_client.answers import (
 )
 from trainshed_client.endpoint import Endpoint, discover
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.naming import SHOWN, choose, is_run_id
 from trainshed_client.records import QueuedRunRecord, RunRecord
 from trainshed_client.statuses import RunStatus
 
@@ -43,17 +45,9 @@ NO_RESPONDERS_FOR_S = 1.0
 """A service that is starting again is waited for so long before "nobody answers" is believed."""
 
 PAGE = 500
-SHOWN = 5
 _READS_AT_ONCE = 16
-_RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
-_PREFIX = re.compile(r"[a-z2-7]{1,26}\Z")
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-def is_run_id(text: str) -> bool:
-    """True for a whole run id."""
-    return _RUN_ID.match(text) is not None
 
 
 class Trainshed:
@@ -109,6 +103,10 @@ class Trainshed:
         """Submit all or none (1,000 runs and 1 MB at most), with one answer a config in order."""
         return (await self._ask("run.submit_batch", {"runs": list(configs)}, Submissions)).runs
 
+    async def check(self, config: Mapping[str, object]) -> Check:
+        """What submitting this config would do; nothing is appended. Raises as `submit` would."""
+        return await self._ask("run.check", config, Check)
+
     async def cancel(self, run: str, *, reason: str | None = None) -> Acknowledged:
         """Ask for a run's end. One that has ended answers with its status, and nothing is appended."""
         return await self._one_run("run.cancel", run, reason)
@@ -146,6 +144,15 @@ class Trainshed:
         found = await self.resolve(run)
         return await self.call("run.get", {"run_id": found.run_id})
 
+    async def explain(self, run: str) -> Explanation:
+        """Why a run waits, or what happened to it last. Of several of a name: the newest."""
+        return _decoded(await self.explain_json(run), Explanation)
+
+    async def explain_json(self, run: str) -> bytes:
+        """The same as the server's JSON."""
+        run_id = run if is_run_id(run) else (await self.resolve(run)).run_id
+        return await self.call("run.explain", {"run_id": run_id})
+
     async def resolve(self, run: str, *, only: bool = False) -> QueuedRunRecord:
         """The record of the run that an id, a unique prefix of one, or a name means.
 
@@ -179,9 +186,13 @@ class Trainshed:
         labels: Mapping[str, str] | None = None,
         name: str | None = None,
         live: bool = False,
+        ended: bool = False,
         limit: int | None = None,
     ) -> AsyncIterator[RunPage]:
-        """The same, a page at a time; the first page's ``seq`` is the listing's."""
+        """The same, a page at a time; the first page's ``seq`` and ``total`` are the listing's.
+
+        ``ended``: those that ended last, the last first; there is one page of them.
+        """
         request: dict[str, object] = {}
         if status:
             request["status"] = [str(one) for one in status]
@@ -191,12 +202,14 @@ class Trainshed:
             request["name"] = name
         if live:
             request["live"] = True
+        if ended:
+            request["ended"] = True
         left = limit
         while left is None or left > 0:
             request["limit"] = PAGE if left is None else min(PAGE, left)
             page = await self._ask("run.list", request, RunPage)
             yield page
-            if not page.runs:
+            if not page.runs or ended:
                 return
             request["before_seq"] = decode_run(page.runs[-1]).submit_seq
             if left is not None:
@@ -250,16 +263,35 @@ class Trainshed:
                     break
             return [ended[run_id] for run_id in run_ids]
 
-    def output(self, run_id: str, *, first_attempt: int | None = None, patient: bool = False) -> RunOutput:
+    def output(
+        self,
+        run_id: str,
+        *,
+        first_attempt: int | None = None,
+        begin: Mapping[str, int] | None = None,
+        patient: bool = False,
+        on_attempt: Callable[[int, str], None] | None = None,
+        on_record: Callable[[RunRecord], None] | None = None,
+    ) -> RunOutput:
         """A run's output from its first byte, over all attempts from ``first_attempt`` on, until the run ends.
 
         ``async with trainshed.output(run_id) as output: async for chunk in output: ...``. Takes a full run id;
-        without ``first_attempt`` it begins with the latest attempt. ``patient``: for a run that was just submitted,
-        wait for a projector that does not answer yet instead of raising UNAVAILABLE.
+        without ``first_attempt`` it begins with the latest attempt. ``begin``: the bytes of each stream of that first
+        attempt to pass over. ``patient``: for a run that was just submitted, wait for a projector that does not
+        answer yet instead of raising UNAVAILABLE. ``on_attempt`` hears of each attempt (number, node) before its first
+        byte, ``on_record`` of every change of the run meanwhile.
         """
         from trainshed_client.follow import RunOutput
 
-        return RunOutput(self, run_id, first_attempt=first_attempt, patient=patient)
+        return RunOutput(
+            self,
+            run_id,
+            first_attempt=first_attempt,
+            begin=begin,
+            patient=patient,
+            on_attempt=on_attempt,
+            on_record=on_record,
+        )
 
     # --- how calls are made -------------------------------------------------------------------------------
 
@@ -344,38 +376,13 @@ class Trainshed:
 _COMMANDS = (
     "run.submit",
     "run.submit_batch",
+    "run.check",
     "run.cancel",
     "run.retry",
     "node.drain",
     "node.resume",
     "node.remove",
 )
-
-
-def choose(run: str, found: Sequence[QueuedRunRecord], *, only: bool) -> QueuedRunRecord:
-    """Which of the runs that were found ``run`` means: its id, else its name, else a prefix of one id alone."""
-    newest_first = sorted({one.run_id: one for one in found}.values(), key=lambda one: -one.submit_seq)
-    for record in newest_first:
-        if record.run_id == run:
-            return record
-    named = [record for record in newest_first if record.name == run]
-    if len(named) == 1 or (named and not only):
-        return named[0]
-    if named:
-        raise TrainshedError(
-            ErrorCode.CONFLICT,
-            f"several runs are named {run!r}; say which one by its id. The newest: {_listed(named)}",
-        )
-    prefixed = [record for record in newest_first if record.run_id.startswith(run) and _PREFIX.match(run)]
-    if len(prefixed) == 1:
-        return prefixed[0]
-    if prefixed:
-        raise TrainshedError(
-            ErrorCode.CONFLICT, f"several runs begin with {run!r}; give more of the id: {_listed(prefixed)}"
-        )
-    raise TrainshedError(
-        ErrorCode.NOT_FOUND, f"no run has the id or the name {run!r}. See which there are: trainshed ls --all"
-    )
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:
@@ -386,10 +393,6 @@ def _decoded(body: bytes, kind: type[T]) -> T:
             ErrorCode.UNAVAILABLE,
             f"the answer is none that this release understands ({error}); use the stack's own release",
         ) from None
-
-
-def _listed(records: Sequence[QueuedRunRecord]) -> str:
-    return ", ".join(f"{record.run_id} ({record.status})" for record in records[:SHOWN])
 
 
 def _with_reason(request: dict[str, str], reason: str | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -53,7 +54,15 @@ class RunOutput:
     """
 
     def __init__(
-        self, runs: Runs, run_id: str, *, first_attempt: int | None = None, patient: bool = False
+        self,
+        runs: Runs,
+        run_id: str,
+        *,
+        first_attempt: int | None = None,
+        begin: Mapping[str, int] | None = None,
+        patient: bool = False,
+        on_attempt: Callable[[int, str], None] | None = None,
+        on_record: Callable[[RunRecord], None] | None = None,
     ) -> None:
         self.run_id = run_id
         self.missing: list[str] = []
@@ -62,7 +71,10 @@ class RunOutput:
         self._wake = asyncio.Event()
         self._watch: RunWatch = runs.watch([run_id], wake=self._wake, patient=patient)
         self._following: _AttemptOutput | None = None
-        self._done = 0
+        self._begin_at = begin or {}
+        self._on_attempt = on_attempt or (lambda attempt, node: None)
+        self._on_record = on_record or (lambda record: None)
+        self._done = 0 if first_attempt is None else first_attempt - 1
         """Attempts up to this one have been handed out."""
 
     @property
@@ -87,8 +99,8 @@ class RunOutput:
     async def __anext__(self) -> OutputChunk:
         while True:
             self._wake.clear()
-            while await self._watch.next_change() is not None:
-                pass
+            while (record := await self._watch.next_change()) is not None:
+                self._on_record(record)
             if self.run_id not in self._watch.latest:
                 pass  # nobody has told us yet
             elif self._following is None and not await self._next_attempt():
@@ -154,17 +166,19 @@ class RunOutput:
 
     async def _begin(self, attempt: int, node: str) -> None:
         self._done = attempt - 1
-        self._following = _AttemptOutput(self._runs, self.run_id, attempt, node, self._wake)
+        begin, self._begin_at = self._begin_at, {}  # the first attempt's alone
+        self._on_attempt(attempt, node)
+        self._following = _AttemptOutput(self._runs, self.run_id, attempt, node, self._wake, begin)
         await self._following.open()
 
 
 class _StreamState:
     """How far one stream of an attempt has been handed out, and what is known of the rest."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, begin: int) -> None:
         self.name = name
-        self.position = 0
-        self.known_end = 0
+        self.position = begin
+        self.known_end = begin
         self.look = True
         """Whether the file may hold more than any chunk has told of: at first, after a loss, and at the end."""
         self.size: int | None = None
@@ -182,7 +196,15 @@ class _StreamState:
 class _AttemptOutput:
     """Both streams of one attempt, chunk by chunk in the order of their arrival."""
 
-    def __init__(self, runs: Runs, run_id: str, attempt: int, node: str, wake: asyncio.Event) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        run_id: str,
+        attempt: int,
+        node: str,
+        wake: asyncio.Event,
+        begin: Mapping[str, int],
+    ) -> None:
         self.attempt = attempt
         self.node = node
         self.finished = False
@@ -190,7 +212,7 @@ class _AttemptOutput:
         self._run_id = run_id
         self._wake = wake
         self._ended = False
-        self._streams = {name: _StreamState(name) for name in STREAMS}
+        self._streams = {name: _StreamState(name, begin.get(name, 0)) for name in STREAMS}
         self._chunks: deque[tuple[_StreamState, int, bytes]] = deque()
         self._buffered = 0
         self._subscription: Subscription | None = None

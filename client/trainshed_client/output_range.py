@@ -1,11 +1,11 @@
 """Stored output: ranges of an attempt's files, from the node that has them, and both streams merged by the index.
 
-Owns that call and the order of two streams; knows nothing of live output.
+Owns that call, the order of two streams, and where their last lines begin; knows nothing of live output.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -22,6 +22,8 @@ RANGE_BYTES = 128 * 1024
 
 STREAMS = ("stdout", "stderr")
 _LONGEST_INDEX_LINE = 4096
+_INDEX_RANGES = 64
+"""So far back the index is read for the last lines: some 100,000 entries."""
 
 
 class Requests(Protocol):
@@ -87,16 +89,24 @@ async def read_range(
 
 
 async def stored_output(
-    asks: Requests, run_id: str, attempt: int, node: str, *, streams: Sequence[str] = STREAMS
+    asks: Requests,
+    run_id: str,
+    attempt: int,
+    node: str,
+    *,
+    streams: Sequence[str] = STREAMS,
+    begin: Mapping[str, int] | None = None,
 ) -> AsyncIterator[OutputChunk]:
     """What the files of an attempt hold now, both streams in the order of their coming as far as the index knows it.
 
-    Raises as `read_range`.
+    ``begin``: where to begin in each stream. Raises as `read_range`.
     """
-    files = {name: _File(asks, node, run_id, attempt, name) for name in streams}
+    from_start = begin or {}
+    files = {name: _File(asks, node, run_id, attempt, name, from_start.get(name, 0)) for name in streams}
     for file in files.values():
         await file.look()
-    index = _File(asks, node, run_id, attempt, "index")
+    index_start = await _index_start(asks, run_id, attempt, node, from_start) if begin else 0
+    index = _File(asks, node, run_id, attempt, "index", index_start)
     await index.look()
     async for line in index.lines():
         try:
@@ -109,6 +119,92 @@ async def stored_output(
     for file in files.values():
         async for chunk in file.up_to(file.size, None):
             yield chunk
+
+
+class Tail(NamedTuple):
+    """The last lines of an attempt's output, and how much of each stream there was."""
+
+    chunks: list[OutputChunk]
+    sizes: dict[str, int]
+
+
+async def last_lines(
+    asks: Requests, run_id: str, attempt: int, node: str, lines: int, *, streams: Sequence[str] = STREAMS
+) -> Tail:
+    """The last ``lines`` lines of what is stored, of both streams together; reads only the files' ends.
+
+    Raises as `read_range`.
+    """
+    begin: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for name in streams:
+        begin[name], sizes[name] = await _lines_start(asks, run_id, attempt, node, name, lines)
+    if lines <= 0:
+        return Tail([], sizes)
+    chunks = []
+    async for chunk in stored_output(asks, run_id, attempt, node, streams=streams, begin=begin):
+        chunks.append(chunk)
+        sizes[chunk.stream] = chunk.offset + len(chunk.data)
+    return Tail(_last(chunks, lines), sizes)
+
+
+async def _lines_start(
+    asks: Requests, run_id: str, attempt: int, node: str, stream: str, lines: int
+) -> tuple[int, int]:
+    """(An offset that has at least the last ``lines`` lines behind it, the stream's size)."""
+    size = (await read_range(asks, node, run_id, attempt, stream, 0, 1)).size
+    offset, ends = size, -1 if lines > 0 else 0  # the last line's own end tells of no line behind it
+    while offset > 0 and ends < lines:
+        start = max(0, offset - RANGE_BYTES)
+        data = (await read_range(asks, node, run_id, attempt, stream, start, offset - start)).data
+        if not data:
+            break  # cut short meanwhile
+        offset, ends = start, ends + data.count(b"\n")
+    return offset, size
+
+
+async def _index_start(
+    asks: Requests, run_id: str, attempt: int, node: str, begin: Mapping[str, int]
+) -> int:
+    """Where to begin in the index so that it tells of everything from ``begin`` on: the start of one of its lines."""
+    missing = set(begin)
+    offset = (await read_range(asks, node, run_id, attempt, "index", 0, 1)).size
+    for _ in range(_INDEX_RANGES):
+        if not missing or offset == 0:
+            break
+        end = offset
+        offset = max(0, end - RANGE_BYTES)
+        # Some bytes more, for the line that the range's end cuts.
+        limit = min(RANGE_BYTES, end - offset)
+        data = (await read_range(asks, node, run_id, attempt, "index", offset, limit)).data
+        for line in data.split(b"\n"):
+            try:
+                seen = _SEEN.decode(line)
+            except msgspec.MsgspecError:
+                continue  # cut by the range
+            if seen.offset <= begin.get(seen.stream, 0):
+                missing.discard(seen.stream)
+    if offset == 0:
+        return 0
+    cut = (await read_range(asks, node, run_id, attempt, "index", offset, _LONGEST_INDEX_LINE)).data
+    return offset + cut.find(b"\n") + 1
+
+
+def _last(chunks: Sequence[OutputChunk], lines: int) -> list[OutputChunk]:
+    """The chunks of the last ``lines`` lines; what follows the last line's end counts as one."""
+    kept: list[OutputChunk] = []
+    place = None
+    for chunk in reversed(chunks):
+        data = chunk.data
+        place = len(data) - data.endswith(b"\n") if place is None else len(data)
+        while lines > 0 and (place := data.rfind(b"\n", 0, place)) >= 0:
+            lines -= 1
+        if lines == 0:
+            if rest := data[place + 1 :]:
+                kept.append(chunk._replace(data=rest, offset=chunk.offset + place + 1))
+            break
+        kept.append(chunk)
+    return kept[::-1]
 
 
 async def timed_lines(chunks: AsyncIterator[OutputChunk]) -> AsyncIterator[OutputChunk]:
@@ -124,21 +220,23 @@ async def timed_lines(chunks: AsyncIterator[OutputChunk]) -> AsyncIterator[Outpu
 
 
 class _File:
-    """One file, read from its beginning to the size that it had when it was looked at, a range at a time."""
+    """One file, read from ``begin`` to the size that it had when it was looked at, a range at a time."""
 
-    def __init__(self, asks: Requests, node: str, run_id: str, attempt: int, name: str) -> None:
+    def __init__(
+        self, asks: Requests, node: str, run_id: str, attempt: int, name: str, begin: int = 0
+    ) -> None:
         self.size = 0
         self._asks = asks
         self._node = node
         self._run_id = run_id
         self._attempt = attempt
         self._name = name
-        self._position = 0
+        self._position = begin
         self._ahead = b""  # what was read and not handed out: begins at the position
 
     async def look(self) -> None:
         """Read the first range; fixes the size, so that a file that grows is not followed for ever."""
-        self._ahead, _, self.size = await self._range(0)
+        self._ahead, _, self.size = await self._range(self._position)
 
     async def up_to(self, end: int, time: str | None) -> AsyncIterator[OutputChunk]:
         """The bytes from the position to ``end``."""

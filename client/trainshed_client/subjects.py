@@ -31,7 +31,8 @@ NO_NODE = "_"
 OFFSET_HEADER = "Trainshed-Offset"
 SIZE_HEADER = "Trainshed-Size"
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]+\Z")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+"""A longer one could make a subject for which the server hangs up (its ``max_control_line``)."""
 
 
 class Scope(enum.StrEnum):

@@ -65,7 +65,7 @@ async def _submit(request: Request, as_json: bool) -> None:
 
 async def resolve_after(trainshed: Trainshed, configs: list[Config]) -> None:
     """In ``after``, put run ids where prefixes or names stand."""
-    from trainshed_client.client import is_run_id
+    from trainshed_client.naming import is_run_id
 
     known: dict[str, str] = {}
     for config in configs:

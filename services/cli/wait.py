@@ -70,7 +70,7 @@ async def _wait(runs: Sequence[str], timeout: float | None, quiet: bool, as_json
 
 
 async def _run_id(trainshed: Trainshed, run: str) -> str:
-    from trainshed_client.client import is_run_id
+    from trainshed_client.naming import is_run_id
 
     return run if is_run_id(run) else (await trainshed.resolve(run)).run_id
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.test_cli_words import record
-from trainshed_client.client import choose
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.naming import choose
 from trainshed_client.records import QueuedRunRecord
 
 A1 = record("aaaaaa" + "a" * 20, name="ppo", submit_seq=1)

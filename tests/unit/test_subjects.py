@@ -94,7 +94,7 @@ def test_a_heartbeats_subject_is_read_back(subject: str, read: tuple[str, str, s
     assert subjects.parse_heartbeat_subject(subject) == read
 
 
-@pytest.mark.parametrize("text", ["", "a.b", "*", ">", "a b", "ä", "a\n", "$JS"])
+@pytest.mark.parametrize("text", ["", "a.b", "*", ">", "a b", "ä", "a\n", "$JS", "a" * 65])
 def test_what_would_not_stay_one_token_is_none(text: str) -> None:
     assert not subjects.is_token(text)
-    assert subjects.is_token("mfrgg2-_A9")
+    assert subjects.is_token("mfrgg2-_A9" * 6)

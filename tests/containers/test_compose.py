@@ -1,0 +1,151 @@
+"""The compose stack at work: a run's life from the host, kills of every container, more nodes, an upgrade."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.containers.stack import ROOT, SERVICES, ComposeStack, build_environment, series
+from tests.support.stack import run_trainshed, until
+
+pytestmark = pytest.mark.timeout(300)
+PATIENT = {"retry": {"max_attempts": 5, "backoff_s": 0}}
+
+
+def test_the_command_line_on_the_host_submits_and_follows_a_run(stack: ComposeStack, image: str) -> None:
+    run = stack.submit("echo to stdout; echo to stderr >&2; exit 3")
+    (record,) = stack.ended(run)
+    assert (record["status"], record["exit_code"]) == ("FAILED", 3)
+    followed = stack.trainshed("logs", "-f", run)
+    assert (followed.text, "to stderr" in followed.stderr) == ("to stdout\n", True)
+
+
+def test_a_run_is_cancelled_and_a_silent_one_is_timed_out(stack: ComposeStack) -> None:
+    long = stack.submit("sleep 600")
+    stack.running(long)
+    stack.trainshed("cancel", long)
+    silent = stack.submit("sleep 600", heartbeat={"source": "notify", "timeout_s": 1})
+    records = {record["run_id"]: record for record in stack.ended(long, silent)}
+    assert records[long]["status"] == "CANCELLED"
+    assert (records[silent]["status"], records[silent]["failure_reason"]) == ("FAILED", "worker_timeout")
+
+
+def test_without_the_password_nobody_gets_in(stack: ComposeStack) -> None:
+    environment = {**stack.environment, "TRAINSHED_NATS_PASSWORD": "guess"}
+    assert run_trainshed("ls", environment=environment, code=3).stderr
+
+
+def test_every_container_is_confined(stack: ComposeStack) -> None:
+    for service in SERVICES:
+        container = stack.container(service)
+        host = container.attrs["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert not host["CapAdd"], service
+        assert "no-new-privileges:true" in host["SecurityOpt"], service
+        assert host["Memory"] > 0 and host["PidsLimit"] > 0, service
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", service
+        published = [port for ports in (host["PortBindings"] or {}).values() for port in ports or ()]
+        assert all(port["HostIp"] == "127.0.0.1" for port in published), service
+        assert stack.inside(service, "sh", "-c", "grep Uid /proc/1/status").split()[1:] == ["10001"] * 4, (
+            service
+        )
+
+
+def test_every_service_shows_its_health_and_its_metrics(stack: ComposeStack) -> None:
+    stack.ended(stack.submit("true"))
+    for service in SERVICES[1:]:
+        assert stack.get(service, "/healthz").strip() == "ok"
+        assert stack.get(service, "/readyz").strip() == "ready"
+        page = dict(series(stack.get(service, "/metrics")))
+        assert page[f'trainshed_build_info{{service="{service}",version="0.1.0"}}'] == 1
+        assert page["trainshed_nats_connected"] == 1
+    projector = dict(series(stack.get("projector", "/metrics")))
+    assert projector['trainshed_runs{status="COMPLETED"}'] >= 1
+    assert projector["trainshed_slots"] == 1
+    assert projector['trainshed_nodes{status="up"}'] == 1
+    dispatcher = dict(series(stack.get("dispatcher", "/metrics")))
+    assert dispatcher["trainshed_dispatcher_active"] == 1
+    assert dispatcher["trainshed_dispatch_latency_seconds_count"] >= 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_killed_in_the_middle_of_runs_loses_nothing(stack: ComposeStack, service: str) -> None:
+    done = stack.ended(stack.submit("true"))[0]["run_id"]
+    before = [(event["sequence"], event["id"]) for event in stack.events()]
+    running = stack.submit("sleep 3; echo done", **PATIENT)
+    stack.running(running)
+    queued = stack.submit("echo after", **PATIENT)
+    stack.kill(stack.container(service))
+    stack.healthy()
+    records = {record["run_id"]: record for record in stack.ended(running, queued)}
+    assert {run: record["status"] for run, record in records.items()} == {
+        running: "COMPLETED",
+        queued: "COMPLETED",
+    }
+    # only its own agent's death ends a worker
+    assert records[running]["attempt"] == (2 if service == "agent" else 1)
+    assert stack.record(done)["status"] == "COMPLETED"
+    assert [(event["sequence"], event["id"]) for event in stack.events()][: len(before)] == before
+    if service == "agent":
+        reasons = [
+            event["data"].get("failure_reason")
+            for event in stack.events()
+            if event["data"].get("run_id") == running
+        ]
+        assert "shim_lost" in reasons
+    stack.holds()
+
+
+def test_agents_are_added_and_one_is_removed(stack: ComposeStack) -> None:
+    stack.up("--no-recreate", "--scale", "agent=3")
+    until(lambda: list(stack.nodes().values()) == ["up"] * 3, 20.0, what="three nodes")
+    runs = [stack.submit("sleep 600" if place < 3 else "true", **PATIENT) for place in range(3)]
+    stack.running(*runs)
+    assert len({stack.record(run)["node"] for run in runs}) == 3
+    leaving = (
+        stack.inside("init", "true") if False else stack.containers("agent")[-1].attrs["Config"]["Hostname"]
+    )
+    moved = next(run for run in runs if stack.record(run)["node"] == leaving)
+    stack.up("--no-recreate", "--scale", "agent=2")
+    until(lambda: leaving not in stack.nodes(), 20.0, what=f"{leaving} has left")
+    assert sorted(stack.nodes().values()) == ["up", "up"]
+    record = stack.record(moved)
+    assert (record["status"], record["attempt"]) == ("PENDING", 2)
+    other = next(run for run in runs if run != moved)
+    stack.trainshed("cancel", other)
+    stack.running(moved)
+    stack.trainshed("cancel", *[run for run in runs if run != other])
+    stack.ended(*runs)
+    stack.holds()
+    stack.up("--no-recreate", "--scale", "agent=1")
+
+
+def test_an_upgrade_loses_no_event_and_every_run_reaches_its_end(stack: ComposeStack) -> None:
+    patient = stack.submit("sleep 4; echo done", **PATIENT)
+    stack.running(patient)
+    queued = stack.submit("echo after")
+    before = [(event["sequence"], event["id"]) for event in stack.events()]
+    nodes = set(stack.nodes())
+    old = {service: stack.container(service).id for service in SERVICES}
+    subprocess.run(
+        ["docker", "build", "-q", "-t", "trainshed:test-next", "--build-arg", "VERSION=0.1.1", str(ROOT)],
+        env=build_environment(),
+        capture_output=True,
+        check=True,
+    )
+    stack.tag = "test-next"
+    stack.up()
+    new = {service: stack.container(service).id for service in SERVICES}
+    assert {service for service in SERVICES if old[service] != new[service]} == set(SERVICES) - {"nats"}
+    records = {record["run_id"]: record for record in stack.ended(patient, queued)}
+    assert {record["status"] for record in records.values()} == {"COMPLETED"}
+    assert records[patient]["attempt"] == 2
+    assert set(stack.nodes()) == nodes  # the same node, though the container is another
+    assert [(event["sequence"], event["id"]) for event in stack.events()][: len(before)] == before
+    stack.holds()
+
+
+assert re
