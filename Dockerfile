@@ -17,7 +17,7 @@ COPY services services
 RUN /opt/build/bin/pip wheel -q --no-deps --no-build-isolation --no-index -w dist ./client . \
  && /opt/trainshed/bin/pip install -q --no-deps --no-index dist/*.whl \
  && /opt/trainshed/bin/pip uninstall -q -y pip setuptools \
- && find /opt/trainshed -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
+ && find /opt/trainshed -type d \( -name tests -o -name test -o -name testing \) -prune -exec rm -rf {} +
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 trainshed \

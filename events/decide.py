@@ -149,7 +149,7 @@ def _retry(run: Run, command: Retry) -> list[Event]:
 
 def _known(run: Run | None, run_id: str) -> Run:
     if run is None:
-        raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id!r}; see: trainshed ls --all", "run_id")
+        raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id!r:.60}; see: trainshed ls --all", "run_id")
     return run
 
 
@@ -157,5 +157,5 @@ def _node(state: State, name: str) -> Node:
     node = state.nodes.get(name)
     if node is None or node.status is NodeStatus.REMOVED:
         known = ", ".join(sorted(n.name for n in state.nodes.values() if n.status is not NodeStatus.REMOVED))
-        raise TrainshedError(ErrorCode.NOT_FOUND, f"no node {name!r}; known: {known or 'none'}", "node")
+        raise TrainshedError(ErrorCode.NOT_FOUND, f"no node {name!r:.60}; known: {known or 'none'}", "node")
     return node

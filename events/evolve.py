@@ -11,7 +11,7 @@ import msgspec
 
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
-from events.json_limits import MAX_INTEGER
+from events.json_limits import MAX_BYTES, MAX_INTEGER
 from events.state import NO_HISTORY, Active, Ended, Node, Pending, Run, Session, State
 from events.types import (
     AttemptEnd,
@@ -152,8 +152,8 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
         config = stored_config(event.config)
     except TrainshedError as error:
         return Change(unreadable=str(error))
-    if not _in_range(config):
-        return Change(unreadable="a number of the run config is out of range")
+    if len(bytes(event.config)) > MAX_BYTES or not _in_range(config):
+        return Change(unreadable="the run config is too large, or a number in it is")
     waiting: set[str] = set()
     failed: str | None = None
     for dependency in config.after:

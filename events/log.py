@@ -24,6 +24,7 @@ SURELY_S = 60.0
 MAX_BATCH = 1_000
 _CONFLICTS = frozenset({10071, 10164, 10201})  # 10201: an id of the batch was stored before
 CLUSTER_CONFLICT = 10164
+_NO_ROOM = frozenset({10023, 10047, 10077})  # said as 503, but certain: nothing was stored
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -263,7 +264,7 @@ async def _request(
     description = str(ack.error.get("description", ""))
     if err_code in _CONFLICTS:
         raise Conflict(description, transient=err_code == CLUSTER_CONFLICT)
-    if int(ack.error.get("code", 0)) == 503:
+    if int(ack.error.get("code", 0)) == 503 and err_code not in _NO_ROOM:
         raise UnknownOutcome(description)
     raise Refused(ErrorCode.UNAVAILABLE, f"the event log takes nothing: {description} ({err_code})")
 

@@ -50,7 +50,9 @@ _NEVER_CHANGES = frozenset(
 )
 _RUN = RunRow.__struct_fields__
 _CHANGES = tuple(name for name in _RUN if name not in _NEVER_CHANGES)
-_ENCODER = msgspec.json.Encoder()
+_ENCODER = msgspec.json.Encoder(
+    order="deterministic"
+)  # sets too: a row is the same whichever process wrote it
 _NODE_FOLD = msgspec.json.Decoder(Node)
 _CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of")
 
@@ -217,7 +219,7 @@ class Store:
         many(
             conn,
             self._put_node,
-            [(*self._node.of(row), _ENCODER.encode(node).decode()) for row, node in batch.nodes],
+            [(*self._node.of(row), fold_of_node(node)) for row, node in batch.nodes],
         )
         many(conn, self._put_entry, [(seq, *astuple(row)) for seq, row in batch.timeline])
         many(
@@ -296,6 +298,15 @@ def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
         unstarted=kept.unstarted,
         cancel_requested=kept.cancel_requested,
     )
+
+
+def fold_of_node(node: Node) -> str:
+    """A node's fold as the table keeps it."""
+    fields: dict[str, Any] = msgspec.to_builtins(node)
+    for name in node.__struct_fields__:
+        if isinstance(getattr(node, name), frozenset):  # of attempts, which have no order of their own
+            fields[name] = sorted(fields[name], key=_ENCODER.encode)
+    return _ENCODER.encode(fields).decode()
 
 
 def node_of(fold: str) -> Node:

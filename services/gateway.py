@@ -107,7 +107,7 @@ class Gateway:
         run = self._fold.state.runs.get(run_id)
         if run is None:
             if not subjects.is_token(run_id):
-                raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id!r}", "run_id")
+                raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id!r:.60}", "run_id")
             seq, _ = await self._lookup.submitted(run_id)
             run = await self._lookup.run(run_id, seq) if seq else None
         wanted = decisions.decide(self._fold.state, command, run)

@@ -46,16 +46,18 @@ async def run_services(
     stop: asyncio.Event,
     *,
     on_ready: Callable[[], None] = lambda: None,
+    on_stop: Callable[[float | None], float | None] = lambda within_s: within_s,
     within_s: float | None = STOP_WITHIN_S,
 ) -> None:
     """Run services until ``stop`` is set, or one fails: then the rest are ended and its error is raised.
 
     Stopped in the order given, each before the next, within ``within_s`` seconds in all; what has not returned by then
-    is cancelled (None: without a bound). Raises what the first to fail raised, out of any ExceptionGroup.
+    is cancelled (None: without a bound). ``on_stop`` hears of the stop first, and may return another bound.
+    Raises what the first to fail raised, out of any ExceptionGroup.
     """
     running = [asyncio.create_task(service.run(), name=service.name) for service in services]
     telling = asyncio.create_task(_tell_ready(services, on_ready), name="ready")
-    stopping = asyncio.create_task(_stop_in_order(services, running, stop, within_s), name="stop")
+    stopping = asyncio.create_task(_stop_in_order(services, running, stop, on_stop, within_s), name="stop")
     everything = (*running, telling, stopping)
     failed: BaseException | None = None
     try:
@@ -75,9 +77,11 @@ async def _stop_in_order(
     services: Sequence[Service],
     running: Sequence[asyncio.Task[None]],
     stop: asyncio.Event,
+    on_stop: Callable[[float | None], float | None],
     within_s: float | None,
 ) -> None:
     await stop.wait()
+    within_s = on_stop(within_s)
     loop = asyncio.get_running_loop()
     deadline = None if within_s is None else loop.time() + within_s
     for service, task in zip(services, running, strict=True):

@@ -48,7 +48,7 @@ DISPATCH_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800
 LOG_END_WITHIN_S = 1.0
 _NS = 1e9
 
-disable_created_metrics()  # a series more for each, which says what the process's start time says
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which says what the process's start time says
 
 
 class Metrics:

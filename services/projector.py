@@ -186,7 +186,7 @@ class ProjectorService:
         async with self._log.follow(projector.seq + 1) as feed:
             self._fill_when(backlog <= 0)
             while True:
-                messages = await feed.batch(BATCH, linger_s=LINGER_S)
+                messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
                 async with self._writing:
                     applied = await self._in_writer(projector.apply, messages, tell=self._filled)
                     self._position.advance(applied.seq)

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from services.durations import ACCEPTED, parse_duration
 from trainshed_client.endpoint import default_state_dir, parse_url
@@ -210,7 +210,7 @@ class Settings:
         Listen | None,
         _Variable(
             _listen,
-            "`[HOST:]PORT` on which a service answers `/healthz`, `/readyz` and `/metrics` (no host: 127.0.0.1).",
+            "`[HOST:]PORT` (no host: 127.0.0.1) where a service answers `/healthz`, `/readyz` and `/metrics`; `up` takes the next port too.",
             "not served",
         ),
     ] = None
@@ -253,6 +253,62 @@ class Settings:
         values.setdefault("state_dir", default_state_dir(env))
         values.setdefault("runs_dir", values["state_dir"] / "runs")
         return cls(**values)
+
+
+def given_settings(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that are set, each as a text that means the same anywhere (folders are absolute); no secret, and
+    none of the NATS server, which an embedded stack brings along."""
+    env = os.environ if environ is None else environ
+    given = {
+        variable.name: getattr(settings, name)
+        for name, variable in _declared().items()
+        if _given(variable, env) and not variable.secret and not name.startswith("nats_")
+    }
+    return {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items()}
+
+
+class InForce(NamedTuple):
+    """One setting as it holds: ``source`` is where it was given, ``value`` its text ("***" for a secret, None for none)."""
+
+    name: str
+    value: str | None
+    source: str
+
+
+def in_force(environ: Mapping[str, str] | None = None) -> list[InForce]:
+    """Every setting with its value and where it comes from: a variable, a file, or its default.
+
+    Raises as :meth:`Settings.read`.
+    """
+    env = os.environ if environ is None else environ
+    settings = Settings.read(env)
+    told = []
+    for field_name, variable in _declared().items():
+        value = getattr(settings, field_name)
+        if env.get(variable.name):
+            source = variable.name
+        elif _given(variable, env):
+            source = f"{variable.name}_FILE ({env[variable.name + '_FILE']})"
+        elif field_name == "nats_url" and value is not None:
+            source = "NATS_URL"
+        else:
+            source = "default" if value is not None else f"default: {variable.default.replace('`', '')}"
+        text = None if value is None else "***" if variable.secret else _as_text(value)
+        told.append(InForce(variable.name, text, source))
+    return told
+
+
+def _as_text(value: object) -> str:
+    """As the variable would say it; no URL shows its credentials."""
+    match value:
+        case bool():
+            return "1" if value else "0"
+        case float():
+            return f"{value:g}"
+        case str():
+            return re.sub(r"(?<=//)[^/@,]*@", "***@", value)
+        case _:
+            return str(value)
 
 
 def unknown_settings(environ: Mapping[str, str]) -> dict[str, str | None]:

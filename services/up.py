@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
 from events.streams import ensure_streams
 from services import parts
+from services.down import take_request
 from services.embedded_nats import EmbeddedNats
 from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
+from services.log_file import LogFile
 from services.logging import get_logger
 from services.nats_keeper import NatsKeeper
 from services.observe import Observer, observer
 from services.parts import AgentOptions
 from services.projector_process import ProjectorProcess
+from services.sd_notify import Notifier
 from services.settings import Listen, Settings
 from services.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
@@ -39,13 +43,22 @@ class Up(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
 
 
-async def up(settings: Settings, options: AgentOptions, on_ready: Callable[[Up], None]) -> None:
-    """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``.
+async def up(
+    settings: Settings,
+    options: AgentOptions,
+    on_ready: Callable[[Up], None],
+    *,
+    log_file: Path | None = None,
+) -> None:
+    """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``
+    or the stop asks otherwise (services.down). ``log_file`` is kept from growing; systemd is told where it listens.
 
     Raises TrainshedError where another stack lives on this state folder, or a part cannot go on.
     """
     stop = stop_on_signals()
+    notifier = Notifier.take()
     with StateLock(settings.state_dir):
+        take_request(settings.state_dir)  # one that came too late was not for us
         # devices first: an NVML that does not answer must stop us before anything is started
         machine = parts.machine(options)
         server = EmbeddedNats(settings.state_dir)
@@ -58,7 +71,9 @@ async def up(settings: Settings, options: AgentOptions, on_ready: Callable[[Up],
                     return
                 watching.connection(nc)
                 try:
-                    await _serve(settings, options, on_ready, stop, machine, server, nc, watching)
+                    await _serve(
+                        settings, options, on_ready, stop, machine, server, nc, watching, notifier, log_file
+                    )
                 finally:
                     await nc.close()
         finally:
@@ -75,6 +90,8 @@ async def _serve(
     server: EmbeddedNats,
     nc: SafeClient,
     watching: Observer,
+    notifier: Notifier,
+    log_file: Path | None,
 ) -> None:
     log = watching.log(nc)
     log_id = await unless(stop, ensure_streams(nc, replicas=settings.replicas))
@@ -93,6 +110,8 @@ async def _serve(
         ProjectorProcess(server.endpoint, os.environ, _next(settings.http_listen)),
         NatsKeeper(server),
     ]
+    if log_file is not None:
+        services.append(LogFile(log_file))
     watching.services(services)
 
     def tell() -> None:
@@ -108,8 +127,17 @@ async def _serve(
             )
         )
 
+        notifier.tell("READY=1", f"STATUS=node {agent.node}, {len(given.gpus)} slots")
+
+    def stopping(within_s: float | None) -> float | None:
+        notifier.tell("STOPPING=1")
+        if not take_request(settings.state_dir):
+            return within_s
+        agent.stop(stop_workers=True)
+        return None
+
     within_s = None if options.stop_workers else STOP_WITHIN_S
-    await run_services(services, stop, on_ready=tell, within_s=within_s)
+    await run_services(services, stop, on_ready=tell, on_stop=stopping, within_s=within_s)
 
 
 def _next(listen: Listen | None) -> Listen | None:

@@ -5,10 +5,11 @@ Owns those words and a run's exit code; reads no clock and prints nothing.
 
 from __future__ import annotations
 
+import shlex
 import signal
 
 from services.cli.text import count, metric, seconds_between
-from services.durations import format_duration
+from services.durations import MINUTE_S, format_duration
 from trainshed_client.errors import ExitCode
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, RunRecord, WaitsFor
 from trainshed_client.statuses import FailureReason, RunStatus
@@ -57,6 +58,24 @@ def style_of(status: RunStatus) -> str | None:
             return None
 
 
+def title(record: RunRecord) -> str:
+    """A run's name, or its command where the name is only what the command gives: ``python3 train.py --seed 1``."""
+    command = record.command
+    if not command or record.name not in _default_names(command):
+        return record.name
+    return shlex.join([command[0].rpartition("/")[2], *command[1:]])
+
+
+def _default_names(command: list[str]) -> set[str]:
+    """What a run of this command is called if nobody names it: its program, or the script or module of an older worker."""
+    names = {command[0].rpartition("/")[2]}
+    if len(command) > 2 and command[1] == "-m":
+        names.add(command[2].rpartition(".")[2])
+    elif len(command) > 1:
+        names.add(command[1].rpartition("/")[2])
+    return names
+
+
 def where(record: RunRecord | AttemptRecord) -> str:
     """Node and slots, as in ``gpu01:0,1``."""
     if record.node is None:
@@ -100,10 +119,10 @@ def ending(record: RunRecord | AttemptRecord) -> str:
         case FailureReason.WORKER_TIMEOUT:
             since = record.last_heartbeat_at or record.started_at
             silent = seconds_between(since, record.ended_at)
-            return "silent for too long" if silent is None else f"silent for {format_duration(silent)}"
+            return "silent for too long" if silent is None else f"silent for {_whole(silent)}"
         case FailureReason.TIME_LIMIT:
             span = seconds_between(record.started_at, record.ended_at)
-            return "time limit" if span is None else f"time limit, after {format_duration(span)}"
+            return "time limit" if span is None else f"time limit, after {_whole(span)}"
         case FailureReason.SPAWN_ERROR:
             return "could not be started"
         case FailureReason.SHIM_LOST:
@@ -120,6 +139,11 @@ def ending(record: RunRecord | AttemptRecord) -> str:
             return "for a reason that this release does not know"
         case None:
             return "exit 0" if record.status is RunStatus.COMPLETED else ""
+
+
+def _whole(seconds: float) -> str:
+    """A limit that was reached: the seconds that ending the worker took are no part of it."""
+    return format_duration(seconds - seconds % MINUTE_S if seconds > 2 * MINUTE_S else seconds)
 
 
 def signal_name(number: int) -> str:

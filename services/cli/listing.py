@@ -30,7 +30,7 @@ def rows(records: Sequence[RunRecord], now: str, *, whole_ids: bool) -> list[lis
     return [
         [
             shown[record.run_id],
-            clean(record.name),
+            _title(record),
             Cell(str(record.status), describe.style_of(record.status)),
             describe.where(record),
             describe.waited(record, now),
@@ -39,3 +39,9 @@ def rows(records: Sequence[RunRecord], now: str, *, whole_ids: bool) -> list[lis
         ]
         for record in records
     ]
+
+
+def _title(record: RunRecord) -> Cell:
+    """Its name, or the command where nobody gave it a name: of that the middle matters least."""
+    title = describe.title(record)
+    return Cell(clean(title), middle=title != record.name)

@@ -5,7 +5,9 @@ Owns which runs are asked for and the line that tells of the rest.
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -22,7 +24,8 @@ from services.cli.common import (
     warn_if_stale,
 )
 from services.cli.listing import COLUMNS, rows
-from services.cli.table import print_table
+from services.cli.table import Screen, print_lines, render
+from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import QueuedRunRecord
 from trainshed_client.statuses import RunStatus
@@ -32,19 +35,65 @@ if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
 
 ENDED_SHOWN = 20
-ENDED = tuple(status for status in RunStatus if status.ended)
+LIVE_SHOWN = 100
+"""So many live runs the table shows for itself: those that run, and the newest that wait. ``--json`` has them all."""
+PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
+PLACED_SHOWN = 500
+_RUN = msgspec.json.Decoder(QueuedRunRecord)
+
+
+class _Key(msgspec.Struct, frozen=True):
+    run_id: str
+    submit_seq: int
+
+
+_KEY = msgspec.json.Decoder(_Key)
 
 
 class Listing(NamedTuple):
-    """Runs, newest first, as records and as the server's JSON; ``more``: there are others that match."""
+    """Runs, newest first, each the server's JSON, by run id; ``total``: how many match, shown or not."""
 
     seq: int
     stale: bool
-    runs: dict[str, tuple[QueuedRunRecord, msgspec.Raw]]
-    more: bool
+    runs: dict[str, tuple[int, msgspec.Raw]]
+    total: int
+
+    @property
+    def raw(self) -> list[msgspec.Raw]:
+        """The runs as they came."""
+        return [raw for _, raw in self.runs.values()]
+
+    @property
+    def more(self) -> int:
+        """How many match beside those that are here."""
+        return max(0, self.total - len(self.runs))
 
 
-@click.command()
+class Wanted(NamedTuple):
+    """What was asked for."""
+
+    everything: bool = False
+    statuses: Sequence[RunStatus] = ()
+    labels: Sequence[str] = ()
+    name: str | None = None
+    limit: int | None = None
+
+    @property
+    def filtered(self) -> bool:
+        """Whether some runs are none of those that were asked for."""
+        return bool(self.statuses or self.labels or self.name)
+
+    @property
+    def for_all(self) -> str:
+        """The command that lists every one of them."""
+        words = ["trainshed", "ls", "--all"]
+        words += [word for status in self.statuses for word in ("--status", status.lower())]
+        words += [word for label in self.labels for word in ("--label", label)]
+        words += ["--name", self.name] if self.name is not None else []
+        return shlex.join(words)
+
+
+@verb("trainshed ls", "trainshed ls --all --status failed --label sweep=a", "trainshed ls --all --json")
 @click.option("-a", "--all", "everything", is_flag=True, help="Every run, however long ago it ended.")
 @click.option("--status", multiple=True, metavar="STATUS", help="Only these, as in --status failed.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only runs with this label.")
@@ -62,80 +111,104 @@ def ls(
 ) -> None:
     """List runs, the newest first: the live ones and the last that ended.
 
-    LAST is what a worker told last, what a queued run waits for, or how a run ended.
+    LAST is what a worker told last, what a queued run waits for, or how a run ended. A run that nobody named is shown
+    by its command.
     """
-    wanted_labels = dict(_label(label) for label in labels)
+    for label in labels:
+        _label(label)
     statuses = [_status(word) for part in status for word in part.split(",")]
-    listing = run_async(_read(everything or bool(statuses), statuses, wanted_labels, name, limit))
+    wanted = Wanted(everything or bool(statuses), statuses, labels, name, limit)
+    listing = run_async(_read(wanted, whole=as_json))
     warn_if_stale(listing.stale, listing.seq)
     if as_json:
-        print_json({"v": 1, "seq": listing.seq, "runs": [raw for _, raw in listing.runs.values()]})
+        print_json({"v": 1, "seq": listing.seq, "runs": listing.raw})
         return
-    records = [record for record, _ in listing.runs.values()]
-    if not records:
-        filtered = statuses or labels or name
-        note("no run matches" if filtered else "no runs yet; begin with: trainshed submit -- CMD ...")
+    if not listing.runs:
+        note("no run matches" if wanted.filtered else "no runs yet; begin with: trainshed submit -- CMD ...")
         return
-    print_table(COLUMNS, rows(records, now(), whole_ids=not sys.stdout.isatty()))
-    if listing.more:
+    print_lines(lines(_decoded(listing.raw), now(), Screen.of(sys.stdout)))
+    if words := rest(listing.more, wanted):
         sys.stdout.flush()
-        note(
-            "... and older ones: trainshed ls --all" if limit is None else "... and older ones: raise --limit"
-        )
+        note(words)
 
 
-async def _read(
-    everything: bool, status: list[RunStatus], labels: dict[str, str], name: str | None, limit: int | None
-) -> Listing:
+def lines(records: Sequence[QueuedRunRecord], at: str, screen: Screen) -> list[str]:
+    """The table."""
+    return render(COLUMNS, rows(records, at, whole_ids=not screen.is_terminal), screen)
+
+
+def rest(more: int, wanted: Wanted) -> str | None:
+    """The last line: how many more there are, and how to list them."""
+    return f"... and {more:,} more: {wanted.for_all}" if more else None
+
+
+def _decoded(raw: Sequence[msgspec.Raw]) -> list[QueuedRunRecord]:
+    return [_RUN.decode(one) for one in raw]
+
+
+async def _read(wanted: Wanted, *, whole: bool) -> Listing:
+    limit = wanted.limit
     async with connected() as trainshed:
-        if everything:
-            return await _collect(trainshed, status, labels, name, live=False, limit=limit)
+        if wanted.everything:
+            return await _collect(trainshed, wanted, wanted.statuses, limit=limit)
         # The live ones first: a run that ends between the two questions is in both, and none in neither.
-        live = await _collect(trainshed, [], labels, name, live=True, limit=limit)
-        ended_limit = ENDED_SHOWN if limit is None else limit
-        ended = await _collect(trainshed, list(ENDED), labels, name, live=False, limit=ended_limit)
-        return _merged(live, ended, limit)
+        shown = limit if whole or limit is not None else LIVE_SHOWN
+        live = await _collect(trainshed, wanted, (), live=True, limit=shown)
+        found = [live]
+        if limit is None and live.more:
+            found.append(await _collect(trainshed, wanted, PLACED, live=True, limit=PLACED_SHOWN))
+        ended = await _collect(trainshed, wanted, (), ended=True, limit=limit or ENDED_SHOWN)
+        return _merged([*found, ended], live.total + ended.total, limit)
 
 
 async def _collect(
     trainshed: Trainshed,
-    status: list[RunStatus],
-    labels: dict[str, str],
-    name: str | None,
+    wanted: Wanted,
+    status: Sequence[RunStatus],
     *,
-    live: bool,
+    live: bool = False,
+    ended: bool = False,
     limit: int | None,
 ) -> Listing:
-    """All pages; one run more than ``limit`` is asked for, to know whether there are others."""
+    """All pages up to ``limit`` runs."""
     first: RunPage | None = None
-    runs: dict[str, tuple[QueuedRunRecord, msgspec.Raw]] = {}
-    asked = None if limit is None else limit + 1
-    async for page in trainshed.run_pages(status=status, labels=labels, name=name, live=live, limit=asked):
+    runs: dict[str, tuple[int, msgspec.Raw]] = {}
+    labels = dict(_label(label) for label in wanted.labels)
+    async for page in trainshed.run_pages(
+        status=status, labels=labels, name=wanted.name, live=live, ended=ended, limit=limit
+    ):
         first = first or page
-        for record, raw in zip(page.records, page.runs, strict=True):
-            runs[record.run_id] = (record, raw)
+        for raw in page.runs:
+            key = _KEY.decode(raw)
+            runs[key.run_id] = (key.submit_seq, raw)
     assert first is not None  # there is one page at least
-    more = limit is not None and len(runs) > limit
-    return Listing(first.seq, first.stale, dict(list(runs.items())[:limit]), more)
+    return Listing(first.seq, first.stale, runs, len(runs) if first.total is None else first.total)
 
 
-def _merged(live: Listing, ended: Listing, limit: int | None) -> Listing:
-    both = {**live.runs, **ended.runs}  # where a run is in both, as ended
-    newest = sorted(both.items(), key=lambda item: -item[1][0].submit_seq)
-    more = live.more or ended.more or (limit is not None and len(newest) > limit)
-    return Listing(live.seq, live.stale or ended.stale, dict(newest[:limit]), more)
+def _merged(parts: Sequence[Listing], total: int, limit: int | None) -> Listing:
+    """The newest of several listings; where a run is in two, as the later one has it."""
+    every: dict[str, tuple[int, msgspec.Raw]] = {}
+    for part in parts:
+        every |= part.runs
+    newest = sorted(every.items(), key=lambda item: -item[1][0])[:limit]
+    return Listing(parts[0].seq, any(part.stale for part in parts), dict(newest), total)
 
 
 def _label(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise TrainshedError(ErrorCode.INVALID, f"--label is {text!r}; write --label NAME=VALUE")
+        raise TrainshedError(
+            ErrorCode.INVALID,
+            f"--label is {text!r}, which has no value; write: trainshed ls --label NAME=VALUE",
+        )
     return name, value
 
 
 def _status(word: str) -> RunStatus:
     status = RunStatus(word.strip().upper())
     if status is RunStatus.UNSPECIFIED:
-        known = ", ".join(one for one in RunStatus if one is not RunStatus.UNSPECIFIED)
-        raise TrainshedError(ErrorCode.INVALID, f"--status is {word!r}; known: {known}")
+        known = ", ".join(one.lower() for one in RunStatus if one is not RunStatus.UNSPECIFIED)
+        raise TrainshedError(
+            ErrorCode.INVALID, f"--status is {word!r}; known: {known}. Write: trainshed ls --status failed"
+        )
     return status

@@ -21,6 +21,8 @@ INTERRUPTED = 130
 
 VERBS: dict[str, tuple[str, str]] = {
     "up": ("services.cli.up:up", "Start everything on this machine, with an embedded nats-server."),
+    "down": ("services.cli.up:down", "Stop it; running workers go on."),
+    "service": ("services.cli.service:service", "Make it a systemd service: service install."),
     "submit": ("services.cli.submit:submit", "Queue a run and return at once."),
     "run": ("services.cli.run:run", "Submit, follow the output, exit with the worker's code."),
     "ls": ("services.cli.ls:ls", "List runs: the live ones and the last that ended."),
@@ -36,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "node": ("services.cli.node:node", "Say that a machine is gone: node remove."),
     "events": ("services.cli.events:events", "Print the event log, one CloudEvents object a line."),
     "audit": ("services.cli.audit:audit", "Prove that replaying the log gives the same state: audit verify."),
+    "config": ("services.cli.config:config", "Print the settings in force, and where each comes from."),
     "gateway": ("services.cli.service_verbs:gateway", "Run the gateway alone."),
     "dispatcher": ("services.cli.service_verbs:dispatcher", "Run a dispatcher alone."),
     "projector": ("services.cli.service_verbs:projector", "Run a projector alone."),

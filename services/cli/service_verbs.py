@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.up import agent_options, with_options
+from services.cli.up import agent_options, warn_of_unknown_settings, with_options
 from services.settings import Settings
 from trainshed_client.endpoint import Endpoint, discover
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -102,7 +102,8 @@ def projector(records: bool, database: str | None, ready_fd: int | None, die_wit
                 os.write(ready_fd, b"1")
             os.close(ready_fd)
 
-    _serve("projector", settings, build, ready)
+    # `up` has said of the environment what there is to say.
+    _serve("projector", settings, build, ready, quiet=die_with is not None)
 
 
 @click.command("agent")
@@ -148,10 +149,14 @@ def _serve(
     build: Build,
     on_ready: Callable[[], None] = lambda: None,
     within_s: float | None = 1.2,
+    *,
+    quiet: bool = False,
 ) -> None:
     from services import logging
 
     logging.configure(settings.log_format, settings.log_level)
+    if not quiet:
+        warn_of_unknown_settings(name)
     asyncio.run(_run(name, settings, build, on_ready, within_s))
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, NamedTuple, Self
 
 from services.cli.common import colour_wanted
 
@@ -17,11 +18,34 @@ GAP = "  "
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
+class Screen(NamedTuple):
+    """What lines are shown on; ``width`` in columns, None for a program: nothing is cut or wrapped for it."""
+
+    width: int | None = None
+    colour: bool = False
+
+    @classmethod
+    def of(cls, stream: IO[Any]) -> Self:
+        """The terminal that a stream is, or none."""
+        width = shutil.get_terminal_size().columns if stream.isatty() else None
+        return cls(width, colour_wanted(stream))
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person looks on."""
+        return self.width is not None
+
+    def styled(self, text: str, style: str | None) -> str:
+        """``text`` in a style, where colour is wanted."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and style and text.strip() else text
+
+
 class Cell(NamedTuple):
-    """Text with a style, which only a terminal sees."""
+    """Text with a style, which only a terminal sees; ``middle``: where it is cut, its middle goes."""
 
     text: str
     style: str | None = None
+    middle: bool = False
 
 
 class Column(NamedTuple):
@@ -32,71 +56,87 @@ class Column(NamedTuple):
     shrink: int | None = None
 
 
-def print_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, stream: IO[Any] | None = None
-) -> None:
-    """Print a heading and rows on stdout."""
-    out = stream or sys.stdout
-    width = shutil.get_terminal_size().columns if out.isatty() else None
-    for line in render(columns, rows, width=width, colour=colour_wanted(out)):
-        out.write(line + "\n")
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines to stdout."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
 
 
 def render(
-    columns: Sequence[Column],
-    rows: Sequence[Sequence[str | Cell]],
-    *,
-    width: int | None = None,
-    colour: bool = False,
+    columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], screen: Screen = Screen()
 ) -> list[str]:
-    """The lines of a table; with a ``width`` the columns that may shrink are cut until it fits."""
+    """The lines of a table: its headings and rows; on a terminal the columns that may shrink are cut until it fits."""
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     heads = [Cell(column.heading, "bold") for column in columns]
     widths = [max(text_width(row[place].text) for row in [heads, *cells]) for place, _ in enumerate(columns)]
-    if width is not None:
-        _shrink(columns, widths, width)
-    return [_line(columns, row, widths, colour) for row in [heads, *cells]]
+    if screen.width is not None:
+        _shrink(columns, widths, screen.width)
+    return [_line(columns, row, widths, screen) for row in [heads, *cells]]
 
 
-def styled(text: str, style: str | None, *, colour: bool) -> str:
-    """``text`` in a style, where colour is wanted."""
-    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if colour and style and text.strip() else text
+def wrapped(text: str, indent: int, screen: Screen) -> str:
+    """``text`` in as many lines as a terminal needs, those after the first indented; one line for a program."""
+    if screen.width is None:
+        return text
+    room = max(20, screen.width - indent)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False, replace_whitespace=False)
+    return ("\n" + " " * indent).join(lines)
 
 
 def text_width(text: str) -> int:
     """The columns of a terminal that ``text`` takes."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
+    return sum(map(_width_of, text))
+
+
+def cut(text: str, width: int, *, middle: bool = False) -> str:
+    """``text`` in at most ``width`` columns, with an ellipsis where something is missing."""
+    if text_width(text) <= width:
+        return text
+    tail = (width - 1) // 2 if middle else 0
+    end = _fitting(text[::-1], tail)[::-1]
+    return _fitting(text, width - 1 - tail) + "…" + end
+
+
+def _fitting(text: str, width: int) -> str:
+    """As much of the beginning as fits."""
+    for place, char in enumerate(text):
+        width -= _width_of(char)
+        if width < 0:
+            return text[:place]
+    return text
+
+
+def _width_of(char: str) -> int:
+    return 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
+    """Take from the widest column that may shrink until all fit, so that none loses while another has more."""
     over = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    for place in sorted(range(len(columns)), key=lambda place: -widths[place]):
-        least = columns[place].shrink
-        if over > 0 and least is not None and widths[place] > least:
-            cut = min(over, widths[place] - least)
-            widths[place] -= cut
-            over -= cut
+    while over > 0:
+        can = [
+            place
+            for place, column in enumerate(columns)
+            if column.shrink is not None and widths[place] > column.shrink
+        ]
+        if not can:
+            return
+        widest = max(can, key=lambda place: widths[place])
+        others = [widths[place] for place in can if widths[place] < widths[widest]]
+        least = max([columns[widest].shrink or 0, *others])
+        step = min(over, max(1, widths[widest] - least))
+        widths[widest] -= step
+        over -= step
 
 
-def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int], colour: bool) -> str:
+def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int], screen: Screen) -> str:
     parts = []
     for place, (column, cell, width) in enumerate(zip(columns, row, widths, strict=True)):
-        text = _cut(cell.text, width)
+        text = cut(cell.text, width, middle=cell.middle)
         fill = " " * (width - text_width(text))
-        shown = styled(text, cell.style, colour=colour)
+        shown = screen.styled(text, cell.style)
         last = place == len(columns) - 1
         parts.append(fill + shown if column.right else shown if last else shown + fill)
     return GAP.join(parts).rstrip()
-
-
-def _cut(text: str, width: int) -> str:
-    if text_width(text) <= width:
-        return text
-    while text and text_width(text) > width - 1:
-        text = text[:-1]
-    return text + "…"

@@ -1,12 +1,14 @@
-"""`trainshed up`: the whole stack on this machine.
+"""`trainshed up` and `trainshed down`: the whole stack on this machine.
 
-Owns its options and what it prints when it is ready; services.up does the work.
+Owns their options and what they print; services.up, services.detach and services.down do the work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import os
 
 import click
 
@@ -36,7 +38,9 @@ def agent_options(command: click.Command) -> click.Command:
 
 @click.command("up")
 @click.option("--stop-workers", is_flag=True, help="At the end, stop the workers too (they go on otherwise).")
+@click.option("--detach", "-d", is_flag=True, help="Go on in the background; return when it is ready.")
 @click.option("--borrowed", is_flag=True, hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
 def up(
     node: str | None,
     gpus: int | None,
@@ -44,36 +48,115 @@ def up(
     memory: int | None,
     heartbeat_timeout: str | None,
     stop_workers: bool,
+    detach: bool,
     borrowed: bool,
+    ready_fd: int | None,
 ) -> None:
     """Run everything on this machine, with an embedded nats-server, until Ctrl-C.
+
+    Workers outlive it: the next `trainshed up` finds them again.
 
     \b
     Example:  trainshed up
               trainshed up --gpus 2 --node box1
+              trainshed up --detach            (trainshed down stops it)
     """
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)
     from services import logging
+    from services.log_file import up_log
     from services.parts import AgentOptions
     from services.up import Up
     from services.up import up as run_up
 
     settings = with_options(Settings.read(), node, heartbeat_timeout)
+    if detach:
+        from services.detach import start_detached
+
+        given = up_words(node, gpus, cpus, memory, heartbeat_timeout)
+        words = [*given, *(["--stop-workers"] if stop_workers else []), *(["--borrowed"] if borrowed else [])]
+        raise click.exceptions.Exit(start_detached(settings, words, lambda line: click.echo(line, err=True)))
     logging.configure(settings.log_format, settings.log_level)
+    warn_of_unknown_settings("up")
     options = AgentOptions(
         gpus=gpus, cpus=cpus, memory_mb=memory, stop_workers=stop_workers, borrowed=borrowed
     )
 
     def ready(stack: Up) -> None:
-        for note in stack.notes:
-            click.echo(note, err=True)
+        end = "      Ctrl-C stops it; running workers go on" if ready_fd is None else ""
+        slots = f"{stack.slots} slot{'' if stack.slots == 1 else 's'}"
+        has = f"{slots}, {stack.cpus} CPUs, {stack.memory_mb} MB"
+        lines = [
+            *stack.notes,
+            f"Trainshed is up: node {stack.node}, {has}; state in {stack.state_dir}",
+            f"Next:  trainshed submit --gpus 1 -- python train.py{end}",
+        ]
+        text = "\n".join(lines)
+        click.echo(text, err=True)
+        if ready_fd is not None:
+            with contextlib.suppress(BrokenPipeError):  # whoever started it is gone; it goes on
+                os.write(ready_fd, text.encode())
+            os.close(ready_fd)
+
+    log_file = up_log(settings.state_dir) if ready_fd is not None else None
+    asyncio.run(run_up(settings, options, ready, log_file=log_file))
+
+
+@click.command("down")
+@click.option("--stop-workers", is_flag=True, help="Stop its workers first (they go on otherwise).")
+def down(stop_workers: bool) -> None:
+    """Stop what `trainshed up` started here, and wait until it is gone.
+
+    Workers go on and are found again by the next `trainshed up`; what is queued stays queued. With --stop-workers
+    each gets its stop signal, and SIGKILL after its grace period; a run with a retry policy is tried again later.
+
+    \b
+    Example:  trainshed down
+              trainshed down --stop-workers
+    """
+    from services.down import down as stop_stack
+
+    state_dir = Settings.read().state_dir
+    pid = stop_stack(state_dir, stop_workers=stop_workers, tell=lambda line: click.echo(line, err=True))
+    if pid is not None:
+        after = "" if stop_workers else "; running workers go on, and `trainshed up` finds them again"
+        click.echo(f"stopped (pid {pid}){after}", err=True)
+        return
+    click.echo(f"nothing runs on {state_dir}", err=True)
+    if stop_workers:
         click.echo(
-            f"Trainshed is up: node {stack.node}, {stack.slots} slot{'' if stack.slots == 1 else 's'}, "
-            f"{stack.cpus} CPUs, {stack.memory_mb} MB; state in {stack.state_dir}\n"
-            "Next:  trainshed submit --gpus 1 -- python train.py      Ctrl-C stops it; running workers go on",
+            "Workers of an earlier one may go on. To end them:  trainshed up --detach && trainshed down --stop-workers",
             err=True,
         )
 
-    asyncio.run(run_up(settings, options, ready))
+
+def up_words(
+    node: str | None,
+    gpus: int | None,
+    cpus: int | None,
+    memory: int | None,
+    heartbeat_timeout: str | None,
+) -> list[str]:
+    """The shared options as words of a command line again."""
+    given = {
+        "--node": node,
+        "--gpus": gpus,
+        "--cpus": cpus,
+        "--memory": memory,
+        "--heartbeat-timeout": heartbeat_timeout,
+    }
+    return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+
+
+def warn_of_unknown_settings(service: str) -> None:
+    """Log each `TRAINSHED_` variable that is none: a setting that is misspelt would be passed over in silence."""
+    from services.logging import get_logger
+    from services.settings import unknown_settings
+
+    log = get_logger(service)
+    for name, meant in unknown_settings(os.environ).items():
+        hint = {"did_you_mean": meant} if meant else {}
+        log.warning("no such setting; it is passed over", variable=name, **hint)
 
 
 def with_options(settings: Settings, node: str | None, heartbeat_timeout: str | None) -> Settings:

@@ -189,17 +189,17 @@ def _least(run: Run) -> Holding:
 
 
 def _fits(run: Run, o: Offer) -> bool:
-    least = _least(run)
-    if o.slots_for(least.slots) < least.slots:
+    needs = run.needs
+    if needs.cpus > o.cpus or (needs.memory_mb and needs.memory_mb > o.memory_mb):
+        return False
+    if needs.mandatory and needs.gpus > len(o.slots):
         return False
     kept = o.kept
-    return all(
-        not needed or (free >= needed and (kept is None or left >= needed))
-        for needed, free, left in (
-            (least.cpus, o.cpus, kept.cpus if kept is not None else 0),
-            (least.memory_mb, o.memory_mb, kept.memory_mb if kept is not None else 0),
-        )
-    )
+    if kept is None:
+        return True
+    if needs.cpus > kept.cpus or (needs.memory_mb and needs.memory_mb > kept.memory_mb):
+        return False
+    return not needs.mandatory or o.slots_for(needs.gpus) == needs.gpus
 
 
 def _behind(state: State, taken: Taken, node: str, order: Order) -> Iterator[Holding]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.stack import ComposeStack, build_environment, compose_command
+from tests.containers.stack import ROOT, ComposeStack, build_environment, compose_command
 
 REQUIRED = "ENGINE_REQUIRED"
 """Set (by `.ci/run`) where a missing engine is a failure and no reason to skip."""
@@ -51,6 +52,20 @@ def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     return tag
 
 
+@pytest.fixture(scope="session")
+def next_image(image: str) -> str:
+    """The tag of a release that differs from ``image`` in its version."""
+    tag = f"{image}-next"
+    subprocess.run(
+        ["docker", "build", "-q", "-t", f"trainshed:{tag}", "--build-arg", "VERSION=0.1.1", str(ROOT)],
+        env=build_environment(),
+        capture_output=True,
+        check=True,
+        timeout=280,
+    )
+    return tag
+
+
 @pytest.fixture(scope="module")
 def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """The stack, up and healthy, with one agent."""
@@ -60,6 +75,3 @@ def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comp
         yield one
     finally:
         one.down()
-
-
-__all__ = ["build_environment"]

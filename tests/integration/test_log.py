@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable
+from events.feed import api_call
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.types import CancelRequested, Submitted
 from tests.support import NatsServer, RawNats, eventually
@@ -174,6 +175,18 @@ async def test_appending_surely_says_at_last_that_the_outcome_stays_unknown(nats
     log = await new_log(nats_server, timeout_s=0.1)
     with stopped(nats_server.pid), pytest.raises(UnknownOutcome):
         await log.append_surely(submitted(), within_s=0.5)
+
+
+async def test_a_log_without_room_refuses_and_that_is_certain(log: EventLog) -> None:
+    await log.append(submitted("r1"))
+    stream = f"STREAM.UPDATE.{subjects.EVENTS_STREAM}"
+    settings = (await api_call(log.nc, f"STREAM.INFO.{subjects.EVENTS_STREAM}"))["config"]
+    await api_call(log.nc, stream, {**settings, "max_bytes": 600})
+    for events in ([submitted("r2")], [submitted("r2"), submitted("r3")]):
+        with pytest.raises(Refused, match="maximum bytes"):
+            await log.append_batch(events, [None] * len(events))
+    await api_call(log.nc, stream, settings)
+    assert (await log.append(submitted("r2"))).seq == 2
 
 
 async def test_without_a_stream_the_outcome_is_unknown_and_not_a_success(nats_server: NatsServer) -> None:

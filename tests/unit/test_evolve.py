@@ -116,7 +116,13 @@ def test_a_second_submitted_of_a_live_run_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [{"priority": "high"}, {"retry": []}, {"resources": {"cpus": None}}, {"priority": 2**60}],
+    [
+        {"priority": "high"},
+        {"retry": []},
+        {"resources": {"cpus": None}},
+        {"priority": 2**60},
+        {"metadata": {"x": "y" * 262_144}},
+    ],
 )
 def test_a_config_that_cannot_be_read_is_unreadable_and_makes_no_run(broken: dict[str, Any]) -> None:
     story = Story()

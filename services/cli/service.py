@@ -1,0 +1,106 @@
+"""`trainshed service install`: the stack of this machine as a systemd user unit.
+
+Owns which words and variables the unit is given and what is printed; its text is services.systemd_unit's.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from pathlib import Path
+
+import click
+
+from services.cli.up import agent_options, up_words, with_options
+from services.settings import Settings, given_settings
+from services.systemd_unit import MARK, UNIT, unit_path, unit_text
+from trainshed_client.endpoint import write_private
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+_KEPT = ("PATH", "CUDA_VISIBLE_DEVICES")
+"""What runs would find in this shell and not in the user manager's environment."""
+
+
+@click.group("service")
+def service() -> None:
+    """Run the stack as a systemd service of yours: from boot on, and started again whenever it ends.
+
+    \b
+    Example:  trainshed service install
+              trainshed service install --gpus 2
+    """
+
+
+@service.command("install")
+def install(
+    node: str | None,
+    gpus: int | None,
+    cpus: int | None,
+    memory: int | None,
+    heartbeat_timeout: str | None,
+) -> None:
+    """Write a systemd user unit that runs `trainshed up` with these options, and say how to start it.
+
+    The settings (TRAINSHED_...) and the PATH of this shell go with it, passwords do not. Nothing is started.
+
+    \b
+    Example:  trainshed service install
+              trainshed service install --gpus 2 --node box1
+    """
+    settings = with_options(Settings.read(), node, heartbeat_timeout)
+    words = up_words(node, gpus, cpus, memory, heartbeat_timeout)
+    environment = {
+        "TRAINSHED_STATE_DIR": str(settings.state_dir),
+        **given_settings(settings),
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+    }
+    try:
+        text = unit_text([str(_program()), "up", *words], environment)
+    except ValueError as error:
+        raise TrainshedError(ErrorCode.INVALID, str(error)) from None
+    path = unit_path(os.environ)
+    _write(path, text)
+    name = UNIT.removesuffix(".service")
+    click.echo(str(path))
+    click.echo(
+        "written. Start it now and at every boot:\n"
+        "  systemctl --user daemon-reload\n"
+        f"  systemctl --user enable --now {name}\n"
+        f"  loginctl enable-linger {_user()}      # else it ends when you log out",
+        err=True,
+    )
+
+
+install = agent_options(install)
+
+
+def _program() -> Path:
+    """This `trainshed`, by an absolute path that does not depend on any PATH."""
+    program = Path(sys.executable).with_name("trainshed")
+    if not os.access(program, os.X_OK):
+        raise TrainshedError(
+            ErrorCode.INVALID,
+            f"{program} is missing; install Trainshed again (make, or pip install ./client .)",
+        )
+    return program
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        if path.exists() and not path.read_text().startswith(MARK):
+            raise TrainshedError(
+                ErrorCode.CONFLICT, f"{path} is there and was not written by Trainshed; move it away first"
+            )
+        write_private(path, text.encode())
+        path.chmod(0o644)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise TrainshedError(ErrorCode.INVALID, f"{path} cannot be written ({why})") from None
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

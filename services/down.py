@@ -1,0 +1,133 @@
+"""Stopping the stack of a state folder from outside: who holds its lock, the signal, and the wait until it is gone.
+
+Owns that, and the request that goes with the signal (`<state>/down.json`); knows no service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from services.state_lock import holder
+from services.systemd_unit import UNIT
+from trainshed_client.endpoint import write_private
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+REQUEST_FILE = "down.json"
+GONE_WITHIN_S = 20.0
+"""Far more than a stop may take that leaves the workers alone."""
+TELL_AFTER_S = 3.0
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """What whoever sends SIGTERM wants beyond it, of the process with this pid."""
+
+    pid: int
+    stop_workers: bool = False
+    v: int = 1
+
+
+def down(state_dir: Path, *, stop_workers: bool, tell: Callable[[str], None]) -> int | None:
+    """Stop the stack on ``state_dir`` and wait until its process is gone; its pid, None where none runs.
+
+    ``stop_workers``: its workers are stopped first, for as long as their grace periods take; ``tell`` is told that it
+    takes long. Raises TrainshedError: CONFLICT where systemd would start it again, DENIED where it is another user's,
+    UNAVAILABLE where it does not end.
+    """
+    pid = holder(state_dir)
+    if pid is None:
+        return None
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return down(state_dir, stop_workers=stop_workers, tell=tell)
+    try:
+        if holder(state_dir) != pid:  # it ended meanwhile, and its number may be another's
+            return down(state_dir, stop_workers=stop_workers, tell=tell)
+        if _unit(pid) == UNIT:
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"this stack is the service {UNIT}, which systemd would start again. "
+                f"Stop it with: systemctl --user stop {UNIT.removesuffix('.service')}",
+            )
+        _stop(process, pid, state_dir, stop_workers, tell)
+    finally:
+        os.close(process)
+    return pid
+
+
+def _stop(process: int, pid: int, state_dir: Path, stop_workers: bool, tell: Callable[[str], None]) -> None:
+    if stop_workers:
+        write_private(state_dir / REQUEST_FILE, msgspec.json.encode(_Request(pid, stop_workers=True)))
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise TrainshedError(
+            ErrorCode.DENIED, f"the stack on {state_dir} (pid {pid}) is another user's; ask them"
+        ) from None
+    if _gone(process, TELL_AFTER_S):
+        return
+    tell(
+        f"waiting for the workers to end (pid {pid}); Ctrl-C stops the waiting"
+        if stop_workers
+        else f"waiting for pid {pid} to end"
+    )
+    if not _gone(process, None if stop_workers else GONE_WITHIN_S - TELL_AFTER_S):
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"pid {pid} does not end. `kill -9 {pid}` is safe: what was acknowledged is on disk, and workers go on",
+        )
+
+
+def _gone(process: int, within_s: float | None) -> bool:
+    """Whether the process of this pidfd ends within ``within_s`` seconds (None: however long it takes)."""
+    deadline = None if within_s is None else time.monotonic() + within_s
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if poller.poll(left):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+
+
+def _unit(pid: int) -> str:
+    """The systemd unit that a process belongs to, by its control group; "" where it cannot be told."""
+    try:
+        return unit_of(Path(f"/proc/{pid}/cgroup").read_text())
+    except OSError:
+        return ""
+
+
+def unit_of(cgroup: str) -> str:
+    """The last unit in the text of ``/proc/<pid>/cgroup`` (of systemd's hierarchy, or the only one)."""
+    for line in cgroup.splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers in ("", "name=systemd"):
+            units = [part for part in path.split("/") if part.endswith((".service", ".scope"))]
+            if units:
+                return units[-1]
+    return ""
+
+
+def take_request(state_dir: Path, pid: int | None = None) -> bool:
+    """Whether the stop that has come asks to stop the workers too; the request is used up by the asking."""
+    path = state_dir / REQUEST_FILE
+    try:
+        request = msgspec.json.decode(path.read_bytes(), type=_Request)
+    except (OSError, msgspec.MsgspecError):
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    return request.stop_workers and request.pid == (os.getpid() if pid is None else pid)

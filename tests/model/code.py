@@ -1,0 +1,184 @@
+"""The project's own pure functions as the model calls them, each of which a mutant may replace.
+
+Owns the memory of what they answered and the checks on each answer of `evolve`; knows no machine and no move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+from msgspec.structs import replace
+
+from events import evolve as evolving
+from events.codec import StoredEvent
+from events.evolve import Change, ended_runs_needed
+from events.state import Ended, Node, Run, State
+from events.types import (
+    AttemptEnd,
+    Dispatched,
+    Event,
+    NodeEvent,
+    RetryRequested,
+    SchedulerInfo,
+    View,
+    Why,
+)
+from services.agent import session
+from services.agent.shim import core
+from services.dispatcher.decisions import Decisions
+from services.dispatcher.in_flight import InFlight
+from tests.model.values import Cell, Cells, Fold, Sent
+from tests.support.builders import facts, recomputed
+
+LATE_NS = 2**60
+"""The clock of all decisions: every back-off is over."""
+LAUNCH = cast(msgspec.Raw, b"")
+NO_VIEW, NO_WHY = View(seq=0, now=""), Why(free=0)
+SCHEDULER = SchedulerInfo(name="model", version=1, settings=cast("dict[str, object]", ()))
+
+
+class Broken(Exception):
+    """A rule that holds at every state does not hold here; the text says which."""
+
+
+class Code:
+    """What is under test. The fields are the project's own functions, and what the server and the shell do for them."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.evolve: Callable[..., Change] = evolving.evolve
+        self.session_step = session.step
+        self.core_step = core.step
+        self.note_folded: Callable[[tuple[Sent, ...], int], tuple[Sent, ...]] = still_in_flight
+        self.epoch_guard = True  # the server refuses what bears an older epoch
+        self.join_guard = True  # and a NodeJoined against another's
+        self.lock = True  # shim and agent take the attempt's lock
+        self.looks = True  # a shim that has the lock looks at exit.json, started.json and stop.json
+        self.makes_folder = False  # a shim makes the folder that it does not find
+        self.sweeps = True  # the agent ends processes of attempts that it does not list
+        self.keeps_folders = True  # the folder stays when the end is acknowledged
+        self.clears_queue = True  # an election carries no older decision over
+        self.reads_name = True  # an agent reads its name before it joins
+        self._folded: dict[tuple[Cell, StoredEvent], tuple[Cell, Change]] = {}
+        self._decided: dict[tuple[object, ...], tuple[Event, ...]] = {}
+
+    # --- evolve ---------------------------------------------------------------------------------------------
+
+    def fold(self, fold: Cell, stored: StoredEvent) -> tuple[Cell, Change]:
+        """What one event makes of a fold. Raises Broken where a rule on single events does not hold."""
+        key = (fold, stored)
+        known = self._folded.get(key)
+        if known is None:
+            known = self._folded[key] = self._fold(fold.value, stored)
+        return known
+
+    def _fold(self, before: Fold, stored: StoredEvent) -> tuple[Cell, Change]:
+        state = state_of(before, stored.seq - 1)
+        ended = {run.run_id: run for run in before.ended}
+        decisions = Decisions()
+        decisions.rebuild(state)
+        wanted = ended_runs_needed(state, stored)
+        change = self.evolve(state, stored, {run_id: ended[run_id] for run_id in wanted if run_id in ended})
+        decisions.note(state, stored, change)
+        _check_event(ended, stored, change)
+        for run_change in change.runs:
+            run = run_change.after
+            ended.pop(run.run_id, None)
+            if isinstance(run.phase, Ended):
+                ended[run.run_id] = run
+        after = _fold_of(state, ended)
+        _check_state(state, after, decisions)
+        return self.cells.of(after), change
+
+    # --- the dispatcher ---------------------------------------------------------------------------------------
+
+    def decide(
+        self, fold: Cell, epoch: int, sent: tuple[Sent, ...], silent: frozenset[str] = frozenset()
+    ) -> tuple[Event, ...]:
+        """What a dispatcher with this fold and these decisions in flight appends next."""
+        key = (fold, epoch, sent, silent)
+        known = self._decided.get(key)
+        if known is None:
+            state = state_of(fold.value, 0)
+            decisions = Decisions()
+            decisions.rebuild(state)
+            for each in sent:
+                decisions.in_flight.add(each.event).seq = each.seq
+            events = decisions.decide(
+                state, 0, epoch, LATE_NS, lambda node: float(node in silent), lost_after_s=0.5
+            )
+            known = self._decided[key] = tuple(_plain(event) for event in events)
+        return known
+
+
+def still_in_flight(sent: tuple[Sent, ...], position: int) -> tuple[Sent, ...]:
+    """What the fold has not passed stays taken (docs/protocol.md rule 1)."""
+    flight = InFlight()
+    for each in sent:
+        flight.add(each.event).seq = each.seq
+    flight.folded(position)
+    return tuple(Sent(decision.event, decision.seq) for decision in flight._decisions)  # noqa: SLF001
+
+
+def state_of(fold: Fold, seq: int) -> State:
+    """The index that evolve changes."""
+    state = State()
+    state.seq, state.epoch = seq, fold.epoch
+    state.nodes = {node.name: node for node in fold.nodes}
+    for run in fold.runs:
+        state.put_run(run)
+    return state
+
+
+def _fold_of(state: State, ended: dict[str, Run]) -> Fold:
+    nodes = sorted(state.nodes.values(), key=lambda node: node.name)
+    return Fold(
+        epoch=state.epoch,
+        runs=tuple(sorted(state.runs.values(), key=lambda run: run.submit_seq)),
+        nodes=tuple(_without_display(node) for node in nodes),
+        ended=tuple(sorted(ended.values(), key=lambda run: run.submit_seq)),
+    )
+
+
+def _without_display(node: Node) -> Node:
+    return replace(node, seq=0, joined_ns=0)
+
+
+def _plain(event: Event) -> Event:
+    """Without what no decision of anybody depends on."""
+    if isinstance(event, Dispatched):
+        return replace(event, launch=LAUNCH, view=NO_VIEW, why=NO_WHY)
+    return event
+
+
+def _check_event(ended: dict[str, Run], stored: StoredEvent, change: Change) -> None:
+    for run_change in change.runs:
+        run = run_change.after
+        was = ended.get(run.run_id)
+        if was is not None and not isinstance(stored.event, RetryRequested):
+            raise Broken(f"{_name(stored)} took {run.run_id} out of {was.status}")
+    if isinstance(stored.event, AttemptEnd) and change.late is not None and change.runs:
+        raise Broken(f"{_name(stored)} came too late and changed {change.runs[0].after.run_id}")
+
+
+def _check_state(state: State, fold: Fold, decisions: Decisions) -> None:
+    for name, usage in state.usage.items():
+        for index, holders in usage.slots.items():
+            if len(holders) > 1:
+                held = " and ".join(sorted(f"{ref.run_id}.{ref.attempt}" for ref in holders))
+                raise Broken(f"I2: slot {index} of {name} is held by {held}")
+    if facts(state) != recomputed(state):
+        raise Broken("the index is not what its runs and nodes say")
+    again = Decisions()
+    again.rebuild(state_of(fold, 0))
+    noted = decisions.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0)
+    if noted != again.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0):
+        raise Broken("the dispatcher's index, kept from changes, is not what the state says")
+
+
+def _name(stored: StoredEvent) -> str:
+    event = stored.event
+    about = event.node if isinstance(event, NodeEvent) else getattr(event, "run_id", "")
+    return f"{type(event).__name__} {about}".strip()

@@ -1,0 +1,284 @@
+"""One modelled world being changed: a draft of it, the log that stores events, and the faults that are left.
+
+Owns guards, message ids, the push consumers and what a false word of the operator excuses; knows no move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from events.codec import StoredEvent, event_subject
+from events.types import (
+    AttemptEnd,
+    AttemptRef,
+    Dispatched,
+    Elected,
+    Event,
+    NodeJoined,
+    NodeLeft,
+    NodeLost,
+    NodeRemoved,
+    RunEvent,
+    Started,
+    Stopping,
+)
+from services.agent.session_types import Name
+from tests.model.code import Code
+from tests.model.values import (
+    LISTS,
+    PLAIN,
+    Agent,
+    Cell,
+    Cells,
+    Disk,
+    Fold,
+    Heads,
+    Letter,
+    Office,
+    Proc,
+    Push,
+    Word,
+    World,
+    next_seq,
+)
+from trainshed_client.subjects import Role
+
+Disowned = frozenset[tuple[str, AttemptRef]]
+"""(incarnation, attempt) that a NodeRemoved ended, and whose worker may run on (docs/protocol.md rule 12)."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is, and how much may go wrong. ``faults``: how often each kind may happen, ``total`` all together.
+
+    ``machines``: (node name, incarnation of its state folder). ``hang``: workers end only when they are stopped.
+    ``stays_away``: a node that left does not come back by itself.
+    """
+
+    machines: tuple[tuple[str, str], ...] = (("n", "a"),)
+    runs: int = 1
+    tries: int = 2
+    gpus: int = 1
+    hang: bool = False
+    stays_away: bool = False
+    total: int = 2
+    faults: Mapping[str, int] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The node names."""
+        return tuple(dict.fromkeys(name for name, _ in self.machines))
+
+
+class Model:
+    """A configuration, the code under test and the shared copies of all values."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.cells = Cells()
+        self.code = Code(self.cells)
+        self.kinds = tuple(config.faults)
+        self.keeps_history = bool(config.faults.get("duplicate"))
+
+    def budget(self) -> tuple[int, ...]:
+        """What may go wrong at the start: in all, then of each kind."""
+        return (self.config.total, *self.config.faults.values())
+
+    def left(self, world: World | Draft, kind: str) -> bool:
+        """Whether a fault of this kind may still happen."""
+        if kind not in self.kinds:
+            return False
+        budget = world.budget.value
+        return bool(budget[0] and budget[1 + self.kinds.index(kind)])
+
+
+class Draft:
+    """A world that is being changed; ``done`` makes it a world again."""
+
+    def __init__(self, model: Model, world: World) -> None:
+        self.model = model
+        self.heads, self.truth, self.wire, self.budget, self.disowned = world[: len(PLAIN)]
+        self.pushes, self.offices, self.folds = list(world.pushes), list(world.offices), list(world.folds)
+        self.agents, self.disks, self.procs = list(world.agents), list(world.disks), list(world.procs)
+
+    def done(self) -> World:
+        """The world, in its normal form."""
+        return self.model.cells.normal(self.as_is())
+
+    def as_is(self) -> World:
+        """The world as it stands."""
+        lists = (tuple(getattr(self, name)) for name in LISTS)
+        return World(*(getattr(self, name) for name in PLAIN), *lists)
+
+    def copy(self) -> Draft:
+        """Another that goes on from here."""
+        return Draft(self.model, self.as_is())
+
+    def cell(self, value: Hashable) -> Cell:
+        """The shared copy of a value."""
+        return self.model.cells.of(value)
+
+    def spend(self, kind: str) -> Draft:
+        """Count a fault."""
+        budget = list(self.budget.value)
+        budget[0] -= 1
+        budget[1 + self.model.kinds.index(kind)] -= 1
+        if not budget[0]:
+            budget[1:] = [0] * (len(budget) - 1)
+        self.budget = self.cell(tuple(budget))
+        return self
+
+    # --- machines -------------------------------------------------------------------------------------------
+
+    def node(self, m: int) -> str:
+        """The name of machine ``m``."""
+        return self.model.config.machines[m][0]
+
+    def agent(self, m: int) -> Agent | None:
+        """The agent's process on machine ``m``."""
+        agent: Agent | None = self.agents[m].value
+        return agent
+
+    def set_agent(self, m: int, agent: Agent | None) -> None:
+        """Another state of it, or None: it is gone."""
+        self.agents[m] = self.cell(agent)
+
+    def disk(self, m: int) -> Disk:
+        """Its state folder."""
+        disk: Disk = self.disks[m].value
+        return disk
+
+    def set_disk(self, m: int, disk: Disk) -> None:
+        """Another state of it."""
+        self.disks[m] = self.cell(disk)
+
+    def of_procs(self, m: int) -> tuple[Proc, ...]:
+        """The processes of attempts on it."""
+        procs: tuple[Proc, ...] = self.procs[m].value
+        return procs
+
+    def set_procs(self, m: int, procs: tuple[Proc, ...]) -> None:
+        """Others."""
+        self.procs[m] = self.cell(procs)
+
+    # --- the log --------------------------------------------------------------------------------------------
+
+    def guarded(self, key: tuple[str, ...]) -> int:
+        """The last sequence of what a guard with this key looks at."""
+        heads: Heads = self.heads.value
+        match key:
+            case ("elected",):
+                return heads.elected
+            case ("joined", node):
+                return dict(heads.names).get(node, Name()).joined
+            case ():
+                return 0
+            case ("words", node, run_id):
+                seqs = (w.seq for w in heads.words if w.node == node and w.run_id == run_id)
+                return max(seqs, default=0)
+            case _:
+                raise ValueError(key)
+
+    def said(self, node: str, event: Started | AttemptEnd) -> int:
+        """The sequence of this very word where it is the last of its type (docs/protocol.md rule 13); else 0."""
+        heads: Heads = self.heads.value
+        for word in heads.words:
+            if (word.node, word.run_id, word.type) == (node, event.run_id, type(event).__name__):
+                if word.attempt == event.attempt:
+                    return word.seq
+        return 0
+
+    def store(self, role: Role, event: Event, node: str = "") -> int:
+        """Store an event: every consequence in the log and in the consumers. Raises Broken."""
+        seq = next_seq(self.as_is())
+        subject = event_subject(event, role, node or None)
+        stored = StoredEvent(seq, 0, subject, "", "", event)
+        before: Fold = self.truth.value
+        self.truth, _ = self.model.code.fold(self.truth, stored)
+        self.heads = self.cell(_heads(self.heads.value, stored))
+        for place, cell in enumerate(self.offices):
+            office: Office | None = cell.value
+            if office is not None:
+                self.offices[place] = self.cell(replace(office, pending=(*office.pending, stored)))
+        match event:
+            case Dispatched(node=to) | Stopping(node=to) | NodeLost(node=to):
+                self._pushed(to, stored)
+            case NodeJoined(node=to):
+                self._forget_pushed(to)
+            case NodeRemoved():
+                self._disown(before, event)
+            case _:
+                pass
+        return seq
+
+    def _pushed(self, node: str, stored: StoredEvent) -> None:
+        place = self.model.config.names.index(node)
+        push: Push = self.pushes[place].value
+        self.pushes[place] = self.cell(replace(push, events=(*push.events, stored)))
+
+    def _forget_pushed(self, node: str) -> None:
+        place = self.model.config.names.index(node)
+        push: Push = self.pushes[place].value
+        self.pushes[place] = self.cell(Push(push.events[push.acked :]))
+
+    def acknowledge(self, node: str, seq: int) -> None:
+        """The consumer goes on, where this is what it waits for."""
+        place = self.model.config.names.index(node)
+        push: Push = self.pushes[place].value
+        if push.acked < len(push.events) and push.events[push.acked].seq == seq:
+            push = replace(push, acked=push.acked + 1)
+            if not self.model.keeps_history:
+                push = Push(push.events[push.acked :])
+            self.pushes[place] = self.cell(push)
+
+    def _disown(self, before: Fold, event: NodeRemoved) -> None:
+        after: Fold = self.truth.value
+        left = {run.run_id: run for run in (*after.runs, *after.ended)}
+        gone = {
+            (event.incarnation, run.ref)
+            for run in before.runs
+            if getattr(run.phase, "incarnation", None) == event.incarnation
+            and left[run.run_id].phase != run.phase
+        }
+        if gone:
+            self.disowned = self.cell(frozenset(self.disowned.value | gone))
+
+    def deliver_letter(self, letter: Letter) -> bool:
+        """A late append reaches the server; False where its guard refuses it."""
+        if self.guarded(letter.key) != letter.seq:
+            return False
+        self.store(letter.role, letter.event, letter.node)
+        return True
+
+
+def _heads(heads: Heads, stored: StoredEvent) -> Heads:
+    seq, event = stored.seq, stored.event
+    match event:
+        case Elected():
+            return replace(heads, elected=seq)
+        case NodeJoined(node=node, incarnation=by):
+            return _named(heads, node, joined=seq, joined_by=by)
+        case NodeLeft(node=node, incarnation=by, attempts=attempts):
+            return _named(heads, node, left=seq, left_by=by, left_empty=not attempts)
+        case NodeRemoved(node=node, incarnation=by):
+            return _named(heads, node, removed=seq, removed_of=by)
+        case RunEvent() if stored.subject.role == Role.AGENT:
+            node, kind = stored.subject.node, type(event).__name__
+            word = Word(node, event.run_id, kind, getattr(event, "attempt", 0), seq)
+            others = (w for w in heads.words if (w.node, w.run_id, w.type) != (node, event.run_id, kind))
+            return replace(heads, words=tuple(sorted((*others, word), key=_place)))
+        case _:
+            return heads
+
+
+def _place(word: Word) -> tuple[str, str, str]:
+    return (word.node, word.run_id, word.type)
+
+
+def _named(heads: Heads, node: str, **fields: Any) -> Heads:  # noqa: ANN401
+    names = dict(heads.names)
+    names[node] = replace(names.get(node, Name()), **fields)
+    return replace(heads, names=tuple(sorted(names.items(), key=lambda item: item[0])))
