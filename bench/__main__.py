@@ -31,13 +31,17 @@ def main() -> int:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join((*BENCHES, *PRINTING))}")
     print(machine())
     figures: list[Figure] = []
+    code = 0
     for name in names:
-        print(f"{name} ...", file=sys.stderr, flush=True)
         if name in BENCHES:
-            figures += BENCHES[name][options.quick]()
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            try:
+                figures += BENCHES[name][options.quick]()
+            except (RuntimeError, TimeoutError) as error:  # the others' figures are worth having all the same
+                print(f"{name}: {error or 'gave up waiting'}", file=sys.stderr, flush=True)
+                code = 1
     if figures:
         print(table(figures))
-    code = 0
     for name in names:
         if name in PRINTING:
             print(f"{name}:", flush=True)

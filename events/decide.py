@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from events.config import RunConfig
+from events.config import Needs, RunConfig
 from events.state import Ended, Node, Run, State
 from events.types import (
     CancelRequested,
@@ -97,6 +97,20 @@ def decide(state: State, command: Command, run: Run | None = None) -> list[Event
             return [NodeRemoved(node=name, incarnation=node.incarnation, reason=reason, requested_by=by)]
 
 
+def could_run_on(state: State, config: RunConfig) -> list[str]:
+    """The nodes that take work now and could hold an attempt of this run when empty, by name."""
+    return sorted(
+        node.name
+        for node in state.nodes.values()
+        if node.status is NodeStatus.UP and not node.drained and _holds(node, config.needs)
+    )
+
+
+def _holds(node: Node, needs: Needs) -> bool:
+    gpus = needs.gpus if needs.mandatory else 0
+    return len(node.gpus) >= gpus and node.cpus >= needs.cpus and node.memory_mb >= needs.memory_mb
+
+
 def refuse_impossible(state: State, config: RunConfig) -> None:
     """Refuse needs that no known node could hold when empty (GPUs that are not mandatory do not count).
 
@@ -106,9 +120,9 @@ def refuse_impossible(state: State, config: RunConfig) -> None:
     if not nodes:
         return
     needs = config.needs
-    gpus = needs.gpus if needs.mandatory else 0
-    if any(len(n.gpus) >= gpus and n.cpus >= needs.cpus and n.memory_mb >= needs.memory_mb for n in nodes):
+    if any(_holds(node, needs) for node in nodes):
         return
+    gpus = needs.gpus if needs.mandatory else 0
     for path, wanted, most, unit in (
         ("resources.gpus.requested", gpus, max(len(n.gpus) for n in nodes), "GPUs"),
         ("resources.cpus", needs.cpus, max(n.cpus for n in nodes), "CPUs"),

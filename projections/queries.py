@@ -89,7 +89,9 @@ def run_query(
         raise TrainshedError(ErrorCode.INVALID, "no run is both live and ended; leave one out", "ended")
     if ended and before_seq is not None:
         raise TrainshedError(
-            ErrorCode.INVALID, "the last that ended are one page; page through all by their status", "before_seq"
+            ErrorCode.INVALID,
+            "the last that ended are one page; page through all by their status",
+            "before_seq",
         )
     return RunQuery(
         status=tuple(status or ()),

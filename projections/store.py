@@ -302,11 +302,20 @@ def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
 
 def fold_of_node(node: Node) -> str:
     """A node's fold as the table keeps it."""
-    fields: dict[str, Any] = msgspec.to_builtins(node)
-    for name in node.__struct_fields__:
-        if isinstance(getattr(node, name), frozenset):  # of attempts, which have no order of their own
-            fields[name] = sorted(fields[name], key=_ENCODER.encode)
-    return _ENCODER.encode(fields).decode()
+    return _ENCODER.encode(_ordered(node)).decode()
+
+
+def _ordered(value: Any) -> Any:
+    """``value`` with its sets as sorted lists: of structs, which have no order of their own."""
+    match value:
+        case msgspec.Struct():
+            return {name: _ordered(getattr(value, name)) for name in value.__struct_fields__}
+        case frozenset():
+            return sorted(map(_ordered, value), key=_ENCODER.encode)
+        case tuple():
+            return list(map(_ordered, value))
+        case _:
+            return value
 
 
 def node_of(fold: str) -> Node:

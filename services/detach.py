@@ -55,6 +55,8 @@ def start_detached(settings: Settings, words: Sequence[str], tell: Callable[[str
     finally:
         os.close(read)
     if text:
+        for line in _complaints(path, begin, log_lines_only=True):
+            tell(line)
         tell(text)
         tell(f"It runs in the background (pid {process.pid}); log in {path}. Stop it:  trainshed down")
         return ExitCode.OK
@@ -104,8 +106,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(END_WITHIN_S)
 
 
-def _complaints(path: Path, begin: int) -> list[str]:
-    """What was said on stderr from ``begin`` on, log lines below WARNING left out."""
+def _complaints(path: Path, begin: int, *, log_lines_only: bool = False) -> list[str]:
+    """What was said on stderr from ``begin`` on; of the log lines, those from WARNING on."""
     with path.open("rb") as file:
         file.seek(begin)
         text = file.read(_SHOWN_BYTES).decode(errors="replace")
@@ -116,7 +118,8 @@ def _complaints(path: Path, begin: int) -> list[str]:
         except ValueError:
             logged = None
         if not isinstance(logged, dict):
-            said.append(line)
+            if not log_lines_only:
+                said.append(line)
         elif logged.get("level") not in ("debug", "info"):
             more = {k: v for k, v in logged.items() if k not in ("time", "level", "logger", "event")}
             said.append(" ".join([f"{logged.get('event')}", *(f"{k}={v}" for k, v in more.items())]))

@@ -61,6 +61,7 @@ class Gateway:
         calls = {
             "run.submit": self._submissions.submit,
             "run.submit_batch": self._submissions.submit_batch,
+            "run.check": self._submissions.check,
             "run.cancel": self._cancel,
             "run.retry": self._retry,
             "node.drain": self._drain,

@@ -1,4 +1,4 @@
-"""What a process measures of itself, in Prometheus' format; docs/metrics.md lists every metric.
+"""What a process measures of itself, in Prometheus' format; docs/monitoring/README.md lists every metric.
 
 Owns their names, labels and buckets, and the watching of log, fold, projector and agent; decides nothing.
 """

@@ -57,6 +57,22 @@ class Submissions:
             return existing
         return (await self._append({submission.run_id: submission}))[submission.run_id]
 
+    async def check(self, call: Call) -> dict[str, Any]:
+        """What `submit` would do with this config, refusals included; appends nothing."""
+        config = self._checked(call.body, "")
+        submission = self._submission(config, call.by)
+        refusal = await self._refusal(config)
+        existing = await self._existing(submission)
+        if refusal is not None and existing is None:
+            raise refusal
+        return {
+            "run_id": submission.run_id,
+            "digest": submission.digest.hex,
+            "new": existing is None,
+            "status": None if existing is None else existing["status"],
+            "nodes": decisions.could_run_on(self._fold.state, config),
+        }
+
     async def submit_batch(self, call: Call) -> dict[str, Any]:
         """One bad config refuses all; those that exist answer so; the rest is one atomic batch."""
         runs = call.fields(runs=list)["runs"]

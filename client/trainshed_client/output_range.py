@@ -163,9 +163,7 @@ async def _lines_start(
     return offset, size
 
 
-async def _index_start(
-    asks: Requests, run_id: str, attempt: int, node: str, begin: Mapping[str, int]
-) -> int:
+async def _index_start(asks: Requests, run_id: str, attempt: int, node: str, begin: Mapping[str, int]) -> int:
     """Where to begin in the index so that it tells of everything from ``begin`` on: the start of one of its lines."""
     missing = set(begin)
     offset = (await read_range(asks, node, run_id, attempt, "index", 0, 1)).size

@@ -20,6 +20,7 @@ from services.cli.common import (
     print_json,
     run_async,
 )
+from services.cli.verb import Verb, verb_group
 from trainshed_client.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     from projections.audit import Verdict
 
 
-@click.group()
+@verb_group("trainshed audit verify")
 def audit() -> None:
     """Ask the log what happened, and prove it."""
 
 
-@audit.command()
+@audit.command(cls=Verb, examples=("trainshed audit verify", "trainshed audit verify --json"))
 @json_option
 @nats_option
 def verify(as_json: bool) -> None:

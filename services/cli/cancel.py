@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
+from services.cli.run_argument import RUN
 from services.cli.text import short
+from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.statuses import RunStatus
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
 
 
-@click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@verb("trainshed cancel k3f2q7", "trainshed cancel ppo-cartpole --reason 'wrong learning rate'")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=RUN)
 @click.option("--reason", help="Kept in the log.")
 @json_option
 @nats_option
@@ -38,8 +40,8 @@ def cancel(runs: tuple[str, ...], reason: str | None, as_json: bool) -> None:
     exit_with(run_async(_each(runs, one, as_json, told=_told_of_cancel)))
 
 
-@click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@verb("trainshed retry k3f2q7")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=RUN)
 @click.option("--reason", help="Kept in the log.")
 @json_option
 @nats_option

@@ -22,6 +22,8 @@ from services.cli.common import (
     write,
     write_now,
 )
+from services.cli.run_argument import RUN
+from services.cli.verb import verb
 
 if TYPE_CHECKING:
     from events.feed import Message
@@ -30,18 +32,17 @@ _SEQUENCE_DIGITS = 20
 """CloudEvents wants its `sequence` to sort as text, so it has leading zeros."""
 
 
-@click.command()
+@verb(
+    "trainshed events --run ppo-cartpole | jq -r '[.sequence, .type] | @tsv'",
+    "trainshed events -f --from 1000",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended.")
 @click.option("--from", "start", type=click.IntRange(min=1), metavar="SEQ", help="Begin at this sequence.")
-@click.option("--run", "run", metavar="RUN", help="Only the events of this run.")
+@click.option("--run", "run", metavar="RUN", type=RUN, help="Only the events of this run.")
 @click.option("--json", "as_json", is_flag=True, expose_value=False, help="What it prints anyway.")
 @nats_option
 def events(follow: bool, start: int | None, run: str | None) -> None:
-    """Print the event log, one CloudEvents object a line, with its place in the log as `sequence`.
-
-    \b
-        trainshed events --run ppo | jq -r '[.sequence, .type] | @tsv'
-    """
+    """Print the event log, one CloudEvents object a line, with its place in the log as `sequence`."""
     run_async(_events(follow, start or 1, run))
 
 

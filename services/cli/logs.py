@@ -1,82 +1,170 @@
 """`trainshed logs`: what a run's worker wrote, whole or as it is written.
 
-Owns which attempt and which stream are asked for.
+Owns which attempt, which stream and which lines are asked for.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, nats_option, note, run_async, warn
-from services.cli.output import print_chunks
-from services.cli.text import short
+from services.cli.describe import summary
+from services.cli.output import print_chunks, tell_attempt
+from services.cli.run_argument import RUN
+from services.cli.text import clean, short
+from services.cli.verb import verb
+from services.cli.waiting import Waiting
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
     from trainshed_client.answers import RunView
     from trainshed_client.client import Trainshed
+    from trainshed_client.output_range import OutputChunk
+    from trainshed_client.records import AttemptRecord
 
 
-@click.command()
-@click.argument("run", metavar="RUN")
+class Wanted(NamedTuple):
+    """What was asked for."""
+
+    attempt: int | None
+    only: str | None
+    tail: int | None
+    timestamps: bool
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams to read."""
+        return ("stdout", "stderr") if self.only is None else (self.only,)
+
+
+@verb(
+    "trainshed logs ppo-cartpole",
+    "trainshed logs -f --tail 20 k3f2q7",
+    "trainshed logs --stderr --attempt 1 k3f2q7",
+)
+@click.argument("run", metavar="RUN", type=RUN)
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written, until the run ends.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt (the latest).")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
+@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Which attempt (the latest).")
 @click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to stdout.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr.")
-@click.option("--times", is_flag=True, help="Tell when each line came.")
+@click.option("--timestamps", is_flag=True, help="Tell when each line came, and on which stream.")
 @nats_option
-def logs(run: str, follow: bool, attempt: int | None, only: str | None, times: bool) -> None:
+def logs(
+    run: str, follow: bool, tail: int | None, attempt: int | None, only: str | None, timestamps: bool
+) -> None:
     """Print the output of a run, stdout and stderr together as they came, byte for byte.
 
-    It is read from the machine where the run is or was. With -f it goes on over later attempts until the run ends;
-    Ctrl-C ends only the following.
+    It is read from the machine where the run is or was. With -f it begins when the run does, goes on over later
+    attempts and ends with the run; Ctrl-C ends only the following.
     """
-    if times and follow:
-        raise TrainshedError(ErrorCode.INVALID, "--times tells of what is stored already; leave out -f")
-    run_async(_logs(run, follow, attempt, only, times))
+    run_async(_logs(run, follow, Wanted(attempt, only, tail, timestamps)))
 
 
-async def _logs(run: str, follow: bool, attempt: int | None, only: str | None, times: bool) -> None:
+async def _logs(run: str, follow: bool, wanted: Wanted) -> None:
     async with connected(patient=follow) as trainshed:
         view = await trainshed.run(run)
-        run_id = view.run.run_id
         if follow and not view.run.status.ended:
-            detach_on_interrupt(
-                lambda: f"detached; the run goes on. To stop it: trainshed cancel {short(run_id)}"
-            )
-            async with trainshed.output(run_id, first_attempt=attempt) as output:
-                await print_chunks(output, merged=True, only=only)
-                for missing in output.missing:
-                    warn(missing)
-            return
-        await _stored(trainshed, view, attempt, only, times)
+            await _follow(trainshed, view, wanted)
+        else:
+            await _stored(trainshed, view, wanted)
 
 
-async def _stored(
-    trainshed: Trainshed, view: RunView, attempt: int | None, only: str | None, times: bool
-) -> None:
-    from trainshed_client.output_range import stored_output, timed_lines
-
-    granted = {one.attempt: one for one in view.attempts}
-    chosen = granted.get(attempt if attempt is not None else max(granted, default=0))
-    if chosen is None:
-        if attempt is not None:
-            raise TrainshedError(
-                ErrorCode.NOT_FOUND,
-                f"run {short(view.run.run_id)} has no attempt {attempt}, only {len(granted)}",
-            )
-        waiting = view.run.status is RunStatus.PENDING
-        note(f"run {short(view.run.run_id)} " + ("has not started yet" if waiting else "never started"))
-        return
-    streams = ("stdout", "stderr") if only is None else (only,)
+async def _follow(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
     run_id = view.run.run_id
-    chunks = stored_output(trainshed, run_id, chosen.attempt, chosen.node, streams=streams)
+    detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
+    chosen = _chosen(view, wanted.attempt)
+    first, begin = wanted.attempt, None
+    waits = view.run.status is RunStatus.PENDING
+    if waits and wanted.attempt is None:
+        first = view.run.attempt  # the one that is to come; what came before was told when it was there
+    elif chosen is not None and (wanted.tail is not None or wanted.timestamps):
+        first, begin = chosen.attempt, await _print_stored(trainshed, chosen, wanted)
+    told = chosen.attempt if begin is not None and chosen is not None else 0
+
+    def tell(attempt: int, node: str) -> None:
+        if attempt != told:
+            tell_attempt(attempt, node)
+
+    async with Waiting(trainshed) as waiting:
+        if waits:
+            waiting.tell(view.run)
+        async with trainshed.output(
+            run_id, first_attempt=first, begin=begin, on_attempt=tell, on_record=waiting.seen
+        ) as output:
+            chunks = _arriving(output) if wanted.timestamps else output
+            await print_chunks(chunks, merged=True, only=wanted.only)
+            for missing in output.missing:
+                warn(missing)
+            note(f"run {short(run_id)} {clean(summary(output.record, now()))}")
+
+
+async def _arriving(output: AsyncIterator[OutputChunk]) -> AsyncIterator[OutputChunk]:
+    """Live chunks with the time at which they came here, line by line."""
+    from trainshed_client.output_range import timed_lines
+
+    async def stamped() -> AsyncIterator[OutputChunk]:
+        async for chunk in output:
+            yield chunk._replace(time=now())
+
+    async for chunk in timed_lines(stamped()):
+        yield chunk
+
+
+async def _stored(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
+    run = short(view.run.run_id)
+    chosen = _chosen(view, wanted.attempt)
+    if chosen is not None:
+        await _print_stored(trainshed, chosen, wanted)
+    elif wanted.attempt is not None:
+        there = "none yet" if not view.attempts else f"only {len(view.attempts)}"
+        raise TrainshedError(
+            ErrorCode.NOT_FOUND,
+            f"run {run} has no attempt {wanted.attempt}, {there}; see: trainshed show {run}",
+        )
+    elif view.run.status is RunStatus.PENDING:
+        waits_for = view.run.waits_for
+        note(
+            f"run {run} has not started: {clean(waits_for.text) if waits_for else 'queued'}. "
+            f"To begin with it: trainshed logs -f {run}"
+        )
+    else:
+        note(f"run {run} never started; why: trainshed explain {run}")
+
+
+def _chosen(view: RunView, attempt: int | None) -> AttemptRecord | None:
+    granted = {one.attempt: one for one in view.attempts}
+    return granted.get(attempt if attempt is not None else max(granted, default=0))
+
+
+async def _print_stored(trainshed: Trainshed, attempt: AttemptRecord, wanted: Wanted) -> dict[str, int]:
+    """Print what an attempt's files hold; how much of each stream there was."""
+    from trainshed_client.output_range import last_lines, stored_output, timed_lines
+
+    place = (attempt.run_id, attempt.attempt, attempt.node)
+    sizes: dict[str, int] = {}
+
+    async def read() -> AsyncIterator[OutputChunk]:
+        if wanted.tail is not None:
+            tail = await last_lines(trainshed, *place, wanted.tail, streams=wanted.streams)
+            sizes.update(tail.sizes)
+            for chunk in tail.chunks:
+                yield chunk
+            return
+        async for chunk in stored_output(trainshed, *place, streams=wanted.streams):
+            sizes[chunk.stream] = chunk.offset + len(chunk.data)
+            yield chunk
+
+    tell_attempt(attempt.attempt, attempt.node)
     try:
-        await print_chunks(timed_lines(chunks) if times else chunks, merged=True)
+        await print_chunks(timed_lines(read()) if wanted.timestamps else read(), merged=True)
     except TrainshedError as error:
         if error.code is not ErrorCode.UNAVAILABLE:
             raise
-        raise TrainshedError(error.code, f"the output is on {chosen.node}: {error.message}") from None
+        raise TrainshedError(error.code, f"the output is on {attempt.node}: {error.message}") from None
+    return sizes

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from trainshed_client.errors import ExitCode, TrainshedError
+from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 BROKEN_PIPE = 141
 INTERRUPTED = 130
@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("services.cli.run:run", "Submit, follow the output, exit with the worker's code."),
     "ls": ("services.cli.ls:ls", "List runs: the live ones and the last that ended."),
     "show": ("services.cli.show:show", "Show everything about one run."),
+    "explain": ("services.cli.explain:explain", "Say why a run waits, or why it ended."),
     "logs": ("services.cli.logs:logs", "Print the output of a run (-f: follow it)."),
     "wait": ("services.cli.wait:wait", "Wait until runs have ended, exit with their code."),
     "cancel": ("services.cli.cancel:cancel", "End runs, queued or running."),
@@ -39,6 +40,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "events": ("services.cli.events:events", "Print the event log, one CloudEvents object a line."),
     "audit": ("services.cli.audit:audit", "Prove that replaying the log gives the same state: audit verify."),
     "config": ("services.cli.config:config", "Print the settings in force, and where each comes from."),
+    "completion": (
+        "services.cli.completion:completion",
+        "Print the script that completes this command in a shell.",
+    ),
     "gateway": ("services.cli.service_verbs:gateway", "Run the gateway alone."),
     "dispatcher": ("services.cli.service_verbs:dispatcher", "Run a dispatcher alone."),
     "projector": ("services.cli.service_verbs:projector", "Run a projector alone."),
@@ -127,10 +132,11 @@ def run(args: Sequence[str]) -> int:
         finally:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        _complain(f"{error.format_message()}\nTry: {context.command_path if context else 'trainshed'} --help")
         return error.exit_code
     except TrainshedError as error:
-        _complain(str(error))
+        _complain(_with_command(error, args))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
@@ -152,6 +158,24 @@ def _invoke(args: Sequence[str]) -> int:
             return ExitCode.OK
     except click.exceptions.Exit as end:
         return end.exit_code
+
+
+def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
+    """The error, ending with a command to try: its own, else one that goes with its kind."""
+    message = str(error)
+    if "trainshed " in message.splitlines()[-1]:
+        return message
+    given = next((word for word in args if word in VERBS), None)
+    match error.code:
+        case ErrorCode.NOT_FOUND:
+            there = "trainshed nodes" if given in ("drain", "resume", "node") else "trainshed ls --all"
+        case ErrorCode.CONFLICT:
+            there = "trainshed nodes" if given == "node" else "trainshed ls"
+        case ErrorCode.UNAVAILABLE:
+            there = "trainshed nodes"
+        case _:
+            there = f"trainshed {given} --help" if given else "trainshed --help"
+    return f"{message}\nTry: {there}"
 
 
 def _complain(message: str) -> None:

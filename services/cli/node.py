@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from services.cli.common import connected, json_option, nats_option, note, print_json, run_async
+from services.cli.run_argument import NODE
+from services.cli.verb import Verb, verb, verb_group
 
 if TYPE_CHECKING:
     from trainshed_client.answers import NodeAnswer
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 _Verb = Literal["drain", "resume", "remove"]
 
 
-@click.command()
-@click.argument("node", metavar="NODE")
+@verb("trainshed drain gpu01 --reason 'new driver'")
+@click.argument("node", metavar="NODE", type=NODE)
 @click.option("--reason", help="Kept in the log.")
 @json_option
 @nats_option
@@ -29,8 +31,8 @@ def drain(node: str, reason: str | None, as_json: bool) -> None:
         note(f"{node} is {answer.status}. If the machine is gone: trainshed node remove {node}")
 
 
-@click.command()
-@click.argument("node", metavar="NODE")
+@verb("trainshed resume gpu01")
+@click.argument("node", metavar="NODE", type=NODE)
 @click.option("--reason", help="Kept in the log.")
 @json_option
 @nats_option
@@ -39,13 +41,13 @@ def resume(node: str, reason: str | None, as_json: bool) -> None:
     _say("resume", node, reason, as_json)
 
 
-@click.group()
+@verb_group("trainshed node remove gpu01")
 def node() -> None:
     """What an operator says of a machine."""
 
 
-@node.command()
-@click.argument("node", metavar="NODE")
+@node.command(cls=Verb, examples=("trainshed node remove gpu01",))
+@click.argument("node", metavar="NODE", type=NODE)
 @click.option("--reason", help="Kept in the log.")
 @json_option
 @nats_option

@@ -5,7 +5,8 @@ Owns its columns and what to do about a node that does not answer.
 
 from __future__ import annotations
 
-import click
+import sys
+
 import msgspec
 
 from services.cli.clock import now
@@ -19,8 +20,9 @@ from services.cli.common import (
     warn_if_stale,
 )
 from services.cli.describe import NOTHING
-from services.cli.table import Cell, Column, print_table
+from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, seconds_between
+from services.cli.verb import verb
 from services.durations import format_ago
 from trainshed_client.answers import NodePage
 from trainshed_client.records import NodeRecord
@@ -29,7 +31,7 @@ from trainshed_client.statuses import NodeStatus
 _STYLES = {NodeStatus.UP: "green", NodeStatus.LOST: "red", NodeStatus.LEFT: "yellow"}
 
 
-@click.command()
+@verb("trainshed nodes", "trainshed nodes --json | jq '.nodes[].node'")
 @json_option
 @nats_option
 def nodes(as_json: bool) -> None:
@@ -43,8 +45,18 @@ def nodes(as_json: bool) -> None:
     if not page.nodes:
         note("no node has joined; start one: trainshed up")
         return
-    at = now()
-    print_table(
+    print_lines(lines(page, now(), Screen.of(sys.stdout)))
+    for node in page.nodes:
+        if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
+            note(
+                f"{node.node} does not answer ({node.status}); what it ran ends when it is back. "
+                f"If the machine is gone: trainshed node remove {node.node}"
+            )
+
+
+def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
+    """The table."""
+    return render(
         (
             Column("NODE"),
             Column("STATUS"),
@@ -55,13 +67,8 @@ def nodes(as_json: bool) -> None:
             Column("HOST", shrink=10),
         ),
         [_row(node, at) for node in page.nodes],
+        screen,
     )
-    for node in page.nodes:
-        if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
-            note(
-                f"{node.node} does not answer ({node.status}); what it ran ends when it is back. "
-                f"If the machine is gone: trainshed node remove {node.node}"
-            )
 
 
 async def _read() -> bytes:

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from trainshed_client.output_range import OutputChunk
 
 
+def tell_attempt(attempt: int, node: str) -> None:
+    """The line before a later attempt's output."""
+    if attempt > 1:
+        note(f"-- attempt {attempt} on {node} --")
+
+
 async def print_chunks(chunks: AsyncIterator[OutputChunk], *, merged: bool, only: str | None = None) -> None:
     """Write chunks as they come; ``merged``: both streams to stdout; ``only``: one stream alone."""
-    attempt: int | None = None
     async for chunk in chunks:
         if only is not None and chunk.stream != only:
             continue
-        if attempt not in (None, chunk.attempt) or (attempt is None and chunk.attempt > 1):
-            note(f"--- attempt {chunk.attempt} on {chunk.node} ---")
-        attempt = chunk.attempt
         stream = sys.stderr if chunk.stream == "stderr" and not merged else sys.stdout
         # In a thread: a pipe that nobody reads must not keep the connection from its pings.
         await asyncio.to_thread(write_now, stream, chunk.data)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from services.cli.run_argument import RUN
 from services.cli.text import parse_memory_mb
 from services.durations import parse_duration
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -50,7 +51,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--memory", metavar="MB", help="Memory to account for, as in 2048 or 2G."),
     click.option("--priority", type=int, help="Higher runs first (0)."),
     click.option("--time-limit", metavar="DURATION", help="End an attempt after this time, as in 90m."),
-    click.option("--after", multiple=True, metavar="RUN", help="Start when this run has completed."),
+    click.option(
+        "--after", multiple=True, metavar="RUN", type=RUN, help="Start when this run has completed."
+    ),
     click.option("--label", "labels", multiple=True, metavar="K=V", help="A label to find the run by."),
     click.option("--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set or pass on a variable."),
     click.option(
@@ -86,7 +89,7 @@ def build(
     command, file = options["command"], options["file"]
     warnings: list[str] = []
     if command and file:
-        raise _invalid("give either -f CONFIG or -- CMD, not both")
+        raise _invalid("-f CONFIG and -- CMD exclude each other; give one, as in: trainshed submit -f CONFIG")
     if command:
         configs, batch = [_from_command(command, env, here)], False
         warnings = _not_passed_on(options["env"], env)
@@ -94,7 +97,7 @@ def build(
         configs, batch = _from_file(file, stdin or _read_stdin)
     else:
         raise _invalid(
-            "nothing to run; give -- CMD ..., as in: trainshed submit -- python3 train.py, or -f CONFIG"
+            "nothing to run; give -f CONFIG or -- CMD ..., as in: trainshed submit -- python3 train.py"
         )
     given = _given(options, env, here)
     for config in configs:

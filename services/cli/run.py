@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
 from services.cli.describe import exit_code_of, summary
-from services.cli.output import print_chunks
+from services.cli.output import print_chunks, tell_attempt
 from services.cli.request import Request, build, config_options
-from services.cli.submit import already, resolve_after
+from services.cli.submit import Submitting, already, resolve_after
 from services.cli.text import clean, short
+from services.cli.verb import verb
+from services.cli.waiting import Waiting
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import FailureReason
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainshed_client.records import RunRecord
 
 
-@click.command()
+@verb("trainshed run --gpus 1 -- python3 train.py --seed 1", "trainshed run -f run.yaml")
 @config_options
 @nats_option
 def run(**options: Any) -> None:
@@ -33,14 +33,11 @@ def run(**options: Any) -> None:
     Its stdout goes to stdout, its stderr to stderr. Ctrl-C detaches: the run goes on. A config that is a run
     already is not started again: its output is shown. The exit code is 128 + n for signal n, and 125 for a run that
     ended without a code of its own (cancelled, timed out, lost, not started).
-
-    \b
-        trainshed run --gpus 1 -- python3 train.py --seed 1
     """
     request = build(options)
     if request.batch:
         raise TrainshedError(
-            ErrorCode.INVALID, "run follows one run; submit a .jsonl file and wait: trainshed submit -f ..."
+            ErrorCode.INVALID, "run follows one run; for a .jsonl file: trainshed submit -f FILE.jsonl"
         )
     for warning in request.warnings:
         warn(warning)
@@ -50,13 +47,21 @@ def run(**options: Any) -> None:
 async def _run(request: Request) -> int:
     async with connected(patient=True) as trainshed:
         await resolve_after(trainshed, request.configs)
-        submission = await trainshed.submit(request.configs[0])
-        run_id = submission.run_id
-        detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
-        note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
+        async with Submitting(trainshed, request.configs) as submitting:
+            submission = await trainshed.submit(request.configs[0])
+            run_id = submission.run_id
+            detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
+            note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
+            if submission.created:
+                await submitting.tell_of_gpus()
         # A run that fails at once may be at a later attempt already.
         first = 1 if submission.created else None
-        async with trainshed.output(run_id, first_attempt=first, patient=True) as output:
+        async with (
+            Waiting(trainshed) as waiting,
+            trainshed.output(
+                run_id, first_attempt=first, patient=True, on_attempt=tell_attempt, on_record=waiting.seen
+            ) as output,
+        ):
             await print_chunks(output, merged=False)
             for missing in output.missing:
                 warn(missing)

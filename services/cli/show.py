@@ -14,82 +14,109 @@ import msgspec
 
 from services.cli import describe
 from services.cli.clock import now
-from services.cli.common import (
-    colour_wanted,
-    connected,
-    json_option,
-    nats_option,
-    print_json,
-    run_async,
-    warn_if_stale,
-)
-from services.cli.table import Cell, Column, print_table, styled
-from services.cli.text import clean
+from services.cli.common import connected, json_option, nats_option, print_json, run_async, warn_if_stale
+from services.cli.last_words import LastWords, last_words
+from services.cli.run_argument import RUN
+from services.cli.table import Cell, Column, Screen, print_lines, render, wrapped
+from services.cli.text import clean, time_of_day
+from services.cli.verb import verb
 from trainshed_client.answers import RunView
-from trainshed_client.records import QueuedRunRecord
+from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
 from trainshed_client.statuses import RunStatus
 
 _LABEL_WIDTH = 10
 
 
-@click.command()
-@click.argument("run", metavar="RUN")
+@verb("trainshed show ppo-cartpole", "trainshed show k3f2q7 --json")
+@click.argument("run", metavar="RUN", type=RUN)
 @json_option
 @nats_option
 def show(run: str, as_json: bool) -> None:
-    """Show one run: its state, config, attempts and what happened to it."""
-    body = run_async(_read(run))
+    """Show one run: its state, config, attempts and what happened to it.
+
+    Of a run that failed, the last lines of its stderr come last.
+    """
+    body, words = run_async(_read(run, with_words=not as_json))
     view = msgspec.json.decode(body, type=RunView)
     warn_if_stale(view.stale, view.seq)
     if as_json:
         print_json(body)
     else:
-        _print(view, now())
+        print_lines(lines(view, words, now(), Screen.of(sys.stdout)))
 
 
-async def _read(run: str) -> bytes:
+async def _read(run: str, *, with_words: bool) -> tuple[bytes, LastWords | None]:
     async with connected() as trainshed:
-        return await trainshed.run_json(run)
+        body = await trainshed.run_json(run)
+        words = None
+        if with_words:
+            view = msgspec.json.decode(body, type=RunView)
+            if view.run.status is RunStatus.FAILED:
+                words = await last_words(trainshed, view)
+        return body, words
 
 
-def _print(view: RunView, at: str) -> None:
-    colour = colour_wanted(sys.stdout)
-    record = view.run
-    for name, text, style in _facts(record, at):
-        label = styled(f"{name}:".ljust(_LABEL_WIDTH), "dim", colour=colour)
-        print(f"{label} {styled(clean(text), style, colour=colour)}")
+def lines(view: RunView, words: LastWords | None, at: str, screen: Screen) -> list[str]:
+    """The whole page."""
+    shown = list(facts(_facts(view.run, at), screen))
     if view.config:
-        print(
-            styled("config:".ljust(_LABEL_WIDTH), "dim", colour=colour),
-            msgspec.json.encode(view.config).decode(),
-        )
+        shown += facts([("config", msgspec.json.encode(view.config).decode(), None)], screen)
     if view.attempts:
-        print()
-        print_table(
-            (
-                Column("ATTEMPT", right=True),
-                Column("STATUS"),
-                Column("WHERE"),
-                Column("RAN", right=True),
-                Column("LAST", shrink=16),
-            ),
-            [
-                [
-                    str(one.attempt),
-                    Cell(str(one.status), describe.style_of(one.status)),
-                    describe.where(one),
-                    describe.ran(one, at),
-                    clean(_of_attempt(describe.ending(one), describe.told(one), one.late_result)),
-                ]
-                for one in view.attempts
-            ],
-        )
+        shown += ["", *_attempts(view.attempts, at, screen)]
     if view.timeline:
-        print()
-        print_table(
-            (Column("SEQ", right=True), Column("TIME"), Column("EVENT"), Column("")),
-            [[str(one.seq), one.time, one.type, clean(one.text)] for one in view.timeline],
-        )
+        shown += ["", *timeline(view.timeline, screen)]
+    if words is not None:
+        shown += ["", screen.styled(f"the last lines of its {words.source}:", "dim")]
+        shown += [f"  {clean(line)}" for line in words.lines]
+    return shown
+
+
+def facts(
+    pairs: Iterator[tuple[str, str, str | None]] | list[tuple[str, str, str | None]], screen: Screen
+) -> Iterator[str]:
+    """Lines of a name and what it is; (name, text, style)."""
+    for name, text, style in pairs:
+        label = screen.styled(f"{name}:".ljust(_LABEL_WIDTH), "dim")
+        shown = wrapped(clean(text), _LABEL_WIDTH + 1, screen)
+        yield f"{label} {screen.styled(shown, style)}"
+
+
+def timeline(entries: list[TimelineEntry], screen: Screen) -> list[str]:
+    """What happened, a line each; a terminal gets the time to the second."""
+    times = [time_of_day(one.time) if screen.is_terminal else one.time for one in entries]
+    return render(
+        (
+            Column("SEQ", right=True),
+            Column("TIME (UTC)" if screen.is_terminal else "TIME"),
+            Column("EVENT"),
+            Column("", shrink=20),
+        ),
+        [[str(one.seq), at, one.type, clean(one.text)] for one, at in zip(entries, times, strict=True)],
+        screen,
+    )
+
+
+def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[str]:
+    return render(
+        (
+            Column("ATTEMPT", right=True),
+            Column("STATUS"),
+            Column("WHERE", shrink=10),
+            Column("RAN", right=True),
+            Column("LAST", shrink=16),
+        ),
+        [
+            [
+                str(one.attempt),
+                Cell(str(one.status), describe.style_of(one.status)),
+                describe.where(one),
+                describe.ran(one, at),
+                clean(_of_attempt(describe.ending(one), describe.told(one), one.late_result)),
+            ]
+            for one in attempts
+        ],
+        screen,
+    )
 
 
 def _of_attempt(ending: str, told: str, late_result: str | None) -> str:
@@ -102,7 +129,7 @@ def _of_attempt(ending: str, told: str, late_result: str | None) -> str:
 def _facts(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | None]]:
     yield "run", record.run_id, "bold"
     yield "name", record.name, None
-    yield "status", _status(record), describe.style_of(record.status)
+    yield "status", status_words(record), describe.style_of(record.status)
     if record.node:
         yield "where", describe.where(record) + (f" (pid {record.pid})" if record.pid else ""), None
     if record.command:
@@ -123,7 +150,8 @@ def _facts(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | N
         yield "by", record.submitted_by, None
 
 
-def _status(record: QueuedRunRecord) -> str:
+def status_words(record: QueuedRunRecord) -> str:
+    """A run's status with what it waits for or how it ended."""
     words = str(record.status)
     if record.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PENDING):
         text = describe.last(record)

@@ -5,7 +5,8 @@ Owns its columns.
 
 from __future__ import annotations
 
-import click
+import sys
+
 import msgspec
 
 from services.cli.common import (
@@ -18,13 +19,14 @@ from services.cli.common import (
     warn_if_stale,
 )
 from services.cli.describe import NOTHING
-from services.cli.table import Cell, Column, print_table
+from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, short
+from services.cli.verb import verb
 from trainshed_client.answers import SlotPage
 from trainshed_client.records import SlotRecord
 
 
-@click.command()
+@verb("trainshed slots", "trainshed slots --json | jq '.slots[] | select(.run_id == null)'")
 @json_option
 @nats_option
 def slots(as_json: bool) -> None:
@@ -35,19 +37,25 @@ def slots(as_json: bool) -> None:
     if as_json:
         print_json(body)
     elif page.slots:
-        print_table(
-            (
-                Column("SLOT"),
-                Column("DEVICE", shrink=12),
-                Column("MEMORY", right=True),
-                Column("UTIL", right=True),
-                Column("RUN"),
-                Column("NOTES"),
-            ),
-            [_row(slot) for slot in page.slots],
-        )
+        print_lines(lines(page, Screen.of(sys.stdout)))
     else:
         note("no slots: no node with GPUs has joined. Declare some to try: trainshed up --gpus 2")
+
+
+def lines(page: SlotPage, screen: Screen) -> list[str]:
+    """The table."""
+    return render(
+        (
+            Column("SLOT"),
+            Column("DEVICE", shrink=12),
+            Column("MEMORY", right=True),
+            Column("UTIL", right=True),
+            Column("RUN"),
+            Column("NOTES", shrink=12),
+        ),
+        [_row(slot) for slot in page.slots],
+        screen,
+    )
 
 
 async def _read() -> bytes:

@@ -5,62 +5,121 @@ Owns what a submission prints; building the config is services/cli/request.py's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, warn
-from services.cli.request import Config, Request, build, config_options
+from services.cli.request import Config, build, config_options
 from services.cli.text import seconds_between, short
+from services.cli.verb import verb
 from services.durations import format_ago
 from trainshed_client.errors import TrainshedError
+from trainshed_client.statuses import NodeStatus, RunStatus
 
 if TYPE_CHECKING:
-    from trainshed_client.answers import Submission
+    from trainshed_client.answers import Check, Submission
     from trainshed_client.client import Trainshed
 
+NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one"
+_TELL_WITHIN_S = 1.0
+_CHECKS_AT_ONCE = 16
 
-@click.command()
+
+@verb(
+    "trainshed submit --gpus 1 --name ppo -- python3 train.py --seed 1",
+    "trainshed submit -f run.yaml",
+    "trainshed submit -f sweep.jsonl --priority 5",
+)
 @config_options
+@click.option(
+    "--dry-run", is_flag=True, help="Submit nothing: say which run it would be and where it could run."
+)
 @json_option
 @nats_option
-def submit(as_json: bool, **options: Any) -> None:
+def submit(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Queue a run and return at once.
 
     The same config is the same run: submitted again, it starts nothing and says which run it is (--new makes
     another). `-- CMD ...` runs a program of yours, in this folder; only the variables named with --env go with it.
-
-    \b
-        trainshed submit --gpus 1 --name ppo -- python3 train.py --seed 1
-        trainshed submit -f run.yaml
-        trainshed submit -f sweep.jsonl --priority 5
+    A .jsonl file holds several runs: all are queued, or none.
     """
     request = build(options)
     for warning in request.warnings:
         warn(warning)
-    run_async(_submit(request, as_json))
+    if dry_run:
+        run_async(_check(request.configs, as_json))
+    else:
+        run_async(_submit(request.configs, request.batch, as_json))
 
 
-async def _submit(request: Request, as_json: bool) -> None:
+async def _submit(configs: list[Config], batch: bool, as_json: bool) -> None:
     import msgspec
 
     async with connected() as trainshed:
-        await resolve_after(trainshed, request.configs)
-        if request.batch:
-            submissions = await trainshed.submit_many(request.configs)
-        else:
-            submissions = [await trainshed.submit(request.configs[0])]
-        for submission in submissions:
-            if as_json:
-                print_json(msgspec.json.encode(submission))
+        await resolve_after(trainshed, configs)
+        async with Submitting(trainshed, configs) as submitting:
+            if batch:
+                submissions = await trainshed.submit_many(configs)
             else:
-                click.echo(f"{submission.run_id}  {submission.status}")
-        if request.batch:
-            existing = sum(not one.created for one in submissions)
-            if existing:
-                note(f"{existing} of {len(submissions)} were runs already; nothing started for them")
-        elif not submissions[0].created:
-            note(await already(trainshed, submissions[0]))
+                submissions = [await trainshed.submit(configs[0])]
+            for submission in submissions:
+                if as_json:
+                    print_json(msgspec.json.encode(submission))
+                else:
+                    click.echo(f"{submission.run_id}  {submission.status}")
+            if batch:
+                existing = sum(not one.created for one in submissions)
+                if existing:
+                    note(f"{existing} of {len(submissions)} were runs already; nothing started for them")
+            elif not submissions[0].created:
+                note(await already(trainshed, submissions[0]))
+            if any(one.created for one in submissions):
+                await submitting.tell_of_gpus()
+
+
+class Submitting:
+    """An async context manager around a submission: meanwhile it is asked whether there are GPUs to ask for."""
+
+    def __init__(self, trainshed: Trainshed, configs: Sequence[Config]) -> None:
+        self._trainshed = trainshed
+        self._wanted = any(_asks_for_no_gpu(config) for config in configs)
+        self._asking: asyncio.Task[bool] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._wanted:
+            self._asking = asyncio.create_task(self._has_gpus())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
+
+    async def tell_of_gpus(self) -> None:
+        """Say on stderr that a run asks for no GPU where nodes have some."""
+        if self._asking is not None and await self._asking:
+            note(NO_GPU)
+
+    async def _has_gpus(self) -> bool:
+        try:
+            async with asyncio.timeout(_TELL_WITHIN_S):
+                nodes = (await self._trainshed.nodes()).nodes
+        except (TrainshedError, TimeoutError):
+            return False  # a courtesy
+        return any(node.gpus and node.status in (NodeStatus.UP, NodeStatus.LOST) for node in nodes)
+
+
+def _asks_for_no_gpu(config: Config) -> bool:
+    """Whether it says nothing of GPUs; who writes 0 has thought of them."""
+    resources = config.get("resources")
+    gpus = resources.get("gpus") if isinstance(resources, dict) else None
+    return not isinstance(gpus, dict) or "requested" not in gpus
 
 
 async def resolve_after(trainshed: Trainshed, configs: list[Config]) -> None:
@@ -81,19 +140,74 @@ async def resolve_after(trainshed: Trainshed, configs: list[Config]) -> None:
 
 async def already(trainshed: Trainshed, submission: Submission) -> str:
     """What to tell of a config that is a run already."""
-    from services.cli.clock import now
-
     run = short(submission.run_id)
     if not submission.status.ended:
-        return f"nothing started: this config is run {run} already ({submission.status}). Another: trainshed submit --new ..."
-    when = ""
-    try:
-        view = await trainshed.run(submission.run_id)
-        seconds = seconds_between(view.run.ended_at, now())
-        when = "" if seconds is None else f" {format_ago(seconds)}"
-    except TrainshedError:
-        pass  # when it ended is a courtesy; that it exists is the answer
+        return (
+            f"nothing started: this config is run {run} ({submission.status}). "
+            f"Follow it: trainshed logs -f {run}, or another: trainshed submit --new …"
+        )
+    ended = await _ended_ago(trainshed, submission.run_id)
     return (
-        f"nothing started: this config is run {run} ({submission.status}{when}). "
-        f"Again: trainshed submit --new ..., or: trainshed retry {run}"
+        f"nothing started: this config is run {run} ({submission.status}{ended}). "
+        f"Again: trainshed submit --new …, or: trainshed retry {run}"
     )
+
+
+async def _ended_ago(trainshed: Trainshed, run_id: str) -> str:
+    """`` 2 h ago``, or nothing: when it ended is a courtesy."""
+    from services.cli.clock import now
+
+    try:
+        seconds = seconds_between((await trainshed.run(run_id)).run.ended_at, now())
+    except TrainshedError:
+        return ""
+    return "" if seconds is None else f" {format_ago(seconds)}"
+
+
+# --- --dry-run --------------------------------------------------------------------------------------------
+
+
+async def _check(configs: list[Config], as_json: bool) -> None:
+    import msgspec
+
+    at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
+    async with connected() as trainshed:
+        await resolve_after(trainshed, configs)
+
+        async def check(config: Config) -> Check:
+            async with at_once:
+                return await trainshed.check(config)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                checking = [tasks.create_task(check(config)) for config in configs]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        checks = [one.result() for one in checking]
+        for one in checks:
+            if as_json:
+                print_json(msgspec.json.encode(one))
+            elif len(checks) == 1:
+                ended = await _ended_ago(trainshed, one.run_id) if one.status and one.status.ended else ""
+                click.echo("\n".join(_told(one, ended)))
+            else:
+                click.echo(f"{one.run_id}  {'new' if one.new else one.status}  {_where(one)}")
+    if len(checks) > 1:
+        note(f"{sum(one.new for one in checks)} of {len(checks)} are new; nothing was submitted")
+    else:
+        note("nothing was submitted; to do it, leave out --dry-run")
+
+
+def _told(check: Check, ended: str) -> list[str]:
+    status = RunStatus.UNSPECIFIED if check.status is None else check.status
+    new = "yes" if check.new else f"no: it is {status}{ended}"
+    return [
+        f"run:           {check.run_id}",
+        f"digest:        {check.digest}",
+        f"new:           {new}",
+        f"could run on:  {_where(check)}",
+    ]
+
+
+def _where(check: Check) -> str:
+    return ", ".join(check.nodes) or "no node that takes work now; see: trainshed nodes"

@@ -40,6 +40,10 @@ class Screen(NamedTuple):
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and style and text.strip() else text
 
 
+PLAIN = Screen()
+"""A program: no width, no colour."""
+
+
 class Cell(NamedTuple):
     """Text with a style, which only a terminal sees; ``middle``: where it is cut, its middle goes."""
 
@@ -63,7 +67,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def render(
-    columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], screen: Screen = Screen()
+    columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], screen: Screen = PLAIN
 ) -> list[str]:
     """The lines of a table: its headings and rows; on a terminal the columns that may shrink are cut until it fits."""
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]

@@ -34,6 +34,11 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
         return None
 
 
+def time_of_day(time: str) -> str:
+    """A record's time to the second: ``2026-11-24 09:00:12``."""
+    return time[:19].replace("T", " ")
+
+
 def count(value: float) -> str:
     """A step or a number of things: ``1200``, ``12.3k``, ``120k``, ``1.5M``."""
     for least, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):

@@ -16,7 +16,9 @@ import click
 from services.cli.clock import now
 from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
 from services.cli.describe import exit_code_of, summary
+from services.cli.run_argument import RUN
 from services.cli.text import clean, short
+from services.cli.verb import verb
 from services.durations import parse_duration
 from trainshed_client.errors import ExitCode
 from trainshed_client.records import RunRecord
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 Show = Callable[[RunRecord], None]
 
 
-@click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@verb("trainshed wait k3f2q7", "trainshed wait --timeout 2h run-a run-b && echo both completed")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=RUN)
 @click.option("--timeout", metavar="DURATION", help="Give up after this time, with exit code 124.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing meanwhile.")
 @json_option
@@ -64,7 +66,7 @@ async def _wait(runs: Sequence[str], timeout: float | None, quiet: bool, as_json
     _print(records, as_json)
     if timed_out:
         left = sum(not record.status.ended for record in records)
-        note(f"timed out; {left} of {len(records)} still go on")
+        note(f"timed out; {left} of {len(records)} still go on. Wait again: trainshed wait {' '.join(runs)}")
         return ExitCode.TIMED_OUT
     return max(exit_code_of(record) for record in records)
 

@@ -70,19 +70,19 @@ class ComposeStack:
 
     # --- its life -----------------------------------------------------------------------------------------
 
-    def compose(self, *words: str, within: float = 150.0) -> str:
+    def compose(self, *words: str, within: float = 150.0, stdin: bytes = b"") -> bytes:
         """A compose command on this project; its stdout."""
         ended = subprocess.run(
             [*self._compose, *words],
             env={**build_environment(), "TRAINSHED_TAG": self.tag, "TRAINSHED_PORT": str(self.port)},
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             timeout=within,
             cwd=ROOT,
             check=False,
         )
         assert ended.returncode == 0, f"compose {words}: {ended.stderr.decode()[-3000:]}\n{self.logs()}"
-        return ended.stdout.decode()
+        return ended.stdout
 
     def up(self, *words: str) -> None:
         """`up -d`, and wait until everything is healthy."""

@@ -9,6 +9,7 @@ from tests.support.stack import run_trainshed, until
 
 pytestmark = pytest.mark.timeout(300)
 PATIENT = {"retry": {"max_attempts": 5, "backoff_s": 0}}
+TAR = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "tar", "init")
 UNTIL_TOLD = 'until [ -e "$TRAINSHED_RUN_DIR/go" ]; do sleep 0.1; done; echo done'
 
 
@@ -138,4 +139,22 @@ def test_an_upgrade_loses_no_event_and_every_run_reaches_its_end(
     assert records[patient]["attempt"] == 2
     assert set(stack.nodes()) == nodes  # the same node, though its container is another
     assert [(event["sequence"], event["id"]) for event in stack.events()][: len(before)] == before
+    stack.holds()
+
+
+def test_a_backup_brings_everything_back_on_an_empty_machine(stack: ComposeStack) -> None:
+    done = stack.ended(stack.submit("echo kept"))[0]
+    events = [(event["sequence"], event["id"]) for event in stack.events()]
+    password = stack.environment["TRAINSHED_NATS_PASSWORD"]
+    stack.compose("stop", "nats")
+    backup = stack.compose(*TAR, "-C", "/", "-cf", "-", "store", "secret")
+    stack.down()
+    stack.compose(*TAR, "-C", "/", "-xf", "-", stdin=backup)
+    stack.up()
+    assert stack.inside("gateway", "cat", "/run/trainshed/password") == password
+    assert [(event["sequence"], event["id"]) for event in stack.events()][: len(events)] == events
+    assert stack.record(done["run_id"])["status"] == "COMPLETED"
+    (new,) = [node for node, status in stack.nodes().items() if status == "up"]
+    again = stack.ended(stack.submit("true"))[0]
+    assert (again["status"], again["node"]) == ("COMPLETED", new)
     stack.holds()

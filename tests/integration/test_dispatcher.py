@@ -460,6 +460,30 @@ async def test_rule_1_standing_together_one_is_elected_and_does_not_depose_the_o
         assert len(elected) <= 3
 
 
+async def test_one_that_loses_an_election_stands_back(nats_server: NatsServer, log: EventLog) -> None:
+    """To stand against the winner at once would only depose it; its own Elected, stored late, is no winner."""
+    one = await new_dispatcher(nats_server, "d1")
+    real, first = one.log.last_id, True
+
+    async def with_a_rival(subject: str) -> tuple[int, str | None]:
+        nonlocal first
+        read = await real(subject)
+        if first:
+            first = False
+            name = rivals.pop()
+            await say(log, Role.DISPATCHER, Elected(name=name, scheduler=elections.SCHEDULER))
+        return read
+
+    one.log.last_id = with_a_rival  # type: ignore[method-assign]
+    rivals = ["d1", "rival"]
+    async with running(one.fold):
+        with pytest.raises(elections.NotActive):
+            await one.service._election.stand()
+        assert len(await _of(log, Elected)) == 1
+        first = True
+        assert await one.service._election.stand() == 3
+
+
 async def test_rule_1_the_guard_refuses_a_deposed_dispatcher(nats_server: NatsServer, log: EventLog) -> None:
     one = await new_dispatcher(nats_server, "d1")
     async with dispatching(one):

@@ -29,7 +29,6 @@ from events.types import (
 from services.agent.session_types import Name
 from tests.model.code import Code
 from tests.model.values import (
-    LISTS,
     PLAIN,
     Agent,
     Cell,
@@ -110,8 +109,19 @@ class Draft:
 
     def as_is(self) -> World:
         """The world as it stands."""
-        lists = (tuple(getattr(self, name)) for name in LISTS)
-        return World(*(getattr(self, name) for name in PLAIN), *lists)
+        return World(
+            self.heads,
+            self.truth,
+            self.wire,
+            self.budget,
+            self.disowned,
+            tuple(self.pushes),
+            tuple(self.offices),
+            tuple(self.folds),
+            tuple(self.agents),
+            tuple(self.disks),
+            tuple(self.procs),
+        )
 
     def copy(self) -> Draft:
         """Another that goes on from here."""

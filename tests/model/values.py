@@ -167,7 +167,6 @@ class World(NamedTuple):
 
 
 PLAIN = ("heads", "truth", "wire", "budget", "disowned")
-LISTS = ("pushes", "offices", "folds", "agents", "disks", "procs")
 
 _SEQ_FIELDS = frozenset(
     {
@@ -242,15 +241,8 @@ class Cells:
 
     def normal(self, world: World) -> World:
         """``world`` with its sequences numbered 1, 2, 3 ... in their order: only order and equality ever count."""
-        used: set[int] = set()
-        for each in world:
-            if type(each) is tuple:
-                for cell in each:
-                    used |= cell.seqs
-            else:
-                used |= each.seqs  # type: ignore[union-attr]
-        count = len(used)
-        if not used or max(used) == count:
+        used = seqs_in(world)
+        if not used or max(used) == len(used):
             return world
         new = {seq: place for place, seq in enumerate(sorted(used), 1)}
         return World(
@@ -272,11 +264,16 @@ class Cells:
         return moved
 
 
+def seqs_in(world: World) -> set[int]:
+    """Every sequence that somebody still remembers."""
+    return set().union(
+        world.heads.seqs,
+        world.truth.seqs,
+        world.wire.seqs,
+        *[cell.seqs for cells in world[len(PLAIN) :] for cell in cells],  # type: ignore[union-attr]
+    )
+
+
 def next_seq(world: World) -> int:
     """The sequence that the log would give to what is stored now."""
-    last = 0
-    for each in world:
-        for cell in each if type(each) is tuple else (each,):
-            if cell.seqs:  # type: ignore[union-attr]
-                last = max(last, *cell.seqs)  # type: ignore[union-attr]
-    return last + 1
+    return max(seqs_in(world), default=0) + 1

@@ -204,7 +204,7 @@ def test_a_file_that_is_not_there_is_told_by_name() -> None:
 
 def test_exactly_one_of_file_and_command_is_needed() -> None:
     assert "nothing to run" in refusal()
-    assert "not both" in refusal(command=("sh",), file="x")
+    assert "exclude each other" in refusal(command=("sh",), file="x")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from services.cli import describe
 from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
-from services.cli.table import Cell, Column, render, text_width
+from services.cli.table import Cell, Column, Screen, cut, render, text_width
 from services.cli.text import clean, count, metric, parse_memory_mb, seconds_between, shortest
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord, SlotRecord, WaitsFor
@@ -132,8 +132,7 @@ def test_a_terminal_gets_what_fits_its_width_and_colour() -> None:
     lines = render(
         [Column("A", shrink=4), Column("B", right=True)],
         [[Cell("abcdefghij", "green"), "1"], ["日本語日本", "22"]],
-        width=10,
-        colour=True,
+        Screen(10, colour=True),
     )
     assert lines == [
         "\x1b[1mA\x1b[0m        \x1b[1mB\x1b[0m",

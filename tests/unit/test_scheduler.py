@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.types import AttemptRef, Dispatched, SlotUnhealthy
+from events.types import AttemptRef, Device, Dispatched, NodeJoined, SlotUnhealthy
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.queue import PendingQueue
 from services.dispatcher.scheduler import Grant, Taken, schedule
@@ -253,6 +253,24 @@ def test_rule_1_what_is_in_flight_is_neither_granted_again_nor_counted_as_free()
         runs={"r1"}, slots={("gpu01", 0)}, uuids={"GPU-gpu01-0"}, cpus={"gpu01": 1}, memory_mb={"gpu01": 0}
     )
     assert [(g.run.run_id, g.slots) for g in decided(story, taken)] == [("r2", (1,))]
+
+
+def test_rule_1_a_slot_in_flight_is_taken_also_where_its_device_has_no_uuid() -> None:
+    story = a_story()
+    story.put(
+        Role.AGENT,
+        NodeJoined(
+            node="gpu01",
+            incarnation="a",
+            host="h",
+            cpus=8,
+            memory_mb=0,
+            gpus=(Device(index=0), Device(index=1)),
+        ),
+        "gpu01",
+    )
+    submit(story, "r1", 1)
+    assert [grant.slots for grant in decided(story, Taken(slots={("gpu01", 0)}))] == [(1,)]
 
 
 def test_rule_1_a_node_whose_loss_is_in_flight_is_granted_nothing() -> None:

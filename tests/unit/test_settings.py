@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.durations import format_ago, format_duration, parse_duration
 from services.settings import (
     NODE_NAME,
+    Listen,
     LogFormat,
     LogLevel,
     Settings,
@@ -48,6 +49,7 @@ def test_every_variable_is_read() -> None:
         "TRAINSHED_NODE_LOST_S": "7.5",
         "TRAINSHED_MIN_FREE_MB": "0",
         "TRAINSHED_ALLOW_CREDENTIALS": "1",
+        "TRAINSHED_HTTP_LISTEN": "8080",
         "TRAINSHED_LOG_FORMAT": "JSON",
         "TRAINSHED_LOG_LEVEL": "Debug",
         "VAR_LOGS_DIR": "/l",
@@ -64,6 +66,7 @@ def test_every_variable_is_read() -> None:
         node_lost_s=7.5,
         min_free_mb=0,
         allow_credentials=True,
+        http_listen=Listen("127.0.0.1", 8080),
         log_format=LogFormat.JSON,
         log_level=LogLevel.DEBUG,
         var_logs_dir=Path("/l"),
@@ -106,6 +109,9 @@ def test_nats_url_is_second_to_our_own_variable() -> None:
         ("TRAINSHED_MIN_FREE_MB", "1.5", "a whole number of MiB, 0 or more"),
         ("TRAINSHED_MIN_FREE_MB", "٣", "a whole number of MiB, 0 or more"),
         ("TRAINSHED_ALLOW_CREDENTIALS", "maybe", "1 or 0"),
+        ("TRAINSHED_HTTP_LISTEN", "65536", "PORT or HOST:PORT"),
+        ("TRAINSHED_HTTP_LISTEN", ":8080", "PORT or HOST:PORT"),
+        ("TRAINSHED_HTTP_LISTEN", "localhost", "PORT or HOST:PORT"),
         ("TRAINSHED_LOG_FORMAT", "xml", "auto, console, json"),
         ("TRAINSHED_LOG_LEVEL", "loud", "debug, info, warning, error"),
     ],
@@ -117,6 +123,20 @@ def test_a_bad_value_is_refused_with_variable_value_and_what_is_accepted(
         Settings.read({variable: value})
     assert refused.value.code is ErrorCode.INVALID
     assert refused.value.message.startswith(f"{variable} is {value!r}; accepted: {accepted}")
+
+
+@pytest.mark.parametrize(
+    ("text", "listen", "shown"),
+    [
+        ("8080", Listen("127.0.0.1", 8080), "127.0.0.1:8080"),
+        ("0.0.0.0:80", Listen("0.0.0.0", 80), "0.0.0.0:80"),
+        ("[::]:80", Listen("::", 80), "[::]:80"),
+    ],
+)
+def test_an_address_to_serve_on_reads_back_as_it_is_shown(text: str, listen: Listen, shown: str) -> None:
+    assert Settings.read({"TRAINSHED_HTTP_LISTEN": text}).http_listen == listen
+    assert Settings.read({"TRAINSHED_HTTP_LISTEN": shown}).http_listen == listen
+    assert str(listen) == shown
 
 
 def test_a_secret_may_be_a_file_and_is_never_shown(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""The last lines that a failed run wrote: from its machine's files, else from the log, which keeps 8 KiB of them.
+
+Owns which of the two is asked and how long; prints nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from trainshed_client.answers import RunView
+    from trainshed_client.client import Trainshed
+
+LINES = 10
+WITHIN_S = 2.0
+
+
+class LastWords(NamedTuple):
+    """Some lines, and what they are of: ``stderr``, ``stdout`` or, where that is not known, ``output``."""
+
+    source: str
+    lines: list[str]
+
+
+class _Impatient:
+    """Asks an agent once: what `show` tells besides must not wait for a machine that is away."""
+
+    def __init__(self, trainshed: Trainshed) -> None:
+        self._nc = trainshed.nc
+
+    async def request(self, subject: str, payload: bytes) -> Msg:
+        import nats.errors
+
+        try:
+            return await self._nc.request(subject, payload, timeout=WITHIN_S)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise TrainshedError(ErrorCode.UNAVAILABLE, str(error)) from None
+
+
+async def last_words(trainshed: Trainshed, view: RunView) -> LastWords | None:
+    """The last ten lines of the last attempt's stderr; where it wrote none there, of its other output."""
+    if not view.attempts:
+        return None
+    last = max(view.attempts, key=lambda one: one.attempt)
+    from trainshed_client.output_range import last_lines
+
+    for stream in ("stderr", "stdout"):
+        try:
+            tail = await last_lines(
+                _Impatient(trainshed), last.run_id, last.attempt, last.node, LINES, streams=(stream,)
+            )
+        except TrainshedError:
+            return await _from_log(trainshed, last.run_id, last.attempt, last.node)
+        if found := _lines(b"".join(chunk.data for chunk in tail.chunks).decode(errors="replace")):
+            return LastWords(stream, found)
+    return None
+
+
+async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) -> LastWords | None:
+    import nats.errors
+
+    from events.codec import StoredEvent
+    from events.feed import ApiError
+    from events.log import EventLog
+    from events.types import Failed
+
+    subject = subjects.EventSubject(subjects.Scope.RUN, run_id, subjects.Role.AGENT, "failed", node)
+    try:
+        stored = await EventLog(trainshed.nc, timeout_s=WITHIN_S).last(str(subject))
+    except (nats.errors.Error, TimeoutError, ApiError):
+        return None
+    event = stored.event if isinstance(stored, StoredEvent) else None
+    if not isinstance(event, Failed) or event.attempt != attempt or not event.output_tail:
+        return None
+    return LastWords("output", _lines(event.output_tail)) if event.output_tail.strip() else None
+
+
+def _lines(text: str) -> list[str]:
+    """The last lines as a terminal would show them: of a progress bar, what it was at last."""
+    lines = [line.rstrip("\r").rpartition("\r")[2].expandtabs() for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines[-LINES:]

@@ -1,0 +1,63 @@
+"""RUN and NODE on the command line: plain words, which a shell may complete from what the stack has.
+
+Owns those questions and that they never fail or wait for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import click
+from click.shell_completion import CompletionItem
+
+WITHIN_S = 1.0
+AT_MOST = 50
+
+
+class _Word(click.ParamType[str]):
+    """A word that ``known`` offers completions for: (word, help)."""
+
+    name = "text"
+
+    def __init__(self, known: Callable[[str], Awaitable[list[tuple[str, str]]]]) -> None:
+        self._known = known
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """What begins so; nothing where no stack answers at once."""
+
+        async def ask() -> list[tuple[str, str]]:
+            async with asyncio.timeout(WITHIN_S):
+                return await self._known(incomplete)
+
+        try:
+            found = asyncio.run(ask())
+        except Exception:  # noqa: BLE001 — whatever it is, a key press gets no answer rather than a trace
+            return []
+        return [CompletionItem(word, help=told) for word, told in found if word.startswith(incomplete)]
+
+
+async def _runs(begins: str) -> list[tuple[str, str]]:
+    from services.cli.common import connected
+
+    found: dict[str, str] = {}
+    async with connected() as trainshed:
+        async for record in trainshed.runs(limit=AT_MOST):
+            found[record.run_id] = f"{record.name} {record.status}"
+            found.setdefault(record.name, f"{record.status}, the newest of this name")
+    # Names first: an id is completed by who has begun to type it.
+    words = sorted(found, key=lambda word: found[word].endswith("of this name"), reverse=True)
+    return [(word, found[word]) for word in words if begins or found[word].endswith("of this name")]
+
+
+async def _nodes(begins: str) -> list[tuple[str, str]]:
+    from services.cli.common import connected
+
+    async with connected() as trainshed:
+        return [(one.node, str(one.status)) for one in (await trainshed.nodes()).nodes]
+
+
+RUN = _Word(_runs)
+NODE = _Word(_nodes)

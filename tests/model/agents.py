@@ -1,0 +1,452 @@
+"""Moves of the agents: what each process of `session.step`'s actions does on disk, to shims and in the log.
+
+Owns the shell around the session (`agent`, `live` and `workers` in small); every decision is `session.step`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from events.types import (
+    AttemptEnd,
+    AttemptRef,
+    Dispatched,
+    NodeJoined,
+    NodeLeft,
+    NodeLost,
+    Started,
+    Stopping,
+)
+from services.agent.attempt_files import ExitReason, ExitRecord, StopReason
+from services.agent.ends import end_of
+from services.agent.session_types import (
+    WRITES,
+    Ack,
+    Action,
+    AppendJoined,
+    AppendLeft,
+    Begun,
+    Bury,
+    CountedLost,
+    EndStored,
+    Finish,
+    Forget,
+    Found,
+    Granted,
+    Input,
+    Joined,
+    JoinRefused,
+    Launch,
+    LeaveAsked,
+    Left,
+    Name,
+    NameRead,
+    OnDisk,
+    Phase,
+    ReadName,
+    Refuse,
+    ShimDied,
+    ShimFound,
+    StopOrdered,
+    Sweep,
+    Swept,
+    TellEnd,
+    TellStarted,
+    TreeGone,
+    WakeShim,
+    WriteFolder,
+    WriteGrant,
+    WriteStop,
+)
+from services.agent.session_types import State as SessionState
+from tests.model import shims
+from tests.model.dispatchers import Moves, settled, short
+from tests.model.model import Draft, Model
+from tests.model.values import Agent, Files, Heads, Letter, Proc, Push, Stage, World
+from tests.support.builders import Device
+from trainshed_client.subjects import Role
+
+_HAS_JOINED = frozenset({Phase.JOINED, Phase.LEAVING, Phase.RECLAIMING, Phase.LEAVING_EMPTY})
+
+
+def going_on(model: Model, world: World, m: int) -> Moves:
+    """What the agent of machine ``m`` does by itself, one step each."""
+    agent: Agent | None = world.agents[m].value
+    if agent is None:
+        return
+    who = model.config.machines[m][1]
+    for ref in sorted(agent.watched, key=str):
+        if not any(each.ref == ref and each.stage is not Stage.ORPHAN for each in world.procs[m].value):
+            yield from _hear_end(model, world, m, ref, who)
+    told: set[str] = set()
+    for task in agent.tasks:
+        if isinstance(task, TellStarted | TellEnd):
+            if task.ref.run_id in told:
+                continue
+            told.add(task.ref.run_id)
+        yield from _do(model, world, m, task, who)
+    yield from _deliver(model, world, m, who)
+
+
+def starts(model: Model, world: World, m: int) -> Moves:
+    """The agent's process starts, unless it waits for a shim to show who it is (`Workers.adopt`)."""
+    if world.agents[m].value is not None:
+        return
+    draft = Draft(model, world)
+    disk = draft.disk(m)
+    marked = [(ref, files) for ref, files in disk.files if files.marker]
+    procs = draft.of_procs(m)
+    if any(each.stage is Stage.LOCKED and each.ref == ref for each in procs for ref, _ in marked):
+        return
+    found, watched = [], set()
+    for ref, files in marked:
+        alive = files.exit is None and any(each.ref == ref and each.stage is Stage.UP for each in procs)
+        if alive:
+            watched.add(ref)
+        found.append(
+            Found(
+                ref=ref,
+                seq=files.intent,
+                slots=(0,) if files.intent and model.config.gpus else (),
+                alive=alive,
+                ended=not alive and files.exit is not None,
+                started=files.started,
+                stop=files.stop,
+            )
+        )
+    state = SessionState(incarnation=disk.incarnation)
+    draft.set_agent(m, Agent(state, watched=frozenset(watched)))
+    for ref in watched:
+        shims.wake(draft, m, ref)
+    for label, after in feed(draft, m, Begun(tuple(found)), f"{disk.incarnation} starts"):
+        yield label, settled(after)
+
+
+def faults(model: Model, world: World, m: int) -> Moves:
+    """Crash, a leave, answers that are lost, and a full disk (within `feed`)."""
+    agent: Agent | None = world.agents[m].value
+    if agent is None:
+        return
+    who = model.config.machines[m][1]
+    if model.left(world, "crash"):
+        draft = Draft(model, world)
+        gone(draft, m)
+        yield f"{who} crashes", settled(draft.spend("crash"))
+    for kind, reclaim in (("leave", False), ("reclaim", True)):
+        if model.left(world, kind) and agent.state.phase is Phase.JOINED:
+            draft = Draft(model, world).spend(kind)
+            for label, after in feed(draft, m, LeaveAsked(reclaim), f"{who} is to leave"):
+                yield label, settled(after)
+    if model.left(world, "timeout"):
+        yield from _unanswered(model, world, m, agent, who)
+    if model.left(world, "duplicate"):
+        yield from _duplicates(model, world, m, agent, who)
+
+
+def gone(draft: Draft, m: int) -> None:
+    """The agent's process is no more: what it had under way is lost."""
+    draft.set_agent(m, None)
+    draft.set_procs(m, tuple(replace(each, woken=False) for each in draft.of_procs(m)))
+
+
+# --- inputs --------------------------------------------------------------------------------------------------
+
+
+def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, Draft]]:
+    """One input: all its actions, or a crash between two of them, or a write that fails."""
+    agent = draft.agent(m)
+    assert agent is not None
+    state, actions = draft.model.code.session_step(agent.state, event)
+    if state.phase in _HAS_JOINED:
+        state = replace(state, name=Name())  # read anew before it counts again
+    after = draft.copy()
+    after.set_agent(m, replace(agent, state=state))
+    wrong: list[tuple[str, Draft]] = []
+    for place, action in enumerate(actions):
+        if place and draft.model.left(after, "crash"):
+            crashed = after.copy()
+            gone(crashed, m)
+            done = type(actions[place - 1]).__name__
+            wrong.append((f"{label}, crashes after {done}", crashed.spend("crash")))
+        if isinstance(action, WRITES) and draft.model.left(after, "full"):
+            failed = after.copy()
+            now = failed.agent(m)
+            assert now is not None
+            failed.set_agent(m, replace(now, state=agent.state))
+            wrong.append((f"{label}, {type(action).__name__} fails", failed.spend("full")))
+        _act(after, m, action)
+        if after.agent(m) is None:
+            break
+    yield label, after
+    yield from wrong
+
+
+def _fed(model: Model, draft: Draft, m: int, event: Input, label: str) -> Moves:
+    for said, after in feed(draft, m, event, label):
+        yield said, settled(after)
+
+
+def _act(draft: Draft, m: int, action: Action) -> None:
+    agent = draft.agent(m)
+    assert agent is not None
+    match action:
+        case WriteGrant(ref, seq):
+            shims.write(draft, m, ref, marker=True, intent=seq)
+        case WriteFolder(ref):
+            shims.write(draft, m, ref, marker=True)
+        case WriteStop(ref, reason, _):
+            shims.write(draft, m, ref, stop=reason)
+        case Launch(ref):
+            attempt = next(each for each in agent.state.attempts if each.ref == ref)
+            proc = Proc(ref, agent.state.incarnation, attempt.slots, Stage.COMING)
+            draft.set_procs(m, (*draft.of_procs(m), proc))
+            draft.set_agent(m, replace(agent, watched=agent.watched | {ref}))
+        case WakeShim(ref):
+            shims.wake(draft, m, ref)
+        case Ack(seq):
+            draft.acknowledge(draft.node(m), seq)
+        case Forget(ref):
+            if draft.model.code.keeps_folders:
+                shims.write(draft, m, ref, marker=False)
+            else:
+                shims.remove_folder(draft, m, ref)
+        case Finish() | Refuse():
+            gone(draft, m)
+        case _:
+            draft.set_agent(m, replace(agent, tasks=(*agent.tasks, action)))
+
+
+def _without(draft: Draft, m: int, task: Action) -> Draft:
+    agent = draft.agent(m)
+    assert agent is not None
+    tasks = list(agent.tasks)
+    tasks.remove(task)
+    draft.set_agent(m, replace(agent, tasks=tuple(tasks), unanswered=0))
+    return draft
+
+
+# --- tasks ---------------------------------------------------------------------------------------------------
+
+
+def _do(model: Model, world: World, m: int, task: Action, who: str) -> Moves:
+    draft = _without(Draft(model, world), m, task)
+    match task:
+        case ReadName():
+            name = dict(draft.heads.value.names).get(draft.node(m), Name())
+            if not model.code.reads_name:
+                name = Name(joined=name.joined)
+            yield from _fed(model, draft, m, NameRead(name), f"{who} reads its name")
+        case Sweep(keep):
+            agent: Agent = world.agents[m].value
+            coming = (Stage.COMING, Stage.LOCKED)
+            if any(each.ref in agent.watched and each.stage in coming for each in draft.of_procs(m)):
+                return  # a launch is on its way
+            if model.code.sweeps:
+                shims.sweep(draft, m, frozenset(keep), agent.watched)
+            yield from _fed(model, draft, m, Swept(), f"{who} sweeps")
+        case AppendJoined():
+            yield from _join(model, world, draft, m, task, who)
+        case AppendLeft():
+            _store_left(draft, m, task)
+            yield from _fed(model, draft, m, Left(), f"{who} NodeLeft")
+        case Bury(ref, reason):
+            holder = shims.holder(draft, m, ref)
+            if holder is not None and holder.stage is Stage.LOCKED and model.code.lock:
+                return  # waits
+            if holder is not None and holder.stage is Stage.UP:
+                now = draft.agent(m)
+                assert now is not None
+                draft.set_agent(m, replace(now, watched=now.watched | {ref}))
+                shims.wake(draft, m, ref)
+                yield from _fed(model, draft, m, ShimFound(ref), f"{who} finds the shim of {_at(ref)}")
+                return
+            shims.bury(draft, m, ref, ExitReason(reason))
+            yield from _fed(model, draft, m, TreeGone(ref), f"{who} buries {_at(ref)}")
+        case TellStarted(ref):
+            if shims.files(draft, m, ref).started:
+                _say(draft, m, Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host=""))
+            yield f"{who} Started {_at(ref)}", settled(draft)
+        case TellEnd(ref):
+            event = _end(draft, m, ref)
+            _say(draft, m, event)
+            yield from _fed(model, draft, m, EndStored(ref), f"{who} {short(event)}")
+        case _:
+            raise TypeError(task)
+
+
+def _join(model: Model, world: World, draft: Draft, m: int, task: AppendJoined, who: str) -> Moves:
+    agent: Agent = world.agents[m].value
+    last = draft.guarded(("joined", draft.node(m)))
+    if agent.unanswered and agent.unanswered == last:
+        yield from _fed(model, draft, m, Joined(last), f"{who} finds its NodeJoined")
+        return
+    if last != task.guard and model.code.join_guard:
+        yield from _fed(model, draft, m, JoinRefused(), f"{who} NodeJoined is refused")
+        return
+    seq = _store_joined(draft, m, task, agent)
+    yield from _fed(model, draft, m, Joined(seq), f"{who} NodeJoined{_listing(task)}")
+
+
+def _store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
+    node, incarnation = draft.node(m), agent.state.incarnation
+    _own_again(draft, m, task, agent)
+    devices = tuple(Device(index=index) for index in range(draft.model.config.gpus))
+    event = NodeJoined(
+        node=node,
+        incarnation=incarnation,
+        host="",
+        cpus=4,
+        memory_mb=0,
+        gpus=devices,
+        attempts=task.attempts,
+    )
+    return draft.store(Role.AGENT, event, node)
+
+
+def _own_again(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> None:
+    """From a join on nothing excuses a worker but that the NodeRemoved was stored after the name was read."""
+    heads: Heads = draft.heads.value
+    removed = dict(heads.names).get(draft.node(m), Name()).removed
+    raced = agent.state.name.removed != removed
+    kept = frozenset(
+        (incarnation, ref)
+        for incarnation, ref in draft.disowned.value
+        if incarnation != agent.state.incarnation or (raced and ref in task.attempts)
+    )
+    draft.disowned = draft.cell(kept)
+
+
+def _store_left(draft: Draft, m: int, task: AppendLeft) -> bool:
+    node = draft.node(m)
+    if draft.guarded(("joined", node)) != task.guard:
+        return False
+    draft.store(Role.AGENT, _left(draft, m, task), node)
+    return True
+
+
+def _left(draft: Draft, m: int, task: AppendLeft) -> NodeLeft:
+    agent = draft.agent(m)
+    assert agent is not None
+    return NodeLeft(
+        node=draft.node(m), incarnation=agent.state.incarnation, upto=task.upto, attempts=task.attempts
+    )
+
+
+def _say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
+    """Append a word on a run, unless it stands there (`Words.tell`)."""
+    node = draft.node(m)
+    if not draft.said(node, event):
+        draft.store(Role.AGENT, event, node)
+
+
+def _end(draft: Draft, m: int, ref: AttemptRef) -> AttemptEnd:
+    record = shims.files(draft, m, ref).exit or ExitRecord(reason=ExitReason.SHIM_LOST, ended_at=0.0)
+    return end_of(ref, record, None)
+
+
+def _hear_end(model: Model, world: World, m: int, ref: AttemptRef, who: str) -> Moves:
+    draft = Draft(model, world)
+    agent = draft.agent(m)
+    assert agent is not None
+    draft.set_agent(m, replace(agent, watched=agent.watched - {ref}))
+    ended = shims.files(draft, m, ref).exit is not None
+    event = TreeGone(ref) if ended else ShimDied(ref)
+    yield from _fed(model, draft, m, event, f"{who} hears that the shim of {_at(ref)} is gone")
+
+
+# --- deliveries ----------------------------------------------------------------------------------------------
+
+
+def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
+    agent: Agent = world.agents[m].value
+    if agent.state.phase is not Phase.JOINED:
+        return  # held back until then, or delivered again
+    push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
+    if push.acked < len(push.events):
+        stored = push.events[push.acked]
+        event = _delivered(Draft(model, world), m, stored.seq, stored.event)
+        label = f"{who} takes {short(stored.event)}"
+        yield from _fed(model, Draft(model, world), m, event, label)
+        if model.left(world, "ack"):
+            for said, after in feed(Draft(model, world), m, event, label):
+                after.pushes = list(world.pushes)
+                yield f"{said}, the ack is lost", settled(after.spend("ack"))
+
+
+def _duplicates(model: Model, world: World, m: int, agent: Agent, who: str) -> Moves:
+    if agent.state.phase is not Phase.JOINED:
+        return
+    push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
+    for stored in push.events[: push.acked]:
+        draft = Draft(model, world).spend("duplicate")
+        event = _delivered(draft, m, stored.seq, stored.event)
+        yield from _fed(model, draft, m, event, f"{who} takes {short(stored.event)} once more")
+
+
+def _delivered(draft: Draft, m: int, seq: int, event: object) -> Input:
+    match event:
+        case Dispatched(run_id=run_id, attempt=attempt, incarnation=incarnation, slots=slots):
+            ref = AttemptRef(run_id, attempt)
+            disk = _on_disk(draft, m, ref)
+            return Granted(seq=seq, incarnation=incarnation, ref=ref, slots=slots, disk=disk)
+        case Stopping(run_id=run_id, attempt=attempt, incarnation=incarnation, reason=reason):
+            ref = AttemptRef(run_id, attempt)
+            disk = _on_disk(draft, m, ref)
+            return StopOrdered(
+                seq=seq, incarnation=incarnation, ref=ref, reason=StopReason(reason), disk=disk
+            )
+        case NodeLost(incarnation=incarnation):
+            return CountedLost(seq=seq, incarnation=incarnation)
+        case _:
+            raise TypeError(event)
+
+
+def _on_disk(draft: Draft, m: int, ref: AttemptRef) -> OnDisk:
+    files: Files = shims.files(draft, m, ref)
+    return OnDisk(started=files.started, ended=files.exit is not None)
+
+
+# --- answers that do not come ----------------------------------------------------------------------------------
+
+
+def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> Moves:
+    """An append is stored and its answer lost, or reaches the log when its sender has long tried again."""
+    node = model.config.machines[m][0]
+    for task in agent.tasks:
+        draft = Draft(model, world)
+        match task:
+            case AppendJoined() if not agent.unanswered:
+                if draft.guarded(("joined", node)) == task.guard:
+                    seq = _store_joined(draft, m, task, agent)
+                    draft.set_agent(m, replace(agent, unanswered=seq))
+                    yield f"{who} NodeJoined{_listing(task)}, no answer", settled(draft.spend("timeout"))
+            case AppendLeft():
+                letter = Letter(Role.AGENT, node, _left(draft, m, task), ("joined", node), task.guard)
+                draft = _without(draft, m, task)
+                draft.wire = draft.cell((*draft.wire.value, letter))
+                draft.spend("timeout")
+                yield from _fed(model, draft, m, Left(), f"{who} leaves, its NodeLeft is late")
+            case TellStarted(ref) | TellEnd(ref):
+                if isinstance(task, TellEnd):
+                    event: Started | AttemptEnd = _end(draft, m, ref)
+                else:
+                    event = Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host="")
+                key = ("words", node, ref.run_id)
+                letter = Letter(Role.AGENT, node, event, key, draft.guarded(key))
+                late = draft.copy()
+                late.wire = draft.cell((*draft.wire.value, letter))
+                yield f"{who} {short(event)} is late", settled(late.spend("timeout"))
+                _say(draft, m, event)
+                yield f"{who} {short(event)}, no answer", settled(draft.spend("timeout"))
+            case _:
+                pass
+
+
+def _listing(task: AppendJoined) -> str:
+    return f" lists {', '.join(map(_at, task.attempts))}" if task.attempts else ""
+
+
+def _at(ref: AttemptRef) -> str:
+    return f"{ref.run_id}.{ref.attempt}"

@@ -1,0 +1,63 @@
+"""What holds at every state of the model (docs/contracts.md, invariants I2, I3 and I5).
+
+Owns these rules, with the one exception that docs/protocol.md rule 12 makes; knows no move. I1, I2 and the rules on
+single events (terminal statuses, late results) are checked where they arise: `search` and `code`.
+"""
+
+from __future__ import annotations
+
+from events.state import Active, Run
+from tests.model.code import Broken
+from tests.model.model import Disowned, Model
+from tests.model.values import Fold, Proc, World
+
+
+class Invariants:
+    """Remembers what was checked: worlds share most of what these rules look at."""
+
+    def __init__(self, model: Model) -> None:
+        self._names = [name for name, _ in model.config.machines]
+        self._checked: set[tuple[object, ...]] = set()
+
+    def check(self, world: World) -> None:
+        """Raises Broken."""
+        key = (world.truth, world.disowned, world.procs)
+        if key in self._checked:
+            return
+        self._checked.add(key)
+        truth: Fold = world.truth.value
+        runs = {run.run_id: run for run in truth.runs}
+        workers = [(m, proc) for m, cell in enumerate(world.procs) for proc in cell.value if proc.live]
+        for m, proc in workers:
+            _is_granted(self._names[m], proc, runs.get(proc.ref.run_id), world.disowned.value)
+        _is_alone(workers)
+
+
+def _is_granted(node: str, proc: Proc, run: Run | None, disowned: Disowned) -> None:
+    """A worker runs only for an attempt that the log has active there: so its slots are not free.
+
+    The exception: its incarnation was removed while the machine ran, and has not read so and joined since.
+    """
+    phase = run.phase if run is not None else None
+    if isinstance(phase, Active) and (phase.attempt, phase.node, phase.incarnation) == (
+        proc.ref.attempt,
+        node,
+        proc.incarnation,
+    ):
+        return
+    if (proc.incarnation, proc.ref) not in disowned:
+        raise Broken(f"I3: a worker of {_at(proc)} runs, but the log does not have that attempt active there")
+
+
+def _is_alone(workers: list[tuple[int, Proc]]) -> None:
+    """No attempt has two workers, and no slot of a machine either, whatever the operator said."""
+    for place, (m, proc) in enumerate(workers):
+        for n, other in workers[:place]:
+            if proc.ref == other.ref:
+                raise Broken(f"I3: two workers of {_at(proc)}")
+            if m == n and not set(proc.slots).isdisjoint(other.slots):
+                raise Broken(f"I2: workers of {_at(proc)} and {_at(other)} on one device")
+
+
+def _at(proc: Proc) -> str:
+    return f"{proc.ref.run_id}.{proc.ref.attempt}"

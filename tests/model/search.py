@@ -1,0 +1,123 @@
+"""Breadth-first search over the model: invariants at every state, and from every state a way to a good end.
+
+Owns the walk, the traces and what is told of them; knows no rule.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import msgspec
+
+from tests.model.code import Broken
+from tests.model.invariants import Invariants
+from tests.model.model import Model
+from tests.model.moves import first, good, moves, recovery, why_not
+from tests.model.values import World
+
+LONGEST_WAY = 300
+"""Steps of a recovery: a longer one goes in circles."""
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """A rule that does not hold, and the shortest way there."""
+
+    what: str
+    trace: tuple[str, ...]
+    states: int
+
+    def __str__(self) -> str:
+        steps = "".join(f"\n  {place:2} {label}" for place, label in enumerate(self.trace, 1))
+        return f"{self.what} (state {self.states}), after{steps}"
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a search found. ``whole``: there are no more states than these."""
+
+    states: int
+    transitions: int
+    depth: int
+    whole: bool
+    violation: Violation | None
+    seconds: float
+
+    def __str__(self) -> str:
+        extent = "all there are" if self.whole else "cut off there"
+        return (
+            f"{self.states} states ({extent}), {self.transitions} transitions, depth {self.depth}, "
+            f"{self.seconds:.1f} s, {self.states / max(self.seconds, 1e-9):.0f} states/s"
+        )
+
+
+class Search:
+    """One walk over the states of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._invariants = Invariants(model)
+        self._came: dict[World, tuple[World | None, str]] = {}
+        self._saved: set[World] = set()
+        self._nothing = model.cells.of(tuple(0 for _ in model.budget()))
+
+    def run(self, most: int) -> Result:
+        """Look at ``most`` states, the nearest first; stops at the first violation."""
+        begun = time.process_time()
+        world = first(self._model)
+        self._came[world] = (None, "")
+        ahead = deque([(world, 0)])
+        transitions = depth = looked = 0
+        violation = None
+        while ahead and looked < most and violation is None:
+            world, depth = ahead.popleft()
+            looked += 1
+            label = ""
+            try:
+                self._find_a_way(world)
+                for label, after in moves(self._model, world):
+                    transitions += 1
+                    if after not in self._came:
+                        self._came[after] = (world, label)
+                        self._invariants.check(after)
+                        ahead.append((after, depth + 1))
+            except Stuck as stuck:
+                violation = Violation(str(stuck), (*self._trace(world), *stuck.way), looked)
+            except Broken as broken:
+                # the move at which it broke did not come to a label of its own where it broke in the log
+                violation = Violation(str(broken), (*self._trace(world), label or "the next"), looked)
+        seconds = time.process_time() - begun
+        return Result(looked, transitions, depth, not ahead and violation is None, violation, seconds)
+
+    def _find_a_way(self, world: World) -> None:
+        """Raises Stuck where nothing more goes wrong and it still does not end well."""
+        world = world._replace(budget=self._nothing)
+        way: list[World] = []
+        labels: list[str] = []
+        while world not in self._saved:
+            way.append(world)
+            step = recovery(self._model, world)
+            if step is None or len(way) > LONGEST_WAY:
+                if step is None and good(self._model, world):
+                    break
+                circles = " (it goes in circles)" if step is not None else ""
+                raise Stuck(f"I1: {why_not(world)}{circles}", tuple(labels[:40]))
+            label, world = step
+            labels.append(label)
+            self._invariants.check(world)
+        self._saved.update(way)
+
+    def _trace(self, world: World) -> tuple[str, ...]:
+        labels: list[str] = []
+        at: World | None = world
+        while at is not None:
+            at, label = self._came[at]
+            labels.append(label)
+        return tuple(reversed(labels[:-1]))
+
+
+class Stuck(Exception):
+    """From here there is no good end; ``way`` is what was done for one."""
+
+    def __init__(self, what: str, way: tuple[str, ...]) -> None:
+        super().__init__(what)
+        self.way = way

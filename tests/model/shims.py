@@ -1,0 +1,258 @@
+"""Moves of a machine's shims and workers, and of the machine itself: kill, reboot, power cut, wiped folders.
+
+Owns disk and processes; how a shim ends its worker is the project's own `core.step`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from events.types import AttemptRef
+from services.agent.attempt_files import ExitReason, ExitRecord, StopReason
+from services.agent.session_types import WorkerUp
+from services.agent.shim import core
+from tests.model.dispatchers import Moves, settled
+from tests.model.model import Draft, Model
+from tests.model.values import Disk, Files, Proc, Stage, World
+
+NO_FILES = Files(marker=False)
+
+
+def going_on(model: Model, world: World, m: int) -> Moves:
+    """What shims and workers do by themselves, one step each."""
+    for place, proc in enumerate(world.procs[m].value):
+        draft = Draft(model, world)
+        match proc.stage:
+            case Stage.COMING:
+                yield f"shim {at(proc)} {_take_up(draft, m, place, proc)}", settled(draft)
+            case Stage.LOCKED:
+                _exec(draft, m, place, proc)
+                yield f"worker {at(proc)} starts", settled(draft)
+            case Stage.UP:
+                yield from _supervise(model, world, m, place, proc)
+            case Stage.ORPHAN:
+                pass  # only a sweep ends what a killed shim's worker left behind
+
+
+def exits(model: Model, world: World, m: int) -> Moves:
+    """Workers that end by themselves, and well."""
+    if model.config.hang:
+        return
+    for place, proc in enumerate(world.procs[m].value):
+        if _running(proc):
+            draft = Draft(model, world)
+            _step(draft, m, place, core.WorkerExited(0.0, 0, None))
+            yield f"worker {at(proc)} exits with 0", settled(draft)
+
+
+def faults(model: Model, world: World, m: int) -> Moves:
+    """Failing workers, killed shims, and what happens to the machine."""
+    for place, proc in enumerate(world.procs[m].value):
+        if _running(proc) and model.left(world, "fail"):
+            draft = Draft(model, world)
+            _step(draft, m, place, core.WorkerExited(0.0, 1, None))
+            yield f"worker {at(proc)} exits with 1", settled(draft.spend("fail"))
+        if proc.stage is not Stage.ORPHAN and model.left(world, "kill"):
+            yield from _kill(model, world, m, place, proc)
+    yield from _machine(model, world, m)
+
+
+def at(proc: Proc) -> str:
+    """Which attempt, in words."""
+    return f"{proc.ref.run_id}.{proc.ref.attempt}"
+
+
+# --- disk ----------------------------------------------------------------------------------------------------
+
+
+def files(draft: Draft, m: int, ref: AttemptRef) -> Files:
+    """What the attempt's folder holds; nothing where there is none."""
+    return dict(draft.disk(m).files).get(ref, NO_FILES)
+
+
+def write(draft: Draft, m: int, ref: AttemptRef, **fields: Any) -> None:  # noqa: ANN401
+    """Write files of the attempt's folder, which is made where there is none."""
+    disk = draft.disk(m)
+    kept = dict(disk.files)
+    kept[ref] = replace(kept.get(ref, NO_FILES), **fields)
+    draft.set_disk(m, replace(disk, files=tuple(sorted(kept.items(), key=lambda item: str(item[0])))))
+
+
+def remove_folder(draft: Draft, m: int, ref: AttemptRef) -> None:
+    """As if the attempt had never been."""
+    disk = draft.disk(m)
+    draft.set_disk(m, replace(disk, files=tuple(item for item in disk.files if item[0] != ref)))
+
+
+# --- a shim's life -------------------------------------------------------------------------------------------
+
+
+def _take_up(draft: Draft, m: int, place: int, proc: Proc) -> str:
+    """Lock, then look (docs/protocol.md rule 9)."""
+    code = draft.model.code
+    has_folder = proc.ref in dict(draft.disk(m).files)
+    if not has_folder and code.makes_folder:
+        write(draft, m, proc.ref, intent=1)
+        has_folder = True
+    there = files(draft, m, proc.ref)
+    held = code.lock and holder(draft, m, proc.ref) is not None
+    stands = there.exit is not None or there.started or there.stop is not None
+    if not has_folder or held or (stands and code.looks) or not there.intent:
+        _replace(draft, m, place)
+        return "leaves"
+    _replace(draft, m, place, replace(proc, stage=Stage.LOCKED))
+    return "has the lock"
+
+
+def _exec(draft: Draft, m: int, place: int, proc: Proc) -> None:
+    if proc.ref in dict(draft.disk(m).files):
+        write(draft, m, proc.ref, started=True)
+    shim, _ = draft.model.code.core_step(core.State(core.Limits(grace_s=1.0)), core.Released(0.0, 0))
+    _replace(draft, m, place, replace(proc, stage=Stage.UP, shim=shim, woken=False))
+    if proc.woken:
+        _ask_stop(draft, m, place)
+    agent = draft.agent(m)
+    if agent is not None and proc.ref in agent.watched:
+        state, actions = draft.model.code.session_step(agent.state, WorkerUp(proc.ref))
+        draft.set_agent(m, replace(agent, state=state, tasks=(*agent.tasks, *actions)))
+
+
+def _supervise(model: Model, world: World, m: int, place: int, proc: Proc) -> Moves:
+    shim = proc.shim
+    assert shim is not None
+    draft = Draft(model, world)
+    if shim.worker_gone_at is not None:
+        _step(draft, m, place, core.TreeGone(0.0))
+        yield f"tree of {at(proc)} is gone", settled(draft)
+    elif shim.phase is core.Phase.ENDING:
+        # With its grace over it is killed: either way the shim sees it go.
+        if model.config.hang:
+            _step(draft, m, place, core.Tick(shim.due or 0.0))
+        _step(draft, m, place, core.WorkerExited(0.0, None, 9 if model.config.hang else 15))
+        yield f"worker {at(proc)} is ended", settled(draft)
+
+
+def _running(proc: Proc) -> bool:
+    return proc.stage is Stage.UP and proc.shim is not None and proc.shim.worker_gone_at is None
+
+
+def _step(draft: Draft, m: int, place: int, event: core.Input) -> None:
+    proc = draft.of_procs(m)[place]
+    assert proc.shim is not None
+    shim, actions = draft.model.code.core_step(proc.shim, event)
+    for action in actions:
+        if isinstance(action, core.WriteExit):
+            if proc.ref in dict(draft.disk(m).files):
+                write(draft, m, proc.ref, exit=_record(action))
+            live = not isinstance(event, core.TreeGone)
+            _replace(draft, m, place, replace(proc, stage=Stage.ORPHAN, shim=None) if live else None)
+            return
+    _replace(draft, m, place, replace(proc, shim=shim))
+
+
+def _record(end: core.WriteExit) -> ExitRecord:
+    return ExitRecord(
+        exit_code=end.exit_code,
+        signal=end.signal,
+        reason=ExitReason(end.reason.value),
+        stop_reason=StopReason(end.stop_reason) if end.stop_reason is not None else None,
+        ended_at=0.0,
+    )
+
+
+def wake(draft: Draft, m: int, ref: AttemptRef) -> None:
+    """The signal on which a shim reads stop.json; one that comes up has it once its worker runs."""
+    for place, proc in enumerate(draft.of_procs(m)):
+        if proc.ref == ref and proc.stage in (Stage.COMING, Stage.LOCKED):
+            _replace(draft, m, place, replace(proc, woken=True))
+        elif proc.ref == ref and proc.stage is Stage.UP:
+            _ask_stop(draft, m, place)
+
+
+def _ask_stop(draft: Draft, m: int, place: int) -> None:
+    stop = files(draft, m, draft.of_procs(m)[place].ref).stop
+    if stop is not None:
+        _step(draft, m, place, core.StopAsked(0.0, stop.value))
+
+
+def _replace(draft: Draft, m: int, place: int, proc: Proc | None = None) -> None:
+    procs = list(draft.of_procs(m))
+    procs[place : place + 1] = [] if proc is None else [proc]
+    draft.set_procs(m, tuple(procs))
+
+
+# --- what the agent does to them -------------------------------------------------------------------------------
+
+
+def holder(draft: Draft, m: int, ref: AttemptRef) -> Proc | None:
+    """The shim that holds the attempt's lock."""
+    for proc in draft.of_procs(m):
+        if proc.ref == ref and proc.stage in (Stage.LOCKED, Stage.UP):
+            return proc
+    return None
+
+
+def sweep(draft: Draft, m: int, keep: frozenset[AttemptRef], watched: frozenset[AttemptRef]) -> None:
+    """End every process of no kept attempt, and shims that come up for an agent that is gone."""
+    draft.set_procs(
+        m,
+        tuple(
+            proc
+            for proc in draft.of_procs(m)
+            if proc.ref in keep and (proc.stage is not Stage.COMING or proc.ref in watched)
+        ),
+    )
+
+
+def bury(draft: Draft, m: int, ref: AttemptRef, reason: ExitReason) -> None:
+    """With the lock: end what is left of the tree, and write exit.json where none stands."""
+    there = files(draft, m, ref)
+    if there.exit is not None:
+        return
+    draft.set_procs(m, tuple(p for p in draft.of_procs(m) if not (p.ref == ref and p.stage is Stage.ORPHAN)))
+    write(draft, m, ref, exit=ExitRecord(reason=reason, stop_reason=there.stop, ended_at=0.0))
+
+
+# --- faults --------------------------------------------------------------------------------------------------
+
+
+def _kill(model: Model, world: World, m: int, place: int, proc: Proc) -> Moves:
+    draft = Draft(model, world).spend("kill")
+    live = proc.stage is Stage.UP
+    _replace(draft, m, place, replace(proc, stage=Stage.ORPHAN, shim=None, woken=False) if live else None)
+    yield f"shim {at(proc)} is killed", settled(draft)
+    if proc.stage is Stage.LOCKED:
+        write(draft, m, proc.ref, started=True)
+        yield f"shim {at(proc)} is killed before exec", settled(draft)
+
+
+def _machine(model: Model, world: World, m: int) -> Moves:
+    disk: Disk = world.disks[m].value
+    who = disk.incarnation
+    if not disk.files and world.agents[m].value is None:
+        return
+    if model.left(world, "reboot"):
+        yield f"{who} reboots", settled(_off(Draft(model, world), m).spend("reboot"))
+        draft = _off(Draft(model, world), m)
+        lost = tuple(item for item in disk.files if item[1].exit is not None)
+        if lost != disk.files:
+            draft.set_disk(m, replace(disk, files=lost))
+            yield f"{who} loses its power, and what was not synced", settled(draft.spend("reboot"))
+    if world.agents[m].value is not None:
+        return
+    if model.left(world, "wipe") and disk.files:
+        draft = Draft(model, world).spend("wipe")
+        draft.set_disk(m, Disk(who))
+        yield f"the attempts of {who} are wiped", settled(draft)
+    if model.left(world, "new disk"):
+        draft = Draft(model, world).spend("new disk")
+        draft.set_disk(m, Disk(f"{who}'"))
+        yield f"{who} gets a new state folder", settled(draft)
+
+
+def _off(draft: Draft, m: int) -> Draft:
+    draft.set_agent(m, None)
+    draft.set_procs(m, ())
+    return draft
