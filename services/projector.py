@@ -305,7 +305,15 @@ class ProjectorService:
     async def _run_list(self, call: Call) -> object:
         query = run_query(
             **call.fields(
-                status=list, labels=dict, name=str, run=str, prefix=str, live=bool, limit=int, before_seq=int
+                status=list,
+                labels=dict,
+                name=str,
+                run=str,
+                prefix=str,
+                live=bool,
+                ended=bool,
+                limit=int,
+                before_seq=int,
             )
         )
         return await self._answer(lambda: self._queries.runs(query))

@@ -11,6 +11,11 @@ import pytest
 from tests.support import NatsServer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``pytest tests/unit/test_screens.py --rewrite-golden`` writes tests/golden anew: read what has changed there."""
+    parser.addoption("--rewrite-golden", action="store_true", help="write the golden files of screens anew")
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the stack, the settings or the state folder of who runs the tests."""

@@ -113,6 +113,7 @@ class SafeClient(nats.aio.client.Client):
         try:
             subject.decode()
         except UnicodeDecodeError:
+            await self._error_cb(nats.errors.Error(f"nats: a subject is not UTF-8 ({subject[:200]!r})"))
             subject = subject.decode(errors="replace").encode()
         listener = self._listeners.get(sid)
         try:

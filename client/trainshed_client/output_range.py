@@ -22,8 +22,8 @@ RANGE_BYTES = 128 * 1024
 
 STREAMS = ("stdout", "stderr")
 _LONGEST_INDEX_LINE = 4096
-_INDEX_RANGES = 64
-"""So far back the index is read for the last lines: some 100,000 entries."""
+_INDEX_RANGES = 16
+"""So far back the index is read for the last lines: some 30,000 entries."""
 
 
 class Requests(Protocol):
@@ -101,11 +101,12 @@ async def stored_output(
 
     ``begin``: where to begin in each stream. Raises as `read_range`.
     """
-    from_start = begin or {}
-    files = {name: _File(asks, node, run_id, attempt, name, from_start.get(name, 0)) for name in streams}
+    index_start, starts = 0, dict(begin or {})
+    if any(starts.values()):
+        index_start, starts = await _index_start(asks, run_id, attempt, node, starts)
+    files = {name: _File(asks, node, run_id, attempt, name, starts.get(name, 0)) for name in streams}
     for file in files.values():
         await file.look()
-    index_start = await _index_start(asks, run_id, attempt, node, from_start) if begin else 0
     index = _File(asks, node, run_id, attempt, "index", index_start)
     await index.look()
     async for line in index.lines():
@@ -142,7 +143,8 @@ async def last_lines(
     if lines <= 0:
         return Tail([], sizes)
     chunks = []
-    async for chunk in stored_output(asks, run_id, attempt, node, streams=streams, begin=begin):
+    starts = {name: offset for name, offset in begin.items() if sizes[name]}
+    async for chunk in stored_output(asks, run_id, attempt, node, streams=streams, begin=starts):
         chunks.append(chunk)
         sizes[chunk.stream] = chunk.offset + len(chunk.data)
     return Tail(_last(chunks, lines), sizes)
@@ -163,29 +165,40 @@ async def _lines_start(
     return offset, size
 
 
-async def _index_start(asks: Requests, run_id: str, attempt: int, node: str, begin: Mapping[str, int]) -> int:
-    """Where to begin in the index so that it tells of everything from ``begin`` on: the start of one of its lines."""
+async def _index_start(
+    asks: Requests, run_id: str, attempt: int, node: str, begin: Mapping[str, int]
+) -> tuple[int, dict[str, int]]:
+    """Where to begin in the index so that it tells of everything from ``begin`` on, and where in the streams.
+
+    A stream that was silent for as long as the index is read back begins where it spoke again: nobody would know the
+    place of what it wrote before.
+    """
+    starts = dict(begin)
     missing = set(begin)
-    offset = (await read_range(asks, node, run_id, attempt, "index", 0, 1)).size
+    offset = size = (await read_range(asks, node, run_id, attempt, "index", 0, 1)).size
     for _ in range(_INDEX_RANGES):
         if not missing or offset == 0:
             break
-        end = offset
-        offset = max(0, end - RANGE_BYTES)
-        # Some bytes more, for the line that the range's end cuts.
-        limit = min(RANGE_BYTES, end - offset)
-        data = (await read_range(asks, node, run_id, attempt, "index", offset, limit)).data
-        for line in data.split(b"\n"):
+        end, offset = offset, max(0, offset - RANGE_BYTES)
+        data = (await read_range(asks, node, run_id, attempt, "index", offset, end - offset)).data
+        for line in reversed(data.split(b"\n")):
             try:
                 seen = _SEEN.decode(line)
             except msgspec.MsgspecError:
-                continue  # cut by the range
-            if seen.offset <= begin.get(seen.stream, 0):
-                missing.discard(seen.stream)
+                continue  # cut by the range: the stream's next one tells enough
+            if seen.stream in missing:
+                starts[seen.stream] = max(seen.offset, begin[seen.stream])
+                if seen.offset <= begin[seen.stream]:
+                    missing.discard(seen.stream)
     if offset == 0:
-        return 0
+        return 0, dict(begin)
+    for name in missing:
+        if starts[name] == begin[name] and size:  # not heard of at all
+            starts[name] = (await read_range(asks, node, run_id, attempt, name, 0, 1)).size
+    for name in begin.keys() - missing:
+        starts[name] = begin[name]
     cut = (await read_range(asks, node, run_id, attempt, "index", offset, _LONGEST_INDEX_LINE)).data
-    return offset + cut.find(b"\n") + 1
+    return offset + cut.find(b"\n") + 1, starts
 
 
 def _last(chunks: Sequence[OutputChunk], lines: int) -> list[OutputChunk]:

@@ -10,18 +10,14 @@ import os
 import click
 
 from services.cli.common import json_option, print_json, warn
+from services.cli.verb import verb
 from services.settings import in_force, unknown_settings
 
 
-@click.command()
+@verb("trainshed config", "docker compose exec gateway trainshed config")
 @json_option
 def config(as_json: bool) -> None:
-    """Print every setting with its value and where it comes from; a secret is not shown.
-
-    \b
-    Example:  trainshed config
-    Example:  docker compose exec gateway trainshed config
-    """
+    """Print every setting with its value and where it comes from; a secret is not shown."""
     settings = in_force()
     for name, meant in unknown_settings(os.environ).items():
         warn(f"{name} is no setting" + (f"; did you mean {meant}?" if meant else ""))

@@ -62,24 +62,22 @@ def _why(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | Non
             waits_for = record.waits_for
             yield "why", waits_for.text if waits_for else "it was queued a moment ago", None
             yield "waited", describe.waited(record, at), None
-            yield (
-                "next",
-                f"see it begin: trainshed logs -f {run}; or give it up: trainshed cancel {run}",
-                None,
-            )
+            yield "to follow", f"trainshed logs -f {run}", None
+            yield "to end", f"trainshed cancel {run}", None
         case RunStatus.COMPLETED:
             yield "why", f"its worker exited with 0 after {describe.ran(record, at)}", None
-            yield "next", f"its output: trainshed logs {run}", None
+            yield "output", f"trainshed logs {run}", None
         case RunStatus.FAILED:
             yield "why", describe.last(record), None
             yield "where", describe.where(record), None
-            yield "next", f"its output: trainshed logs {run}; again: trainshed retry {run}", None
+            yield "output", f"trainshed logs {run}", None
+            yield "again", f"trainshed retry {run}", None
         case RunStatus.CANCELLED:
             text = describe.last(record)
             yield "why", "a cancel was asked for" if text == describe.NOTHING else text, None
-            yield "next", f"again: trainshed retry {run}", None
+            yield "again", f"trainshed retry {run}", None
         case _:
             yield "where", describe.where(record), None
             yield "ran", describe.ran(record, at), None
             yield "last", describe.last(record), None
-            yield "next", f"its output: trainshed logs -f {run}", None
+            yield "to follow", f"trainshed logs -f {run}", None

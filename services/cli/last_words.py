@@ -5,6 +5,7 @@ Owns which of the two is asked and how long; prints nothing.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainshed_client import subjects
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
 
 LINES = 10
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 WITHIN_S = 2.0
 
 
@@ -81,7 +83,8 @@ async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) 
 
 
 def _lines(text: str) -> list[str]:
-    """The last lines as a terminal would show them: of a progress bar, what it was at last."""
+    """The last lines as a terminal would show them, less colours: of a progress bar, what it was at last."""
+    text = _COLOUR.sub("", text)
     lines = [line.rstrip("\r").rpartition("\r")[2].expandtabs() for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()

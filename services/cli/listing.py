@@ -14,12 +14,12 @@ from trainshed_client.records import RunRecord
 
 COLUMNS = (
     Column("RUN"),
-    Column("NAME", shrink=12),
+    Column("NAME", shrink=10),
     Column("STATUS"),
     Column("WHERE", shrink=10),
     Column("WAITED", right=True),
     Column("RAN", right=True),
-    Column("LAST", shrink=16),
+    Column("LAST", shrink=22),
 )
 
 

@@ -5,6 +5,7 @@ Owns the list of verbs, exit codes and what an error looks like; must import not
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from services.cli.verb import VerbGroup
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 BROKEN_PIPE = 141
@@ -52,7 +54,7 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb → where it is (``module:command``), and its line of help."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(VerbGroup):
     """A group whose verbs are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -97,7 +99,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nBegin with:                 trainshed up\nThen, in another terminal:  trainshed run -- python3 train.py",
+    examples=("trainshed up", "trainshed run --gpus 1 -- python3 train.py      in another terminal"),
 )
 @click.option(
     "--nats",
@@ -116,7 +118,8 @@ def cli(ctx: click.Context, nats: str | None) -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The console script: run one command and exit with its code."""
     code = run(sys.argv[1:] if args is None else args)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # the terminal may be gone: the end of an ssh session
+        sys.stderr.flush()
     # The interpreter's own shutdown frees nothing that the end of the process does not, and costs 10 to 30 ms.
     os._exit(code)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from services.cli.up import agent_options, up_words, with_options
+from services.cli.verb import Verb, verb_group
 from services.settings import Settings, given_settings
 from services.systemd_unit import MARK, UNIT, unit_path, unit_text
 from trainshed_client.endpoint import write_private
@@ -22,17 +23,19 @@ _KEPT = ("PATH", "CUDA_VISIBLE_DEVICES")
 """What runs would find in this shell and not in the user manager's environment."""
 
 
-@click.group("service")
+@verb_group("trainshed service install", "trainshed service install --gpus 2", name="service")
 def service() -> None:
-    """Run the stack as a systemd service of yours: from boot on, and started again whenever it ends.
-
-    \b
-    Example:  trainshed service install
-              trainshed service install --gpus 2
-    """
+    """Run the stack as a systemd service of yours: from boot on, and started again whenever it ends."""
 
 
-@service.command("install")
+@service.command(
+    "install",
+    cls=Verb,
+    examples=(
+        "trainshed service install",
+        "trainshed service install --gpus 2 --node box1",
+    ),
+)
 def install(
     node: str | None,
     gpus: int | None,
@@ -43,10 +46,6 @@ def install(
     """Write a systemd user unit that runs `trainshed up` with these options, and say how to start it.
 
     The settings (TRAINSHED_...) and the PATH of this shell go with it, passwords do not. Nothing is started.
-
-    \b
-    Example:  trainshed service install
-              trainshed service install --gpus 2 --node box1
     """
     settings = with_options(Settings.read(), node, heartbeat_timeout)
     words = up_words(node, gpus, cpus, memory, heartbeat_timeout)

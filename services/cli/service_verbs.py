@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from services.cli.up import agent_options, warn_of_unknown_settings, with_options
+from services.cli.verb import verb
 from services.settings import Settings
 from trainshed_client.endpoint import Endpoint, discover
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -27,13 +28,9 @@ if TYPE_CHECKING:
 Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]]]
 
 
-@click.command("gateway")
+@verb("NATS_URL=nats://host:4222 trainshed gateway", name="gateway")
 def gateway() -> None:
-    """Run the gateway alone: it takes commands and appends what follows.
-
-    \b
-    Example:  NATS_URL=nats://host:4222 trainshed gateway
-    """
+    """Run the gateway alone: it takes commands and appends what follows."""
     settings = Settings.read()
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
@@ -49,13 +46,9 @@ def gateway() -> None:
     _serve("gateway", settings, build)
 
 
-@click.command("dispatcher")
+@verb("NATS_URL=nats://host:4222 trainshed dispatcher", name="dispatcher")
 def dispatcher() -> None:
-    """Run a dispatcher alone; of several one is active and the others stand by.
-
-    \b
-    Example:  NATS_URL=nats://host:4222 trainshed dispatcher
-    """
+    """Run a dispatcher alone; of several one is active and the others stand by."""
     settings = Settings.read()
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
@@ -71,17 +64,13 @@ def dispatcher() -> None:
     _serve("dispatcher", settings, build)
 
 
-@click.command("projector")
+@verb("NATS_URL=nats://host:4222 trainshed projector --records", name="projector")
 @click.option("--records", is_flag=True, help="Keep the record buckets too (one projector of a stack does).")
 @click.option("--database", metavar="PATH", help="The SQLite file (trainshed.db in the state folder).")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--die-with", type=int, hidden=True)
 def projector(records: bool, database: str | None, ready_fd: int | None, die_with: int | None) -> None:
-    """Run a projector alone: it builds the read model and answers queries.
-
-    \b
-    Example:  NATS_URL=nats://host:4222 trainshed projector --records
-    """
+    """Run a projector alone: it builds the read model and answers queries."""
     if die_with is not None:
         _die_with(die_with)
     settings = Settings.read()
@@ -106,7 +95,7 @@ def projector(records: bool, database: str | None, ready_fd: int | None, die_wit
     _serve("projector", settings, build, ready, quiet=die_with is not None)
 
 
-@click.command("agent")
+@verb("NATS_URL=nats://host:4222 trainshed agent --node gpu01", name="agent")
 @click.option(
     "--borrowed", is_flag=True, help="The machine is on loan: SIGTERM stops the workers and leaves."
 )
@@ -118,11 +107,7 @@ def agent(
     heartbeat_timeout: str | None,
     borrowed: bool,
 ) -> None:
-    """Run this machine's agent alone: it starts and ends workers as the dispatcher decides.
-
-    \b
-    Example:  NATS_URL=nats://host:4222 trainshed agent --node gpu01
-    """
+    """Run this machine's agent alone: it starts and ends workers as the dispatcher decides."""
     settings = with_options(Settings.read(), node, heartbeat_timeout)
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:

@@ -60,7 +60,8 @@ def lines(view: RunView, words: LastWords | None, at: str, screen: Screen) -> li
     """The whole page."""
     shown = list(facts(_facts(view.run, at), screen))
     if view.config:
-        shown += facts([("config", msgspec.json.encode(view.config).decode(), None)], screen)
+        config = msgspec.json.format(msgspec.json.encode(view.config), indent=0).decode()
+        shown += facts([("config", config, None)], screen)
     if view.attempts:
         shown += ["", *_attempts(view.attempts, at, screen)]
     if view.timeline:

@@ -15,6 +15,8 @@ from typing import IO, Any, NamedTuple, Self
 from services.cli.common import colour_wanted
 
 GAP = "  "
+_LEAST = 6
+"""To this width a column is cut where the terminal is narrower than all that may be cut at first."""
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
@@ -72,10 +74,28 @@ def render(
     """The lines of a table: its headings and rows; on a terminal the columns that may shrink are cut until it fits."""
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     heads = [Cell(column.heading, "bold") for column in columns]
-    widths = [max(text_width(row[place].text) for row in [heads, *cells]) for place, _ in enumerate(columns)]
+    widths = [
+        max(map(text_width, (row[place].text for row in [heads, *cells]))) for place in range(len(columns))
+    ]
     if screen.width is not None:
         _shrink(columns, widths, screen.width)
+    elif not screen.colour:
+        return _plain(columns, [heads, *cells], widths)
     return [_line(columns, row, widths, screen) for row in [heads, *cells]]
+
+
+def _plain(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], widths: Sequence[int]) -> list[str]:
+    """The lines for a program: of 10,000 rows in a fraction of the time that `_line` takes."""
+    pieces = [
+        f"%{'' if column.right else '-'}{width}s" for column, width in zip(columns, widths, strict=True)
+    ]
+    template = GAP.join(pieces)
+    lines = []
+    for row in rows:
+        line = template % tuple([cell.text for cell in row])
+        # A letter that takes no column, or two, is none that % can align.
+        lines.append(line.rstrip() if line.isascii() else _line(columns, row, widths, PLAIN))
+    return lines
 
 
 def wrapped(text: str, indent: int, screen: Screen) -> str:
@@ -119,20 +139,11 @@ def _width_of(char: str) -> int:
 def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
     """Take from the widest column that may shrink until all fit, so that none loses while another has more."""
     over = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    while over > 0:
-        can = [
-            place
-            for place, column in enumerate(columns)
-            if column.shrink is not None and widths[place] > column.shrink
-        ]
-        if not can:
-            return
-        widest = max(can, key=lambda place: widths[place])
-        others = [widths[place] for place in can if widths[place] < widths[widest]]
-        least = max([columns[widest].shrink or 0, *others])
-        step = min(over, max(1, widths[widest] - least))
-        widths[widest] -= step
-        over -= step
+    may = [place for place, column in enumerate(columns) if column.shrink is not None]
+    for least in ([column.shrink or 0 for column in columns], [_LEAST] * len(columns)):
+        while over > 0 and (can := [place for place in may if widths[place] > least[place]]):
+            widths[max(can, key=lambda place: widths[place])] -= 1
+            over -= 1
 
 
 def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int], screen: Screen) -> str:

@@ -9,13 +9,17 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+from typing import TypeVar
 
 import click
 
+from services.cli.verb import verb
 from services.settings import Settings
 
+C = TypeVar("C", bound=click.Command)
 
-def agent_options(command: click.Command) -> click.Command:
+
+def agent_options(command: C) -> C:
     """The options that say what a node has and how it behaves, shared by `up` and `agent`."""
     for option in (
         click.option("--node", metavar="NAME", help="This node's name, kept from its first start on."),
@@ -36,7 +40,12 @@ def agent_options(command: click.Command) -> click.Command:
     return command
 
 
-@click.command("up")
+@verb(
+    "trainshed up",
+    "trainshed up --gpus 2 --node box1",
+    "trainshed up --detach            (trainshed down stops it)",
+    name="up",
+)
 @click.option("--stop-workers", is_flag=True, help="At the end, stop the workers too (they go on otherwise).")
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background; return when it is ready.")
 @click.option("--borrowed", is_flag=True, hidden=True)
@@ -55,11 +64,6 @@ def up(
     """Run everything on this machine, with an embedded nats-server, until Ctrl-C.
 
     Workers outlive it: the next `trainshed up` finds them again.
-
-    \b
-    Example:  trainshed up
-              trainshed up --gpus 2 --node box1
-              trainshed up --detach            (trainshed down stops it)
     """
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)
@@ -102,17 +106,13 @@ def up(
     asyncio.run(run_up(settings, options, ready, log_file=log_file))
 
 
-@click.command("down")
+@verb("trainshed down", "trainshed down --stop-workers", name="down")
 @click.option("--stop-workers", is_flag=True, help="Stop its workers first (they go on otherwise).")
 def down(stop_workers: bool) -> None:
     """Stop what `trainshed up` started here, and wait until it is gone.
 
     Workers go on and are found again by the next `trainshed up`; what is queued stays queued. With --stop-workers
     each gets its stop signal, and SIGKILL after its grace period; a run with a retry policy is tried again later.
-
-    \b
-    Example:  trainshed down
-              trainshed down --stop-workers
     """
     from services.down import down as stop_stack
 

@@ -42,9 +42,9 @@ def verb(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any
     return click.command(name, cls=Verb, examples=examples)
 
 
-def verb_group(*examples: str) -> Callable[[Callable[..., Any]], VerbGroup]:
+def verb_group(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], VerbGroup]:
     """Make a function a group of verbs."""
-    return click.group(None, cls=VerbGroup, examples=examples)
+    return click.group(name, cls=VerbGroup, examples=examples)
 
 
 def _write(examples: Sequence[str], formatter: click.HelpFormatter) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.stack import ROOT, ComposeStack, build_environment, compose_command
+from tests.containers.stack import ComposeStack, build_environment, compose_command
 
 REQUIRED = "ENGINE_REQUIRED"
 """Set (by `.ci/run`) where a missing engine is a failure and no reason to skip."""
@@ -54,14 +54,15 @@ def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def next_image(image: str) -> str:
-    """The tag of a release that differs from ``image`` in its version."""
+    """The tag of another image: what a later release is to compose."""
     tag = f"{image}-next"
     subprocess.run(
-        ["docker", "build", "-q", "-t", f"trainshed:{tag}", "--build-arg", "VERSION=0.1.1", str(ROOT)],
+        ["docker", "build", "-q", "-t", f"trainshed:{tag}", "-"],
         env=build_environment(),
+        input=f"FROM trainshed:{image}\nLABEL org.opencontainers.image.version=0.1.1\n".encode(),
         capture_output=True,
         check=True,
-        timeout=280,
+        timeout=120,
     )
     return tag
 

@@ -218,6 +218,12 @@ class ComposeStack:
         """The event log."""
         return [json.loads(line) for line in self.trainshed("events").lines]
 
+    def node(self, agent: Container) -> str:
+        """The name that the node of an agent's container keeps in its state."""
+        code, output = agent.exec_run(["cat", "/var/lib/trainshed/node.json"])
+        assert code == 0, output
+        return str(json.loads(output)["node"])
+
     def nodes(self) -> dict[str, str]:
         """The status of each node by name."""
         return {node["node"]: node["status"] for node in self.json("nodes")["nodes"]}

@@ -98,26 +98,19 @@ def test_a_container_killed_in_the_middle_of_runs_loses_nothing(stack: ComposeSt
     stack.holds()
 
 
-def test_agents_are_added_and_one_is_removed(stack: ComposeStack) -> None:
-    stack.up("--no-recreate", "--scale", "agent=3")
-    until(lambda: list(stack.nodes().values()) == ["up"] * 3, 20.0, what="three nodes")
-    runs = [stack.submit("sleep 600" if place < 3 else "true", **PATIENT) for place in range(3)]
-    stack.running(*runs)
-    assert len({stack.record(run)["node"] for run in runs}) == 3
-    leaving = stack.containers("agent")[-1].attrs["Config"]["Hostname"]
-    moved = next(run for run in runs if stack.record(run)["node"] == leaving)
-    stack.up("--no-recreate", "--scale", "agent=2")
-    until(lambda: leaving not in stack.nodes(), 20.0, what=f"{leaving} has left")
-    assert sorted(stack.nodes().values()) == ["up", "up"]
-    record = stack.record(moved)
-    assert (record["status"], record["attempt"]) == ("PENDING", 2)
-    other = next(run for run in runs if run != moved)
-    stack.trainshed("cancel", other)
-    stack.running(moved)
-    stack.trainshed("cancel", *[run for run in runs if run != other])
-    stack.ended(*runs)
-    stack.holds()
-    stack.up("--no-recreate", "--scale", "agent=1")
+def test_a_server_that_is_healthy_no_more_is_started_again(stack: ComposeStack) -> None:
+    server = stack.container("nats")
+    began = server.attrs["State"]["StartedAt"]
+    (_, check) = server.attrs["Config"]["Healthcheck"]["Test"]
+    server.exec_run(["sh", "-c", check.replace(":8222/", ":1/")])  # where nothing answers
+
+    def started_again() -> bool:
+        server.reload()
+        return bool(server.attrs["State"]["StartedAt"] != began)
+
+    until(started_again, 30.0, what="nats is started again")
+    stack.healthy()
+    assert stack.ended(stack.submit("true"))[0]["status"] == "COMPLETED"
 
 
 def test_an_upgrade_loses_no_event_and_every_run_reaches_its_end(
@@ -142,6 +135,27 @@ def test_an_upgrade_loses_no_event_and_every_run_reaches_its_end(
     stack.holds()
 
 
+def test_agents_are_added_and_one_is_removed(stack: ComposeStack) -> None:
+    stack.up("--no-recreate", "--scale", "agent=3")
+    until(lambda: list(stack.nodes().values()) == ["up"] * 3, 20.0, what="three nodes")
+    runs = [stack.submit("sleep 600" if place < 3 else "true", **PATIENT) for place in range(3)]
+    stack.running(*runs)
+    assert len({stack.record(run)["node"] for run in runs}) == 3
+    leaving = stack.node(stack.containers("agent")[-1])
+    moved = next(run for run in runs if stack.record(run)["node"] == leaving)
+    stack.up("--no-recreate", "--scale", "agent=2")
+    until(lambda: leaving not in stack.nodes(), 20.0, what=f"{leaving} has left")
+    assert sorted(stack.nodes().values()) == ["up", "up"]
+    record = stack.record(moved)
+    assert (record["status"], record["attempt"]) == ("PENDING", 2)
+    other = next(run for run in runs if run != moved)
+    stack.trainshed("cancel", other)
+    stack.running(moved)
+    stack.trainshed("cancel", *[run for run in runs if run != other])
+    stack.ended(*runs)
+    stack.holds()
+
+
 def test_a_backup_brings_everything_back_on_an_empty_machine(stack: ComposeStack) -> None:
     done = stack.ended(stack.submit("echo kept"))[0]
     events = [(event["sequence"], event["id"]) for event in stack.events()]
@@ -154,7 +168,11 @@ def test_a_backup_brings_everything_back_on_an_empty_machine(stack: ComposeStack
     assert stack.inside("gateway", "cat", "/run/trainshed/password") == password
     assert [(event["sequence"], event["id"]) for event in stack.events()][: len(events)] == events
     assert stack.record(done["run_id"])["status"] == "COMPLETED"
-    (new,) = [node for node, status in stack.nodes().items() if status == "up"]
+    new = stack.node(stack.container("agent"))
+    gone = [node for node in stack.nodes() if node != new]
+    until(lambda: all(stack.nodes()[node] == "lost" for node in gone), 40.0, what=f"{gone} are lost")
+    for node in gone:
+        stack.trainshed("node", "remove", node)
     again = stack.ended(stack.submit("true"))[0]
     assert (again["status"], again["node"]) == ("COMPLETED", new)
     stack.holds()

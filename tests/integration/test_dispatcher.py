@@ -22,7 +22,7 @@ from events.config import digest_of, stored_config
 from events.evolve import ended_runs_needed, evolve
 from events.feed import ApiError, api_call
 from events.log import Conflict, EventLog, Guard, Refused
-from events.state import State
+from events.state import Run, State
 from events.types import (
     AttemptRef,
     Cancelled,
@@ -41,6 +41,7 @@ from events.types import (
 )
 from services.dispatcher import election as elections
 from services.dispatcher.dispatcher import Dispatcher
+from services.dispatcher.scheduler import SCHEDULER
 from services.fold import SharedFold
 from tests.support import NatsServer, eventually
 from tests.support.builders import config, needs
@@ -471,7 +472,7 @@ async def test_one_that_loses_an_election_stands_back(nats_server: NatsServer, l
         if first:
             first = False
             name = rivals.pop()
-            await say(log, Role.DISPATCHER, Elected(name=name, scheduler=elections.SCHEDULER))
+            await say(log, Role.DISPATCHER, Elected(name=name, scheduler=SCHEDULER))
         return read
 
     one.log.last_id = with_a_rival  # type: ignore[method-assign]
@@ -489,7 +490,7 @@ async def test_rule_1_the_guard_refuses_a_deposed_dispatcher(nats_server: NatsSe
     async with dispatching(one):
         await asyncio.wait_for(one.service.ready.wait(), 10)
         epoch = one.fold.state.epoch
-        other = writer(Role.DISPATCHER).new(Elected(name="other", scheduler=elections.SCHEDULER))
+        other = writer(Role.DISPATCHER).new(Elected(name="other", scheduler=SCHEDULER))
         await log.append(other, Guard(subjects.ELECTED, epoch))
         stale = writer(Role.DISPATCHER).new(
             NodeLost(node="gpu01", incarnation="a", epoch=epoch, silent_s=15.0)
@@ -633,7 +634,7 @@ async def test_rule_1_races_of_three_dispatchers_for_one_slot_never_grant_it_twi
         """Deposes whoever is active, under the guard as ever."""
         while True:
             await asyncio.sleep(dice.uniform(0.005, 0.05))
-            event = one.service._writer.new(Elected(name="rival", scheduler=elections.SCHEDULER))
+            event = one.service._writer.new(Elected(name="rival", scheduler=SCHEDULER))
             seq, _ = await one.log.last_id(subjects.ELECTED)
             with contextlib.suppress(Conflict):
                 await one.log.append(event, Guard(subjects.ELECTED, seq))
@@ -680,7 +681,8 @@ async def _of(log: EventLog, kind: type[Event]) -> list[StoredEvent]:
 
 async def _state(log: EventLog) -> State:
     """The fold of the whole log, with invariant I2 and the node's capacity checked at every sequence."""
-    state, past = State(), {}
+    state = State()
+    past: dict[str, Run] = {}
     for one in await everything(log):
         wanted = ended_runs_needed(state, one)
         for change in evolve(state, one, {r: past[r] for r in wanted if r in past}).runs:

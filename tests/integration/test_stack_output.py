@@ -123,7 +123,7 @@ def test_a_run_without_output_says_why(stack: Stack) -> None:
     queued = stack.submit("--gpus", "1", "--", "true")
     done = stack.trainshed("logs", queued)
     assert done.stdout == b""
-    assert "not started yet" in done.stderr
+    assert "has not started" in done.stderr
     stack.trainshed("cancel", blocker, queued)
     stack.wait(blocker, queued, code=125)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -11,7 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from asyncio.subprocess import PIPE
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ UP = ("up", "--detach", "--node", "box", "--gpus", "2", "--cpus", "4", "--memory
 
 
 @pytest.fixture
-def detached(new_stack: NewStack) -> Iterator[Callable[..., tuple[Stack, int]]]:
+def detached(new_stack: NewStack) -> Callable[..., tuple[Stack, int]]:
     """Starts a stack with `up --detach`; the stack and the pid in its lock file."""
 
     def start(**options: object) -> tuple[Stack, int]:
@@ -155,7 +157,7 @@ def test_what_keeps_it_from_starting_is_shown_and_nothing_is_left(
     assert "is the state folder of node box, not of other" in other.stderr
     assert f"the stack did not start; its log is {stack.state_dir}/logs/up.log" in other.stderr
     assert '"level"' not in other.stderr
-    assert stack.processes() == []
+    until(lambda: stack.processes() == [])
     assert "TRAINSHED_NODE_LOST_S is 'soon'" in (
         stack.trainshed(*UP, code=2, environment={"TRAINSHED_NODE_LOST_S": "soon"}).stderr
     )
@@ -181,7 +183,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(new_stack: NewStack) -> None:
             starting.kill()
             starting.wait()
     assert starting.returncode == 130, said
-    assert stack.processes() == []
+    until(lambda: stack.processes() == [])
 
 
 def test_relative_folders_mean_the_callers(new_stack: NewStack, tmp_path: Path) -> None:
@@ -262,13 +264,13 @@ async def test_a_single_service_tells_of_a_setting_that_is_none(
             "TRAINSHED_REPLICATES": "3",
         },
     )
-    process = subprocess.Popen([TRAINSHED, service], env=environment, stderr=subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(TRAINSHED, service, env=environment, stderr=PIPE)
+    assert process.stderr is not None
     try:
-        assert process.stderr is not None
-        line = json.loads(process.stderr.readline())
+        line = json.loads(await process.stderr.readline())
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        await process.communicate()
     assert (line["level"], line["variable"], line["did_you_mean"]) == (
         *("warning", "TRAINSHED_REPLICATES", "TRAINSHED_REPLICAS"),
     )

@@ -223,7 +223,8 @@ def _without(draft: Draft, m: int, task: Action) -> Draft:
     assert agent is not None
     tasks = list(agent.tasks)
     tasks.remove(task)
-    draft.set_agent(m, replace(agent, tasks=tuple(tasks), unanswered=0))
+    unanswered = 0 if isinstance(task, AppendJoined) else agent.unanswered
+    draft.set_agent(m, replace(agent, tasks=tuple(tasks), unanswered=unanswered))
     return draft
 
 
@@ -235,6 +236,10 @@ def _do(model: Model, world: World, m: int, task: Action, who: str) -> Moves:
     match task:
         case ReadName():
             name = dict(draft.heads.value.names).get(draft.node(m), Name())
+            reading = draft.agent(m)
+            assert reading is not None
+            removed = name.removed_of == reading.state.incarnation and name.removed > name.joined
+            draft.set_agent(m, replace(reading, disowned=removed))
             if not model.code.reads_name:
                 name = Name(joined=name.joined)
             yield from _fed(model, draft, m, NameRead(name), f"{who} reads its name")
@@ -306,14 +311,11 @@ def _store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int
 
 
 def _own_again(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> None:
-    """From a join on nothing excuses a worker but that the NodeRemoved was stored after the name was read."""
-    heads: Heads = draft.heads.value
-    removed = dict(heads.names).get(draft.node(m), Name()).removed
-    raced = agent.state.name.removed != removed
+    """From a join on nothing excuses a worker but that its agent could not read of the removal before it."""
     kept = frozenset(
         (incarnation, ref)
         for incarnation, ref in draft.disowned.value
-        if incarnation != agent.state.incarnation or (raced and ref in task.attempts)
+        if incarnation != agent.state.incarnation or (not agent.disowned and ref in task.attempts)
     )
     draft.disowned = draft.cell(kept)
 
@@ -370,9 +372,9 @@ def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
         label = f"{who} takes {short(stored.event)}"
         yield from _fed(model, Draft(model, world), m, event, label)
         if model.left(world, "ack"):
-            for said, after in feed(Draft(model, world), m, event, label):
-                after.pushes = list(world.pushes)
-                yield f"{said}, the ack is lost", settled(after.spend("ack"))
+            _, after = next(feed(Draft(model, world), m, event, label))
+            after.pushes = list(world.pushes)
+            yield f"{label}, the ack is lost", settled(after.spend("ack"))
 
 
 def _duplicates(model: Model, world: World, m: int, agent: Agent, who: str) -> Moves:

@@ -51,7 +51,6 @@ class Code:
         self.evolve: Callable[..., Change] = evolving.evolve
         self.session_step = session.step
         self.core_step = core.step
-        self.note_folded: Callable[[tuple[Sent, ...], int], tuple[Sent, ...]] = still_in_flight
         self.epoch_guard = True  # the server refuses what bears an older epoch
         self.join_guard = True  # and a NodeJoined against another's
         self.lock = True  # shim and agent take the attempt's lock
@@ -59,6 +58,7 @@ class Code:
         self.makes_folder = False  # a shim makes the folder that it does not find
         self.sweeps = True  # the agent ends processes of attempts that it does not list
         self.keeps_folders = True  # the folder stays when the end is acknowledged
+        self.remembers_sent = True  # a decision holds what it takes until it is folded
         self.clears_queue = True  # an election carries no older decision over
         self.reads_name = True  # an agent reads its name before it joins
         self._folded: dict[tuple[Cell, StoredEvent], tuple[Cell, Change]] = {}
@@ -71,7 +71,10 @@ class Code:
         key = (fold, stored)
         known = self._folded.get(key)
         if known is None:
-            known = self._folded[key] = self._fold(fold.value, stored)
+            try:
+                known = self._folded[key] = self._fold(fold.value, stored)
+            except Broken as broken:
+                raise Broken(f"{broken}, at {_name(stored)}") from None
         return known
 
     def _fold(self, before: Fold, stored: StoredEvent) -> tuple[Cell, Change]:
@@ -174,7 +177,8 @@ def _check_state(state: State, fold: Fold, decisions: Decisions) -> None:
     again = Decisions()
     again.rebuild(state_of(fold, 0))
     noted = decisions.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0)
-    if noted != again.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0):
+    anew = again.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0)
+    if sorted(map(repr, noted)) != sorted(map(repr, anew)):  # the order goes by who noted what first
         raise Broken("the dispatcher's index, kept from changes, is not what the state says")
 
 

@@ -21,7 +21,7 @@ from events.types import (
     RetryRequested,
     Stopping,
 )
-from tests.model.code import SCHEDULER, state_of
+from tests.model.code import SCHEDULER, state_of, still_in_flight
 from tests.model.model import Draft, Model
 from tests.model.values import Fold, Heads, Letter, Office, Sent, World
 from trainshed_client.errors import TrainshedError
@@ -149,6 +149,14 @@ def removal(model: Model, world: World, node: str) -> Moves:
         yield short(event), settled(draft)
 
 
+def cancel(model: Model, world: World, run: Run) -> Moves:
+    """A user has had enough."""
+    for event in _events(world, Cancel(run_id=run.run_id), run):
+        draft = Draft(model, world)
+        draft.store(Role.GATEWAY, event)
+        yield short(event), settled(draft)
+
+
 def _events(world: World, command: Command, run: Run | None) -> list[Event]:
     try:
         return decide(state_of(world.truth.value, 0), command, run)
@@ -194,7 +202,7 @@ def fold_one(draft: Draft, d: int) -> None:
     if fold.epoch != office.epoch and not office.queue:
         _steps_down(draft, d)
         return
-    sent = draft.model.code.note_folded(office.sent, stored.seq)
+    sent = still_in_flight(office.sent, stored.seq)
     draft.offices[d] = draft.cell(replace(office, sent=sent, pending=tuple(pending)))
 
 
@@ -212,7 +220,7 @@ def _send(draft: Draft, d: int) -> str:
         return f"is refused {short(event)}"
     seq = draft.store(Role.DISPATCHER, event)
     office = draft.offices[d].value
-    sent = (*office.sent, Sent(event, seq))
+    sent = (*office.sent, Sent(event, seq)) if draft.model.code.remembers_sent else ()
     draft.offices[d] = draft.cell(replace(office, queue=office.queue[1:], sent=sent))
     return short(event)
 

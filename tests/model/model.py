@@ -136,6 +136,7 @@ class Draft:
         budget = list(self.budget.value)
         budget[0] -= 1
         budget[1 + self.model.kinds.index(kind)] -= 1
+        assert min(budget) >= 0, kind
         if not budget[0]:
             budget[1:] = [0] * (len(budget) - 1)
         self.budget = self.cell(tuple(budget))

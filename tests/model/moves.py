@@ -17,6 +17,7 @@ from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Fold, Heads, Office, Push, World
 from tests.support.builders import config as run_config
+from events.state import Active, Node
 from trainshed_client.statuses import NodeStatus
 from trainshed_client.subjects import Role
 
@@ -134,10 +135,22 @@ def _restarting(model: Model, world: World) -> Moves:
         name = names.get(node, Name())
         if world.agents[m].value is not None:
             continue
-        left = any(n.name == node and n.status is NodeStatus.LEFT for n in truth.nodes)
-        away = model.config.stays_away and left and name.joined_by == incarnation
+        away = model.config.stays_away and any(
+            each.name == node and each.incarnation == incarnation and not _took_some(truth, each)
+            for each in truth.nodes
+        )
         if (_may_have(name, incarnation) and not away) or world.procs[m].value:
             yield from itertools.islice(agents.starts(model, world, m), 1)
+
+
+def _took_some(truth: Fold, node: Node) -> bool:
+    """It left with attempts: so it comes back."""
+    return node.left_upto is not None and any(
+        isinstance(run.phase, Active)
+        and run.phase.incarnation == node.incarnation
+        and run.phase.dispatched_seq <= node.left_upto
+        for run in truth.runs
+    )
 
 
 def _may_have(name: Name, incarnation: str) -> bool:
@@ -158,3 +171,11 @@ def _removing(model: Model, world: World) -> Moves:
             if office is not None and node.status is NodeStatus.UP:
                 yield from dispatchers.silences(model, world, d, office, free=True)
         yield from dispatchers.removal(model, world, node.name)
+
+
+def _cancelling(model: Model, world: World) -> Moves:
+    """Workers that never end by themselves are cancelled at last, once."""
+    truth: Fold = world.truth.value
+    if model.config.hang:
+        for run in truth.runs:
+            yield from dispatchers.cancel(model, world, run)

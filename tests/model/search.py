@@ -72,19 +72,21 @@ class Search:
             world, depth = ahead.popleft()
             looked += 1
             label = ""
+            ahead_of = moves(self._model, world)
             try:
-                self._find_a_way(world)
-                for label, after in moves(self._model, world):
+                while (move := next(ahead_of, None)) is not None:
+                    label, after = move
                     transitions += 1
                     if after not in self._came:
                         self._came[after] = (world, label)
                         self._invariants.check(after)
                         ahead.append((after, depth + 1))
+                    label = ""
+                self._find_a_way(world)
             except Stuck as stuck:
                 violation = Violation(str(stuck), (*self._trace(world), *stuck.way), looked)
             except Broken as broken:
-                # the move at which it broke did not come to a label of its own where it broke in the log
-                violation = Violation(str(broken), (*self._trace(world), label or "the next"), looked)
+                violation = Violation(str(broken), (*self._trace(world), label or str(broken).rpartition(", at ")[2]), looked)
         seconds = time.process_time() - begun
         return Result(looked, transitions, depth, not ahead and violation is None, violation, seconds)
 
@@ -95,16 +97,27 @@ class Search:
         labels: list[str] = []
         while world not in self._saved:
             way.append(world)
-            step = recovery(self._model, world)
+            step = self._recovery(world, labels)
+            if step is None and good(self._model, world):
+                break
             if step is None or len(way) > LONGEST_WAY:
-                if step is None and good(self._model, world):
-                    break
                 circles = " (it goes in circles)" if step is not None else ""
                 raise Stuck(f"I1: {why_not(world)}{circles}", tuple(labels[:40]))
+            world = step
+        self._saved.update(way)
+
+    def _recovery(self, world: World, labels: list[str]) -> World | None:
+        """The next step of it, checked and noted in ``labels``."""
+        try:
+            step = recovery(self._model, world)
+            if step is None:
+                return None
             label, world = step
             labels.append(label)
             self._invariants.check(world)
-        self._saved.update(way)
+        except Broken as broken:
+            raise Stuck(str(broken), tuple(labels)) from None
+        return world
 
     def _trace(self, world: World) -> tuple[str, ...]:
         labels: list[str] = []
@@ -116,7 +129,7 @@ class Search:
 
 
 class Stuck(Exception):
-    """From here there is no good end; ``way`` is what was done for one."""
+    """From here there is no good end, or something broke on the way to it: ``way`` is what was done."""
 
     def __init__(self, what: str, way: tuple[str, ...]) -> None:
         super().__init__(what)

@@ -131,13 +131,15 @@ class Proc(msgspec.Struct, frozen=True):
 class Agent(msgspec.Struct, frozen=True):
     """An agent's process: its session, what it has under way, and the shims that it watches.
 
-    ``unanswered`` is the sequence of its NodeJoined where that was stored and the answer was lost.
+    ``unanswered`` is the sequence of its NodeJoined where that was stored and the answer was lost; ``disowned``: when
+    it read its name, its incarnation had been removed since its last join.
     """
 
     state: SessionState
     tasks: tuple[Action, ...] = ()
     watched: frozenset[AttemptRef] = frozenset()
     unanswered: int = 0
+    disowned: bool = False
 
 
 class Cell:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from tests.support.builders import Story
 from trainshed_client.statuses import FailureReason, RunStatus
 
-ONE_TRY = {"max_attempts": 1}
-MORE_TRIES = {"max_attempts": 9, "backoff_s": 0}
+ONE_TRY: dict[str, object] = {"max_attempts": 1}
+MORE_TRIES: dict[str, object] = {"max_attempts": 9, "backoff_s": 0}
 
 
 def _submitted(retry: dict[str, object]) -> Story:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ import pytest
 
 from services.cli import main as command
 from services.cli.events import with_sequence
+from services.cli.verb import Verb, VerbGroup
 
 ROOT = Path(command.__file__).parents[2]
 START = "import sys; from services.cli.main import main; main(sys.argv[1:])"
@@ -39,13 +42,46 @@ def test_every_verb_can_be_loaded_and_has_help(verb: str) -> None:
     assert loaded.get_short_help_str()
 
 
+def every_verb(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
+    """Every verb as one types it, with those of the verbs that have some of their own."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        yield (*words, name)
+        if isinstance(found, click.Group):
+            yield from every_verb(found, *words, name)
+
+
+@pytest.mark.parametrize("words", list(every_verb(command.cli)), ids=" ".join)
+def test_the_help_of_a_verb_shows_an_example_first_and_the_verb_takes_it(words: tuple[str, ...]) -> None:
+    verb: click.Command = command.cli
+    settings = {"help_option_names": ["-h", "--help"]}  # as the command itself has it: click remembers them
+    context = click.Context(command.cli, info_name="trainshed", **settings)  # type: ignore[arg-type]
+    for word in words:
+        assert isinstance(verb, click.Group)
+        found = verb.get_command(context, word)
+        assert found is not None
+        verb, context = found, click.Context(found, parent=context, info_name=word, **settings)  # type: ignore[arg-type]
+    head, first, *_ = verb.get_help(context).splitlines()
+    assert head in ("Example:", "Examples:")
+    assert "trainshed " in first
+    assert isinstance(verb, Verb | VerbGroup)
+    if isinstance(verb, Verb) and words != ("completion",):
+        for example in verb.examples:
+            line = re.split(r"  +| \| | && ", example.partition("trainshed ")[2])[0]
+            given = shlex.split(line)
+            assert tuple(given[: len(words)]) == words, f"{example} is no example of {words}"
+            verb.make_context(words[-1], given[len(words) :])  # raises where it does not parse
+
+
 def test_help_imports_neither_nats_nor_any_verb() -> None:
     code = (
         "import sys\n"
         "from services.cli.main import run\n"
         "assert run(['--help']) == 0\n"
+        "known = {'services.cli.main', 'services.cli.verb'}\n"
         "heavy = {'nats', 'rich', 'yaml', 'sqlalchemy', 'structlog', 'msgspec', 'asyncio'} & set(sys.modules)\n"
-        "verbs = [name for name in sys.modules if name.startswith('services.cli.') and name != 'services.cli.main']\n"
+        "verbs = [name for name in sys.modules if name.startswith('services.cli.') and name not in known]\n"
         "assert not heavy and not verbs, (heavy, verbs)\n"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
@@ -92,6 +128,29 @@ def test_a_server_that_does_not_answer_is_told_by_its_url_and_exits_with_3() -> 
         done = trainshed(*where)
         assert done.returncode == 3
         assert "nats://127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_a_shell_is_printed(shell: str) -> None:
+    done = trainshed("completion", shell)
+    assert done.returncode == 0
+    assert "_TRAINSHED_COMPLETE" in done.stdout and "trainshed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("trainshed exp", "explain"), ("trainshed ls --sta", "--status"), ("trainshed node rem", "remove")],
+)
+def test_a_shell_completes_verbs_and_options(typed: str, offered: str) -> None:
+    words = typed.split()
+    asked = {"_TRAINSHED_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
+    assert f"plain,{offered}" in trainshed(env=asked).stdout.splitlines()
+
+
+def test_without_a_stack_a_shell_is_offered_no_run_and_no_trace() -> None:
+    asked = {"_TRAINSHED_COMPLETE": "bash_complete", "COMP_WORDS": "trainshed show k", "COMP_CWORD": "2"}
+    done = trainshed(env=asked)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 def test_bad_use_exits_with_2() -> None:

@@ -1,0 +1,96 @@
+"""The configs of examples/ on a real stack: with torch where it is installed, else with stand-ins for the programs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+NewStack = Callable[..., Stack]
+ECHO = '#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done\nprintf "devices %s\\n" "$CUDA_VISIBLE_DEVICES"\n'
+"""Tells its arguments, a line each, and its devices."""
+
+
+@pytest.fixture
+def stand_ins(new_stack: NewStack, tmp_path: Path) -> Stack:
+    """A stack whose PATH has a python3 and a torchrun that only tell what they were given."""
+    (tmp_path / "bin").mkdir()
+    for name in ("python3", "torchrun"):
+        (tmp_path / "bin" / name).write_text(ECHO)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return new_stack(cpus=8, memory=16_000, environment={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+
+
+def submitted(stack: Stack, *words: str) -> list[dict[str, object]]:
+    done = stack.trainshed("submit", "--json", *words, cwd=ROOT)
+    return [json.loads(line) for line in done.lines]
+
+
+def test_the_sweep_is_accepted_whole_runs_once_and_is_refused_whole(stand_ins: Stack, tmp_path: Path) -> None:
+    sweep = (ROOT / "examples/sweep.jsonl").read_text()
+    before = len(stand_ins.events())
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(sweep + '{"entry_point": "python3", "resources": {"gpus": {"requested": -1}}}\n')
+    done = stand_ins.trainshed("submit", "-f", str(bad), cwd=ROOT, code=2)
+    assert "runs[6].resources.gpus.requested" in done.stderr
+    assert len(stand_ins.events()) == before
+
+    words = ("-f", "examples/sweep.jsonl", "--working-dir", ".")
+    first = submitted(stand_ins, *words)
+    runs = [str(answer["run_id"]) for answer in first]
+    assert [answer["created"] for answer in first] == [True] * 6
+    stand_ins.wait(*runs)
+    said = [stand_ins.stdout(run).splitlines() for run in runs]
+    asked = [json.loads(line)["arguments"] for line in sweep.splitlines()]
+    assert [lines[:-1] for lines in said] == asked
+    assert {lines[-1] for lines in said} <= {"devices 0", "devices 1", "devices "}
+    again = submitted(stand_ins, *words)
+    assert [(answer["run_id"], answer["created"]) for answer in again] == [(run, False) for run in runs]
+
+
+def test_each_config_starts_its_program_and_torchrun_has_both_gpus(stand_ins: Stack) -> None:
+    runs = {}
+    for name in ("cleanrl_ppo", "sb3", "torchrun"):
+        (answer,) = submitted(stand_ins, "-f", f"examples/{name}.yaml", "--working-dir", ".")
+        runs[name] = str(answer["run_id"])
+    stand_ins.wait(*runs.values())
+    said = {name: stand_ins.stdout(run).splitlines() for name, run in runs.items()}
+    assert said["cleanrl_ppo"][0] == "examples/cleanrl_ppo.py"
+    assert said["sb3"][0] == "examples/sb3.py"
+    assert said["sb3"][-1] == "devices "
+    assert said["torchrun"][:4] == ["--standalone", "--nproc-per-node", "gpu", "examples/ddp.py"]
+    assert said["torchrun"][-1] == "devices 0,1"
+
+
+def test_the_pipeline_runs_as_it_is(new_stack: NewStack) -> None:
+    stack = new_stack()
+    (answer,) = submitted(stack, "-f", "examples/pipeline.yaml")
+    run = str(answer["run_id"])
+    stack.wait(run)
+    slope, offset = map(float, (stack.run_dir(run) / "artifacts" / "line").read_text().split())
+    assert abs(slope - 3) < 0.1
+    assert abs(offset - 2) < 0.1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None or importlib.util.find_spec("stable_baselines3") is None,
+    reason="torch and stable-baselines3 are not installed (they are not needed by Trainshed; tried by hand)",
+)
+@pytest.mark.parametrize("name", ["cleanrl_ppo", "sb3"])
+def test_a_real_framework_trains_and_tells(new_stack: NewStack, tmp_path: Path, name: str) -> None:
+    text = (ROOT / f"examples/{name}.yaml").read_text()
+    short = tmp_path / f"{name}.yaml"
+    for steps in ('"100000"', '"50000"'):
+        text = text.replace(steps, '"4096"')
+    short.write_text(text)
+    stack = new_stack(memory=16_000)
+    (answer,) = submitted(stack, "-f", str(short), "--working-dir", ".")
+    (record,) = stack.wait(str(answer["run_id"]), timeout="60s")
+    assert record["step"] >= 3000
+    assert record["metrics"]["reward"] > 0

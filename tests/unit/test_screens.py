@@ -1,0 +1,274 @@
+"""What the screens look like, at 80 and 120 columns and for a program: one readable file each in tests/golden.
+
+``pytest tests/unit/test_screens.py --rewrite-golden`` writes them anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from services.cli import explain, ls, nodes, show, slots
+from services.cli.last_words import LastWords
+from services.cli.main import cli
+from services.cli.table import PLAIN, Screen, text_width
+from trainshed_client.answers import Explanation, NodePage, RunView, SlotPage
+from trainshed_client.records import (
+    AttemptRecord,
+    NodeRecord,
+    QueuedRunRecord,
+    SlotRecord,
+    TimelineEntry,
+    WaitsFor,
+)
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NOW = "2026-11-24T10:00:00.000000Z"
+TRAIN = ["/home/ada/venv/bin/python3", "train.py", "--env", "CartPole-v1", "--lr", "3e-4", "--seed", "7"]
+
+
+def at(clock: str) -> str:
+    return f"2026-11-24T{clock}.123456Z"
+
+
+def run(run_id: str, status: RunStatus, number: int, **given: Any) -> QueuedRunRecord:
+    fields: dict[str, Any] = {
+        "name": "ppo-cartpole",
+        "attempt": 1,
+        "digest": "0" * 64,
+        "seq": 100 + number,
+        "submit_seq": number,
+        "priority": 0,
+        "labels": {},
+        "gpus": 1,
+        "submitted_by": "local",
+        "submitted_at": at("09:00:00"),
+    }
+    return QueuedRunRecord(run_id=run_id.ljust(26, "a"), status=status, **{**fields, **given})
+
+
+STARTED = {
+    "dispatched_at": at("09:00:12"),
+    "started_at": at("09:00:12"),
+    "node": "gpu01",
+    "host": "gpu01.lab",
+}
+LIVE = run(
+    "k3f2q7",
+    RunStatus.RUNNING,
+    9,
+    slots=[0, 1],
+    gpus=2,
+    pid=41523,
+    step=120_000,
+    metrics={"reward": 195.21},
+    command=[*TRAIN, "--total-steps", "1000000"],
+    labels={"sweep": "a", "who": "ada"},
+    priority=5,
+    **STARTED,
+)
+WAITING = run(
+    "x7ab2c",
+    RunStatus.PENDING,
+    8,
+    name="python3",
+    command=TRAIN,
+    waits_for=WaitsFor(reason="gpus", text="waiting for 2 free GPUs on one node (2 of 4 free on several)"),
+)
+AGAIN = run(
+    "mz6w3e",
+    RunStatus.PENDING,
+    7,
+    attempt=2,
+    name="sac-humanoid-with-a-name-that-goes-on-for-longer-than-there-is-room",
+    waits_for=WaitsFor(reason="backoff", text="waiting until its retry at 2026-11-24T10:00:30.000000Z"),
+)
+DONE = run(
+    "c5tq2k", RunStatus.COMPLETED, 6, exit_code=0, slots=[1], step=1_000_000, metrics={"reward": 500.0},
+    ended_at=at("09:48:30"), **STARTED,
+)  # fmt: skip
+FAILED = run(
+    "p2n4vd", RunStatus.FAILED, 5, name="train.sh", command=["/home/ada/train.sh"], exit_code=3,
+    failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"), **STARTED,
+)  # fmt: skip
+KILLED = run(
+    "q6rr5h", RunStatus.FAILED, 4, signal=9, failure_reason=FailureReason.SIGNAL, ended_at=at("09:00:15"),
+    **STARTED,
+)  # fmt: skip
+SILENT = run(
+    "d3jw7y", RunStatus.FAILED, 3, signal=15, failure_reason=FailureReason.WORKER_TIMEOUT, name="日本語の名前",
+    last_heartbeat_at=at("09:10:00"), ended_at=at("09:15:05"), **STARTED,
+)  # fmt: skip
+STOPPED = run("f4ke6s", RunStatus.CANCELLED, 2, ended_at=at("09:01:00"))
+EVERY = [LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
+
+
+def attempt(number: int, status: RunStatus, **given: Any) -> AttemptRecord:
+    return AttemptRecord(
+        run_id=FAILED.run_id, attempt=number, status=status, node="gpu01", slots=[0], **given
+    )
+
+
+def happened(*entries: tuple[int, str, str, str]) -> list[TimelineEntry]:
+    return [
+        TimelineEntry(seq=seq, time=at(clock), type=kind, text=text) for seq, clock, kind, text in entries
+    ]
+
+
+FAILED_VIEW = RunView(
+    seq=120,
+    run=FAILED,
+    config={"entry_point": "/home/ada/train.sh", "resources": {"gpus": {"requested": 1}}, "retry": {"max_attempts": 2}},
+    attempts=[
+        attempt(
+            1, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE, step=1200,
+            started_at=at("09:00:12"), ended_at=at("09:01:12"), late_result="COMPLETED",
+        ),
+        attempt(
+            2, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE,
+            started_at=at("09:01:30"), ended_at=at("09:03:32"),
+        ),
+    ],
+    timeline=happened(
+        (5, "09:00:00", "submitted", "submitted by local"),
+        (20, "09:00:12", "dispatched", "dispatched to gpu01, slot 0"),
+        (21, "09:00:12", "started", "started on gpu01.lab, pid 41001"),
+        (60, "09:01:12", "failed", "exit 3, queued again: attempt 2 in 10 s"),
+        (61, "09:01:30", "dispatched", "dispatched to gpu01, slot 0"),
+        (62, "09:01:30", "started", "started on gpu01.lab, pid 41377"),
+        (105, "09:03:32", "failed", "exit 3"),
+    ),
+)  # fmt: skip
+WORDS = LastWords(
+    "stderr",
+    [
+        "Traceback (most recent call last):",
+        '  File "/home/ada/train.py", line 41, in <module>',
+        "    main()",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB.",
+    ],
+)
+LIVE_VIEW = RunView(
+    seq=120,
+    run=LIVE,
+    config={
+        "entry_point": TRAIN[0],
+        "arguments": TRAIN[1:],
+        "priority": 5,
+        "labels": {"sweep": "a", "who": "ada"},
+    },
+    attempts=[],
+    timeline=happened((9, "09:00:00", "submitted", "submitted by local")),
+)
+WAITING_VIEW = RunView(seq=120, run=WAITING, config={}, attempts=[], timeline=[])
+SLOTS = SlotPage(
+    seq=120,
+    slots=[
+        SlotRecord(
+            node="gpu01", index=0, uuid="GPU-1", device="NVIDIA GeForce RTX 4090", memory_mb=24564,
+            memory_used_mb=8112, utilisation=97, run_id=LIVE.run_id, attempt=1,
+        ),
+        SlotRecord(
+            node="gpu01", index=1, uuid="GPU-2", device="NVIDIA GeForce RTX 4090", memory_mb=24564,
+            memory_used_mb=310, utilisation=0, other_pids=[2231, 2240],
+        ),
+        SlotRecord(node="gpu02", index=0, device="Tesla T4", healthy=False),
+        SlotRecord(node="gpu02", index=1),
+    ],
+)  # fmt: skip
+NODES = NodePage(
+    seq=120,
+    nodes=[
+        NodeRecord(
+            node="gpu01", host="gpu01.lab.example.org", incarnation="i", status=NodeStatus.UP, cpus=32, gpus=2,
+            memory_mb=128_000, cpus_used=4, memory_used_mb=16_000, slots_used=1, last_heartbeat_at=at("09:59:56"),
+        ),
+        NodeRecord(
+            node="gpu02", host="gpu02.lab.example.org", incarnation="i", status=NodeStatus.UP, drained=True,
+            cpus=16, gpus=2, memory_mb=64_000, last_heartbeat_at=at("09:59:58"),
+        ),
+        NodeRecord(
+            node="gpu03", host="gpu03.lab.example.org", incarnation="i", status=NodeStatus.LOST, cpus=16, gpus=4,
+            memory_mb=64_000, last_heartbeat_at=at("09:12:00"),
+        ),
+    ],
+)  # fmt: skip
+
+Lines = Callable[[Screen], list[str]]
+SCREENS: dict[str, Lines] = {
+    "ls": lambda screen: [*ls.lines(EVERY, NOW, screen), str(ls.rest(9_957, ls.Wanted()))],
+    "show-failed": lambda screen: show.lines(FAILED_VIEW, WORDS, NOW, screen),
+    "show-running": lambda screen: show.lines(LIVE_VIEW, None, NOW, screen),
+    "show-waiting": lambda screen: show.lines(WAITING_VIEW, None, NOW, screen),
+    "slots": lambda screen: slots.lines(SLOTS, screen),
+    "nodes": lambda screen: nodes.lines(NODES, NOW, screen),
+    "explain-waiting": lambda screen: explain.lines(Explanation(seq=120, run=WAITING), NOW, screen),
+    "explain-failed": lambda screen: explain.lines(
+        Explanation(seq=120, run=FAILED, timeline=FAILED_VIEW.timeline[-3:]), NOW, screen
+    ),
+    "help": lambda screen: _help([], screen),
+    "help-submit": lambda screen: _help(["submit"], screen),
+    "help-logs": lambda screen: _help(["logs"], screen),
+}
+TABLES = ("ls", "slots", "nodes")
+
+
+def _help(words: list[str], screen: Screen) -> list[str]:
+    command: click.Command = cli
+    settings = {"terminal_width": screen.width or 80, "help_option_names": ["-h", "--help"]}
+    context = click.Context(cli, info_name="trainshed", **settings)  # type: ignore[arg-type]
+    for word in words:
+        found = cli.get_command(context, word)
+        assert found is not None
+        command, context = found, click.Context(found, parent=context, info_name=word, **settings)  # type: ignore[arg-type]
+    return command.get_help(context).splitlines()
+
+
+def compare(path: Path, lines: list[str], rewrite: bool) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    if rewrite:
+        path.write_text(text)
+    assert text == path.read_text(), f"{path.name} has changed; look at it with --rewrite-golden"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_looks_as_in_its_golden_file(name: str, width: int, pytestconfig: pytest.Config) -> None:
+    lines = SCREENS[name](Screen(width))
+    compare(GOLDEN / f"{name}.{width}.txt", lines, pytestconfig.getoption("--rewrite-golden"))
+
+
+@pytest.mark.parametrize("name", [name for name in SCREENS if not name.startswith("help")])
+def test_for_a_program_a_screen_looks_as_in_its_golden_file(name: str, pytestconfig: pytest.Config) -> None:
+    lines = SCREENS[name](PLAIN)
+    assert not any("…" in line or "\x1b" in line for line in lines)
+    compare(GOLDEN / f"{name}.piped.txt", lines, pytestconfig.getoption("--rewrite-golden"))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_fits_its_terminal(name: str, width: int) -> None:
+    assert max(text_width(line) for line in SCREENS[name](Screen(width))) <= width
+
+
+@pytest.mark.parametrize("name", [name for name in SCREENS if not name.startswith("help")])
+def test_colour_is_all_that_colour_changes(name: str) -> None:
+    coloured = SCREENS[name](Screen(80, colour=True))
+    assert any("\x1b[" in line for line in coloured)
+    assert [re.sub(r"\x1b\[\d+m", "", line).rstrip() for line in coloured] == SCREENS[name](Screen(80))
+
+
+def test_every_golden_file_is_some_screens() -> None:
+    names = {f"{name}.{kind}.txt" for name in SCREENS for kind in ("80", "120", "piped")}
+    assert {path.name for path in GOLDEN.iterdir()} <= names
+
+
+def test_on_a_terminal_an_id_is_as_short_as_it_can_be_and_for_a_program_whole() -> None:
+    assert ls.lines(EVERY, NOW, Screen(120))[1].startswith("k3f2q7  ")
+    assert ls.lines(EVERY, NOW, PLAIN)[1].startswith(f"{LIVE.run_id}  ")
