@@ -170,33 +170,28 @@ async def _index_start(
 ) -> tuple[int, dict[str, int]]:
     """Where to begin in the index so that it tells of everything from ``begin`` on, and where in the streams.
 
-    A stream that was silent for as long as the index is read back begins where it spoke again: nobody would know the
-    place of what it wrote before.
+    A stream that said nothing for as long as the index is read back has nothing among the last lines.
     """
     starts = dict(begin)
-    missing = set(begin)
-    offset = size = (await read_range(asks, node, run_id, attempt, "index", 0, 1)).size
+    missing, silent = set(begin), set(begin)
+    offset = (await read_range(asks, node, run_id, attempt, "index", 0, 1)).size
     for _ in range(_INDEX_RANGES):
         if not missing or offset == 0:
             break
         end, offset = offset, max(0, offset - RANGE_BYTES)
         data = (await read_range(asks, node, run_id, attempt, "index", offset, end - offset)).data
-        for line in reversed(data.split(b"\n")):
+        for line in data.split(b"\n"):
             try:
                 seen = _SEEN.decode(line)
             except msgspec.MsgspecError:
                 continue  # cut by the range: the stream's next one tells enough
-            if seen.stream in missing:
-                starts[seen.stream] = max(seen.offset, begin[seen.stream])
-                if seen.offset <= begin[seen.stream]:
-                    missing.discard(seen.stream)
+            silent.discard(seen.stream)
+            if seen.offset <= begin.get(seen.stream, 0):
+                missing.discard(seen.stream)
     if offset == 0:
-        return 0, dict(begin)
-    for name in missing:
-        if starts[name] == begin[name] and size:  # not heard of at all
-            starts[name] = (await read_range(asks, node, run_id, attempt, name, 0, 1)).size
-    for name in begin.keys() - missing:
-        starts[name] = begin[name]
+        return 0, starts
+    for name in silent:
+        starts[name] = (await read_range(asks, node, run_id, attempt, name, 0, 1)).size
     cut = (await read_range(asks, node, run_id, attempt, "index", offset, _LONGEST_INDEX_LINE)).data
     return offset + cut.find(b"\n") + 1, starts
 

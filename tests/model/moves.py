@@ -97,9 +97,8 @@ def recovery(model: Model, world: World) -> tuple[str, World] | None:
     one = next(going_on(model, world), None)
     if one is not None or good(model, world):
         return one
-    return next(
-        itertools.chain(_electing(model, world), _restarting(model, world), _removing(model, world)), None
-    )
+    people = (_electing, _restarting, _removing, _cancelling)
+    return next(itertools.chain.from_iterable(each(model, world) for each in people), None)
 
 
 def good(model: Model, world: World) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
@@ -64,6 +64,7 @@ WRITES = st.lists(
 )
 
 
+@settings(max_examples=60)
 @given(writes=WRITES, lines=st.integers(min_value=0, max_value=12))
 def test_the_last_lines_are_those_of_the_whole_however_small_the_ranges(
     writes: list[tuple[str, bytes]], lines: int

@@ -1,0 +1,230 @@
+"""What the verbs say to a person on a running stack: submissions, endings, errors, and what a terminal gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import TRAINSHED, Stack
+
+NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one\n"
+
+
+def on_terminal(stack: Stack, *words: str, environment: Mapping[str, str] | None = None) -> str:
+    """What a terminal of 80 columns shows of a command, its stderr too."""
+    ours, theirs = pty.openpty()
+    env = {**stack.environment, "TERM": "xterm", "COLUMNS": "80", **(environment or {})}
+    process = subprocess.Popen([TRAINSHED, *words], env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # Linux: nobody has the other end open any more
+            break
+        if not data:
+            break
+        shown += data
+    os.close(ours)
+    assert process.wait(10) == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+# --- submit -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_gpus_is_told_so_where_there_are_some(stack: Stack) -> None:
+    assert stack.trainshed("submit", "--new", "--", "true").stderr == NO_GPU
+    assert NO_GPU in stack.trainshed("run", "--new", "--", "true").stderr
+    for words in (("--gpus", "1"), ("--gpus", "0")):
+        assert stack.trainshed("submit", "--new", *words, "--", "true").stderr == ""
+
+
+def test_run_of_an_ended_config_says_so_and_exits_with_the_old_code(stack: Stack) -> None:
+    words = ("run", "--name", "old-code", "--gpus", "0", "--", "/bin/sh", "-c", "echo out; exit 7")
+    first = stack.trainshed(*words, code=7)
+    again = stack.trainshed(*words, code=7)
+    (run,) = re.findall(r"^run (\w{6})$", first.stderr, re.MULTILINE)
+    assert again.stdout == b"out\n"
+    assert re.match(
+        rf"nothing started: this config is run {run} \(FAILED (just now|\d+ (s|min) ago)\)\. "
+        rf"Again: trainshed submit --new …, or: trainshed retry {run}\n",
+        again.stderr,
+    )
+
+
+def test_a_sweep_is_queued_whole_or_not_at_all(stack: Stack, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.jsonl"
+    good = [{"entry_point": "/bin/true", "submission_key": f"whole-{n}"} for n in range(3)]
+    before = len(stack.events())
+    sweep.write_text("\n".join(json.dumps(one) for one in [*good, {"entry_point": "/bin/true", "cpu": 1}]))
+    refused = stack.trainshed("submit", "-f", str(sweep), code=2)
+    assert "runs[3]" in refused.stderr and "cpu" in refused.stderr
+    assert len(stack.events()) == before
+    sweep.write_text("\n".join(json.dumps(one) for one in good))
+    runs = [line.split()[0] for line in stack.trainshed("submit", "-f", str(sweep)).lines]
+    assert len(set(runs)) == 3
+    stack.wait(*runs)
+    again = stack.trainshed("submit", "-f", str(sweep))
+    assert again.stderr == "3 of 3 were runs already; nothing started for them\n"
+
+
+def test_a_dry_run_tells_what_would_be_and_appends_nothing(stack: Stack) -> None:
+    words = ("--gpus", "1", "--", "/bin/sh", "-c", "echo dry")
+    before = len(stack.events())
+    dry = stack.trainshed("submit", "--dry-run", *words)
+    answer = stack.trainshed("submit", "--dry-run", *words, json=True)
+    assert len(stack.events()) == before
+    run = answer["run_id"]
+    assert answer == {
+        "run_id": run, "digest": answer["digest"], "new": True, "status": None, "nodes": ["box"],
+    }  # fmt: skip
+    assert dry.lines == [
+        f"run:           {run}",
+        f"digest:        {answer['digest']}",
+        "new:           yes",
+        "could run on:  box",
+    ]
+    assert dry.stderr == "nothing was submitted; to do it, leave out --dry-run\n"
+    submitted = stack.trainshed("submit", *words, json=True)
+    assert (submitted["run_id"], submitted["digest"]) == (run, answer["digest"])
+    stack.wait(run)
+    known = stack.trainshed("submit", "--dry-run", *words)
+    assert known.lines[2].startswith("new:           no: it is COMPLETED ")
+
+
+def test_a_dry_run_refuses_what_a_submission_would(stack: Stack) -> None:
+    for words in (("--gpus", "3"), ("--env", "WANDB_API_KEY=s3cr3t"), ("--cpus", "0")):
+        dry = stack.trainshed("submit", "--dry-run", *words, "--", "true", code=2)
+        assert dry.stderr == stack.trainshed("submit", *words, "--", "true", code=2).stderr
+    stack.trainshed("drain", "box")
+    try:
+        assert "no node that takes work now" in stack.trainshed("submit", "--dry-run", "--", "true").lines[3]
+    finally:
+        stack.trainshed("resume", "box")
+
+
+def test_a_dry_run_of_a_sweep_is_a_line_a_run(stack: Stack, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.jsonl"
+    sweep.write_text("\n".join(json.dumps({"entry_point": "/bin/true", "priority": n}) for n in range(3)))
+    dry = stack.trainshed("submit", "--dry-run", "-f", str(sweep))
+    assert [line.split()[1:] for line in dry.lines] == [["new", "box"]] * 3
+    assert dry.stderr == "3 of 3 are new; nothing was submitted\n"
+
+
+# --- how it went ------------------------------------------------------------------------------------------
+
+
+def test_show_of_a_failed_run_ends_with_its_last_ten_lines_of_stderr(stack: Stack) -> None:
+    run = stack.submit(shell="echo out; seq -f 'line %g' 1 12 >&2; exit 1")
+    stack.wait(run, code=1)
+    lines = stack.trainshed("show", run).lines
+    assert lines[-11:] == ["the last lines of its stderr:", *(f"  line {n}" for n in range(3, 13))]
+    quiet = stack.submit(shell="echo only this; exit 1")
+    stack.wait(quiet, code=1)
+    assert stack.trainshed("show", quiet).lines[-2:] == ["the last lines of its stdout:", "  only this"]
+    fine = stack.submit(shell="echo warned >&2")
+    stack.wait(fine)
+    assert "warned" not in stack.trainshed("show", fine).text
+
+
+def test_explain_says_why_a_run_waits_and_why_it_ended(stack: Stack) -> None:
+    stack.trainshed("drain", "box")
+    try:
+        run = stack.submit("--name", "explained", shell="exit 3")
+        waiting = stack.trainshed("explain", "explained").text
+    finally:
+        stack.trainshed("resume", "box")
+    assert f"run {run[:6]} (explained) is PENDING" in waiting
+    assert "drained" in waiting and f"trainshed cancel {run[:6]}" in waiting
+    stack.wait(run, code=3)
+    ended = stack.trainshed("explain", run[:8]).text
+    assert "is FAILED" in ended and "why:       exit 3" in ended and f"trainshed retry {run[:6]}" in ended
+    answer = stack.trainshed("explain", run, json=True)
+    assert (answer["v"], answer["run"]["run_id"]) == (1, run)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("show", "nosuch"), 4),
+        (("explain", "nosuch"), 4),
+        (("logs", "nosuch"), 4),
+        (("cancel", "nosuch"), 4),
+        (("retry", "nosuch"), 4),
+        (("wait", "nosuch"), 4),
+        (("events", "--run", "nosuch"), 4),
+        (("drain", "nosuch"), 4),
+        (("node", "remove", "box"), 2),
+        (("submit",), 2),
+        (("submit", "-f", "/no/such.yaml"), 2),
+        (("submit", "-f", "x.yaml", "--", "true"), 2),
+        (("submit", "--", "no-such-program"), 2),
+        (("submit", "--gpus", "3", "--", "true"), 2),
+        (("submit", "--gpus", "-1", "--", "true"), 2),
+        (("submit", "--gpus", "many", "--", "true"), 2),
+        (("submit", "--time-limit", "soon", "--", "true"), 2),
+        (("submit", "--memory", "lots", "--", "true"), 2),
+        (("submit", "--label", "x", "--", "true"), 2),
+        (("submit", "--env", "UNSET_ANYWHERE", "--", "true"), 2),
+        (("submit", "--after", "nosuch", "--", "true"), 4),
+        (("run", "-f", "sweep.jsonl"), 2),
+        (("ls", "--status", "broken"), 2),
+        (("ls", "--label", "x"), 2),
+        (("ls", "--limit", "0"), 2),
+        (("wait", "--timeout", "soon", "x"), 2),
+        (("frobnicate",), 2),
+        (("ls", "--frobnicate"), 2),
+        (("ls", "--nats", "nats://127.0.0.1:1"), 3),
+        (("ls", "--nats", "http://x"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_error_ends_with_the_command_to_try(
+    stack: Stack, tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "sweep.jsonl").write_text('{"entry_point": "x"}\n')
+    done = stack.trainshed(*words, code=code, cwd=tmp_path)
+    assert done.stdout == b""
+    assert done.stderr.startswith("Error: ")
+    assert re.search(r"trainshed [a-z-]+", done.stderr.splitlines()[-1]), done.stderr
+
+
+# --- what it looks like -----------------------------------------------------------------------------------
+
+
+def test_a_terminal_gets_colour_and_cut_lines_and_a_program_neither(stack: Stack) -> None:
+    command = ("/bin/sh", "-c", f"exit 3 # {'x' * 120}")
+    run = stack.submit("--label", "exp=look", "--", *command)
+    stack.wait(run, code=3)
+    words = ("ls", "--label", "exp=look")
+    piped = stack.trainshed(*words).text
+    assert run in piped and "x" * 120 in piped and "\x1b" not in piped
+    shown = on_terminal(stack, *words, environment={"NO_COLOR": ""})
+    assert "\x1b[31mFAILED\x1b[0m" in shown
+    plain = on_terminal(stack, *words, environment={"NO_COLOR": "1"})
+    assert plain == re.sub(r"\x1b\[\d+m", "", shown)
+    head, row = plain.splitlines()
+    assert head.split() == ["RUN", "NAME", "STATUS", "WHERE", "WAITED", "RAN", "LAST"]
+    assert row.startswith(f"{run[:6]}  sh -c") and "…" in row and len(row) <= 80
+    assert row.split("FAILED")[0].rstrip().endswith("x'")
+
+
+def test_a_shell_completes_runs_and_nodes(stack: Stack) -> None:
+    run = stack.submit("--name", "completed-by-tab", "--", "true")
+    stack.wait(run)
+
+    def offered(line: str, place: int) -> list[str]:
+        asked = {"_TRAINSHED_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(place)}
+        return [one.partition(",")[2] for one in stack.trainshed(environment=asked).lines]
+
+    assert offered("trainshed show completed-", 2) == ["completed-by-tab"]
+    assert run in offered(f"trainshed logs -f {run[:4]}", 3)
+    assert offered("trainshed drain b", 2) == ["box"]

@@ -1,0 +1,262 @@
+"""docs/day-two.md: its commands, block by block, as a user types them, while a worker runs through it all.
+
+`systemctl`, `loginctl` and `pip` are stand-ins; the rest is real. What the page says of the commands is asserted here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.systemd_unit import UNIT
+from tests.support.stack import TRAINSHED, Stack, alive, until
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/day-two.md").read_text()
+FAKE = ROOT / "tests/support/fake_systemctl.py"
+NewStack = Callable[..., Stack]
+
+
+def blocks(title: str) -> list[str]:
+    """The shell blocks of a section."""
+    (section,) = [part for part in PAGE.split("\n## ") if part.startswith(f"{title}\n")]
+    return re.findall(r"(?ms)^```sh\n(.*?)^```", section)
+
+
+class Home:
+    """A user's home folder and shell, with a stack that lives in it."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.systemd = folder / "systemd"
+        self.systemd.mkdir()
+        tools = folder / "bin"
+        tools.mkdir()
+        (tools / "trainshed").symlink_to(TRAINSHED)
+        for name in ("systemctl", "loginctl"):
+            (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} {self.systemd} {name} "$@"\n')
+        (tools / "pip").write_text(
+            '#!/bin/sh\nfor word; do case $word in install|--*) ;; *) test -f "$word/pyproject.toml" || exit 1; esac; done\n'
+        )
+        for tool in tools.iterdir():
+            if not tool.is_symlink():
+                tool.chmod(0o755)
+        stack.environment = {
+            "HOME": str(folder),
+            "PATH": f"{tools}:/usr/bin:/bin",
+            "CUDA_VISIBLE_DEVICES": "",
+            "TEST_STACK": stack.mark,
+            "TRAINSHED_NODE": "box",
+        }
+        self.environment: dict[str, str] = {}
+
+    def type(self, block: str, code: int = 0) -> str:
+        """Run a block as one script that stops at the first command that fails; all that it says."""
+        done = subprocess.run(
+            ["/bin/sh", "-ec", block],
+            env={**self.stack.environment, **self.environment},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, f"{block}\n{done.stdout}"
+        return done.stdout
+
+    @property
+    def pid(self) -> int:
+        """The process of `trainshed up`."""
+        return int((self.stack.state_dir / "up.lock").read_text())
+
+    @property
+    def unit(self) -> Path:
+        """The systemd unit."""
+        return self.folder / ".config/systemd/user" / UNIT
+
+
+@pytest.fixture
+def home(new_stack: NewStack, tmp_path: Path) -> Home:
+    """No stack runs in it yet."""
+    stack = new_stack("home/.local/state/trainshed", start=False)
+    (tmp_path / "home").mkdir(exist_ok=True)
+    return Home(stack, tmp_path / "home")
+
+
+def sleeper(stack: Stack, name: str = "trains") -> tuple[str, int]:
+    """A worker that goes on until it is told; its run and its pid."""
+    run = stack.submit("--name", name, "--", "sleep", "120")
+    return run, int(stack.running(run)["pid"])
+
+
+def test_start(home: Home) -> None:
+    detach, down, install = blocks("Start it")
+    assert "box" in home.type(detach)
+    pid = home.pid
+    assert (home.stack.state_dir / "logs/up.log").exists()
+    home.type(down)
+    assert not alive(pid)
+
+    said = home.type(install)
+    assert str(home.unit) in said
+    assert "loginctl enable-linger" in said
+    calls = (home.systemd / "calls").read_text().splitlines()
+    assert calls[:2] == ["systemctl --user daemon-reload", "systemctl --user enable --now trainshed"]
+    assert calls[2].startswith("loginctl enable-linger ")
+    assert (
+        home.stack.trainshed("nodes", json=True)["nodes"][0]["status"] == "up"
+    )  # it was ready when that returned
+    worker = sleeper(home.stack)[1]
+    assert alive(worker)
+
+
+def test_the_unit_is_what_the_page_says(home: Home) -> None:
+    home.type("trainshed service install")
+    lines = home.unit.read_text().splitlines()
+    table = re.findall(r"(?m)^\| `(\w+=\w+)` \|", PAGE)
+    assert len(table) == 6
+    assert [line for line in table if line not in lines] == []
+
+
+def test_restart(home: Home) -> None:
+    by_hand, service, with_workers = blocks("Restart")
+    home.type("trainshed up --detach")
+    run, worker = sleeper(home.stack)
+    first = home.pid
+    assert "RUNNING" in home.type(by_hand)
+    assert not alive(first)
+    assert home.stack.record(run)["pid"] == worker
+
+    home.type("trainshed down; trainshed service install; systemctl --user enable --now trainshed")
+    second = home.pid
+    assert "RUNNING" in home.type(service)
+    assert not alive(second)
+    assert alive(home.pid)
+    assert home.stack.record(run)["pid"] == worker
+    third = home.pid
+    home.type(with_workers)
+    assert not alive(third)
+    assert not alive(worker)
+    home.type("trainshed up --detach")
+    (ended,) = home.stack.wait(run, code=125)
+    assert (ended["status"], ended["failure_reason"]) == ("FAILED", "node_reclaimed")
+
+
+def test_reboot(home: Home) -> None:
+    before, after = blocks("Reboot")
+    home.type("trainshed up --detach")
+    run, worker = sleeper(home.stack)
+    queued = home.stack.submit("--name", "waits", "--after", run, "--", "true")
+    until(lambda: not os.kill(worker, 15) or True)
+    home.environment = {"NODE": "box", "RUN": run}
+    home.type(
+        before.replace("trainshed down", "trainshed ls || true"), code=143
+    )  # `wait` has the worker's own code
+    home.type("trainshed down")
+    home.type(after)
+    (record,) = home.stack.trainshed("nodes", json=True)["nodes"]
+    assert record["drained"] is False
+    assert home.stack.record(queued)["status"] == "CANCELLED"
+
+
+def test_upgrade(home: Home) -> None:
+    (upgrade,) = blocks("Upgrade")
+    home.type("trainshed up --detach")
+    run, worker = sleeper(home.stack)
+    assert "the tables are the same" in home.type(upgrade)
+    assert home.stack.record(run)["pid"] == worker
+    home.environment = {"PATH": "/nowhere"}
+    home.type("pip install --upgrade ./client .", code=127)
+
+
+def test_full_disk(home: Home) -> None:
+    look, make_room, again = blocks("Full disk")
+    home.type("trainshed up --detach")
+    done = home.stack.submit("--name", "done", shell='echo out; echo x > "$TRAINSHED_RUN_DIR/ckpt"')
+    home.stack.wait(done)
+    assert str(home.stack.state_dir / "runs") in home.type(look)
+    home.environment = {"RUN": done}
+    shown = home.type(make_room)
+    assert not home.stack.run_dir(done).exists()
+    assert "COMPLETED" in shown
+    assert "the tables are the same" in home.type(again)
+    home.stack.trainshed("retry", done)
+    until(lambda: home.stack.record(done)["attempt"] == 2 and home.stack.record(done)["ended_at"])
+    assert home.stack.record(done)["status"] == "COMPLETED"
+
+
+def test_a_full_disk_ends_no_worker_and_after_the_restart_everything_goes_on(home: Home) -> None:
+    """On a disk of 32 MiB that is really full."""
+    disk = home.stack.state_dir
+    disk.mkdir(parents=True)
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=32m", "none", disk], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("no disk of its own: this test must be allowed to mount a tmpfs")
+    try:
+        home.type("trainshed up --detach")
+        run, worker = sleeper(home.stack)
+        with (
+            (disk / "filler").open("wb", buffering=0) as filler,
+            pytest.raises(OSError, match="No space left"),
+        ):
+            while True:
+                filler.write(bytes(1 << 20))
+        refused = home.stack.trainshed("submit", "--name", "late", "--", "true", code=3)
+        assert "safe to ask again" in refused.stderr
+        assert alive(worker)
+        (disk / "filler").unlink()
+        home.type(blocks("Full disk")[2])
+        assert home.stack.record(run)["pid"] == worker
+        late = home.stack.trainshed("submit", "--name", "late", "--", "true", json=True)
+        home.stack.wait(late["run_id"])
+        home.type("trainshed down --stop-workers")
+    finally:
+        home.stack.close()
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_unit_that_was_not_written_by_us_is_left(home: Home) -> None:
+    home.unit.parent.mkdir(parents=True)
+    home.unit.write_text("[Service]\nExecStart=/bin/true\n")
+    done = home.stack.trainshed("service", "install", code=2)
+    assert "was not written by Trainshed" in done.stderr
+    assert home.unit.read_text().startswith("[Service]")
+
+
+def test_the_unit_has_the_options_and_the_settings_of_who_installs_it(home: Home) -> None:
+    done = home.stack.trainshed(
+        *("service", "install", "--gpus", "2", "--heartbeat-timeout", "10m"),
+        environment={"TRAINSHED_RUNS_DIR": "/data/my runs", "TRAINSHED_NATS_PASSWORD": "hunter2"},
+    )
+    assert done.text == f"{home.unit}\n"
+    text = home.unit.read_text()
+    assert f"ExecStart={TRAINSHED} up --gpus 2 --heartbeat-timeout 10m\n" in text
+    assert f'Environment="TRAINSHED_STATE_DIR={home.stack.state_dir}"\n' in text
+    assert 'Environment="TRAINSHED_RUNS_DIR=/data/my runs"\n' in text
+    assert f'Environment="PATH={home.stack.environment["PATH"]}"\n' in text
+    assert "hunter2" not in text
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed (apt: systemd)")
+    checked = subprocess.run(
+        ["systemd-analyze", "--user", "verify", "--man=no", home.unit],
+        env={**home.stack.environment, "XDG_RUNTIME_DIR": str(home.folder)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
