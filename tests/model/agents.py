@@ -238,8 +238,15 @@ def _do(model: Model, world: World, m: int, task: Action, who: str) -> Moves:
             name = dict(draft.heads.value.names).get(draft.node(m), Name())
             reading = draft.agent(m)
             assert reading is not None
+            if model.config.half_reads and reading.half_read is None:
+                half = Name(joined=name.joined, joined_by=name.joined_by)
+                draft.set_agent(m, replace(world.agents[m].value, half_read=half))
+                yield f"{who} reads who joined last", settled(draft)
+                return
+            if reading.half_read is not None:
+                name = replace(name, joined=reading.half_read.joined, joined_by=reading.half_read.joined_by)
             removed = name.removed_of == reading.state.incarnation and name.removed > name.joined
-            draft.set_agent(m, replace(reading, disowned=removed))
+            draft.set_agent(m, replace(reading, disowned=removed, half_read=None))
             if not model.code.reads_name:
                 name = Name(joined=name.joined)
             yield from _fed(model, draft, m, NameRead(name), f"{who} reads its name")
@@ -322,7 +329,7 @@ def _own_again(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> None:
 
 def _store_left(draft: Draft, m: int, task: AppendLeft) -> bool:
     node = draft.node(m)
-    if draft.guarded(("joined", node)) != task.guard:
+    if draft.model.code.left_guard and draft.guarded(("joined", node)) != task.guard:
         return False
     draft.store(Role.AGENT, _left(draft, m, task), node)
     return True
@@ -366,8 +373,8 @@ def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
     if agent.state.phase is not Phase.JOINED:
         return  # held back until then, or delivered again
     push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
-    if push.acked < len(push.events):
-        stored = push.events[push.acked]
+    ahead = push.events[push.acked :]
+    for stored in ahead[:1] if model.code.in_order else ahead:
         event = _delivered(Draft(model, world), m, stored.seq, stored.event)
         label = f"{who} takes {short(stored.event)}"
         yield from _fed(model, Draft(model, world), m, event, label)
@@ -425,7 +432,9 @@ def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> M
                     draft.set_agent(m, replace(agent, unanswered=seq))
                     yield f"{who} NodeJoined{_listing(task)}, no answer", settled(draft.spend("timeout"))
             case AppendLeft():
-                letter = Letter(Role.AGENT, node, _left(draft, m, task), ("joined", node), task.guard)
+                key: tuple[str, ...] = ("joined", node) if model.code.left_guard else ()
+                guard = task.guard if key else 0
+                letter = Letter(Role.AGENT, node, _left(draft, m, task), key, guard)
                 draft = _without(draft, m, task)
                 draft.wire = draft.cell((*draft.wire.value, letter))
                 draft.spend("timeout")

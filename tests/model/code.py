@@ -60,6 +60,10 @@ class Code:
         self.keeps_folders = True  # the folder stays when the end is acknowledged
         self.remembers_sent = True  # a decision holds what it takes until it is folded
         self.clears_queue = True  # an election carries no older decision over
+        self.left_guard = True  # the server refuses a NodeLeft of an older session
+        self.remove_guard = True  # and a NodeRemoved that was decided before a join
+        self.in_order = True  # one delivery at a time
+        self.buries_trees = True  # what a killed shim left is ended before its exit.json is written
         self.reads_name = True  # an agent reads its name before it joins
         self._folded: dict[tuple[Cell, StoredEvent], tuple[Cell, Change]] = {}
         self._decided: dict[tuple[object, ...], tuple[Event, ...]] = {}

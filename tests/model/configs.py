@@ -7,25 +7,36 @@ from __future__ import annotations
 
 from tests.model.model import Config
 
+
+def _faults(text: str, most: int = 1) -> dict[str, int]:
+    return dict.fromkeys(text.split(", "), most)
+
+
+ONE_NODE = "crash, kill, ack, timeout, silence, election, fail, reboot, wipe, cancel, remove, leave"
+NAMES = "crash, silence, remove, leave, new disk, timeout"
+
 CONFIGS: dict[str, Config] = {
-    "one-node": Config(
-        total=2,
-        faults={
-            "crash": 1,
-            "kill": 1,
-            "ack": 1,
-            "timeout": 1,
-            "silence": 1,
-            "election": 1,
-            "fail": 1,
-            "reboot": 1,
-            "wipe": 1,
-            "cancel": 1,
-        },
-    ),
-    "names": Config(
+    # whole in `make test`: every pair of faults on one node
+    "one-node": Config(total=2, faults=_faults(ONE_NODE)),
+    # a second state folder of the same name
+    "names": Config(machines=(("n", "a"), ("n", "b")), total=3, faults=_faults(NAMES)),
+    "three-faults": Config(total=3, faults=_faults(ONE_NODE)),
+    "twice": Config(total=3, faults=_faults("crash, silence, kill, reboot, timeout, ack", 3)),
+    "two-runs": Config(runs=2, total=2, faults=_faults(ONE_NODE)),
+    "cancel": Config(hang=True, total=3, faults=_faults("crash, kill, timeout, silence, cancel, ack, reboot, retry")),
+    "removal": Config(total=4, faults=_faults("silence, remove, crash, timeout, cancel", 2)),
+    "leaving": Config(runs=2, total=3, faults=_faults("leave, reclaim, crash, timeout, silence, cancel")),
+    "half-reads": Config(
         machines=(("n", "a"), ("n", "b")),
+        half_reads=True,
         total=3,
-        faults={"crash": 1, "silence": 1, "remove": 1, "leave": 1, "new disk": 1, "timeout": 1},
+        faults=_faults("silence, remove, leave, crash, timeout"),
     ),
+    "two-nodes": Config(
+        machines=(("n", "a"), ("o", "c")),
+        total=3,
+        faults=_faults("crash, silence, remove, leave, timeout, election, cancel"),
+    ),
+    "late-words": Config(runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)),
+    "disks": Config(total=3, faults=_faults("wipe, new disk, reboot, full, crash, kill, silence, remove")),
 }

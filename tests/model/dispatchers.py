@@ -171,7 +171,8 @@ def _commanded(model: Model, world: World, kind: str, command: Command, run: Run
         yield short(event), settled(draft.spend(kind))
         if model.left(world, "timeout") and world.budget.value[0] > 1:
             draft = Draft(model, world)
-            key: tuple[str, ...] = ("joined", event.node) if isinstance(event, NodeRemoved) else ()
+            guarded = isinstance(event, NodeRemoved) and model.code.remove_guard
+            key: tuple[str, ...] = ("joined", getattr(event, "node", "")) if guarded else ()
             letter = Letter(Role.GATEWAY, "", event, key, draft.guarded(key))
             draft.wire = draft.cell((*draft.wire.value, letter))
             yield f"{short(event)} is late", settled(draft.spend("timeout").spend(kind))

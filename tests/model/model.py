@@ -15,6 +15,7 @@ from events.codec import StoredEvent, event_subject
 from events.types import (
     AttemptEnd,
     AttemptRef,
+    CancelRequested,
     Dispatched,
     Elected,
     Event,
@@ -22,6 +23,7 @@ from events.types import (
     NodeLeft,
     NodeLost,
     NodeRemoved,
+    RetryRequested,
     RunEvent,
     Started,
     Stopping,
@@ -54,7 +56,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What there is, and how much may go wrong. ``faults``: how often each kind may happen, ``total`` all together.
 
     ``machines``: (node name, incarnation of its state folder). ``hang``: workers end only when they are stopped.
-    ``stays_away``: a node that left does not come back by itself.
+    ``stays_away``: a node that left does not come back by itself. ``half_reads``: other things happen between an
+    agent's reads of its name's last words.
     """
 
     machines: tuple[tuple[str, str], ...] = (("n", "a"),)
@@ -63,6 +66,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int = 1
     hang: bool = False
     stays_away: bool = False
+    half_reads: bool = False
     total: int = 2
     faults: Mapping[str, int] = {}
 
@@ -239,7 +243,10 @@ class Draft:
         """The consumer goes on, where this is what it waits for."""
         place = self.model.config.names.index(node)
         push: Push = self.pushes[place].value
-        if push.acked < len(push.events) and push.events[push.acked].seq == seq:
+        if not self.model.code.in_order:
+            left = tuple(event for event in push.events if event.seq != seq)
+            self.pushes[place] = self.cell(Push(left))
+        elif push.acked < len(push.events) and push.events[push.acked].seq == seq:
             push = replace(push, acked=push.acked + 1)
             if not self.model.keeps_history:
                 push = Push(push.events[push.acked :])
@@ -270,6 +277,10 @@ def _heads(heads: Heads, stored: StoredEvent) -> Heads:
     match event:
         case Elected():
             return replace(heads, elected=seq)
+        case CancelRequested(run_id=run_id):
+            return replace(heads, cancelled=tuple(sorted({*heads.cancelled, run_id})))
+        case RetryRequested(run_id=run_id):
+            return replace(heads, cancelled=tuple(each for each in heads.cancelled if each != run_id))
         case NodeJoined(node=node, incarnation=by):
             return _named(heads, node, joined=seq, joined_by=by)
         case NodeLeft(node=node, incarnation=by, attempts=attempts):

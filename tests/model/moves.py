@@ -11,13 +11,13 @@ from typing import cast
 import msgspec
 
 from events.types import Submitted
+from events.state import Active, Node
 from services.agent.session_types import Name
 from tests.model import agents, dispatchers, shims
 from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Fold, Heads, Office, Push, World
 from tests.support.builders import config as run_config
-from events.state import Active, Node
 from trainshed_client.statuses import NodeStatus
 from trainshed_client.subjects import Role
 
@@ -42,8 +42,8 @@ def first(model: Model) -> World:
         procs=tuple(empty for _ in machines),
     )
     draft = Draft(model, world)
-    for number in range(config.runs):
-        draft.store(Role.GATEWAY, _submitted(config.gpus, config.tries, f"r{number + 1}"))
+    for _ in range(config.runs):
+        submit(draft)
     world = next(dispatchers.elections(model, settled(draft)))[1]
     for name in config.names:
         m = next(m for m in machines if config.machines[m][0] == name)
@@ -55,12 +55,18 @@ def first(model: Model) -> World:
     return world
 
 
-def _submitted(gpus: int, tries: int, run_id: str) -> Submitted:
+def submit(draft: Draft, priority: int = 0) -> str:
+    """One run more; its id."""
+    truth: Fold = draft.truth.value
     config = run_config(
-        resources={"cpus": 1, "gpus": {"requested": gpus}}, retry={"max_attempts": tries, "backoff_s": 0}
+        resources={"cpus": 1, "gpus": {"requested": draft.model.config.gpus}},
+        retry={"max_attempts": draft.model.config.tries, "backoff_s": 0},
+        priority=priority,
     )
+    run_id = f"r{len(truth.runs) + len(truth.ended) + 1}"
     # bytes instead of msgspec.Raw, which has no hash
-    return Submitted(run_id=run_id, config=cast(msgspec.Raw, bytes(config)), digest="")
+    draft.store(Role.GATEWAY, Submitted(run_id=run_id, config=cast(msgspec.Raw, bytes(config)), digest=""))
+    return run_id
 
 
 def moves(model: Model, world: World) -> Moves:
@@ -73,6 +79,9 @@ def moves(model: Model, world: World) -> Moves:
         return
     yield from dispatchers.faults(model, world)
     yield from dispatchers.commands(model, world)
+    if model.left(world, "submit"):
+        draft = Draft(model, world).spend("submit")
+        yield f"{submit(draft, priority=1)} is submitted and comes first", settled(draft)
     for m in machines:
         yield from shims.faults(model, world, m)
         yield from agents.faults(model, world, m)
@@ -135,7 +144,10 @@ def _restarting(model: Model, world: World) -> Moves:
         if world.agents[m].value is not None:
             continue
         away = model.config.stays_away and any(
-            each.name == node and each.incarnation == incarnation and not _took_some(truth, each)
+            each.name == node
+            and each.incarnation == incarnation
+            and each.status is NodeStatus.LEFT
+            and not _took_some(truth, each)
             for each in truth.nodes
         )
         if (_may_have(name, incarnation) and not away) or world.procs[m].value:
@@ -176,5 +188,5 @@ def _cancelling(model: Model, world: World) -> Moves:
     """Workers that never end by themselves are cancelled at last, once."""
     truth: Fold = world.truth.value
     if model.config.hang:
-        for run in truth.runs:
+        for run in (run for run in truth.runs if run.run_id not in world.heads.value.cancelled):
             yield from dispatchers.cancel(model, world, run)

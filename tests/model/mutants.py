@@ -159,6 +159,16 @@ def _starts_again(state: State, stored: StoredEvent, history: Mapping[str, Run])
     return None
 
 
+def _removal_ends_nothing(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    event = stored.event
+    node = state.nodes.get(event.node) if isinstance(event, NodeRemoved) else None
+    if node is None:
+        return None
+    state.seq = stored.seq
+    state.put_node(replace(node, status=NodeStatus.REMOVED))
+    return Change(nodes=(node.name,))
+
+
 def _forgets_upto(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
     if not isinstance(stored.event, NodeLeft):
         return None
@@ -213,15 +223,10 @@ def _ignores_removal(state: SessionState, event: Input) -> Step | None:
     return session.step(state, NameRead(replace(event.name, removed=0, removed_of=None)))
 
 
-def _holds_grants_back(state: SessionState, event: Input) -> Step | None:
-    """A grant whose slot is not free yet is left for its redelivery."""
-    if not isinstance(event, Granted) or state.phase is not Phase.JOINED:
+def _takes_every_leave_for_empty(state: SessionState, event: Input) -> Step | None:
+    if not isinstance(event, NameRead):
         return None
-    after, actions = session.step(state, event)
-    attempt = session.attempt_of(after, event.ref)
-    if attempt is not None and attempt.place is session.Place.WAITING:
-        return state, ()
-    return after, actions
+    return session.step(state, NameRead(replace(event.name, left_empty=True)))
 
 
 def _passes_over_unseen_stops(state: SessionState, event: Input) -> Step | None:
@@ -271,6 +276,14 @@ def _set(**flags: object) -> Callable[[Code], None]:
     return apply
 
 
+def _both(*changes: Callable[[Code], None]) -> Callable[[Code], None]:
+    def apply(code: Code) -> None:
+        for change in changes:
+            change(code)
+
+    return apply
+
+
 def _shims(code: Code) -> None:
     code.core_step = _writes_early
 
@@ -287,7 +300,7 @@ MUTANTS: dict[str, Mutant] = {
         rule=1,
         says="a decision holds nothing once it is acknowledged",
         apply=_set(remembers_sent=False),
-        config=_config(1, faults="cancel", runs=2),
+        config=_config(1, faults="submit"),
         catches="I2",
     ),
     "free on silence": Mutant(
@@ -395,13 +408,6 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(1, faults="full"),
         catches="I1",
     ),
-    "grants held back": Mutant(
-        rule=5,
-        says="a grant whose slot has a tree is not acknowledged",
-        apply=_session(_holds_grants_back),
-        config=_config(2, faults="silence, remove", hang=True, runs=2),
-        catches="I1",
-    ),
     "launch over a tree": Mutant(
         rule=5,
         says="a slot is free to the agent when the log says so",
@@ -432,17 +438,66 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "removal counts while up": Mutant(
         rule=12,
-        says="NodeRemoved ends the attempts of a node that is back",
-        apply=_evolve(_removes_what_is_up),
+        says="NodeRemoved, not guarded, ends the attempts of a node that is back",
+        apply=_both(_evolve(_removes_what_is_up), _set(remove_guard=False)),
         config=_config(3, faults="silence, remove, timeout"),
-        catches="I",
+        catches="I1",
+    ),
+    "removal ends nothing": Mutant(
+        rule=12,
+        says="the attempts of a machine that was removed stay",
+        apply=_evolve(_removal_ends_nothing),
+        config=_config(2, faults="new disk, crash"),
+        catches="I1",
+    ),
+    "leave not guarded": Mutant(
+        rule=8,
+        says="a NodeLeft of an older session is stored after the next join",
+        apply=_set(left_guard=False),
+        config=_config(2, faults="leave, timeout"),
+        catches="I1",
+    ),
+    "left counts as empty": Mutant(
+        rule=11,
+        says="the name of a node that left with attempts is free",
+        apply=_session(_takes_every_leave_for_empty),
+        config=_config(1, faults="leave", machines=(("n", "a"), ("n", "b"))),
+        catches="I1",
+    ),
+    "several deliveries at a time": Mutant(
+        rule=10,
+        says="Stopping is delivered before Dispatched, and passed over",
+        apply=_both(_session(_passes_over_unseen_stops), _set(in_order=False)),
+        config=_config(1, faults="cancel", hang=True),
+        catches="I1",
+    ),
+    "stop acknowledged before it is written": Mutant(
+        rule=10,
+        says="Stopping is acknowledged before stop.json is written",
+        apply=_session(_acknowledges_first),
+        config=_config(2, faults="cancel, crash", hang=True),
+        catches="I1",
+    ),
+    "trees of killed shims stay": Mutant(
+        rule=14,
+        says="what a killed shim's worker left is not swept",
+        apply=_set(buries_trees=False),
+        config=_config(1, faults="kill"),
+        catches="I3",
+    ),
+    "join lists nothing": Mutant(
+        rule=8,
+        says="NodeJoined does not carry the attempts that the agent has",
+        apply=_session(_lists_nothing),
+        config=_config(1, faults="crash"),
+        catches="I3",
     ),
     "older decisions carried over": Mutant(
         rule=1,
         says="what was decided before an election is appended after it",
         apply=_set(clears_queue=False),
-        config=_config(2, faults="timeout, cancel", runs=2),
-        catches="I",
+        config=_config(3, faults="timeout, election, submit"),
+        catches="I2",
     ),
     "left grants are not ended": Mutant(
         rule=8,

@@ -211,7 +211,9 @@ def bury(draft: Draft, m: int, ref: AttemptRef, reason: ExitReason) -> None:
     there = files(draft, m, ref)
     if there.exit is not None:
         return
-    draft.set_procs(m, tuple(p for p in draft.of_procs(m) if not (p.ref == ref and p.stage is Stage.ORPHAN)))
+    if draft.model.code.buries_trees:
+        left = (p for p in draft.of_procs(m) if not (p.ref == ref and p.stage is Stage.ORPHAN))
+        draft.set_procs(m, tuple(left))
     write(draft, m, ref, exit=ExitRecord(reason=reason, stop_reason=there.stop, ended_at=0.0))
 
 

@@ -42,11 +42,12 @@ class Word(msgspec.Struct, frozen=True):
 
 
 class Heads(msgspec.Struct, frozen=True):
-    """The last sequence of each subject that somebody guards by or reads."""
+    """The last sequence of each subject that somebody guards by or reads; and which runs somebody wanted to end."""
 
     elected: int = 0
     names: tuple[tuple[str, Name], ...] = ()
     words: tuple[Word, ...] = ()
+    cancelled: tuple[str, ...] = ()
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -132,7 +133,8 @@ class Agent(msgspec.Struct, frozen=True):
     """An agent's process: its session, what it has under way, and the shims that it watches.
 
     ``unanswered`` is the sequence of its NodeJoined where that was stored and the answer was lost; ``disowned``: when
-    it read its name, its incarnation had been removed since its last join.
+    it read its name, its incarnation had been removed since its last join. ``half_read``: the name's last join is read,
+    the rest is not.
     """
 
     state: SessionState
@@ -140,6 +142,7 @@ class Agent(msgspec.Struct, frozen=True):
     watched: frozenset[AttemptRef] = frozenset()
     unanswered: int = 0
     disowned: bool = False
+    half_read: Name | None = None
 
 
 class Cell:
