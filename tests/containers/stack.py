@@ -232,17 +232,19 @@ class ComposeStack:
         """The invariants that the log can show (`audit verify`, and no slot with two holders)."""
         self.trainshed("audit", "verify")
         holders: dict[tuple[str, int], str] = {}
+        grants = 0
         for event in self.events():
-            data, kind = event.get("data") or {}, event["type"].rpartition(".")[2].lower()
+            data, kind = event["data"], event["type"].split(".")[2]  # trainshed.run.dispatched.v1
             if kind == "dispatched":
+                grants += 1
                 for slot in data["slots"]:
                     place = (data["node"], slot)
                     assert place not in holders, f"{place} is held by {holders[place]}: {event}"
                     holders[place] = f"{data['run_id']}/{data['attempt']}"
-            elif kind in ("completed", "failed", "cancelled", "timedout", "timed_out"):
-                run = f"{data.get('run_id')}/{data.get('attempt')}"
-                for place in [place for place, holder in holders.items() if holder == run]:
-                    del holders[place]
+            elif kind in ("completed", "failed", "cancelled", "timed_out"):
+                run = f"{data['run_id']}/{data.get('attempt')}"
+                holders = {place: holder for place, holder in holders.items() if holder != run}
+        assert grants
 
 
 def config(script: str, **fields: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from events.types import (
     AttemptEnd,
     AttemptRef,
+    Device,
     Dispatched,
     NodeJoined,
     NodeLeft,
@@ -64,8 +65,7 @@ from services.agent.session_types import State as SessionState
 from tests.model import shims
 from tests.model.dispatchers import Moves, settled, short
 from tests.model.model import Draft, Model
-from tests.model.values import Agent, Files, Heads, Letter, Proc, Push, Stage, World
-from tests.support.builders import Device
+from tests.model.values import Agent, Files, Letter, Proc, Push, Stage, World
 from trainshed_client.subjects import Role
 
 _HAS_JOINED = frozenset({Phase.JOINED, Phase.LEAVING, Phase.RECLAIMING, Phase.LEAVING_EMPTY})
@@ -174,7 +174,8 @@ def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, 
             failed = after.copy()
             now = failed.agent(m)
             assert now is not None
-            failed.set_agent(m, replace(now, state=agent.state))
+            tasks = now.tasks if isinstance(event, Granted | StopOrdered) else (*now.tasks, event)
+            failed.set_agent(m, replace(now, state=agent.state, tasks=tasks))
             wrong.append((f"{label}, {type(action).__name__} fails", failed.spend("full")))
         _act(after, m, action)
         if after.agent(m) is None:
@@ -218,7 +219,7 @@ def _act(draft: Draft, m: int, action: Action) -> None:
             draft.set_agent(m, replace(agent, tasks=(*agent.tasks, action)))
 
 
-def _without(draft: Draft, m: int, task: Action) -> Draft:
+def _without(draft: Draft, m: int, task: Action | Input) -> Draft:
     agent = draft.agent(m)
     assert agent is not None
     tasks = list(agent.tasks)
@@ -231,7 +232,7 @@ def _without(draft: Draft, m: int, task: Action) -> Draft:
 # --- tasks ---------------------------------------------------------------------------------------------------
 
 
-def _do(model: Model, world: World, m: int, task: Action, who: str) -> Moves:
+def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> Moves:
     draft = _without(Draft(model, world), m, task)
     match task:
         case ReadName():
@@ -284,6 +285,8 @@ def _do(model: Model, world: World, m: int, task: Action, who: str) -> Moves:
             event = _end(draft, m, ref)
             _say(draft, m, event)
             yield from _fed(model, draft, m, EndStored(ref), f"{who} {short(event)}")
+        case NameRead() | Left():
+            yield from _fed(model, draft, m, task, f"{who} tries again")
         case _:
             raise TypeError(task)
 

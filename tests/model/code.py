@@ -126,7 +126,7 @@ def still_in_flight(sent: tuple[Sent, ...], position: int) -> tuple[Sent, ...]:
     for each in sent:
         flight.add(each.event).seq = each.seq
     flight.folded(position)
-    return tuple(Sent(decision.event, decision.seq) for decision in flight._decisions)  # noqa: SLF001
+    return tuple(Sent(decision.event, decision.seq) for decision in flight._decisions)
 
 
 def state_of(fold: Fold, seq: int) -> State:

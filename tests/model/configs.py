@@ -23,7 +23,9 @@ CONFIGS: dict[str, Config] = {
     "three-faults": Config(total=3, faults=_faults(ONE_NODE)),
     "twice": Config(total=3, faults=_faults("crash, silence, kill, reboot, timeout, ack", 3)),
     "two-runs": Config(runs=2, total=2, faults=_faults(ONE_NODE)),
-    "cancel": Config(hang=True, total=3, faults=_faults("crash, kill, timeout, silence, cancel, ack, reboot, retry")),
+    "cancel": Config(
+        hang=True, total=3, faults=_faults("crash, kill, timeout, silence, cancel, ack, reboot, retry")
+    ),
     "removal": Config(total=4, faults=_faults("silence, remove, crash, timeout, cancel", 2)),
     "leaving": Config(runs=2, total=3, faults=_faults("leave, reclaim, crash, timeout, silence, cancel")),
     "half-reads": Config(
@@ -37,6 +39,8 @@ CONFIGS: dict[str, Config] = {
         total=3,
         faults=_faults("crash, silence, remove, leave, timeout, election, cancel"),
     ),
-    "late-words": Config(runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)),
+    "late-words": Config(
+        runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)
+    ),
     "disks": Config(total=3, faults=_faults("wipe, new disk, reboot, full, crash, kill, silence, remove")),
 }

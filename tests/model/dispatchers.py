@@ -264,5 +264,5 @@ def short(event: Event) -> str:
             return f"{type(event).__name__} {run_id}"
         case _:
             ref = f"{getattr(event, 'run_id', '')}.{getattr(event, 'attempt', '')}".strip(".")
-            reason = getattr(event, "failure_reason", None)
-            return " ".join(filter(None, (type(event).__name__, ref, reason and f"({reason})")))
+            why = getattr(event, "failure_reason", None)
+            return " ".join([type(event).__name__, *filter(None, (ref, f"({why})" if why else ""))])

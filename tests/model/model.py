@@ -31,7 +31,6 @@ from events.types import (
 from services.agent.session_types import Name
 from tests.model.code import Code
 from tests.model.values import (
-    PLAIN,
     Agent,
     Cell,
     Cells,
@@ -103,7 +102,8 @@ class Draft:
 
     def __init__(self, model: Model, world: World) -> None:
         self.model = model
-        self.heads, self.truth, self.wire, self.budget, self.disowned = world[: len(PLAIN)]
+        self.heads, self.truth, self.wire = world.heads, world.truth, world.wire
+        self.budget, self.disowned = world.budget, world.disowned
         self.pushes, self.offices, self.folds = list(world.pushes), list(world.offices), list(world.folds)
         self.agents, self.disks, self.procs = list(world.agents), list(world.disks), list(world.procs)
 
@@ -201,9 +201,9 @@ class Draft:
         """The sequence of this very word where it is the last of its type (docs/protocol.md rule 13); else 0."""
         heads: Heads = self.heads.value
         for word in heads.words:
-            if (word.node, word.run_id, word.type) == (node, event.run_id, type(event).__name__):
-                if word.attempt == event.attempt:
-                    return word.seq
+            words_of = (word.node, word.run_id, word.type) == (node, event.run_id, type(event).__name__)
+            if words_of and word.attempt == event.attempt:
+                return word.seq
         return 0
 
     def store(self, role: Role, event: Event, node: str = "") -> int:
@@ -300,7 +300,7 @@ def _place(word: Word) -> tuple[str, str, str]:
     return (word.node, word.run_id, word.type)
 
 
-def _named(heads: Heads, node: str, **fields: Any) -> Heads:  # noqa: ANN401
+def _named(heads: Heads, node: str, **fields: Any) -> Heads:
     names = dict(heads.names)
     names[node] = replace(names.get(node, Name()), **fields)
     return replace(heads, names=tuple(sorted(names.items(), key=lambda item: item[0])))

@@ -10,8 +10,8 @@ from typing import cast
 
 import msgspec
 
-from events.types import Submitted
 from events.state import Active, Node
+from events.types import Submitted
 from services.agent.session_types import Name
 from tests.model import agents, dispatchers, shims
 from tests.model.dispatchers import Moves, settled

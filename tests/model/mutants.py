@@ -17,28 +17,27 @@ from events.state import Active, Ended, Run, State
 from events.types import (
     AttemptEnd,
     Dispatched,
-    Elected,
     NodeJoined,
     NodeLeft,
     NodeLost,
     NodeRemoved,
     RetryRequested,
-    Started,
 )
 from services.agent import session
 from services.agent.session_types import (
     Ack,
-    Action,
+    AppendJoined,
     CountedLost,
-    EndStored,
     Granted,
     Input,
     NameRead,
     Phase,
-    State as SessionState,
     Step,
     StopOrdered,
-    Sweep,
+    Swept,
+)
+from services.agent.session_types import (
+    State as SessionState,
 )
 from services.agent.shim import core
 from tests.model.code import Code
@@ -67,7 +66,9 @@ def _config(total: int, /, **more: object) -> Config:
 Evolve = Callable[[State, StoredEvent, Mapping[str, Run]], Change]
 
 
-def _evolve(other: Callable[[State, StoredEvent, Mapping[str, Run]], Change | None]) -> Callable[[Code], None]:
+def _evolve(
+    other: Callable[[State, StoredEvent, Mapping[str, Run]], Change | None],
+) -> Callable[[Code], None]:
     """Where ``other`` answers, its answer; else the project's."""
 
     def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change:
@@ -88,7 +89,7 @@ def _free_on_silence(state: State, stored: StoredEvent, history: Mapping[str, Ru
     if node.status is not NodeStatus.LOST:
         return Change(nodes=(node.name,))
     removed = NodeRemoved(node=node.name, incarnation=node.incarnation)
-    change = evolving._evolve_node(state, replace(stored, event=removed), removed)  # noqa: SLF001
+    change = evolving._evolve_node(state, replace(stored, event=removed), removed)
     state.put_node(node)
     return change
 
@@ -118,7 +119,7 @@ def _takes_late_ends(state: State, stored: StoredEvent, history: Mapping[str, Ru
         return change
     status, reason = evolving.outcome(stored.event)
     ended = replace(run, phase=Ended(attempt=run.attempt, status=status, reason=reason))
-    return evolving._end_run(state, run, ended, Change())  # noqa: SLF001
+    return evolving._end_run(state, run, ended, Change())
 
 
 def _forgets_cancel(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
@@ -155,7 +156,7 @@ def _starts_again(state: State, stored: StoredEvent, history: Mapping[str, Run])
         run = state.runs[event.run_id]
         if isinstance(run.phase, Active):
             state.seq = stored.seq
-            return evolving._requeue(state, run, stored, 0.0, Change(), 0, 0)  # noqa: SLF001
+            return evolving._requeue(state, run, stored, 0.0, Change(), 0, 0)
     return None
 
 
@@ -236,12 +237,11 @@ def _passes_over_unseen_stops(state: SessionState, event: Input) -> Step | None:
 
 
 def _lists_nothing(state: SessionState, event: Input) -> Step | None:
-    if not isinstance(event, session.Swept):
+    if not isinstance(event, Swept):
         return None
     after, actions = session.step(state, event)
     return after, tuple(
-        replace(action, attempts=()) if isinstance(action, session.AppendJoined) else action
-        for action in actions
+        replace(action, attempts=()) if isinstance(action, AppendJoined) else action for action in actions
     )
 
 

@@ -86,7 +86,9 @@ class Search:
             except Stuck as stuck:
                 violation = Violation(str(stuck), (*self._trace(world), *stuck.way), looked)
             except Broken as broken:
-                violation = Violation(str(broken), (*self._trace(world), label or str(broken).rpartition(", at ")[2]), looked)
+                violation = Violation(
+                    str(broken), (*self._trace(world), label or str(broken).rpartition(", at ")[2]), looked
+                )
         seconds = time.process_time() - begun
         return Result(looked, transitions, depth, not ahead and violation is None, violation, seconds)
 

@@ -72,7 +72,7 @@ def files(draft: Draft, m: int, ref: AttemptRef) -> Files:
     return dict(draft.disk(m).files).get(ref, NO_FILES)
 
 
-def write(draft: Draft, m: int, ref: AttemptRef, **fields: Any) -> None:  # noqa: ANN401
+def write(draft: Draft, m: int, ref: AttemptRef, **fields: Any) -> None:
     """Write files of the attempt's folder, which is made where there is none."""
     disk = draft.disk(m)
     kept = dict(disk.files)

@@ -16,7 +16,7 @@ from events.codec import StoredEvent
 from events.state import Node, Run
 from events.types import AttemptRef, Event
 from services.agent.attempt_files import ExitRecord, StopReason
-from services.agent.session_types import Action, Name
+from services.agent.session_types import Action, Input, Name
 from services.agent.session_types import State as SessionState
 from services.agent.shim import core
 from trainshed_client.subjects import Role
@@ -132,13 +132,14 @@ class Proc(msgspec.Struct, frozen=True):
 class Agent(msgspec.Struct, frozen=True):
     """An agent's process: its session, what it has under way, and the shims that it watches.
 
+    An input among ``tasks`` is one whose write failed: it is taken again.
     ``unanswered`` is the sequence of its NodeJoined where that was stored and the answer was lost; ``disowned``: when
     it read its name, its incarnation had been removed since its last join. ``half_read``: the name's last join is read,
     the rest is not.
     """
 
     state: SessionState
-    tasks: tuple[Action, ...] = ()
+    tasks: tuple[Action | Input, ...] = ()
     watched: frozenset[AttemptRef] = frozenset()
     unanswered: int = 0
     disowned: bool = False
@@ -150,7 +151,7 @@ class Cell:
 
     __slots__ = ("seqs", "value")
 
-    def __init__(self, value: Any) -> None:  # noqa: ANN401 (a component of any kind)
+    def __init__(self, value: Any) -> None:
         self.value = value
         self.seqs = frozenset(_seqs(value))
 
@@ -208,7 +209,7 @@ def _seqs(value: object) -> Iterable[int]:
             yield from _seqs(each)
 
 
-def _renumbered(value: Any, new: dict[int, int]) -> Any:  # noqa: ANN401
+def _renumbered(value: Any, new: dict[int, int]) -> Any:
     if isinstance(value, msgspec.Struct):
         changes: dict[str, object] = {}
         for name in value.__struct_fields__:

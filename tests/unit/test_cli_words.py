@@ -9,7 +9,7 @@ import pytest
 from services.cli import describe
 from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
-from services.cli.table import Cell, Column, Screen, cut, render, text_width
+from services.cli.table import Cell, Column, Screen, render, text_width
 from services.cli.text import clean, count, metric, parse_memory_mb, seconds_between, shortest
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord, SlotRecord, WaitsFor
