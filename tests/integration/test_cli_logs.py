@@ -78,6 +78,17 @@ def test_following_goes_on_over_a_retry_and_ends_with_the_run(stack: Stack, tmp_
         assert process.returncode == 0
 
 
+def test_following_may_begin_with_an_attempt_that_is_yet_to_come(stack: Stack, tmp_path: Path) -> None:
+    script = f"echo attempt $TRAINSHED_ATTEMPT; {until_there(tmp_path / 'go')}; exit 3"
+    run = stack.submit_config(
+        {"entry_point": "/bin/sh", "arguments": ["-c", script], "retry": {"max_attempts": 2, "backoff_s": 0}}
+    )
+    stack.running(run)
+    with following(stack, "--attempt", "2", run) as process:
+        (tmp_path / "go").touch()
+        assert process.communicate(timeout=20)[0] == "attempt 2\n"
+
+
 def test_ctrl_c_says_how_to_stop_the_run_and_leaves_it(stack: Stack) -> None:
     run = stack.submit(shell="echo up; sleep 60")
     with following(stack, run) as process:

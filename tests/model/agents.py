@@ -158,7 +158,7 @@ def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, 
     """One input: all its actions, or a crash between two of them, or a write that fails."""
     agent = draft.agent(m)
     assert agent is not None
-    state, actions = draft.model.code.session_step(agent.state, event)
+    state, actions = draft.model.code.step(agent.state, event)
     if state.phase in _HAS_JOINED:
         state = replace(state, name=Name())  # read anew before it counts again
     after = draft.copy()

@@ -26,6 +26,8 @@ from events.types import (
     Why,
 )
 from services.agent import session
+from services.agent.session_types import Input, Step
+from services.agent.session_types import State as SessionState
 from services.agent.shim import core
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import InFlight
@@ -65,6 +67,9 @@ class Code:
         self.in_order = True  # one delivery at a time
         self.buries_trees = True  # what a killed shim left is ended before its exit.json is written
         self.reads_name = True  # an agent reads its name before it joins
+        self.stored: set[str] = set()
+        self.fed: set[str] = set()
+        """What occurred so far: names of events and of the session's inputs."""
         self._folded: dict[tuple[Cell, StoredEvent], tuple[Cell, Change]] = {}
         self._decided: dict[tuple[object, ...], tuple[Event, ...]] = {}
 
@@ -75,6 +80,7 @@ class Code:
         key = (fold, stored)
         known = self._folded.get(key)
         if known is None:
+            self.stored.add(type(stored.event).__name__)
             try:
                 known = self._folded[key] = self._fold(fold.value, stored)
             except Broken as broken:
@@ -98,6 +104,11 @@ class Code:
         after = _fold_of(state, ended)
         _check_state(state, after, decisions)
         return self.cells.of(after), change
+
+    def step(self, state: SessionState, event: Input) -> Step:
+        """The session's step."""
+        self.fed.add(type(event).__name__)
+        return self.session_step(state, event)
 
     # --- the dispatcher ---------------------------------------------------------------------------------------
 

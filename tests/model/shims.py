@@ -115,7 +115,7 @@ def _exec(draft: Draft, m: int, place: int, proc: Proc) -> None:
         _ask_stop(draft, m, place)
     agent = draft.agent(m)
     if agent is not None and proc.ref in agent.watched:
-        state, actions = draft.model.code.session_step(agent.state, WorkerUp(proc.ref))
+        state, actions = draft.model.code.step(agent.state, WorkerUp(proc.ref))
         draft.set_agent(m, replace(agent, state=state, tasks=(*agent.tasks, *actions)))
 
 
