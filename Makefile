@@ -29,7 +29,7 @@ demo: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/.stamp-install $(VENV)/.stamp-dev
+lint: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
