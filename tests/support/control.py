@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,6 @@ from trainshed_client.subjects import Role
 
 def writer(role: Role, node: str | None = None) -> Writer:
     """A writer with the real clock and ids."""
-    import time
-
     return Writer(role, time.time_ns, uuid7, node)
 
 
@@ -111,12 +110,21 @@ async def beat(log: EventLog, node: str = "gpu01", incarnation: str = "a") -> No
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Any:
-    """A process stopped by SIGSTOP while the block lasts."""
+    """A process stopped by SIGSTOP while the block lasts: every thread of it, for the signal alone is only asked for."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        deadline = time.monotonic() + 5
+        while not all(state == "T" for state in _thread_states(pid)):
+            assert time.monotonic() < deadline, f"process {pid} does not stop"
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _thread_states(pid: int) -> list[str]:
+    """The states of a process's threads as proc(5) spells them."""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
 async def kill_and_start_again(server: NatsServer) -> None:
