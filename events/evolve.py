@@ -12,7 +12,7 @@ import msgspec
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
 from events.json_limits import MAX_BYTES, MAX_INTEGER
-from events.state import NO_HISTORY, Active, Ended, Node, Pending, Run, Session, State
+from events.state import NO_HISTORY, Active, Ended, Node, Pending, Phase, Run, Session, State
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -162,20 +162,26 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
             waiting.add(dependency)
         elif past.phase.status is not RunStatus.COMPLETED:
             failed = dependency
-    run = Run(
-        run_id=event.run_id,
-        submit_seq=stored.seq,
-        config=bytes(event.config),
+    phase = Pending(attempt=1, waiting_for=frozenset(waiting), failed_dependency=failed)
+    run = run_of_config(event.run_id, stored.seq, bytes(event.config), config, phase)
+    state.put_run(run)
+    return Change(runs=(RunChange(None, run),))
+
+
+def run_of_config(run_id: str, submit_seq: int, raw: bytes, config: RunConfig, phase: Phase) -> Run:
+    """What a run config as stored (``raw``, read: ``config``) makes of a run."""
+    return Run(
+        run_id=run_id,
+        submit_seq=submit_seq,
+        config=raw,
         name=config.name,
         priority=config.priority,
         needs=config.needs,
         retry=config.retry,
         after=tuple(config.after),
         max_duration_s=config.max_duration_seconds,
-        phase=Pending(attempt=1, waiting_for=frozenset(waiting), failed_dependency=failed),
+        phase=phase,
     )
-    state.put_run(run)
-    return Change(runs=(RunChange(None, run),))
 
 
 def _retried(state: State, run: Run | None, event: RetryRequested) -> Change:
@@ -435,7 +441,20 @@ def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJ
         earlier=_earlier(before, event),
     )
     state.put_node(node)
-    return Change(nodes=(event.node,))
+    return Change(runs=_to_tell_again(state, event), nodes=(event.node,))
+
+
+def _to_tell_again(state: State, event: NodeJoined) -> tuple[RunChange, ...]:
+    """The attempts of this incarnation that were told to stop before: a consumer that is made anew from this join
+    would not bring that word (docs/protocol.md rules 3, 10), so it is owed again."""
+    changes: list[RunChange] = []
+    stopping = [(run, a) for run, a in state.attempts_of(event.node) if a.stopping]
+    for run, active in sorted(stopping, key=lambda pair: pair[1].dispatched_seq):
+        if active.incarnation == event.incarnation:
+            again = msgspec.structs.replace(run, phase=msgspec.structs.replace(active, stopping=False))
+            state.put_run(again)
+            changes.append(RunChange(run, again))
+    return tuple(changes)
 
 
 def _earlier(before: Node | None, event: NodeJoined) -> tuple[Session, ...]:

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, func, or_, select
 from sqlalchemy import Row as SqlRow
 
+from events.state import Run
 from projections import tables
 from projections.database import Database
 from projections.rows import (
@@ -26,7 +27,7 @@ from projections.rows import (
     row_from,
     sorted_json,
 )
-from projections.store import run_pair
+from projections.store import run_of, run_pair
 from projections.waits import Rooms, waits_for
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import TimelineEntry
@@ -265,12 +266,13 @@ class Queries:
         for row in connection.execute(statement).yield_per(100):
             if wanted and not all(text in row.labels for text in wanted):  # LIKE takes letters of either case
                 continue
+            record = _quick_row(row)
             if row.status != "PENDING":
-                yield _quick_record(row)
+                yield record_json(record)
                 continue
             if rooms is None:
                 rooms = Rooms.of(_nodes(connection), _slots(connection))
-            yield self._record(row._mapping, rooms)
+            yield self._queued(record, run_of(row.fold, row.run_id, row.submit_seq, row.config), rooms)
 
     def _one(self, connection: Connection, run_id: str) -> tuple[Mapping[Any, Any], bytes]:
         statement = tables.runs.select().where(tables.runs.c.run_id == run_id)
@@ -286,6 +288,9 @@ class Queries:
         if rooms is None or columns["status"] != "PENDING":
             return record_json(row_from("runs", columns))
         row, run = run_pair(columns)
+        return self._queued(row, run, rooms)
+
+    def _queued(self, row: RunRow, run: Run, rooms: Rooms) -> bytes:
         waits = msgspec.json.encode(waits_for(run, rooms, self._clock()))
         return record_json(row)[:-1] + b',"waits_for":' + waits + b"}"
 
@@ -307,15 +312,15 @@ _BOOLEAN_PLACES = tuple(place for place, name in enumerate(_FIELDS) if name in t
 _STEP_PLACE = _FIELDS.index("step")
 
 
-def _quick_record(row: SqlRow[Any]) -> bytes:
-    """The record of a row of ``_LISTED``: what `row_from` makes of it, by place and so three times as fast."""
+def _quick_row(row: SqlRow[Any]) -> RunRow:
+    """What `row_from` makes of a row of ``_LISTED``, by place and so three times as fast."""
     values = list(row[: len(_FIELDS)])
     for place in _JSON_PLACES:
         values[place] = msgspec.Raw(values[place].encode())
     for place in _BOOLEAN_PLACES:
         values[place] = bool(values[place])
     values[_STEP_PLACE] = plain_number(values[_STEP_PLACE])
-    return record_json(RunRow(*values))
+    return RunRow(*values)
 
 
 def _selected(query: RunQuery) -> Select[Any]:

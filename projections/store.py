@@ -13,10 +13,9 @@ import msgspec
 from msgspec.structs import astuple
 from sqlalchemy import Connection, Table
 
-from events.codec import StoredEvent, event_subject
-from events.evolve import evolve
-from events.state import Node, Phase, Run, Snapshot, State, restore
-from events.types import Submitted
+from events.config import stored_config
+from events.evolve import run_of_config
+from events.state import Node, Phase, Run, Snapshot, restore
 from projections import tables
 from projections.database import Database, in_chunks
 from projections.projection import Batch, Projection, RunEntry
@@ -30,7 +29,6 @@ from projections.rows import (
     row_from,
 )
 from projections.tables import JSON_COLUMNS, SCHEMA_VERSION
-from trainshed_client.subjects import Role
 
 _T = TypeVar("_T")
 _NEVER_CHANGES = frozenset(
@@ -286,14 +284,11 @@ def fold_of(run: Run) -> str:
 
 
 def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
-    """The inverse of :func:`fold_of`: what the config decides ``evolve`` makes of it, as it did at first."""
+    """The inverse of :func:`fold_of`: what the config decides is made of it as ``evolve`` did at first."""
     kept = _FOLD.decode(fold)
-    event = Submitted(run_id=run_id, config=msgspec.Raw(config.encode()), digest="")
-    subject = event_subject(event, Role.GATEWAY)
-    change = evolve(State(), StoredEvent(submit_seq, 0, subject, "", "", event))
+    raw = config.encode()
     return msgspec.structs.replace(
-        change.runs[0].after,
-        phase=kept.phase,
+        run_of_config(run_id, submit_seq, raw, stored_config(msgspec.Raw(raw)), kept.phase),
         tries=kept.tries,
         unstarted=kept.unstarted,
         cancel_requested=kept.cancel_requested,

@@ -14,9 +14,9 @@ from tests.support.stack import TRAINSHED, Stack, until
 
 @contextmanager
 def following(stack: Stack, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """`trainshed logs -f` as a process, killed where a test leaves it behind."""
+    """`trainshed logs -f` (or `run`) as a process, killed where a test leaves it behind."""
     process = subprocess.Popen(
-        [TRAINSHED, "logs", "-f", *words],
+        [TRAINSHED, *(words if words[0] == "run" else ("logs", "-f", *words))],
         env=stack.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -59,6 +59,18 @@ def test_following_a_queued_run_says_what_it_waits_for_and_begins_by_itself(
         assert {line(process), line(process)} == {"begun\n", "warned\n"}
         assert "COMPLETED" in told(process, f"run {run[:6]} ")
         assert process.wait(10) == 0
+    stack.wait(holder)
+
+
+def test_run_says_what_it_waits_for_too(stack: Stack, tmp_path: Path) -> None:
+    holder = stack.submit("--gpus", "2", shell=until_there(tmp_path / "free"))
+    stack.running(holder)
+    words = ("run", "--new", "--gpus", "1", "--", "/bin/sh", "-c", "echo begun")
+    with following(stack, *words) as process:
+        assert "free GPU" in told(process, "has not started: ")
+        (tmp_path / "free").touch()
+        assert process.communicate(timeout=20)[0] == "begun\n"
+        assert process.returncode == 0
     stack.wait(holder)
 
 

@@ -15,11 +15,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("--config", choices=[*CONFIGS, "all"], default="all")
     parser.add_argument("--states", type=int, default=60_000, metavar="N", help="states of each (60000)")
+    parser.add_argument("--walk", type=int, metavar="SEED", help="take N steps by chance instead")
     asked = parser.parse_args()
     names = list(CONFIGS) if asked.config == "all" else [asked.config]
     bad = False
     for name in names:
-        result = Search(Model(CONFIGS[name])).run(asked.states)
+        search = Search(Model(CONFIGS[name]))
+        result = search.run(asked.states) if asked.walk is None else search.walk(asked.walk, asked.states)
         print(f"{name}: {result}", flush=True)
         if result.violation is not None:
             bad = True

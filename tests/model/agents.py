@@ -76,7 +76,7 @@ def going_on(model: Model, world: World, m: int) -> Moves:
     agent: Agent | None = world.agents[m].value
     if agent is None:
         return
-    who = model.config.machines[m][1]
+    who = world.disks[m].value.incarnation
     for ref in sorted(agent.watched, key=str):
         if not any(each.ref == ref and each.stage is not Stage.ORPHAN for each in world.procs[m].value):
             yield from _hear_end(model, world, m, ref, who)
@@ -129,7 +129,7 @@ def faults(model: Model, world: World, m: int) -> Moves:
     agent: Agent | None = world.agents[m].value
     if agent is None:
         return
-    who = model.config.machines[m][1]
+    who = world.disks[m].value.incarnation
     if model.left(world, "crash"):
         draft = Draft(model, world)
         gone(draft, m)

@@ -18,6 +18,8 @@ NAMES = "crash, silence, remove, leave, new disk, timeout"
 CONFIGS: dict[str, Config] = {
     # whole in `make test`: every pair of faults on one node
     "one-node": Config(total=2, faults=_faults(ONE_NODE)),
+    # a dispatcher that was deposed removes what another made: the consumer begins again at the last NodeJoined
+    "consumer": Config(hang=True, total=3, faults=_faults("cancel, crash, consumer, silence")),
     # a second state folder of the same name
     "names": Config(machines=(("n", "a"), ("n", "b")), total=3, faults=_faults(NAMES)),
     "three-faults": Config(total=3, faults=_faults(ONE_NODE)),

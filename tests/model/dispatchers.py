@@ -70,6 +70,12 @@ def elections(model: Model, world: World) -> Moves:
 
 def faults(model: Model, world: World) -> Moves:
     """Rival elections, silence, and appends of dispatchers without an answer."""
+    if model.left(world, "consumer"):
+        for place, name in enumerate(model.config.names):
+            if world.pushes[place].value.events:
+                draft = Draft(model, world)
+                draft.make_consumer(name)
+                yield f"the consumer of {name} is made anew", settled(draft.spend("consumer"))
     if model.left(world, "election"):
         for label, after in elections(model, world):
             yield label, settled(Draft(model, after).spend("election"))

@@ -83,7 +83,7 @@ class Model:
         self.cells = Cells()
         self.code = Code(self.cells)
         self.kinds = tuple(config.faults)
-        self.keeps_history = bool(config.faults.get("duplicate"))
+        self.keeps_history = bool(config.faults.get("duplicate") or config.faults.get("consumer"))
 
     def budget(self) -> tuple[int, ...]:
         """What may go wrong at the start: in all, then of each kind."""
@@ -251,6 +251,13 @@ class Draft:
             if not self.model.keeps_history:
                 push = Push(push.events[push.acked :])
             self.pushes[place] = self.cell(push)
+
+    def make_consumer(self, node: str) -> None:
+        """It was removed, and is made anew from the sequence of the NodeJoined (docs/protocol.md rule 10)."""
+        place = self.model.config.names.index(node)
+        push: Push = self.pushes[place].value
+        joined = self.guarded(("joined", node))
+        self.pushes[place] = self.cell(Push(tuple(event for event in push.events if event.seq > joined)))
 
     def _disown(self, before: Fold, event: NodeRemoved) -> None:
         after: Fold = self.truth.value

@@ -150,7 +150,8 @@ def _restarting(model: Model, world: World) -> Moves:
             and not _took_some(truth, each)
             for each in truth.nodes
         )
-        if (_may_have(name, incarnation) and not away) or world.procs[m].value:
+        own = any(proc.incarnation == incarnation for proc in world.procs[m].value)
+        if (_may_have(name, incarnation) and not away) or own:
             yield from itertools.islice(agents.starts(model, world, m), 1)
 
 

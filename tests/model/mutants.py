@@ -112,6 +112,16 @@ def _owes_no_stopping(state: State, stored: StoredEvent, history: Mapping[str, R
     return change
 
 
+def _keeps_told_stops(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    if not isinstance(stored.event, NodeJoined):
+        return None
+    change = evolving.evolve(state, stored, history)
+    for each in change.runs:
+        if each.before is not None:
+            state.put_run(each.before)
+    return replace(change, runs=())
+
+
 def _takes_late_ends(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
     change = evolving.evolve(state, stored, history)
     run = state.runs.get(change.late.run_id) if change.late is not None else None
@@ -475,7 +485,14 @@ MUTANTS: dict[str, Mutant] = {
         rule=10,
         says="Stopping is acknowledged before stop.json is written",
         apply=_session(_acknowledges_first),
-        config=_config(2, faults="cancel, crash", hang=True),
+        config=_config(2, faults="cancel, full", hang=True),
+        catches="I1",
+    ),
+    "stop is not owed again": Mutant(
+        rule=10,
+        says="a join does not make a Stopping owed again that came before it",
+        apply=_evolve(_keeps_told_stops),
+        config=_config(3, faults="cancel, crash, consumer", hang=True),
         catches="I1",
     ),
     "trees of killed shims stay": Mutant(

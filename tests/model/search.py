@@ -5,6 +5,7 @@ Owns the walk, the traces and what is told of them; knows no rule.
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 
@@ -16,6 +17,9 @@ from tests.model.model import Model
 from tests.model.moves import first, good, moves, recovery, why_not
 from tests.model.values import World
 
+WRONG = 0.15
+"""How often a walk takes what goes wrong before what goes on."""
+LONGEST_WALK = 150
 LONGEST_WAY = 300
 """Steps of a recovery: a longer one goes in circles."""
 
@@ -91,6 +95,39 @@ class Search:
                 )
         seconds = time.process_time() - begun
         return Result(looked, transitions, depth, not ahead and violation is None, violation, seconds)
+
+    def walk(self, seed: int, most: int) -> Result:
+        """Take ``most`` steps by chance, from the first world anew where there is nothing more to do.
+
+        Reaches ends that a search of as many states does not; its trace is not the shortest.
+        """
+        begun = time.process_time()
+        chance = random.Random(seed)
+        world, way, deepest, violation = first(self._model), list[str](), 0, None
+        for _ in range(most):
+            label = ""
+            try:
+                options = list(moves(self._model, world))
+                if not options or len(way) == LONGEST_WALK:
+                    world, way = first(self._model), []
+                    continue
+                wrong = [each for each in options if each[1].budget is not world.budget]
+                usual = [each for each in options if each[1].budget is world.budget]
+                label, world = chance.choice(
+                    wrong if wrong and (not usual or chance.random() < WRONG) else usual
+                )
+                way.append(label)
+                deepest = max(deepest, len(way))
+                self._invariants.check(world)
+                self._find_a_way(world)
+            except Stuck as stuck:
+                violation = Violation(str(stuck), (*way, *stuck.way), most)
+                break
+            except Broken as broken:
+                violation = Violation(str(broken), (*way, str(broken).rpartition(", at ")[2]), most)
+                break
+        seconds = time.process_time() - begun
+        return Result(most, most, deepest, False, violation, seconds)
 
     def _find_a_way(self, world: World) -> None:
         """Raises Stuck where nothing more goes wrong and it still does not end well."""

@@ -51,7 +51,7 @@ def test_every_pair_of_faults_on_one_node_leaves_the_rules_standing_and_a_way_to
     assert result.whole, str(result)
     assert result.states > 40_000, str(result)
     assert model.code.stored >= EVENTS
-    assert model.code.fed >= INPUTS
+    assert model.code.fed >= INPUTS - {"JoinRefused"}
 
 
 @pytest.mark.timeout(600)
@@ -60,24 +60,21 @@ def test_two_state_folders_of_one_name_leave_the_rules_standing_and_a_way_to_a_g
     result = Search(model).run(40_000)
     assert result.violation is None, str(result.violation)
     assert result.states == 40_000, str(result)
+    assert "JoinRefused" in model.code.fed
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_rule_that_is_switched_off_is_missed_at_once(name: str) -> None:
+def test_a_rule_that_is_switched_off_is_missed_and_only_then(name: str) -> None:
     mutant = MUTANTS[name]
     model = Model(mutant.config)
     mutant.apply(model.code)
     violation = Search(model).run(mutant.states).violation
     assert violation is not None, f"{name}: {mutant.says}, and nothing was missed"
-    assert violation.what.startswith(mutant.catches), str(violation)
     print(violation)
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_with_the_rule_the_same_search_finds_nothing(name: str) -> None:
-    result = Search(Model(MUTANTS[name].config)).run(3_000)
-    assert result.violation is None, str(result.violation)
+    assert violation.what.startswith(mutant.catches), str(violation)
+    with_the_rule = Search(Model(mutant.config)).run(violation.states).violation
+    assert with_the_rule is None, str(with_the_rule)
 
 
 def test_a_trace_tells_the_shortest_way_in_few_words() -> None:
