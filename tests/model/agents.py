@@ -40,7 +40,6 @@ from services.agent.session_types import (
     Joined,
     JoinRefused,
     Launch,
-    LeaveAsked,
     Left,
     Name,
     NameRead,
@@ -65,7 +64,7 @@ from services.agent.session_types import State as SessionState
 from tests.model import shims
 from tests.model.dispatchers import Moves, settled, short
 from tests.model.model import Draft, Model
-from tests.model.values import Agent, Files, Letter, Proc, Push, Stage, World
+from tests.model.values import Agent, Files, Proc, Push, Stage, World
 from trainshed_client.subjects import Role
 
 _HAS_JOINED = frozenset({Phase.JOINED, Phase.LEAVING, Phase.RECLAIMING, Phase.LEAVING_EMPTY})
@@ -124,27 +123,6 @@ def starts(model: Model, world: World, m: int) -> Moves:
         yield label, settled(after)
 
 
-def faults(model: Model, world: World, m: int) -> Moves:
-    """Crash, a leave, answers that are lost, and a full disk (within `feed`)."""
-    agent: Agent | None = world.agents[m].value
-    if agent is None:
-        return
-    who = world.disks[m].value.incarnation
-    if model.left(world, "crash"):
-        draft = Draft(model, world)
-        gone(draft, m)
-        yield f"{who} crashes", settled(draft.spend("crash"))
-    for kind, reclaim in (("leave", False), ("reclaim", True)):
-        if model.left(world, kind) and agent.state.phase is Phase.JOINED:
-            draft = Draft(model, world).spend(kind)
-            for label, after in feed(draft, m, LeaveAsked(reclaim), f"{who} is to leave"):
-                yield label, settled(after)
-    if model.left(world, "timeout"):
-        yield from _unanswered(model, world, m, agent, who)
-    if model.left(world, "duplicate"):
-        yield from _duplicates(model, world, m, agent, who)
-
-
 def gone(draft: Draft, m: int) -> None:
     """The agent's process is no more: what it had under way is lost."""
     draft.set_agent(m, None)
@@ -184,7 +162,8 @@ def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, 
     yield from wrong
 
 
-def _fed(model: Model, draft: Draft, m: int, event: Input, label: str) -> Moves:
+def fed(model: Model, draft: Draft, m: int, event: Input, label: str) -> Moves:
+    """One input, as moves."""
     for said, after in feed(draft, m, event, label):
         yield said, settled(after)
 
@@ -219,7 +198,8 @@ def _act(draft: Draft, m: int, action: Action) -> None:
             draft.set_agent(m, replace(agent, tasks=(*agent.tasks, action)))
 
 
-def _without(draft: Draft, m: int, task: Action | Input) -> Draft:
+def without(draft: Draft, m: int, task: Action | Input) -> Draft:
+    """The agent no longer has this under way."""
     agent = draft.agent(m)
     assert agent is not None
     tasks = list(agent.tasks)
@@ -233,7 +213,7 @@ def _without(draft: Draft, m: int, task: Action | Input) -> Draft:
 
 
 def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> Moves:
-    draft = _without(Draft(model, world), m, task)
+    draft = without(Draft(model, world), m, task)
     match task:
         case ReadName():
             name = dict(draft.heads.value.names).get(draft.node(m), Name())
@@ -250,7 +230,7 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
             draft.set_agent(m, replace(reading, disowned=removed, half_read=None))
             if not model.code.reads_name:
                 name = Name(joined=name.joined)
-            yield from _fed(model, draft, m, NameRead(name), f"{who} reads its name")
+            yield from fed(model, draft, m, NameRead(name), f"{who} reads its name")
         case Sweep(keep):
             agent: Agent = world.agents[m].value
             coming = (Stage.COMING, Stage.LOCKED)
@@ -258,12 +238,12 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
                 return  # a launch is on its way
             if model.code.sweeps:
                 shims.sweep(draft, m, frozenset(keep), agent.watched)
-            yield from _fed(model, draft, m, Swept(), f"{who} sweeps")
+            yield from fed(model, draft, m, Swept(), f"{who} sweeps")
         case AppendJoined():
             yield from _join(model, world, draft, m, task, who)
         case AppendLeft():
             _store_left(draft, m, task)
-            yield from _fed(model, draft, m, Left(), f"{who} NodeLeft")
+            yield from fed(model, draft, m, Left(), f"{who} NodeLeft")
         case Bury(ref, reason):
             holder = shims.holder(draft, m, ref)
             if holder is not None and holder.stage is Stage.LOCKED and model.code.lock:
@@ -273,20 +253,20 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
                 assert now is not None
                 draft.set_agent(m, replace(now, watched=now.watched | {ref}))
                 shims.wake(draft, m, ref)
-                yield from _fed(model, draft, m, ShimFound(ref), f"{who} finds the shim of {_at(ref)}")
+                yield from fed(model, draft, m, ShimFound(ref), f"{who} finds the shim of {_at(ref)}")
                 return
             shims.bury(draft, m, ref, ExitReason(reason))
-            yield from _fed(model, draft, m, TreeGone(ref), f"{who} buries {_at(ref)}")
+            yield from fed(model, draft, m, TreeGone(ref), f"{who} buries {_at(ref)}")
         case TellStarted(ref):
             if shims.files(draft, m, ref).started:
-                _say(draft, m, Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host=""))
+                say(draft, m, Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host=""))
             yield f"{who} Started {_at(ref)}", settled(draft)
         case TellEnd(ref):
-            event = _end(draft, m, ref)
-            _say(draft, m, event)
-            yield from _fed(model, draft, m, EndStored(ref), f"{who} {short(event)}")
+            event = end(draft, m, ref)
+            say(draft, m, event)
+            yield from fed(model, draft, m, EndStored(ref), f"{who} {short(event)}")
         case NameRead() | Left():
-            yield from _fed(model, draft, m, task, f"{who} tries again")
+            yield from fed(model, draft, m, task, f"{who} tries again")
         case _:
             raise TypeError(task)
 
@@ -295,16 +275,16 @@ def _join(model: Model, world: World, draft: Draft, m: int, task: AppendJoined, 
     agent: Agent = world.agents[m].value
     last = draft.guarded(("joined", draft.node(m)))
     if agent.unanswered and agent.unanswered == last:
-        yield from _fed(model, draft, m, Joined(last), f"{who} finds its NodeJoined")
+        yield from fed(model, draft, m, Joined(last), f"{who} finds its NodeJoined")
         return
     if last != task.guard and model.code.join_guard:
-        yield from _fed(model, draft, m, JoinRefused(), f"{who} NodeJoined is refused")
+        yield from fed(model, draft, m, JoinRefused(), f"{who} NodeJoined is refused")
         return
-    seq = _store_joined(draft, m, task, agent)
-    yield from _fed(model, draft, m, Joined(seq), f"{who} NodeJoined{_listing(task)}")
+    seq = store_joined(draft, m, task, agent)
+    yield from fed(model, draft, m, Joined(seq), f"{who} NodeJoined{listing(task)}")
 
 
-def _store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
+def store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
     node, incarnation = draft.node(m), agent.state.incarnation
     _own_again(draft, m, task, agent)
     devices = tuple(Device(index=index) for index in range(draft.model.config.gpus))
@@ -334,11 +314,12 @@ def _store_left(draft: Draft, m: int, task: AppendLeft) -> bool:
     node = draft.node(m)
     if draft.model.code.left_guard and draft.guarded(("joined", node)) != task.guard:
         return False
-    draft.store(Role.AGENT, _left(draft, m, task), node)
+    draft.store(Role.AGENT, left(draft, m, task), node)
     return True
 
 
-def _left(draft: Draft, m: int, task: AppendLeft) -> NodeLeft:
+def left(draft: Draft, m: int, task: AppendLeft) -> NodeLeft:
+    """The NodeLeft that it appends."""
     agent = draft.agent(m)
     assert agent is not None
     return NodeLeft(
@@ -346,14 +327,15 @@ def _left(draft: Draft, m: int, task: AppendLeft) -> NodeLeft:
     )
 
 
-def _say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
+def say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
     """Append a word on a run, unless it stands there (`Words.tell`)."""
     node = draft.node(m)
     if not draft.said(node, event):
         draft.store(Role.AGENT, event, node)
 
 
-def _end(draft: Draft, m: int, ref: AttemptRef) -> AttemptEnd:
+def end(draft: Draft, m: int, ref: AttemptRef) -> AttemptEnd:
+    """The end that exit.json says."""
     record = shims.files(draft, m, ref).exit or ExitRecord(reason=ExitReason.SHIM_LOST, ended_at=0.0)
     return end_of(ref, record, None)
 
@@ -365,7 +347,7 @@ def _hear_end(model: Model, world: World, m: int, ref: AttemptRef, who: str) -> 
     draft.set_agent(m, replace(agent, watched=agent.watched - {ref}))
     ended = shims.files(draft, m, ref).exit is not None
     event = TreeGone(ref) if ended else ShimDied(ref)
-    yield from _fed(model, draft, m, event, f"{who} hears that the shim of {_at(ref)} is gone")
+    yield from fed(model, draft, m, event, f"{who} hears that the shim of {_at(ref)} is gone")
 
 
 # --- deliveries ----------------------------------------------------------------------------------------------
@@ -378,26 +360,17 @@ def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
     push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
     ahead = push.events[push.acked :]
     for stored in ahead[:1] if model.code.in_order else ahead:
-        event = _delivered(Draft(model, world), m, stored.seq, stored.event)
+        event = delivered(Draft(model, world), m, stored.seq, stored.event)
         label = f"{who} takes {short(stored.event)}"
-        yield from _fed(model, Draft(model, world), m, event, label)
+        yield from fed(model, Draft(model, world), m, event, label)
         if model.left(world, "ack"):
             _, after = next(feed(Draft(model, world), m, event, label))
             after.pushes = list(world.pushes)
             yield f"{label}, the ack is lost", settled(after.spend("ack"))
 
 
-def _duplicates(model: Model, world: World, m: int, agent: Agent, who: str) -> Moves:
-    if agent.state.phase is not Phase.JOINED:
-        return
-    push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
-    for stored in push.events[: push.acked]:
-        draft = Draft(model, world).spend("duplicate")
-        event = _delivered(draft, m, stored.seq, stored.event)
-        yield from _fed(model, draft, m, event, f"{who} takes {short(stored.event)} once more")
-
-
-def _delivered(draft: Draft, m: int, seq: int, event: object) -> Input:
+def delivered(draft: Draft, m: int, seq: int, event: object) -> Input:
+    """A delivery as the session takes it."""
     match event:
         case Dispatched(run_id=run_id, attempt=attempt, incarnation=incarnation, slots=slots):
             ref = AttemptRef(run_id, attempt)
@@ -420,45 +393,8 @@ def _on_disk(draft: Draft, m: int, ref: AttemptRef) -> OnDisk:
     return OnDisk(started=files.started, ended=files.exit is not None)
 
 
-# --- answers that do not come ----------------------------------------------------------------------------------
-
-
-def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> Moves:
-    """An append is stored and its answer lost, or reaches the log when its sender has long tried again."""
-    node = model.config.machines[m][0]
-    for task in agent.tasks:
-        draft = Draft(model, world)
-        match task:
-            case AppendJoined() if not agent.unanswered:
-                if draft.guarded(("joined", node)) == task.guard:
-                    seq = _store_joined(draft, m, task, agent)
-                    draft.set_agent(m, replace(agent, unanswered=seq))
-                    yield f"{who} NodeJoined{_listing(task)}, no answer", settled(draft.spend("timeout"))
-            case AppendLeft():
-                key: tuple[str, ...] = ("joined", node) if model.code.left_guard else ()
-                guard = task.guard if key else 0
-                letter = Letter(Role.AGENT, node, _left(draft, m, task), key, guard)
-                draft = _without(draft, m, task)
-                draft.wire = draft.cell((*draft.wire.value, letter))
-                draft.spend("timeout")
-                yield from _fed(model, draft, m, Left(), f"{who} leaves, its NodeLeft is late")
-            case TellStarted(ref) | TellEnd(ref):
-                if isinstance(task, TellEnd):
-                    event: Started | AttemptEnd = _end(draft, m, ref)
-                else:
-                    event = Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host="")
-                key = ("words", node, ref.run_id)
-                letter = Letter(Role.AGENT, node, event, key, draft.guarded(key))
-                late = draft.copy()
-                late.wire = draft.cell((*draft.wire.value, letter))
-                yield f"{who} {short(event)} is late", settled(late.spend("timeout"))
-                _say(draft, m, event)
-                yield f"{who} {short(event)}, no answer", settled(draft.spend("timeout"))
-            case _:
-                pass
-
-
-def _listing(task: AppendJoined) -> str:
+def listing(task: AppendJoined) -> str:
+    """What a NodeJoined carries, in words."""
     return f" lists {', '.join(map(_at, task.attempts))}" if task.attempts else ""
 
 

@@ -61,6 +61,7 @@ class Code:
         self.sweeps = True  # the agent ends processes of attempts that it does not list
         self.keeps_folders = True  # the folder stays when the end is acknowledged
         self.remembers_sent = True  # a decision holds what it takes until it is folded
+        self.stands_again = True  # after an append without an answer a dispatcher stands for election again
         self.clears_queue = True  # an election carries no older decision over
         self.left_guard = True  # the server refuses a NodeLeft of an older session
         self.remove_guard = True  # and a NodeRemoved that was decided before a join

@@ -235,7 +235,7 @@ def _send(draft: Draft, d: int) -> str:
 def _gives_up(draft: Draft, d: int) -> Draft:
     office: Office = draft.offices[d].value
     queue = () if draft.model.code.clears_queue else office.queue
-    draft.offices[d] = draft.cell(replace(office, queue=queue, standing=True))
+    draft.offices[d] = draft.cell(replace(office, queue=queue, standing=draft.model.code.stands_again))
     return draft.spend("timeout")
 
 

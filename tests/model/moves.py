@@ -13,7 +13,7 @@ import msgspec
 from events.state import Active, Node
 from events.types import Submitted
 from services.agent.session_types import Name
-from tests.model import agents, dispatchers, shims
+from tests.model import agent_faults, agents, dispatchers, shims
 from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Fold, Heads, Office, Push, World
@@ -84,7 +84,7 @@ def moves(model: Model, world: World) -> Moves:
         yield f"{submit(draft, priority=1)} is submitted and comes first", settled(draft)
     for m in machines:
         yield from shims.faults(model, world, m)
-        yield from agents.faults(model, world, m)
+        yield from agent_faults.faults(model, world, m)
 
 
 def going_on(model: Model, world: World) -> Moves:

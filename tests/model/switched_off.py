@@ -1,0 +1,289 @@
+"""The project's own functions with one rule of docs/protocol.md switched off each.
+
+Owns what each does otherwise; knows no configuration and no search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec.structs import replace
+
+from events import evolve as evolving
+from events.codec import StoredEvent
+from events.evolve import Change
+from events.state import Active, Ended, Run, State
+from events.types import (
+    AttemptEnd,
+    Dispatched,
+    NodeJoined,
+    NodeLeft,
+    NodeLost,
+    NodeRemoved,
+    RetryRequested,
+)
+from services.agent import session
+from services.agent.session_types import (
+    Ack,
+    AppendJoined,
+    CountedLost,
+    Granted,
+    Input,
+    NameRead,
+    Phase,
+    Step,
+    StopOrdered,
+    Swept,
+)
+from services.agent.session_types import (
+    State as SessionState,
+)
+from services.agent.shim import core
+from tests.model.code import Code
+from trainshed_client.statuses import NodeStatus
+
+# --- evolve --------------------------------------------------------------------------------------------------
+
+Evolve = Callable[[State, StoredEvent, Mapping[str, Run]], Change]
+
+
+def with_evolve(
+    other: Callable[[State, StoredEvent, Mapping[str, Run]], Change | None],
+) -> Callable[[Code], None]:
+    """Where ``other`` answers, its answer; else the project's."""
+
+    def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change:
+        change = other(state, stored, history)
+        return evolving.evolve(state, stored, history) if change is None else change
+
+    def apply(code: Code) -> None:
+        code.evolve = evolve
+
+    return apply
+
+
+def free_on_silence(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    if not isinstance(stored.event, NodeLost):
+        return None
+    evolving.evolve(state, stored, history)
+    node = state.nodes[stored.event.node]
+    if node.status is not NodeStatus.LOST:
+        return Change(nodes=(node.name,))
+    removed = NodeRemoved(node=node.name, incarnation=node.incarnation)
+    change = evolving._evolve_node(state, replace(stored, event=removed), removed)
+    state.put_node(node)
+    return change
+
+
+def ignores_lists(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """A node's list is taken for everything that it ever had."""
+    if not isinstance(stored.event, NodeJoined):
+        return None
+    held = [run.ref for run, _ in state.attempts_of(stored.event.node)]
+    event = replace(stored.event, attempts=tuple({*stored.event.attempts, *held}))
+    return evolving.evolve(state, replace(stored, event=event), history)
+
+
+def owes_no_stopping(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    if not isinstance(stored.event, NodeJoined):
+        return None
+    change = evolving.evolve(state, stored, history)
+    node = state.nodes[stored.event.node]
+    state.put_node(replace(node, to_stop=frozenset()))
+    return change
+
+
+def keeps_told_stops(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    if not isinstance(stored.event, NodeJoined):
+        return None
+    change = evolving.evolve(state, stored, history)
+    for each in change.runs:
+        if each.before is not None:
+            state.put_run(each.before)
+    return replace(change, runs=())
+
+
+def takes_every_epoch(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    epoch = getattr(stored.event, "epoch", None)
+    if epoch is None:
+        return None
+    present, state.epoch = state.epoch, epoch
+    change = evolving.evolve(state, stored, history)
+    state.epoch = present
+    return change
+
+
+def takes_late_ends(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    change = evolving.evolve(state, stored, history)
+    run = state.runs.get(change.late.run_id) if change.late is not None else None
+    if run is None or not isinstance(stored.event, AttemptEnd) or isinstance(run.phase, Ended):
+        return change
+    status, reason = evolving.outcome(stored.event)
+    ended = replace(run, phase=Ended(attempt=run.attempt, status=status, reason=reason))
+    return evolving._end_run(state, run, ended, Change())
+
+
+def forgets_cancel(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    if not isinstance(stored.event, Dispatched):
+        return None
+    change = evolving.evolve(state, stored, history)
+    for each in change.runs:
+        state.put_run(replace(each.after, cancel_requested=False))
+    runs = tuple(replace(each, after=replace(each.after, cancel_requested=False)) for each in change.runs)
+    return replace(change, runs=runs)
+
+
+def _ignores_grants_of_lost(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    event = stored.event
+    if isinstance(event, Dispatched) and state.nodes[event.node].status is not NodeStatus.UP:
+        state.seq = stored.seq
+        return Change()
+    return None
+
+
+def removes_what_is_up(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    event = stored.event
+    if isinstance(event, NodeRemoved) and event.node in state.nodes:
+        node = state.nodes[event.node]
+        if node.incarnation == event.incarnation and node.status is NodeStatus.UP:
+            state.put_node(replace(node, status=NodeStatus.LOST))
+    return None
+
+
+def _starts_again(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """A requeue in the writer's words instead of in evolve: an ended run is put back."""
+    event = stored.event
+    if isinstance(event, RetryRequested) and event.run_id in state.runs:
+        run = state.runs[event.run_id]
+        if isinstance(run.phase, Active):
+            state.seq = stored.seq
+            return evolving._requeue(state, run, stored, 0.0, Change(), 0, 0)
+    return None
+
+
+def removal_ends_nothing(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    event = stored.event
+    node = state.nodes.get(event.node) if isinstance(event, NodeRemoved) else None
+    if node is None:
+        return None
+    state.seq = stored.seq
+    state.put_node(replace(node, status=NodeStatus.REMOVED))
+    return Change(nodes=(node.name,))
+
+
+def forgets_upto(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    if not isinstance(stored.event, NodeLeft):
+        return None
+    change = evolving.evolve(state, stored, history)
+    state.put_node(replace(state.nodes[stored.event.node], left_upto=None))
+    return change
+
+
+# --- the agent -----------------------------------------------------------------------------------------------
+
+
+def with_session(other: Callable[[SessionState, Input], Step | None]) -> Callable[[Code], None]:
+    def step(state: SessionState, event: Input) -> Step:
+        answer = other(state, event)
+        return session.step(state, event) if answer is None else answer
+
+    def apply(code: Code) -> None:
+        code.session_step = step
+
+    return apply
+
+
+def launches_old_grants(state: SessionState, event: Input) -> Step | None:
+    if not isinstance(event, Granted):
+        return None
+    after, actions = session.step(replace(state, joined=0), event)
+    return replace(after, joined=state.joined), actions
+
+
+def stays_when_lost(state: SessionState, event: Input) -> Step | None:
+    if isinstance(event, CountedLost) and state.phase is Phase.JOINED:
+        return state, (Ack(event.seq),)
+    return None
+
+
+def acknowledges_first(state: SessionState, event: Input) -> Step | None:
+    if not isinstance(event, Granted | StopOrdered):
+        return None
+    after, actions = session.step(state, event)
+    return after, tuple(sorted(actions, key=lambda action: not isinstance(action, Ack)))
+
+
+def takes_every_incarnation(state: SessionState, event: Input) -> Step | None:
+    if isinstance(event, Granted | StopOrdered | CountedLost):
+        return session.step(state, replace(event, incarnation=state.incarnation))
+    return None
+
+
+def ignores_removal(state: SessionState, event: Input) -> Step | None:
+    if not isinstance(event, NameRead):
+        return None
+    return session.step(state, NameRead(replace(event.name, removed=0, removed_of=None)))
+
+
+def takes_every_leave_for_empty(state: SessionState, event: Input) -> Step | None:
+    if not isinstance(event, NameRead):
+        return None
+    return session.step(state, NameRead(replace(event.name, left_empty=True)))
+
+
+def passes_over_unseen_stops(state: SessionState, event: Input) -> Step | None:
+    if isinstance(event, StopOrdered) and session.attempt_of(state, event.ref) is None:
+        return state, (Ack(event.seq),)
+    return None
+
+
+def lists_nothing(state: SessionState, event: Input) -> Step | None:
+    if not isinstance(event, Swept):
+        return None
+    after, actions = session.step(state, event)
+    return after, tuple(
+        replace(action, attempts=()) if isinstance(action, AppendJoined) else action for action in actions
+    )
+
+
+def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
+    """A slot is free to the agent as soon as the log says so."""
+    if not isinstance(event, Granted) or state.phase is not Phase.JOINED or event.seq < state.joined:
+        return None
+    others = tuple(a for a in state.attempts if a.ref != event.ref)
+    alone = replace(state, attempts=tuple(a for a in state.attempts if a.ref == event.ref))
+    after, actions = session.step(alone, event)
+    return replace(after, attempts=(*others, *after.attempts)), actions
+
+
+# --- shim, server, dispatcher --------------------------------------------------------------------------------
+
+
+def _writes_early(state: core.State, event: core.Input) -> core.Step:
+    """The end is written when the worker is gone, not when its tree is."""
+    after, actions = core.step(state, event)
+    if isinstance(event, core.WorkerExited):
+        after, more = core.step(after, core.TreeGone(event.now))
+        actions = (*actions, *more)
+    return after, actions
+
+
+def with_flags(**flags: object) -> Callable[[Code], None]:
+    def apply(code: Code) -> None:
+        for name, value in flags.items():
+            assert hasattr(code, name)
+            setattr(code, name, value)
+
+    return apply
+
+
+def both(*changes: Callable[[Code], None]) -> Callable[[Code], None]:
+    def apply(code: Code) -> None:
+        for change in changes:
+            change(code)
+
+    return apply
+
+
+def writes_ends_early(code: Code) -> None:
+    code.core_step = _writes_early
