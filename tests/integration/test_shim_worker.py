@@ -142,7 +142,10 @@ async def test_no_signal_is_ignored_or_blocked_in_the_worker(here: Box) -> None:
         "run", entry_point="grep", arguments=["-E", "Sig(Ign|Blk)", "/proc/self/status"]
     )
     await here.ended(folder)
-    assert {line.split()[1] for line in here.output(folder).splitlines()} == {"0" * 16}
+    # 32 and 33 are the C library's own: no program can set them, so a worker has them as whoever started us had.
+    ours = ~(0b11 << 31)
+    masks = {line.split()[0]: int(line.split()[1], 16) & ours for line in here.output(folder).splitlines()}
+    assert masks == {"SigBlk:": 0, "SigIgn:": 0}
 
 
 async def test_no_secret_is_in_a_file_of_ours(here: Box, tmp_path: Path) -> None:

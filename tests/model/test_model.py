@@ -57,9 +57,9 @@ def test_every_pair_of_faults_on_one_node_leaves_the_rules_standing_and_a_way_to
 @pytest.mark.timeout(600)
 def test_two_state_folders_of_one_name_leave_the_rules_standing_and_a_way_to_a_good_end() -> None:
     model = Model(CONFIGS["names"])
-    result = Search(model).run(40_000)
+    result = Search(model).run(30_000)
     assert result.violation is None, str(result.violation)
-    assert result.states == 40_000, str(result)
+    assert result.states == 30_000, str(result)
     assert "JoinRefused" in model.code.fed
 
 
