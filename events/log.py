@@ -141,7 +141,7 @@ class EventLog:
 
     async def reachable(self) -> None:
         """Return when the connection is made anew, or after a second: before a question is asked again."""
-        await _reconnected(self.nc)
+        await reconnected(self.nc)
 
     async def end(self) -> int:
         """The last sequence of the log."""
@@ -269,7 +269,7 @@ async def _request(
     raise Refused(ErrorCode.UNAVAILABLE, f"the event log takes nothing: {description} ({err_code})")
 
 
-async def _reconnected(nc: SafeClient) -> None:
+async def reconnected(nc: SafeClient) -> None:
     """Wait for the connection to be made anew, a second at most."""
     again = asyncio.Event()
     nc.reconnect_hooks.add(again.set)

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 
 from events.codec import Unreadable, Writer, decode, uuid7
 from events.feed import ApiError
-from events.log import EventLog
+from events.log import EventLog, reconnected
 from events.types import AttemptRef, Dispatched, NodeLost, Stopping
 from services.agent import session
 from services.agent.attempt import Parts
@@ -67,7 +67,7 @@ from services.agent.session_types import (
     WriteGrant,
     WriteStop,
 )
-from services.agent.words import PAUSE_S, Words, reconnected
+from services.agent.words import PAUSE_S, Words
 from services.agent.workers import Workers, boot_id
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -187,7 +187,7 @@ class AgentService:
                 if not said:
                     _log.info("waiting for the event log", reason=str(error) or type(error).__name__)
                     said = True
-            await reconnected(self._nc.reconnect_hooks)
+            await reconnected(self._nc)
         return None
 
     async def _serve(self, identity: Identity) -> None:

@@ -6,10 +6,9 @@ Owns guards and unknown outcomes of an agent's appends (docs/protocol.md rules 2
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from events.codec import NewEvent, StoredEvent, Unreadable, Writer
-from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
+from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome, reconnected
 from events.types import (
     AttemptEnd,
     NodeEvent,
@@ -55,7 +54,7 @@ class Words:
             except Conflict:
                 seq = await self._settle(new, event)
             except UnknownOutcome:
-                await reconnected(self._log.nc.reconnect_hooks)
+                await reconnected(self._log.nc)
                 continue
             except Refused as error:
                 _log.warning("the event log takes nothing; trying again", error=error.message)
@@ -90,7 +89,7 @@ class Words:
                 left = await self._last_of(Role.AGENT, "node_left")
                 removed = await self._last_of(Role.GATEWAY, "node_removed")
             except UnknownOutcome:
-                await reconnected(self._log.nc.reconnect_hooks)
+                await reconnected(self._log.nc)
                 continue
             left_event = left.event if isinstance(left, StoredEvent) else None
             return Name(
@@ -111,7 +110,7 @@ class Words:
             try:
                 return (await self._log.append(new, guard)).seq
             except UnknownOutcome:
-                await reconnected(self._log.nc.reconnect_hooks)
+                await reconnected(self._log.nc)
             except Refused as error:
                 _log.warning("the event log takes nothing; trying again", error=error.message)
                 await asyncio.sleep(PAUSE_S)
@@ -131,7 +130,7 @@ class Words:
             try:
                 return await self._log.last_id(subject)
             except UnknownOutcome:
-                await reconnected(self._log.nc.reconnect_hooks)
+                await reconnected(self._log.nc)
 
     async def _settle(self, new: NewEvent, event: Started | AttemptEnd) -> int:
         """What stands there after a conflict: the sequence of this word where it was said, else 0 to say it again.
@@ -158,7 +157,7 @@ class Words:
             try:
                 return await self._log.last(subject)
             except UnknownOutcome:
-                await reconnected(self._log.nc.reconnect_hooks)
+                await reconnected(self._log.nc)
 
     def _remember(self, run_id: str, seq: int) -> None:
         self._last.pop(run_id, None)
@@ -186,16 +185,3 @@ def _incarnation(stored: StoredEvent | Unreadable | None) -> str | None:
             return incarnation
         case _:
             return f"unreadable (sequence {stored.seq})"
-
-
-async def reconnected(hooks: set[Callable[[], None]]) -> None:
-    """Wait for the connection to be made anew, a second at most."""
-    again = asyncio.Event()
-    hooks.add(again.set)
-    try:
-        async with asyncio.timeout(PAUSE_S):
-            await again.wait()
-    except TimeoutError:
-        pass
-    finally:
-        hooks.discard(again.set)
