@@ -83,8 +83,12 @@ def test_every_service_is_confined(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"mem_limit", "pids_limit", "init"} <= service.keys()
-    assert service["restart"] == ("no" if name == "init" else "unless-stopped")
+    assert service["restart"] == ("no" if name in ("init", "dashboard") else "unless-stopped")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+def test_a_plain_up_starts_no_dashboard_while_there_is_none() -> None:
+    assert [name for name, one in COMPOSE["services"].items() if "profiles" in one] == ["dashboard"]
 
 
 def test_the_gpu_overlay_changes_a_service_that_exists() -> None:
