@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from events.log import EventLog
 from events.state import Active, Ended
 from events.types import RetryRequested, Submitted
 from projections import tables
+from projections.acknowledged import Ack, Acknowledged
 from projections.database import Database
 from projections.projector import Observer, Projector
 from projections.rows import MODULUS, Row, digest, hashed_fields, key_of, row_from
@@ -33,7 +34,7 @@ PART_TIMEOUT_S = 10.0
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """An invariant (I1, I2, I4) that does not hold, at which sequence, and what is wrong."""
+    """An invariant (I1, I2, I4, I6) that does not hold, at which sequence, and what is wrong."""
 
     invariant: str
     seq: int
@@ -88,20 +89,20 @@ async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
         await answers.unsubscribe()
 
 
-async def verify(log: EventLog, rows: AsyncIterator[bytes]) -> Verdict:
+async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[Ack] = ()) -> Verdict:
     """Replay the log as far as the rows are, and compare row for row and by state hash.
 
-    ``rows`` are the messages of ``audit.rows``. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
+    ``rows`` are the messages of ``audit.rows``, ``acks`` answers whose events must be in the log. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
     """
     with tempfile.TemporaryDirectory(prefix="trainshed-audit-") as folder:
         live = LiveRows(Path(folder) / "live.db")
         try:
             head = await live.take(rows)
-            invariants = Invariants()
+            invariants = Invariants(acks)
             database = Database(Path(folder) / "replay.db")
             try:
                 replayed = await replay(log, database, head.seq, invariants.observe)
-                violations = invariants.violations
+                violations = invariants.at_the_end()
                 if await log.log_id() != head.log_id:
                     violations.append(
                         Violation("I4", head.seq, f"the tables are of another log ({head.log_id})")
@@ -245,13 +246,15 @@ def compare(live: LiveRows, head: Head, replayed: Replayed, database: Database) 
 class Invariants:
     """What must hold at every sequence: observed event by event while replaying."""
 
-    def __init__(self) -> None:
-        self.violations: list[Violation] = []
+    def __init__(self, acks: Iterable[Ack] = ()) -> None:
+        self._violations: list[Violation] = []
+        self._acknowledged = Acknowledged(acks)
         self._holders: dict[tuple[str, int], tuple[str, int]] = {}
         self._ended: set[str] = set()
 
     def observe(self, stored: StoredEvent, change: Change) -> None:
         """Check one event and what it did."""
+        self._acknowledged.observe(stored)
         for end in change.ended:
             for index in end.attempt.slots:
                 slot = (end.attempt.node, index)
@@ -269,6 +272,12 @@ class Invariants:
                     what = "submitted again" if isinstance(stored.event, Submitted) else stored.subject.type
                     self._say("I1", stored.seq, f"run {run.run_id} had ended and was {what} without a retry")
 
+    def at_the_end(self) -> list[Violation]:
+        """All that was found, the log having been observed whole."""
+        for seq, run_id in self._acknowledged.missing():
+            self._say("I6", seq, f"run {run_id} was acknowledged and its Submitted is not there")
+        return self._violations
+
     def _granted(self, seq: int, run_id: str, phase: Active) -> None:
         for index in phase.slots:
             holder = self._holders.get((phase.node, index))
@@ -281,8 +290,8 @@ class Invariants:
             self._holders[phase.node, index] = (run_id, phase.attempt)
 
     def _say(self, invariant: str, seq: int, message: str) -> None:
-        if len(self.violations) < MAX_VIOLATIONS:
-            self.violations.append(Violation(invariant, seq, message))
+        if len(self._violations) < MAX_VIOLATIONS:
+            self._violations.append(Violation(invariant, seq, message))
 
 
 def _key(row: Row) -> str:

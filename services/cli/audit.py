@@ -6,7 +6,7 @@ Owns what is printed and the exit code; replay and comparison are projections.au
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
@@ -24,7 +24,7 @@ from services.cli.verb import Verb, verb_group
 from trainshed_client.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
 
     from projections.audit import Verdict
 
@@ -34,15 +34,21 @@ def audit() -> None:
     """Ask the log what happened, and prove it."""
 
 
-@audit.command(cls=Verb, examples=("trainshed audit verify", "trainshed audit verify --json"))
+@audit.command(cls=Verb, examples=("trainshed audit verify", "trainshed audit verify --acks answers.jsonl"))
+@click.option(
+    "--acks",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="What `submit --json` printed, a line an answer: is each one in the log?",
+)
 @json_option
 @nats_option
-def verify(as_json: bool) -> None:
+def verify(as_json: bool, acks: BinaryIO | None) -> None:
     """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
 
     Exit code 1 where they differ or an invariant does not hold.
     """
-    verdict = run_async(_verify())
+    verdict = run_async(_verify(acks or ()))
     if as_json:
         print_json(
             {
@@ -59,16 +65,18 @@ def verify(as_json: bool) -> None:
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
 
 
-async def _verify() -> Verdict:
+async def _verify(acks: Iterable[bytes]) -> Verdict:
     from events.log import EventLog
+    from projections.acknowledged import read_acks
     from projections.audit import rows_from
     from projections.audit import verify as replay_and_compare
 
+    answers = read_acks(acks)
     async with connected() as trainshed:
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                return await replay_and_compare(EventLog(trainshed.nc), rows)
+                return await replay_and_compare(EventLog(trainshed.nc), rows, answers)
 
 
 def _print(verdict: Verdict) -> None:

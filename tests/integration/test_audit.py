@@ -10,6 +10,7 @@ import pytest
 
 from events.log import EventLog
 from events.streams import ensure_streams
+from projections.acknowledged import Ack, read_acks
 from projections.audit import rows_from, verify
 from projections.database import Database
 from projections.queries import Queries
@@ -188,3 +189,30 @@ async def test_many_rows_come_in_many_parts(nats_server: NatsServer, nc: SafeCli
     assert max(map(len, parts)) < 1_000_000
     assert msgspec.json.decode(parts[0])["counts"]["runs"] == 400
     assert (verdict.ok, verdict.events) == (True, end)
+
+
+async def test_a_submission_that_was_acknowledged_and_is_not_in_the_log_is_a_violation(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = _busy()
+    end = await store(nc, made.messages)
+    first = made.messages[2]
+    assert ".submitted." in first.subject
+    kept = Ack(first.subject.split(".")[3], "d", 3)
+    lost = [Ack("never", "d", 3), Ack(kept.run_id, "d", 4), Ack(kept.run_id, "d", end + 1)]
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        assert (await verify(EventLog(nc), rows_from(nc), [kept])).ok
+        verdict = await verify(EventLog(nc), rows_from(nc), [kept, *lost])
+    assert [(violation.invariant, violation.seq) for violation in verdict.violations] == [
+        ("I6", 3),
+        ("I6", 4),
+        ("I6", end + 1),
+    ]
+
+
+def test_a_line_that_is_no_answer_is_named() -> None:
+    good = b'{"run_id": "r", "digest": "d", "created": true, "status": "PENDING", "seq": 3}\n'
+    assert read_acks([good, b"\n"]) == [Ack("r", "d", 3)]
+    for bad in (b"{}", b'{"run_id": "r", "digest": "d", "seq": "3"}', b"\xff"):
+        with pytest.raises(TrainshedError, match="line 2: .*submit --json"):
+            read_acks([good, bad])

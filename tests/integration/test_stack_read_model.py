@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.support.stack import Stack, until
 from trainshed_client.endpoint import read_endpoint
@@ -68,6 +69,19 @@ def test_a_deleted_database_is_built_again(new_stack: NewStack) -> None:
     stack.start()
     assert stack.trainshed("ls", "--all", json=True)["runs"] == before
     assert stack.trainshed("audit", "verify", json=True)["ok"] is True
+
+
+def test_answers_that_were_given_are_looked_for_in_the_log(new_stack: NewStack, tmp_path: Path) -> None:
+    stack = new_stack()
+    acks = tmp_path / "acks.jsonl"
+    answers = [stack.trainshed("submit", "--json", "--", "true").text for _ in range(2)]
+    acks.write_text("".join(answers))
+    assert stack.trainshed("audit", "verify", "--acks", str(acks), json=True)["ok"] is True
+    acks.write_text(answers[0].replace('"seq":', '"seq":9'))
+    found = stack.trainshed("audit", "verify", "--acks", str(acks), json=True, code=1)["violations"]
+    assert [violation["invariant"] for violation in found] == ["I6"]
+    acks.write_text("no answer\n")
+    assert "line 1" in stack.trainshed("audit", "verify", "--acks", str(acks), code=2).stderr
 
 
 def test_a_table_that_was_altered_is_found_out(new_stack: NewStack) -> None:
