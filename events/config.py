@@ -101,6 +101,12 @@ class Needs(msgspec.Struct, frozen=True, gc=False):
     mandatory: bool
 
 
+def needs_of(resources: Resources) -> Needs:
+    """What an attempt with these resources takes of a node."""
+    gpus = resources.gpus
+    return Needs(resources.cpus, resources.memory_mb, gpus.requested, gpus.mandatory)
+
+
 class RunConfig(msgspec.Struct, frozen=True):
     """A checked run config with every default filled in (docs: the run config's table).
 
@@ -161,9 +167,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     @property
     def needs(self) -> Needs:
         """What an attempt takes of a node."""
-        resources = self.resources
-        gpus = resources.gpus
-        return Needs(resources.cpus, resources.memory_mb, gpus.requested, gpus.mandatory)
+        return needs_of(self.resources)
 
     @property
     def max_duration_seconds(self) -> float | None:

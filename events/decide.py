@@ -5,6 +5,8 @@ Owns the rules of cancel, retry, drain, resume and remove, and what no node coul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from events.config import Needs, RunConfig
@@ -18,7 +20,7 @@ from events.types import (
     RetryRequested,
 )
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.statuses import NodeStatus
+from trainshed_client.statuses import NodeStatus, RunStatus
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +32,10 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """Run this ended run again, as a new attempt."""
+    """Run this ended run again, as a new attempt. ``after``: how each run of its ``after`` stands now."""
 
     run_id: str
+    after: Mapping[str, RunStatus] = {}
     reason: str | None = None
     by: str = "local"
 
@@ -154,6 +157,14 @@ def _retry(run: Run, command: Retry) -> list[Event]:
             f"run {run.run_id[:6]} is {run.status}: only an ended run can be retried",
             "run_id",
         )
+    for run_id, status in command.after.items():
+        if status.ended and status is not RunStatus.COMPLETED:
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"run {run.run_id[:6]} comes after run {run_id[:6]}, which is {status}: retry that one first, then this "
+                f"one waits for it: trainshed retry {run_id[:6]}",
+                "run_id",
+            )
     return [
         RetryRequested(
             run_id=run.run_id, attempt=run.phase.attempt, reason=command.reason, requested_by=command.by

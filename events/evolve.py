@@ -180,6 +180,7 @@ def run_of_config(run_id: str, submit_seq: int, raw: bytes, config: RunConfig, p
         retry=config.retry,
         after=tuple(config.after),
         max_duration_s=config.max_duration_seconds,
+        grace_s=config.stop.grace_s,
         phase=phase,
     )
 
@@ -187,9 +188,10 @@ def run_of_config(run_id: str, submit_seq: int, raw: bytes, config: RunConfig, p
 def _retried(state: State, run: Run | None, event: RetryRequested) -> Change:
     if run is None or not isinstance(run.phase, Ended) or run.phase.attempt != event.attempt:
         return NOTHING
-    again = msgspec.structs.replace(
-        run, phase=Pending(attempt=event.attempt + 1), tries=0, unstarted=0, cancel_requested=False
-    )
+    # what it comes after may have been retried before it; the gateway refuses where one has ended otherwise
+    waiting_for = frozenset(run_id for run_id in run.after if run_id in state.runs)
+    phase = Pending(attempt=event.attempt + 1, waiting_for=waiting_for)
+    again = msgspec.structs.replace(run, phase=phase, tries=0, unstarted=0, cancel_requested=False)
     state.put_run(again)
     return Change(runs=(RunChange(run, again),))
 
@@ -206,6 +208,7 @@ def _dispatched(state: State, stored: StoredEvent, run: Run, event: Dispatched) 
         memory_mb=event.memory_mb,
         dispatched_seq=stored.seq,
         uuids=_devices(state, event),
+        since_ns=stored.stored_ns,
     )
     return _replace(state, run, phase=active, nodes=(event.node,))
 
@@ -240,7 +243,8 @@ def _started(state: State, stored: StoredEvent, run: Run, event: Started) -> Cha
     phase = run.phase
     if not isinstance(phase, Active) or phase.started or not _is_of(phase, event.attempt, stored):
         return NOTHING
-    return _replace(state, run, phase=msgspec.structs.replace(phase, started=True), unstarted=0)
+    started = msgspec.structs.replace(phase, started=True, since_ns=stored.stored_ns)
+    return _replace(state, run, phase=started, unstarted=0)
 
 
 def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: AttemptEnd) -> Change:

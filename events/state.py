@@ -31,7 +31,7 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
     """Granted and not ended: this attempt holds its slots, CPUs and memory.
 
     ``uuids`` are the devices that the slots were when it was granted: it holds them even if an inventory that comes
-    later numbers them otherwise.
+    later numbers them otherwise. ``since_ns``: when its Dispatched was stored, once ``started`` its Started.
     """
 
     attempt: int
@@ -44,6 +44,7 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
     uuids: tuple[str, ...] = ()
     started: bool = False
     stopping: bool = False
+    since_ns: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
@@ -74,6 +75,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     after: tuple[str, ...]
     max_duration_s: float | None
     phase: Phase
+    grace_s: float = 5.0
     tries: int = 0
     unstarted: int = 0
     cancel_requested: bool = False
@@ -261,7 +263,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

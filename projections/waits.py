@@ -6,13 +6,15 @@ Owns the reasons and their order; knows no SQL. Made when asked, never stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from events.config import Needs
-from events.state import Pending, Run
+from events.config import Needs, Resources, needs_of
+from events.state import Pending, Phase, Run
 from events.times import rfc3339
 from projections.rows import NodeRow, SlotRow
+from projections.store import Fold
 from trainshed_client.records import WaitsFor
 
 MAX_NAMED = 3
@@ -64,11 +66,54 @@ class Rooms(msgspec.Struct, frozen=True):
         return cls(tuple(rooms), drained, away)
 
 
+class _Wants(msgspec.Struct, gc=False):
+    """Of a stored run config what a wait for room depends on."""
+
+    resources: Resources = Resources()
+
+
+_WANTS = msgspec.json.Decoder(_Wants)
+_FOLD = msgspec.json.Decoder(Fold)
+
+
+class Waits:
+    """`waits_for` of many runs in one answer, as JSON: what several have in common is made once."""
+
+    def __init__(self, rooms: Rooms, now_ns: int) -> None:
+        self._rooms = rooms
+        self._now_ns = now_ns
+        self._folds: dict[str, bytes | None] = {}
+        self._rooms_for: dict[Resources, bytes] = {}
+
+    def json(self, fold: str, config: str) -> bytes:
+        """Of a PENDING run as the table has it."""
+        known = self._folds.get(fold, _UNSEEN)
+        if known is _UNSEEN:
+            kept = _FOLD.decode(fold)
+            waits = _of_phase(kept.phase, kept.cancel_requested, self._now_ns)
+            known = self._folds[fold] = None if waits is None else msgspec.json.encode(waits)
+        if known is not None:
+            return known
+        resources = _WANTS.decode(config).resources
+        text = self._rooms_for.get(resources)
+        if text is None:
+            waits = _room_for(needs_of(resources), self._rooms)
+            text = self._rooms_for[resources] = msgspec.json.encode(waits)
+        return text
+
+
+_UNSEEN: Final = b""
+
+
 def waits_for(run: Run, rooms: Rooms, now_ns: int) -> WaitsFor:
     """Why ``run``, which is PENDING, is not running."""
-    assert isinstance(run.phase, Pending)
-    phase = run.phase
-    if run.cancel_requested:
+    return _of_phase(run.phase, run.cancel_requested, now_ns) or _room_for(run.needs, rooms)
+
+
+def _of_phase(phase: Phase, cancel_requested: bool, now_ns: int) -> WaitsFor | None:
+    """What a run waits for that is not room; None where it is room."""
+    assert isinstance(phase, Pending)
+    if cancel_requested:
         return WaitsFor(reason="cancel", text="it is being cancelled")
     if phase.failed_dependency is not None:
         text = f"run {phase.failed_dependency} did not complete, so this one is being cancelled"
@@ -78,7 +123,7 @@ def waits_for(run: Run, rooms: Rooms, now_ns: int) -> WaitsFor:
     if phase.not_before_ns > now_ns:
         text = f"waiting until its retry at {rfc3339(phase.not_before_ns)}"
         return WaitsFor(reason="backoff", text=text)
-    return _room_for(run.needs, rooms)
+    return None
 
 
 def _room_for(needs: Needs, rooms: Rooms) -> WaitsFor:

@@ -62,6 +62,27 @@ class NodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
 
 
+class PruneKept(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of which a node kept something, and why."""
+
+    run_id: str
+    reason: str
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call had a node delete, or would have: ``bytes`` as they lie on its disk.
+
+    ``handled``: how many of the runs that were asked for, in their order, were looked at.
+    """
+
+    node: str
+    handled: int
+    runs: list[str]
+    bytes: int
+    kept: list[PruneKept] = msgspec.field(default_factory=list)
+    v: int = 1
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What every query's answer bears: the log sequence it is true at.
 
@@ -97,10 +118,50 @@ class RunView(Answer, frozen=True, kw_only=True):
     timeline: list[TimelineEntry]
 
 
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that holds what a waiting run lacks: where, since when (its grant, then its worker's start), and
+    ``ends_by`` when it has ended by its time limit; None without one."""
+
+    run_id: str
+    name: str
+    node: str
+    slots: list[int] = msgspec.field(default_factory=list)
+    cpus: int = 0
+    memory_mb: int = 0
+    since: str
+    ends_by: str | None = None
+
+
+class Reserved(msgspec.Struct, frozen=True, kw_only=True):
+    """The first run in the queue that has to wait, and the node kept for it; ``starts_by``: at the latest, if known."""
+
+    run_id: str
+    name: str
+    node: str
+    starts_by: str | None = None
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a PENDING run waits for. ``place``: from 1 on, in the order of the queue; None while it is not in it.
+
+    ``of``: how many are in the queue. ``commands``: what would help, if it is wanted.
+    """
+
+    reason: str
+    text: str
+    of: int
+    place: int | None = None
+    reservation: Reserved | None = None
+    holders: list[Holder] = msgspec.field(default_factory=list)
+    holders_total: int = 0
+    commands: list[str] = msgspec.field(default_factory=list)
+
+
 class Explanation(Answer, frozen=True, kw_only=True):
-    """Why a run waits (``run.waits_for``), and the last things that happened to it."""
+    """Why a run waits (``waiting``), and the last things that happened to it."""
 
     run: QueuedRunRecord
+    waiting: Waiting | None = None
     timeline: list[TimelineEntry] = msgspec.field(default_factory=list)
 
 

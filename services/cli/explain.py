@@ -16,12 +16,15 @@ from services.cli.clock import now
 from services.cli.common import connected, json_option, nats_option, print_json, run_async, warn_if_stale
 from services.cli.run_argument import RUN
 from services.cli.show import facts, timeline
-from services.cli.table import Screen, print_lines
-from services.cli.text import clean, short
+from services.cli.table import Column, Screen, print_lines, render
+from services.cli.text import clean, ordinal, seconds_between, short, time_of_day
 from services.cli.verb import verb
-from trainshed_client.answers import Explanation
+from services.durations import format_duration
+from trainshed_client.answers import Explanation, Waiting
 from trainshed_client.records import QueuedRunRecord
 from trainshed_client.statuses import RunStatus
+
+Fact = tuple[str, str, str | None]
 
 
 @verb("trainshed explain k3f2q7", "trainshed explain ppo-cartpole --json")
@@ -49,18 +52,58 @@ def lines(answer: Explanation, at: str, screen: Screen) -> list[str]:
     record = answer.run
     status = screen.styled(str(record.status), describe.style_of(record.status))
     shown = [f"run {short(record.run_id)} ({clean(record.name)}) is {status}"]
-    shown += facts(list(_why(record, at)), screen)
+    shown += facts(list(_why(record, answer.waiting, at)), screen)
+    if answer.waiting is not None and answer.waiting.holders:
+        shown += ["", *_holders(answer.waiting, at, screen)]
     if answer.timeline:
         shown += ["", *timeline(answer.timeline, screen)]
     return shown
 
 
-def _why(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | None]]:
+def _holders(waiting: Waiting, at: str, screen: Screen) -> list[str]:
+    """Who has what it lacks, and until when by the time limits."""
+    rows = [
+        [
+            short(one.run_id) if screen.is_terminal else one.run_id,
+            clean(one.name),
+            f"{one.node}:{','.join(map(str, one.slots))}" if one.slots else one.node,
+            str(one.cpus),
+            _ago(one.since, at),
+            _until(one.ends_by, at),
+        ]
+        for one in waiting.holders
+    ]
+    columns = (
+        Column("HELD BY"),
+        Column("NAME", shrink=12),
+        Column("WHERE", shrink=12),
+        Column("CPUS", right=True),
+        Column("FOR", right=True),
+        Column("ENDS BY"),
+    )
+    shown = render(columns, rows, screen)
+    more = waiting.holders_total - len(rows)
+    return [*shown, f"... and {more:,} more: trainshed ls --status running"] if more > 0 else shown
+
+
+def _ago(since: str, at: str) -> str:
+    seconds = seconds_between(since, at)
+    return describe.NOTHING if seconds is None else format_duration(max(0.0, seconds))
+
+
+def _until(time: str | None, at: str) -> str:
+    """A time to come, in how long: no run is longer than its limit."""
+    seconds = seconds_between(at, time)
+    if time is None or seconds is None:
+        return "no time limit"
+    return f"{time_of_day(time)} (in {format_duration(seconds)})" if seconds > 0 else "any moment"
+
+
+def _why(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Iterator[Fact]:
     run = short(record.run_id)
     match record.status:
         case RunStatus.PENDING:
-            waits_for = record.waits_for
-            yield "why", waits_for.text if waits_for else "it was queued a moment ago", None
+            yield from _waiting(record, waiting, at)
             yield "waited", describe.waited(record, at), None
             yield "to follow", f"trainshed logs -f {run}", None
             yield "to end", f"trainshed cancel {run}", None
@@ -81,3 +124,21 @@ def _why(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | Non
             yield "ran", describe.ran(record, at), None
             yield "last", describe.last(record), None
             yield "to follow", f"trainshed logs -f {run}", None
+
+
+def _waiting(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Iterator[Fact]:
+    if waiting is None:  # of a projector that is older
+        yield "why", record.waits_for.text if record.waits_for else "it was queued a moment ago", None
+        return
+    yield "why", waiting.text, None
+    if waiting.place is not None:
+        yield "place", f"{ordinal(waiting.place)} of {waiting.of:,} in the queue", None
+    first = waiting.reservation
+    if first is not None:
+        whose = "this run" if first.run_id == record.run_id else f"run {short(first.run_id)} ({first.name})"
+        until = (
+            "" if first.starts_by is None else f"; by time limits it starts by {_until(first.starts_by, at)}"
+        )
+        yield "kept", f"{first.node} for {whose}{until}", None
+    for command in waiting.commands:
+        yield "see" if " explain " in command or command.endswith(" nodes") else "to help", command, None

@@ -26,11 +26,15 @@ _NOT_PASSED_ON = ("PYTHONPATH", "LD_LIBRARY_PATH")
 
 
 class Request(NamedTuple):
-    """The configs to submit; ``batch``: they came as JSON lines. ``warnings`` are for stderr."""
+    """The configs to submit; ``batch``: they came as JSON lines. ``warnings`` are for stderr.
+
+    ``places``: of a batch where each config stands, as in ``sweep.jsonl, line 3``.
+    """
 
     configs: list[Config]
     batch: bool
     warnings: list[str]
+    places: Sequence[str] = ()
 
 
 def config_options(function: F) -> F:
@@ -88,13 +92,15 @@ def build(
     here = os.getcwd() if cwd is None else cwd
     command, file = options["command"], options["file"]
     warnings: list[str] = []
+    places: list[str] = []
     if command and file:
         raise _invalid("-f CONFIG and -- CMD exclude each other; give one, as in: trainshed submit -f CONFIG")
     if command:
         configs, batch = [_from_command(command, env, here)], False
         warnings = _not_passed_on(options["env"], env)
     elif file:
-        configs, batch = _from_file(file, stdin or _read_stdin)
+        configs, places = _from_file(file, stdin or _read_stdin)
+        batch = bool(places)
     else:
         raise _invalid(
             "nothing to run; give -f CONFIG or -- CMD ..., as in: trainshed submit -- python3 train.py"
@@ -104,7 +110,7 @@ def build(
         _overlay(config, given)
         if options["new"]:
             config["submission_key"] = secrets.token_hex(16)
-    return Request(configs, batch, warnings)
+    return Request(configs, batch, warnings, places)
 
 
 def _from_command(command: Sequence[str], env: Mapping[str, str], here: str) -> Config:
@@ -134,7 +140,7 @@ def _not_passed_on(given: Sequence[str], env: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], bool]:
+def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], list[str]]:
     shown = "stdin" if file == "-" else file
     try:
         if file == "-":
@@ -145,23 +151,22 @@ def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], boo
     except OSError as error:
         raise _invalid(f"{shown} cannot be read ({(error.strerror or str(error)).lower()})") from None
     if file.endswith(".jsonl"):
-        return _json_lines(data, shown), True
+        return _json_lines(data, shown)
     if file.endswith(".json") or (
         not file.endswith((".yaml", ".yml")) and data.lstrip()[:1] in (b"{", b"[", b"")
     ):
-        return [_parsed(data, shown)], False
-    return [_parsed(data, shown, yaml=True)], False
+        return [_parsed(data, shown)], []
+    return [_parsed(data, shown, yaml=True)], []
 
 
-def _json_lines(data: bytes, shown: str) -> list[Config]:
-    configs = [
-        _parsed(line, f"{shown}, line {number}")
-        for number, line in enumerate(data.splitlines(), 1)
-        if line.strip()
+def _json_lines(data: bytes, shown: str) -> tuple[list[Config], list[str]]:
+    """The configs, and where each stands."""
+    lines = [
+        (line, f"{shown}, line {number}") for number, line in enumerate(data.splitlines(), 1) if line.strip()
     ]
-    if not configs:
+    if not lines:
         raise _invalid(f"{shown} holds no run config; write one JSON object a line")
-    return configs
+    return [_parsed(line, place) for line, place in lines], [place for _, place in lines]
 
 
 def _parsed(data: bytes, shown: str, *, yaml: bool = False) -> Config:

@@ -6,6 +6,7 @@ Owns what a submission prints; building the config is services/cli/request.py's.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, warn
-from services.cli.request import Config, build, config_options
+from services.cli.request import Config, Request, build, config_options
 from services.cli.text import seconds_between, short
 from services.cli.verb import verb
 from services.durations import format_ago
-from trainshed_client.errors import TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus, RunStatus
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one"
 _TELL_WITHIN_S = 1.0
 _CHECKS_AT_ONCE = 16
+_IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
 
 
 @verb(
@@ -51,19 +53,20 @@ def submit(as_json: bool, dry_run: bool, **options: Any) -> None:
     for warning in request.warnings:
         warn(warning)
     if dry_run:
-        run_async(_check(request.configs, as_json))
+        run_async(_check(request, as_json))
     else:
-        run_async(_submit(request.configs, request.batch, as_json))
+        run_async(_submit(request, as_json))
 
 
-async def _submit(configs: list[Config], batch: bool, as_json: bool) -> None:
+async def _submit(request: Request, as_json: bool) -> None:
     import msgspec
 
+    configs, batch = request.configs, request.batch
     async with connected() as trainshed:
         await resolve_after(trainshed, configs)
         async with Submitting(trainshed, configs) as submitting:
             if batch:
-                submissions = await trainshed.submit_many(configs)
+                submissions = await _submit_lines(trainshed, request)
             else:
                 submissions = [await trainshed.submit(configs[0])]
             for submission in submissions:
@@ -79,6 +82,22 @@ async def _submit(configs: list[Config], batch: bool, as_json: bool) -> None:
                 note(await already(trainshed, submissions[0]))
             if any(one.created for one in submissions):
                 await submitting.tell_of_gpus()
+
+
+async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submission]:
+    """Raises TrainshedError that names the file's line where the gateway names the place in the batch."""
+    try:
+        return await trainshed.submit_many(request.configs)
+    except TrainshedError as error:
+        found = _IN_BATCH.match(error.path or "")
+        if found is None or int(found[1]) >= len(request.places):
+            raise
+        raise _placed(error, request.places[int(found[1])], found[2]) from None
+
+
+def _placed(error: TrainshedError, place: str, path: str | None) -> TrainshedError:
+    """An error about one line of a file."""
+    return TrainshedError(error.code, error.message, f"{place}: {path}" if path else place)
 
 
 class Submitting:
@@ -167,20 +186,26 @@ async def _ended_ago(trainshed: Trainshed, run_id: str) -> str:
 # --- --dry-run --------------------------------------------------------------------------------------------
 
 
-async def _check(configs: list[Config], as_json: bool) -> None:
+async def _check(request: Request, as_json: bool) -> None:
     import msgspec
 
+    configs = request.configs
     at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
     async with connected() as trainshed:
         await resolve_after(trainshed, configs)
 
-        async def check(config: Config) -> Check:
+        async def check(number: int, config: Config) -> Check:
             async with at_once:
-                return await trainshed.check(config)
+                try:
+                    return await trainshed.check(config)
+                except TrainshedError as error:
+                    if not request.batch or error.code is ErrorCode.UNAVAILABLE:
+                        raise
+                    raise _placed(error, request.places[number], error.path) from None
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                checking = [tasks.create_task(check(config)) for config in configs]
+                checking = [tasks.create_task(check(*one)) for one in enumerate(configs)]
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         checks = [one.result() for one in checking]

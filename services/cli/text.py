@@ -1,4 +1,4 @@
-"""How times, numbers and ids are written for people, and how memory is read.
+"""How times, numbers, sizes and ids are written for people, and how memory is read.
 
 Owns those spellings (services/durations.py has that of durations); reads no clock.
 """
@@ -48,9 +48,25 @@ def count(value: float) -> str:
     return f"{value:g}"
 
 
+def format_bytes(size: int) -> str:
+    """A number of bytes in its largest unit (of 1,024): ``0 B``, ``812 KB``, ``1.5 MB``, ``74 GB``, ``1.8 TB``."""
+    value, unit = float(size), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
+
+
 def metric(value: float) -> str:
     """A measured number with four digits: ``195.2``, ``0.0312``, ``1.234e+07``."""
     return f"{value:.4g}"
+
+
+def ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``1,003rd`` ..."""
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
 
 
 def clean(text: str) -> str:

@@ -79,9 +79,11 @@ class Decisions:
         # never backwards: a replay that is given this clock must find the same back-offs over
         self._now_ns = max(self._now_ns, now_ns)
         now = rfc3339(self._now_ns)
-        self._queue.promote(nanoseconds(now))
+        decided_ns = nanoseconds(now)
+        self._queue.promote(decided_ns)
         view = View(seq=position, now=now)
-        return [dispatched(grant, epoch, view) for grant in schedule(state, self._queue, taken, BATCH_LIMIT)]
+        grants = schedule(state, self._queue, taken, BATCH_LIMIT, decided_ns)
+        return [dispatched(grant, epoch, view) for grant in grants]
 
 
 def dispatched(grant: Grant, epoch: int, view: View) -> Dispatched:

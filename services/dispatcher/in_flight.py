@@ -9,7 +9,7 @@ import msgspec
 
 from events.state import State
 from events.types import Dispatched, Event, NodeLost, RunEvent
-from services.dispatcher.scheduler import Taken
+from services.dispatcher.reservation import Taken
 
 
 class Decision(msgspec.Struct):

@@ -6,25 +6,36 @@ Owns the order (priority, then submission) by what runs need; knows no node and 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
+from events.evolve import MAX_BACKOFF_S
 from events.state import Pending, Run
 
 Order = tuple[int, int, str]
 """(minus priority, sequence of Submitted, run id): smaller is considered earlier."""
 
 
+_STEPS = 16
+MOST_NAMED = 10
+"""So many of the runs that a grant passed over are named; the others are counted."""
+
+
 class Shape(NamedTuple):
-    """All that a decision looks at in a waiting run: runs of one shape fit or do not fit alike."""
+    """All that a decision looks at in a waiting run: runs of one shape fit or do not fit alike.
+
+    ``longest_s`` is the longest that an attempt lasts by its time limit and grace, rounded up to one of eight steps for
+    each doubling, so that a queue of many limits has few shapes; None without a limit.
+    """
 
     cpus: int
     memory_mb: int
     gpus: int
     mandatory: bool
-    max_duration_s: float | None
+    longest_s: float | None
 
 
 def order_of(run: Run) -> Order:
@@ -35,7 +46,22 @@ def order_of(run: Run) -> Order:
 def shape_of(run: Run) -> Shape:
     """What a run needs."""
     needs = run.needs
-    return Shape(needs.cpus, needs.memory_mb, needs.gpus, needs.mandatory, run.max_duration_s)
+    return Shape(needs.cpus, needs.memory_mb, needs.gpus, needs.mandatory, _rounded_up(longest_s(run)))
+
+
+def longest_s(run: Run) -> float | None:
+    """Seconds from exec after which an attempt has ended by its time limit and grace; None without a limit."""
+    if run.max_duration_s is None:
+        return None
+    seconds = run.max_duration_s + run.grace_s
+    return seconds if 0 < seconds <= MAX_BACKOFF_S else None
+
+
+def _rounded_up(seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
+    mantissa, exponent = math.frexp(seconds)
+    return math.ldexp(math.ceil(mantissa * _STEPS) / _STEPS, exponent)
 
 
 class PendingQueue:
@@ -43,6 +69,7 @@ class PendingQueue:
 
     def __init__(self) -> None:
         self._shapes: dict[Shape, SortedList[Order]] = {}
+        self._all: SortedList[Order] = SortedList()
         self._delayed: SortedList[tuple[int, str]] = SortedList()
         self._places: dict[str, tuple[Shape, Order] | tuple[int, str]] = {}
         self._runs: dict[str, Run] = {}
@@ -78,13 +105,14 @@ class PendingQueue:
 
     def heads(self) -> Heads:
         """Walk the queue in order; see Heads."""
-        return Heads(self._shapes, self._runs)
+        return Heads(self._shapes, self._all, self._runs)
 
     def _enqueue(self, run: Run) -> None:
         shape, order = shape_of(run), order_of(run)
         if shape not in self._shapes:
             self._shapes[shape] = SortedList()
         self._shapes[shape].add(order)
+        self._all.add(order)
         self._places[run.run_id] = (shape, order)
 
     def _remove(self, run_id: str) -> None:
@@ -92,6 +120,7 @@ class PendingQueue:
         self._runs.pop(run_id, None)
         match place:
             case (Shape() as shape, tuple() as order):
+                self._all.remove(order)
                 waiting = self._shapes[shape]
                 waiting.remove(order)
                 if not waiting:
@@ -105,21 +134,28 @@ class PendingQueue:
 class Heads:
     """One walk over the queue in order, in which a shape that does not fit is skipped as a whole."""
 
-    def __init__(self, shapes: dict[Shape, SortedList[Order]], runs: dict[str, Run]) -> None:
+    def __init__(
+        self, shapes: dict[Shape, SortedList[Order]], every: SortedList[Order], runs: dict[str, Run]
+    ) -> None:
         self._shapes = shapes
+        self._every = every
         self._runs = runs
         self._heap: list[tuple[Order, Shape, int]] = [
             (waiting[0], shape, 0) for shape, waiting in shapes.items()
         ]
         heapq.heapify(self._heap)
-        self._blocked: list[tuple[Shape, int]] = []
         self._present: tuple[Order, Shape, int] | None = None
+        self._given: set[str] = set()
+        self._blocked = False
+        self._passed: list[str] = []
+        self._looked_at = 0
 
     def __iter__(self) -> Iterator[Run]:
         return self
 
     def __next__(self) -> Run:
-        self._advance()
+        if self._present is not None:
+            self._advance(*self._present)
         if not self._heap:
             raise StopIteration
         self._present = heapq.heappop(self._heap)
@@ -128,29 +164,27 @@ class Heads:
     def block(self) -> None:
         """The run just given does not fit: neither do those of its shape behind it."""
         assert self._present is not None
-        _, shape, place = self._present
-        self._blocked.append((shape, place))
         self._present = None
+        self._blocked = True
 
-    def passed_over(self, run: Run, most: int = 10) -> tuple[tuple[str, ...], int]:
-        """The runs ahead of ``run`` that do not fit: the first ``most`` and how many there are."""
+    def passed_over(self) -> tuple[tuple[str, ...], int]:
+        """The runs ahead of the one just given that do not fit: the first ten and how many there are.
+
+        All that were given before and not blocked are no longer waited for; the others were passed over.
+        """
+        assert self._present is not None
         if not self._blocked:
             return (), 0
-        order = order_of(run)
-        count = 0
-        first: list[Order] = []
-        for shape, place in self._blocked:
-            waiting = self._shapes[shape]
-            end = waiting.bisect_left(order)
-            count += end - place
-            first += waiting[place : min(end, place + most)]
-        return tuple(run_id for _, _, run_id in heapq.nsmallest(most, first)), count
+        ahead = self._every.bisect_left(self._present[0])
+        while self._looked_at < ahead and len(self._passed) < MOST_NAMED:
+            run_id = self._every[self._looked_at][2]
+            if run_id not in self._given:
+                self._passed.append(run_id)
+            self._looked_at += 1
+        return tuple(self._passed), ahead - len(self._given)
 
-    def _advance(self) -> None:
-        if self._present is None:
-            return
-        _, shape, place = self._present
+    def _advance(self, order: Order, shape: Shape, place: int) -> None:
+        self._given.add(order[2])
         waiting = self._shapes[shape]
         if place + 1 < len(waiting):
             heapq.heappush(self._heap, (waiting[place + 1], shape, place + 1))
-        self._present = None

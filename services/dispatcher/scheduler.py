@@ -1,20 +1,26 @@
 """The scheduler: which waiting run gets which slots of which node now. Pure: the same view gives the same grants.
 
-Owns fit, choice of node and the reservation for a run that does not fit yet; knows no log, clock or event.
+Owns the order of decisions, fit and the choice of node; the reservation is services/dispatcher/reservation.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from events.state import Node, Pending, Run, State
-from events.types import Dispatched, SchedulerInfo
-from services.dispatcher.queue import Order, PendingQueue, order_of
+from events.config import Needs
+from events.state import Node, Run, State
+from events.types import SchedulerInfo
+from services.dispatcher.queue import PendingQueue, shape_of
+from services.dispatcher.reservation import MARGIN_S, Offer, Reservation, Taken, offers_of, reserve
 
-SCHEDULER = SchedulerInfo(name="priority-fifo", version=1, settings={"reservation": "head"})
+SCHEDULER = SchedulerInfo(
+    name="priority-fifo",
+    version=2,
+    settings={"reservation": "head", "backfill": "time_limit", "margin_s": MARGIN_S},
+)
 """What Elected says of the decisions of its epoch."""
 
 
@@ -30,192 +36,80 @@ class Grant(msgspec.Struct, frozen=True):
     passed_over_count: int
 
 
-class Taken(msgspec.Struct):
-    """What decisions that are not folded yet hold, beside the state (docs/protocol.md rule 1)."""
-
-    runs: set[str] = msgspec.field(default_factory=set)
-    nodes: set[str] = msgspec.field(default_factory=set)
-    slots: set[tuple[str, int]] = msgspec.field(default_factory=set)
-    uuids: set[str] = msgspec.field(default_factory=set)
-    cpus: dict[str, int] = msgspec.field(default_factory=dict)
-    memory_mb: dict[str, int] = msgspec.field(default_factory=dict)
-    grants: list[Dispatched] = msgspec.field(default_factory=list)
-
-
-class Offer(msgspec.Struct):
-    """What is free of one node now; changed as grants are made."""
-
-    node: Node
-    slots: list[int]
-    cpus: int
-    memory_mb: int
-    kept: Holding | None = None
-
-    def take(self, slots: tuple[int, ...], cpus: int, memory_mb: int) -> None:
-        """Count a grant in."""
-        self.slots = [index for index in self.slots if index not in slots]
-        self.cpus -= cpus
-        self.memory_mb -= memory_mb
-        if self.kept is not None:
-            self.kept = self.kept.less(Holding(len(slots), cpus, memory_mb))
-
-    def slots_for(self, gpus: int) -> int:
-        """How many of ``gpus`` slots a run behind the reservation could have here now."""
-        open_ = len(self.slots) if self.kept is None else min(len(self.slots), max(0, self.kept.slots))
-        return min(gpus, open_)
-
-
-class Holding(NamedTuple):
-    """What something holds of a node, or, of an offer's ``kept``, what is left beside the run that waits for it."""
-
-    slots: int
-    cpus: int
-    memory_mb: int
-
-    def less(self, other: Holding) -> Holding:
-        """This without the other; negative where there is not that much."""
-        return Holding(self.slots - other.slots, self.cpus - other.cpus, self.memory_mb - other.memory_mb)
-
-    @property
-    def lacking(self) -> Holding:
-        """How far it is below nothing, in each."""
-        return Holding(max(0, -self.slots), max(0, -self.cpus), max(0, -self.memory_mb))
-
-
-def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int) -> list[Grant]:
-    """Grants for the runs that fit now, in the queue's order, ``limit`` at most.
+def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns: int) -> list[Grant]:
+    """Grants for the runs that fit now (ns since 1970), in the queue's order, ``limit`` at most.
 
     The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left
-    beside it once everything ahead of it has ended, so that a large run is not starved by small ones.
+    beside it when it starts, or what they give back before that by their time limits, so that a large run is not starved
+    by small ones.
     """
-    offers = {node.name: offer(state, node, taken) for node in state.nodes.values() if node.takes_work}
+    offers = offers_of(state, taken)
     uuids = set(state.held_uuids) | taken.uuids
     grants: list[Grant] = []
-    reserved = False
+    refused: dict[Needs, float] = {}
+    reservation: Reservation | None = None
     heads = queue.heads()
     for run in heads:
         if len(grants) >= limit or not offers:
             break
         if run.run_id in taken.runs:
             continue
-        choice = choose(run, offers.values())
+        needs, longest = run.needs, shape_of(run).longest_s
+        lasting = math.inf if longest is None else longest
+        # a decision only takes, and who lasts longer passes no sooner: so it costs by needs, not by time limits
+        if needs in refused and lasting >= refused[needs]:
+            heads.block()
+            continue
+        choice = choose(needs, longest, offers.values(), now_ns)
         if choice is None:
             heads.block()
-            if not reserved:
-                reserved = reserve(state, taken, run, offers)
+            refused[needs] = lasting
+            if reservation is None:
+                reservation = reserve(state, taken, run, offers, now_ns)
             continue
-        slots = tuple(choice.slots[: choice.slots_for(run.needs.gpus)])
-        over, count = heads.passed_over(run)
+        in_time = choice.ends_in_time(longest, now_ns)
+        slots = tuple(choice.slots[: choice.slots_for(needs.gpus, in_time=in_time)])
+        over, count = heads.passed_over()
         grants.append(
             Grant(run, choice.node.name, choice.node.incarnation, slots, len(choice.slots), over, count)
         )
-        choice.take(slots, run.needs.cpus, run.needs.memory_mb)
+        choice.take(slots, needs.cpus, needs.memory_mb, in_time=in_time)
         _share(offers, choice.node, slots, uuids)
     return grants
 
 
-def offer(state: State, node: Node, taken: Taken) -> Offer:
-    """What of ``node`` no attempt holds and no decision has taken; a device that another node holds is not offered."""
-    usage = state.usage_of(node.name)
-    if node.name in taken.nodes:
-        return Offer(node, [], 0, -1)
-    slots = [
-        device.index
-        for device in node.gpus
-        if device.index not in usage.slots
-        and device.index not in node.unhealthy
-        and (node.name, device.index) not in taken.slots
-        and (device.uuid is None or (device.uuid not in state.held_uuids and device.uuid not in taken.uuids))
+def choose(needs: Needs, longest: float | None, offers: Iterable[Offer], now_ns: int) -> Offer | None:
+    """The node for a run that lasts ``longest`` seconds at most (None: nobody knows), or None where it fits nowhere.
+
+    The tightest fit, and for a run without GPUs the node with the fewest.
+    """
+    cpus, memory_mb = needs.cpus, needs.memory_mb
+    least = needs.gpus if needs.mandatory else 0
+    roomy = [
+        o
+        for o in offers
+        if o.cpus >= cpus and len(o.slots) >= least and (o.memory_mb >= memory_mb or not memory_mb)
     ]
-    cpus = node.cpus - usage.cpus - taken.cpus.get(node.name, 0)
-    memory_mb = node.memory_mb - usage.memory_mb - taken.memory_mb.get(node.name, 0)
-    return Offer(node, slots, cpus, memory_mb)
-
-
-def choose(run: Run, offers: Iterable[Offer]) -> Offer | None:
-    """The node for a run, or None: the tightest fit, and for a run without GPUs the node with the fewest."""
-    needs = run.needs
-    fitting = [o for o in offers if _fits(run, o)]
+    fitting = [(o, slots) for o in roomy if (slots := _slots_of(needs, longest, o, now_ns)) is not None]
     if not fitting:
         return None
     if needs.gpus == 0:
-        return min(fitting, key=lambda o: (len(o.node.gpus), -o.cpus, o.node.name))
-    enough = [o for o in fitting if o.slots_for(needs.gpus) == needs.gpus]
+        return min((o for o, _ in fitting), key=lambda o: (len(o.node.gpus), -o.cpus, o.node.name))
+    enough = [o for o, slots in fitting if slots == needs.gpus]
     if enough:
         return min(enough, key=lambda o: (len(o.slots), o.cpus, o.node.name))
-    return max(fitting, key=lambda o: (o.slots_for(needs.gpus), o.cpus, o.node.name))
+    return max(fitting, key=lambda fit: (fit[1], fit[0].cpus, fit[0].node.name))[0]
 
 
-def reserve(state: State, taken: Taken, run: Run, offers: Mapping[str, Offer]) -> bool:
-    """Keep one node for ``run``: where the runs behind it hold least of what it needs. False where none could hold it.
-
-    Of nodes where they hold nothing of it, the one that lacks least now. Elsewhere what is lacking now does not count:
-    it goes up and down with the runs behind, and a reservation that moves to and fro with it would never be met. So
-    the choice moves only to a node where less is in the way, and what is in the way of it never becomes more.
-    """
-    needs = _least(run)
-    best: tuple[tuple[Holding, Holding, str], Offer, Holding] | None = None
-    for o in offers.values():
-        whole = Holding(usable_slots(o.node), o.node.cpus, o.node.memory_mb)
-        if any(whole.less(needs).lacking):
-            continue
-        left = whole.less(needs)
-        for held in _behind(state, taken, o.node.name, order_of(run)):
-            left = left.less(held)
-        in_the_way = left.lacking
-        now = _NOTHING if any(in_the_way) else Holding(len(o.slots), o.cpus, o.memory_mb).less(needs).lacking
-        key = (in_the_way, now, o.node.name)
-        if best is None or key < best[0]:
-            best = (key, o, left)
-    if best is None:
-        return False
-    _, kept, left = best
-    kept.kept = left
-    return True
-
-
-def usable_slots(node: Node) -> int:
-    """How many slots of a node can be granted at all."""
-    return sum(device.index not in node.unhealthy for device in node.gpus)
-
-
-_NOTHING = Holding(0, 0, 0)
-
-
-def _least(run: Run) -> Holding:
-    """What a run cannot do without."""
-    needs = run.needs
-    return Holding(needs.gpus if needs.mandatory else 0, needs.cpus, needs.memory_mb)
-
-
-def _fits(run: Run, o: Offer) -> bool:
-    needs = run.needs
-    if needs.cpus > o.cpus or (needs.memory_mb and needs.memory_mb > o.memory_mb):
-        return False
-    if needs.mandatory and needs.gpus > len(o.slots):
-        return False
+def _slots_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int | None:
+    """How many slots a run gets of an offer that has room for it; None where that is kept for the one that waits."""
     kept = o.kept
-    if kept is None:
-        return True
+    if kept is None or o.ends_in_time(longest, now_ns):
+        return min(needs.gpus, len(o.slots))
     if needs.cpus > kept.cpus or (needs.memory_mb and needs.memory_mb > kept.memory_mb):
-        return False
-    return not needs.mandatory or o.slots_for(needs.gpus) == needs.gpus
-
-
-def _behind(state: State, taken: Taken, node: str, order: Order) -> Iterator[Holding]:
-    """What the runs hold of a node that stand behind ``order``: they have passed it, folded or not."""
-    for run, active in state.attempts_of(node):
-        if order_of(run) > order:
-            yield Holding(len(active.slots), active.cpus, active.memory_mb)
-    for grant in taken.grants:
-        waiting = state.runs.get(grant.run_id)
-        if (
-            grant.node == node
-            and waiting is not None
-            and isinstance(waiting.phase, Pending)
-            and order_of(waiting) > order
-        ):
-            yield Holding(len(grant.slots), grant.cpus, grant.memory_mb)
+        return None
+    slots = o.slots_for(needs.gpus, in_time=False)
+    return None if needs.mandatory and slots < needs.gpus else slots
 
 
 def _share(offers: Mapping[str, Offer], node: Node, slots: tuple[int, ...], uuids: set[str]) -> None:

@@ -165,7 +165,7 @@ FILES = [
     Bad("the second line", "jsonl", fields('"priority": 5') + b"\n{", None, "line 2: this is not JSON"),
     Bad("a list", "jsonl", fields('"priority": 5') + b"\n[]", None, "line 2: a run config must be an object"),
     Bad("a key twice", "jsonl", b"\n" + fields('"priority": 1, "priority": 2'), "priority", "line 2"),
-    Bad("negative GPUs", "jsonl", fields('"priority": 5') + b"\n" + fields('"resources": {"gpus": {"requested": -1}}'), "runs[1].resources.gpus.requested", "at least 0"),
+    Bad("negative GPUs", "jsonl", fields('"priority": 5') + b"\n" + fields('"resources": {"gpus": {"requested": -1}}'), "line 2: resources.gpus.requested", "at least 0"),
     Bad("nothing", "jsonl", b"\n\n", None, "holds no run config"),
     Bad("a line of 10 MB", "jsonl", fields('"priority": 5') + b"\n" + fields(f'"run_name": "{"x" * MIB_10}"'), None, "line 2"),
     Bad("1,001 lines", "jsonl", b"\n".join([fields('"priority": 5')] * 1001), None, "at most 1000"),

@@ -75,6 +75,20 @@ def test_a_live_run_cannot_be_retried() -> None:
     assert "PENDING" in error.message
 
 
+@pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.CANCELLED])
+def test_a_run_is_not_retried_before_the_one_that_it_comes_after(status: RunStatus) -> None:
+    story = a_story()
+    story.dispatch()
+    story.fail()
+    after = {"r-done": RunStatus.COMPLETED, "r-failed": status}
+    error = refused(story, Retry(run_id="r1", after=after))
+    assert error.code is ErrorCode.CONFLICT
+    assert str(status) in error.message
+    assert "trainshed retry r-fail" in error.message
+    for fine in (RunStatus.COMPLETED, RunStatus.RUNNING, RunStatus.PENDING):
+        assert decide(story.state, Retry(run_id="r1", after={**after, "r-failed": fine}), story.run())
+
+
 def test_drain_and_resume_ask_only_for_what_is_not_so_yet() -> None:
     story = a_story()
     assert decide(story.state, Resume(node="gpu01")) == []

@@ -10,6 +10,7 @@ from events.evolve import NOTHING, EndedAttempt
 from events.state import Session
 from events.types import (
     AttemptRef,
+    Cancelled,
     Failed,
     SlotHealthy,
     SlotUnhealthy,
@@ -384,6 +385,28 @@ def test_rule_4_retry_requested_reopens_the_run_that_ended_with_the_attempt_it_n
     assert story.pending().not_before_ns == 0
     story.retry(attempt=1)
     assert story.change == NOTHING, "the same retry twice"
+
+
+def test_rule_4_a_retry_waits_again_for_what_it_comes_after_and_is_live() -> None:
+    story = running()
+    story.submit("r2", after=["r1"])
+    story.fail()
+    story.by_dispatcher(
+        Cancelled(
+            run_id="r2",
+            attempt=1,
+            epoch=story.state.epoch,
+            failure_reason=FailureReason.DEPENDENCY_FAILED,
+        )
+    )
+    assert story.status("r2") is RunStatus.CANCELLED
+    story.retry("r1")
+    story.retry("r2")
+    assert story.pending("r2").waiting_for == {"r1"}
+    story.dispatch("r1", 2)
+    story.start("r1", 2)
+    story.complete("r1", 2)
+    assert (story.pending("r2").waiting_for, story.pending("r2").failed_dependency) == (frozenset(), None)
 
 
 def test_rule_4_after_a_retry_tries_are_counted_anew() -> None:

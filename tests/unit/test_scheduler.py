@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from events.types import AttemptRef, Device, Dispatched, NodeJoined, SlotUnhealthy
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.queue import PendingQueue
-from services.dispatcher.scheduler import Grant, Taken, schedule
+from services.dispatcher.reservation import Taken
+from services.dispatcher.scheduler import Grant, schedule
 from tests.support.builders import START_NS, Story, needs
 from trainshed_client.subjects import Role
 
@@ -28,7 +29,7 @@ def decided(story: Story, taken: Taken | None = None, limit: int = 100) -> list[
     for run in story.state.runs.values():
         queue.update(run)
     queue.promote(2**62)
-    return schedule(story.state, queue, taken or Taken(), limit)
+    return schedule(story.state, queue, taken or Taken(), limit, START_NS)
 
 
 def granted(story: Story, limit: int = 100) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -364,7 +365,7 @@ def test_rule_1_grants_in_flight_count_against_what_is_left_beside_the_one_that_
     assert sent == ["s0"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     nodes=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=1, max_size=3),
     small=st.lists(
@@ -437,7 +438,7 @@ def test_the_same_view_gives_the_same_grants_however_the_queue_came_to_it(order:
     queue = PendingQueue()
     for number in order:
         queue.update(story.run(f"r{number}"))
-    assert schedule(story.state, queue, Taken(), 100) == decided(story)
+    assert schedule(story.state, queue, Taken(), 100, START_NS) == decided(story)
 
 
 def test_an_attempts_slots_are_free_once_it_has_ended_and_not_before() -> None:

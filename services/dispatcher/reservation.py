@@ -1,0 +1,249 @@
+"""What is free of a node, and the reservation: which node the first run that does not fit waits for, and until when.
+
+Owns the forecast by time limits (docs/decisions/0009); knows no queue, log or clock. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from events.evolve import SECOND_NS
+from events.state import Active, Node, Pending, Run, State
+from events.times import nanoseconds
+from events.types import Dispatched
+from services.dispatcher.queue import Order, longest_s, order_of
+
+STARTING_S = 5
+"""From a grant to the worker's exec it takes less; a grant whose worker is not up by then is forecast from now on."""
+ENDING_S = 1
+"""From the last moment that limit and grace allow to the end in the log."""
+MARGIN_S = 10
+"""Counted for a run that is to be over in time: STARTING_S, ENDING_S, and what the clocks of two machines differ."""
+
+
+class Taken(msgspec.Struct):
+    """What decisions that are not folded yet hold, beside the state (docs/protocol.md rule 1)."""
+
+    runs: set[str] = msgspec.field(default_factory=set)
+    nodes: set[str] = msgspec.field(default_factory=set)
+    slots: set[tuple[str, int]] = msgspec.field(default_factory=set)
+    uuids: set[str] = msgspec.field(default_factory=set)
+    cpus: dict[str, int] = msgspec.field(default_factory=dict)
+    memory_mb: dict[str, int] = msgspec.field(default_factory=dict)
+    grants: list[Dispatched] = msgspec.field(default_factory=list)
+
+
+class Holding(NamedTuple):
+    """What something holds of a node, or what is left of it."""
+
+    slots: int
+    cpus: int
+    memory_mb: int
+
+    def less(self, other: Holding) -> Holding:
+        """This without the other; negative where there is not that much."""
+        return Holding(self.slots - other.slots, self.cpus - other.cpus, self.memory_mb - other.memory_mb)
+
+    def plus(self, other: Holding) -> Holding:
+        """Both together."""
+        return Holding(self.slots + other.slots, self.cpus + other.cpus, self.memory_mb + other.memory_mb)
+
+    def holds(self, needs: Holding) -> bool:
+        """Whether ``needs`` are had of it; what is not asked for is not short."""
+        return all(have >= want or want == 0 for have, want in zip(self, needs, strict=True))
+
+    @property
+    def lacking(self) -> Holding:
+        """How far it is below nothing, in each."""
+        return Holding(max(0, -self.slots), max(0, -self.cpus), max(0, -self.memory_mb))
+
+
+NOTHING = Holding(0, 0, 0)
+
+
+class Offer(msgspec.Struct):
+    """What is free of one node now; changed as grants are made.
+
+    On the node that is reserved, ``kept`` is what a run behind may have beside the one that waits, and ``until_ns``
+    when that starts at the latest: what has ended by then may have all that is free. None: nobody knows.
+    """
+
+    node: Node
+    slots: list[int]
+    cpus: int
+    memory_mb: int
+    kept: Holding | None = None
+    until_ns: int | None = None
+
+    def take(self, slots: tuple[int, ...], cpus: int, memory_mb: int, *, in_time: bool) -> None:
+        """Count a grant in; ``in_time``: it is over before the reservation begins."""
+        self.slots = [index for index in self.slots if index not in slots]
+        self.cpus -= cpus
+        self.memory_mb -= memory_mb
+        if self.kept is not None and not in_time:
+            self.kept = self.kept.less(Holding(len(slots), cpus, memory_mb))
+
+    def ends_in_time(self, longest: float | None, now_ns: int) -> bool:
+        """Whether an attempt that lasts ``longest`` seconds at most, granted now, is over when the reservation begins."""
+        if self.kept is None or self.until_ns is None or longest is None:
+            return False
+        return now_ns + _ns(MARGIN_S + longest) <= self.until_ns
+
+    def slots_for(self, gpus: int, *, in_time: bool) -> int:
+        """How many of ``gpus`` slots a run could have here now."""
+        free = len(self.slots)
+        if self.kept is not None and not in_time:
+            free = min(free, max(0, self.kept.slots))
+        return min(gpus, free)
+
+
+class Reservation(NamedTuple):
+    """The first run that does not fit, and the node that is kept for it; ``until_ns`` as in Offer."""
+
+    run: Run
+    node: str
+    until_ns: int | None
+
+
+def offer(state: State, node: Node, taken: Taken) -> Offer:
+    """What of ``node`` no attempt holds and no decision has taken; a device that another node holds is not offered."""
+    usage = state.usage_of(node.name)
+    slots = [
+        device.index
+        for device in node.gpus
+        if device.index not in usage.slots
+        and device.index not in node.unhealthy
+        and (node.name, device.index) not in taken.slots
+        and (device.uuid is None or (device.uuid not in state.held_uuids and device.uuid not in taken.uuids))
+    ]
+    cpus = node.cpus - usage.cpus - taken.cpus.get(node.name, 0)
+    memory_mb = node.memory_mb - usage.memory_mb - taken.memory_mb.get(node.name, 0)
+    return Offer(node, slots, cpus, memory_mb)
+
+
+def offers_of(state: State, taken: Taken) -> dict[str, Offer]:
+    """The offers of all nodes that take work and whose loss is not decided, by name."""
+    return {
+        node.name: offer(state, node, taken)
+        for node in state.nodes.values()
+        if node.takes_work and node.name not in taken.nodes
+    }
+
+
+def least_of(run: Run) -> Holding:
+    """What a run cannot do without."""
+    needs = run.needs
+    return Holding(needs.gpus if needs.mandatory else 0, needs.cpus, needs.memory_mb)
+
+
+def whole_of(node: Node) -> Holding:
+    """All that could be granted of a node."""
+    healthy = sum(device.index not in node.unhealthy for device in node.gpus)
+    return Holding(healthy, node.cpus, node.memory_mb)
+
+
+class Held(NamedTuple):
+    """What one attempt, or a grant that is not folded, holds of a node, and when it has ended by its time limit."""
+
+    order: Order
+    ends_ns: int | None
+    what: Holding
+
+
+class _Choice(NamedTuple):
+    """How good a node is for the one that waits: the least is taken."""
+
+    unknown: bool
+    until_ns: int
+    in_the_way: Holding
+    lacking_now: Holding
+    node: str
+
+
+def reserve(
+    state: State, taken: Taken, run: Run, offers: Mapping[str, Offer], now_ns: int
+) -> Reservation | None:
+    """Keep one node for ``run``. None where none could hold it.
+
+    It is the node where it can start first by the time limits of what holds it; what runs behind get there does not put
+    that off. Where no limit tells a time, the node where runs behind hold least of what it needs; of those where they
+    hold nothing of it, the one that lacks least now. Elsewhere what is lacking now does not count: it goes up and down
+    with the runs behind, and a reservation that moves to and fro with it would never be met. So the choice moves only to
+    a node where less is in the way, and what is in the way of it never becomes more.
+    """
+    needs = least_of(run)
+    best: tuple[_Choice, Offer, Holding] | None = None
+    for o in offers.values():
+        whole = whole_of(o.node)
+        if not whole.holds(needs):
+            continue
+        held = list(held_of(state, taken, o.node, now_ns))
+        free = Holding(len(o.slots), o.cpus, o.memory_mb)
+        until_ns, left = earliest(needs, free, held, now_ns)
+        if until_ns is not None:
+            choice = _Choice(False, until_ns, NOTHING, NOTHING, o.node.name)
+        else:
+            left = whole.less(needs)
+            for one in held:
+                if one.order > order_of(run):
+                    left = left.less(one.what)
+            in_the_way = left.lacking
+            now = NOTHING if any(in_the_way) else free.less(needs).lacking
+            choice = _Choice(True, 0, in_the_way, now, o.node.name)
+        if best is None or choice < best[0]:
+            best = (choice, o, left)
+    if best is None:
+        return None
+    choice, chosen, left = best
+    chosen.kept = left
+    chosen.until_ns = None if choice.unknown else choice.until_ns
+    return Reservation(run, choice.node, chosen.until_ns)
+
+
+def earliest(needs: Holding, free: Holding, held: Iterable[Held], now_ns: int) -> tuple[int | None, Holding]:
+    """When ``needs`` are free at the latest, by the time limits of what is held, and what is left beside them then.
+
+    None where something without a limit is in the way. What ends at that very moment may be left out of what is left:
+    that takes nothing from the one that waits.
+    """
+    at = now_ns
+    ending = sorted((one.ends_ns, one.what) for one in held if one.ends_ns is not None)
+    for ends_ns, what in ending:
+        if free.holds(needs):
+            break
+        free, at = free.plus(what), ends_ns
+    return (at if free.holds(needs) else None), free.less(needs)
+
+
+def held_of(state: State, taken: Taken, node: Node, now_ns: int) -> Iterator[Held]:
+    """What is held of a node: by the attempts of the log, and by grants that are not folded."""
+    usable = {device.index for device in node.gpus} - node.unhealthy
+    for run, active in state.attempts_of(node.name):
+        what = Holding(len(usable.intersection(active.slots)), active.cpus, active.memory_mb)
+        yield Held(order_of(run), ends_ns(run, active, now_ns), what)
+    for grant in taken.grants:
+        waiting = state.runs.get(grant.run_id)
+        if grant.node == node.name and waiting is not None and isinstance(waiting.phase, Pending):
+            what = Holding(len(usable.intersection(grant.slots)), grant.cpus, grant.memory_mb)
+            longest = longest_s(waiting)
+            ends = None if longest is None else nanoseconds(grant.view.now) + _ns(MARGIN_S + longest)
+            yield Held(order_of(waiting), ends, what)
+
+
+def ends_ns(run: Run, active: Active, now_ns: int) -> int | None:
+    """When an attempt has ended by its time limit, not before now; None without a limit.
+
+    The limit counts from exec, which is after the grant and before Started.
+    """
+    longest = longest_s(run)
+    if longest is None:
+        return None
+    begun_ns = active.since_ns if active.started else max(active.since_ns + _ns(STARTING_S), now_ns)
+    return max(begun_ns + _ns(longest + ENDING_S), now_ns)
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * SECOND_NS)
