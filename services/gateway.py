@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from events import decide as decisions
 from events.codec import NewEvent, Writer, uuid7
 from events.log import Appended, Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Event, NodeRemoved
 from services.api import ApiServer, Call
+from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.logging import get_logger
 from services.lookup import Lookup, settling
+from services.room import RoomWatch
 from services.submission import Submissions
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -42,6 +46,7 @@ class Gateway:
         fold: SharedFold,
         *,
         allow_credentials: bool = False,
+        room: RoomWatch | None = None,
         clock: Callable[[], int] = time.time_ns,
         ids: Callable[[], str] = uuid7,
     ) -> None:
@@ -50,8 +55,9 @@ class Gateway:
         self._writer = Writer(Role.GATEWAY, clock, ids)
         self._lookup = Lookup(log, fold)
         self._submissions = Submissions(
-            log, fold, self._lookup, self._writer, allow_credentials=allow_credentials
+            log, fold, self._lookup, self._writer, room=room, allow_credentials=allow_credentials
         )
+        self._room = room
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
 
@@ -68,9 +74,16 @@ class Gateway:
             "node.resume": self._resume,
             "node.remove": self._remove,
         }
-        async with ApiServer(self._log.nc, self.name, calls, max_bytes=MAX_REQUEST_BYTES):
-            self.ready.set()
-            await self._stop.wait()
+        async with asyncio.TaskGroup() as tasks:
+            looking = None
+            if self._room is not None:
+                await self._room.look()
+                looking = tasks.create_task(self._room.run())
+            async with ApiServer(self._log.nc, self.name, calls, max_bytes=MAX_REQUEST_BYTES):
+                self.ready.set()
+                await self._stop.wait()
+            if looking is not None:
+                looking.cancel()
 
     def stop(self) -> None:
         """See Service."""
@@ -111,10 +124,15 @@ class Gateway:
                 raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id!r:.60}", "run_id")
             seq, _ = await self._lookup.submitted(run_id)
             run = await self._lookup.run(run_id, seq) if seq else None
+        if isinstance(command, decisions.Retry) and run is not None and run.after:
+            after = {one: await self._lookup.status(one) for one in run.after}
+            command = msgspec.structs.replace(command, after=after)
         wanted = decisions.decide(self._fold.state, command, run)
         assert run is not None  # decide refuses a run that is not there
         if not wanted:
             return {"run_id": run_id, "status": run.status, "seq": self._fold.position}
+        if isinstance(command, decisions.Retry) and self._room is not None and self._room.refusal is not None:
+            raise self._room.refusal  # a cancel is never refused for want of room: it ends work
         seq = await self._append_all(wanted)
         return {"run_id": run_id, "status": await self._lookup.status(run_id), "seq": seq}
 
@@ -137,6 +155,7 @@ class Gateway:
                     appended = await self._append_removal(event, new)
                 else:
                     appended = await self._log.append_surely(new)
+            failpoint("gateway.commanded")
             seq = appended.seq
             _log.info("appended", subject=new.subject, seq=seq)
         try:

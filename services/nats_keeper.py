@@ -1,19 +1,96 @@
-"""Keeps the embedded nats-server running: started again when it ends.
+"""Keeps the embedded nats-server working: started again when it ends, when it hangs, and when its disk has room again.
 
-Owns that loop alone; services wait the outage out by themselves.
+Owns that watch; services wait the outage out by themselves, and what is acknowledged is on the disk whatever ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
+from typing import assert_never
+
+import msgspec
 
 from services.embedded_nats import EmbeddedNats
 from services.logging import get_logger
+from services.monitor import Health, Said, health
+from services.room import MIB, Room, disk_room
 from trainshed_client.errors import TrainshedError
 
 _log = get_logger("up")
 
 AGAIN_AFTER_S = 0.5
+LOOK_EVERY_S = 2.0
+ASK_WITHIN_S = 2.5
+"""Of each of the two questions that a server which does not answer is asked at a look."""
+HUNG_LOOKS = 3
+"""Looks in a row, 15 s and more, without any answer: counted and not timed, for it may have been us who stood still."""
+FAILING_LOOKS = 2
+"""Looks in a row that find a server failing: a consumer that was deleted at that very moment is no reason."""
+ROOM_BYTES = 16 * MIB
+"""Below this a server that was started again would soon meet the full disk again."""
+RESTART_PAUSE_S = 10.0
+"""Between one restart of a server that fails and the next; doubled each time up to ``RESTART_PAUSE_MAX_S``."""
+RESTART_PAUSE_MAX_S = 300.0
+
+
+class Act(enum.Enum):
+    """What is due after a look."""
+
+    NOTHING = "nothing"
+    TELL_SILENT = "tell_silent"
+    TELL_FULL = "tell_full"
+    TELL_WELL = "tell_well"
+    END_HUNG = "end_hung"
+    RESTART = "restart"
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """What earlier looks leave behind. ``restart_from``: no restart of a failing server before then (loop clock)."""
+
+    silent: int = 0
+    failing: int = 0
+    told_full: bool = False
+    restart_from: float = 0.0
+    pause_s: float = RESTART_PAUSE_S
+
+
+def after_look(watch: Watch, said: Said, free: int | None, now: float) -> tuple[Watch, Act]:
+    """What a look's answer means. ``free``: bytes left on the store's disk, None where that is not known."""
+    match said.health:
+        case Health.OK:
+            act = Act.TELL_WELL if watch.silent or watch.failing else Act.NOTHING
+            if (
+                now >= watch.restart_from + watch.pause_s
+            ):  # well for a while: what comes next is another trouble
+                return Watch(), act
+            return Watch(restart_from=watch.restart_from, pause_s=watch.pause_s), act
+        case Health.SLOW:
+            return msgspec.structs.replace(watch, silent=0), Act.NOTHING
+        case Health.SILENT:
+            watch = msgspec.structs.replace(watch, silent=watch.silent + 1)
+            if watch.silent >= HUNG_LOOKS and watch.silent % HUNG_LOOKS == 0:
+                return watch, Act.END_HUNG
+            return watch, Act.TELL_SILENT if watch.silent == 1 else Act.NOTHING
+        case Health.FAILING:
+            watch = msgspec.structs.replace(watch, silent=0, failing=watch.failing + 1)
+            if free is not None and free < ROOM_BYTES:
+                if watch.told_full:
+                    return watch, Act.NOTHING
+                return msgspec.structs.replace(watch, told_full=True), Act.TELL_FULL
+            if watch.failing < FAILING_LOOKS or now < watch.restart_from:
+                return watch, Act.NOTHING
+            return (
+                msgspec.structs.replace(
+                    watch,
+                    told_full=False,
+                    restart_from=now + watch.pause_s,
+                    pause_s=min(2 * watch.pause_s, RESTART_PAUSE_MAX_S),
+                ),
+                Act.RESTART,
+            )
+        case _ as never:
+            assert_never(never)
 
 
 class NatsKeeper:
@@ -21,18 +98,30 @@ class NatsKeeper:
 
     name = "nats-server"
 
-    def __init__(self, server: EmbeddedNats) -> None:
+    def __init__(
+        self,
+        server: EmbeddedNats,
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        ask_within_s: float = ASK_WITHIN_S,
+    ) -> None:
         self._server = server
+        self._look_every_s = look_every_s
+        self._ask_within_s = ask_within_s
+        self._up = asyncio.Event()
+        self._up.set()
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.ready.set()
 
     async def run(self) -> None:
-        """Start the server again whenever it ends, until stopped."""
+        """Start the server again whenever it ends, and end it where it hangs or fails for good, until stopped."""
         async with asyncio.TaskGroup() as tasks:
             keeping = tasks.create_task(self._keep())
+            watching = tasks.create_task(self._watch())
             await self._stop.wait()
             keeping.cancel()
+            watching.cancel()
 
     def stop(self) -> None:
         """See Service."""
@@ -41,11 +130,64 @@ class NatsKeeper:
     async def _keep(self) -> None:
         while True:
             how = await self._server.wait()
+            self._up.clear()
             _log.warning("nats-server ended; starting it again", how=how)
+            told = ""
             while True:
                 try:
                     await self._server.start()
                     break
                 except TrainshedError as error:
-                    _log.error("nats-server did not start", why=str(error))
+                    if str(error) != told:
+                        told = str(error)
+                        _log.error("nats-server did not start; trying again until it does", why=told)
                     await asyncio.sleep(AGAIN_AFTER_S)
+            self._up.set()
+
+    async def _watch(self) -> None:
+        watch = Watch()
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            await self._up.wait()
+            said = await health(self._server.monitor_url, within_s=self._ask_within_s)
+            if not self._up.is_set() or self._server.pid is None:
+                continue  # it ended meanwhile, and is started again
+            room = await self._room() if said.health is Health.FAILING else None
+            now = asyncio.get_running_loop().time()
+            watch, act = after_look(watch, said, None if room is None else room.free, now)
+            await self._do(act, said, room)
+
+    async def _room(self) -> Room | None:
+        try:
+            return await asyncio.to_thread(disk_room, self._server.store_dir)
+        except OSError:
+            return None
+
+    async def _do(self, act: Act, said: Said, room: Room | None) -> None:
+        match act:
+            case Act.NOTHING:
+                pass
+            case Act.TELL_SILENT:
+                _log.warning("nats-server does not answer; it is started again if that goes on")
+            case Act.TELL_WELL:
+                _log.info("nats-server answers again")
+            case Act.TELL_FULL:
+                _log.error(
+                    "nats-server's disk is full: nothing is stored and workers go on; it is started again once "
+                    f"{ROOM_BYTES // MIB} MB are free",
+                    disk=str(self._server.store_dir),
+                    free_mb=None if room is None else room.free_mb,
+                    why=said.why,
+                )
+            case Act.END_HUNG:
+                _log.error("nats-server hangs; it is killed and started again")
+                await self._server.stop(within_s=0.0)
+            case Act.RESTART:
+                _log.warning(
+                    "nats-server stores nothing until it is started again; starting it again",
+                    why=said.why,
+                    free_mb=None if room is None else room.free_mb,
+                )
+                await self._server.stop()
+            case _ as never:
+                assert_never(never)

@@ -75,7 +75,7 @@ class Observer:
         if self._services is None:
             return [*missing, "starting"]
         return missing + [
-            f"{service.name} is starting" for service in self._services if not service.ready.is_set()
+            f"{service.name} is not ready" for service in self._services if not service.ready.is_set()
         ]
 
     # --- what is watched ----------------------------------------------------------------------------------

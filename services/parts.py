@@ -6,6 +6,7 @@ Owns the wiring; holds no behaviour. Tests build the same services from other pa
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,11 +69,14 @@ def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
     return SharedFold(log, log_id, settings.state_dir / FOLD_FILE)
 
 
-def gateway(log: EventLog, shared: SharedFold, settings: Settings) -> Gateway:
-    """The gateway."""
+def gateway(log: EventLog, shared: SharedFold, settings: Settings, *, store: Path | None = None) -> Gateway:
+    """The gateway. ``store``: where the server stores, if it is this machine's own; else the server is asked."""
     from services.gateway import Gateway
+    from services.room import RoomWatch, on_disk, on_server
 
-    return Gateway(log, shared, allow_credentials=settings.allow_credentials)
+    look = on_disk(store) if store is not None else on_server(log.nc, settings.nats_monitor_url)
+    room = RoomWatch(look, settings.min_free_mb)
+    return Gateway(log, shared, room=room, allow_credentials=settings.allow_credentials)
 
 
 def dispatcher(

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
 import nats.errors
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError, Feed, Message
 from events.log import EventLog
@@ -28,6 +29,11 @@ from projections.queries import Queries, run_query
 from projections.records import Filling, RecordBuckets
 from projections.totals import Adder, Totals
 from services.api import ApiServer, Call
+from services.dispatcher.outlook import outlook
+from services.failpoints import failpoint
+from services.lifecycle import first_cause
+from services.position import Position
+from services.projector_trouble import FAILURES, Trouble
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
@@ -36,6 +42,8 @@ _log = logging.getLogger("trainshed.projector")
 
 FRESH_WITHIN_S = 2.0
 AGAIN_AFTER_S = 1.0
+AGAIN_AFTER_MAX_S = 60.0
+"""Between one rebuild of a database that turns out damaged every time and the next."""
 HEARTBEATS_EVERY_S = 0.2
 """At the most so often heartbeats are written; those that come meanwhile are written together."""
 LINGER_S = 0.008
@@ -47,32 +55,6 @@ LONG_BACKLOG = 2_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Position:
-    """How far the read model is, and who waits for it to be further."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self._waiters: set[tuple[int, asyncio.Event]] = set()
-
-    def advance(self, seq: int) -> None:
-        """The read model is committed up to ``seq`` (which is lower after it had to be opened anew)."""
-        self.seq = seq
-        for wanted, event in self._waiters:
-            if wanted <= seq:
-                event.set()
-
-    async def reached(self, seq: int) -> None:
-        """Wait until ``seq`` is committed."""
-        if self.seq >= seq:
-            return
-        waiter = (seq, asyncio.Event())
-        self._waiters.add(waiter)
-        try:
-            await waiter[1].wait()
-        finally:
-            self._waiters.discard(waiter)
 
 
 class ProjectorService:
@@ -101,6 +83,8 @@ class ProjectorService:
         self._position = Position()
         self._stop = asyncio.Event()
         self._opened = asyncio.Event()
+        self._serving = False
+        self._trouble = Trouble(str(self._database.path or self._database.url))
         self._writing = asyncio.Lock()  # a commit and its puts: records go out in the order of commits
         self._writer = ThreadPoolExecutor(1, "projector-writer")
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
@@ -115,7 +99,8 @@ class ProjectorService:
                 work = tasks.create_task(self._project_for_ever())
                 await self._opened_or_stopped(work)
                 async with ApiServer(self._nc, "projector", self._calls(), max_bytes=MAX_REQUEST_BYTES):
-                    self.ready.set()
+                    self._serving = True
+                    self._tell()
                     await self._stop.wait()
                 work.cancel()
         finally:
@@ -151,30 +136,44 @@ class ProjectorService:
     async def _project_for_ever(self) -> None:
         """Project; where the database fails, open it again. What was not committed is folded again."""
         damage: str | None = None
+        pause_s = AGAIN_AFTER_S
         while True:
+            before = self._position.seq
             try:
                 await self._project(damage)
-            except* OperationalError as errors:
-                damage = None
-                _log.error("the read model cannot be written: %s; trying again", _first(errors))
-            except* DatabaseError as errors:
-                damage = str(_first(errors))
             except* (TimeoutError, nats.errors.Error, ApiError) as errors:
                 damage = None
-                _log.warning("the event log does not answer: %s; trying again", _first(errors))
-            await asyncio.sleep(AGAIN_AFTER_S)
+                _log.warning("the event log does not answer: %s; trying again", first_cause(errors))
+            except* FAILURES as errors:
+                damage = self._trouble.failed(first_cause(errors))
+                self._tell()
+            rebuilt_in_vain = damage is not None and self._position.seq <= before
+            pause_s = min(2 * pause_s, AGAIN_AFTER_MAX_S) if rebuilt_in_vain else AGAIN_AFTER_S
+            await asyncio.sleep(pause_s)
+
+    def _tell(self) -> None:
+        """What is asked is answered, if only with the trouble; ready is who can tell more."""
+        self._opened.set()
+        if self._serving and self._trouble.text is None:
+            self.ready.set()
+        else:
+            self.ready.clear()
 
     async def _project(self, damage: str | None) -> None:
         log_id, end = await self._log.log_id(), await self._log.end()
         projector = await self._in_writer(Projector.open, self._database, log_id, end, damage=damage)
         self._filled = False
         self._position.advance(projector.seq)
-        self._opened.set()
         if end - projector.seq >= LONG_BACKLOG:
             _log.info("folding %d events into the read model", end - projector.seq)
         try:
+            if self._trouble.text is not None:
+                await self._in_writer(self._database.try_writing)
+            self._trouble.over()
+            self._tell()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._fold(projector, end))
+                tasks.create_task(self._trouble.heed_queries())
                 tasks.create_task(self._heartbeats(projector))
                 if self._buckets is not None:
                     tasks.create_task(self._keep_buckets(self._buckets))
@@ -188,9 +187,12 @@ class ProjectorService:
             while True:
                 messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
                 async with self._writing:
+                    failpoint("projector.read")
                     applied = await self._in_writer(projector.apply, messages, tell=self._filled)
+                    failpoint("projector.committed")
                     self._position.advance(applied.seq)
                     await self._put(applied)
+                    failpoint("projector.put")
                 self._fill_when(applied.seq >= end)
                 if backlog > 0 and applied.seq >= end:
                     self._caught_up(backlog)
@@ -300,7 +302,7 @@ class ProjectorService:
 
     async def _run_explain(self, call: Call) -> object:
         run_id = _run_id(call)
-        return await self._answer(lambda: self._queries.explain(run_id))
+        return await self._answer(lambda: self._queries.explain(run_id, outlook))
 
     async def _run_list(self, call: Call) -> object:
         query = run_query(
@@ -312,6 +314,7 @@ class ProjectorService:
                 prefix=str,
                 live=bool,
                 ended=bool,
+                ended_before=str,
                 limit=int,
                 before_seq=int,
             )
@@ -328,13 +331,14 @@ class ProjectorService:
 
     async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
         call.fields()
+        self._trouble.refuse_damaged()
         await self._is_fresh()
         return self._parts()
 
     async def _parts(self) -> AsyncIterator[bytes]:
         parts = self._queries.audit_rows()
         try:
-            while (part := await self._in_reader(next, parts, None)) is not None:
+            while (part := await self._read(partial(next, parts, None))) is not None:
                 yield part
             yield b""
         finally:
@@ -342,15 +346,17 @@ class ProjectorService:
 
     async def _health(self, call: Call) -> object:
         call.fields()
+        self._trouble.refuse_damaged()
         fresh = await self._is_fresh()
-        answer = await self._in_reader(self._queries.health)
+        answer = await self._read(self._queries.health)
         return {**answer, "ok": fresh, "records": self._buckets is not None}
 
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Ask the database once it has all that was acknowledged before; after 2 s say that it has not."""
+        self._trouble.refuse_damaged()
         fresh = await self._is_fresh()
         try:
-            answer = await self._in_reader(query)
+            answer = await self._read(query)
         except TrainshedError as error:
             if fresh or error.code is not ErrorCode.NOT_FOUND:
                 raise
@@ -359,6 +365,14 @@ class ProjectorService:
                 "the read side is behind the event log and does not know yet; ask again",
             ) from None
         return answer if fresh else {**answer, "stale": True}
+
+    async def _read(self, query: Callable[[], T]) -> T:
+        """Ask the database. Raises UNAVAILABLE where it fails."""
+        self._trouble.refuse_damaged()
+        try:
+            return await self._in_reader(query)
+        except (SQLAlchemyError, msgspec.MsgspecError) as error:
+            self._trouble.query_failed(error)
 
     async def _is_fresh(self) -> bool:
         try:
@@ -378,13 +392,6 @@ def _run_id(call: Call) -> str:
     if not run_id:
         raise TrainshedError(ErrorCode.INVALID, "required: the id of a run", "run_id")
     return str(run_id)
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def give_back_memory() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
 
 from services.durations import ACCEPTED, parse_duration
 from trainshed_client.endpoint import default_state_dir, parse_url
@@ -118,6 +119,13 @@ def _url(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or "@" in value:
+        raise ValueError("http://HOST:PORT")
+    return value.rstrip("/")
+
+
 @dataclass(frozen=True)
 class Listen:
     """An address to serve on; port 0 takes any that is free."""
@@ -175,6 +183,14 @@ class Settings:
     nats_password: Annotated[
         str | None, _Variable(_text, "Password for that server.", "none", secret=True)
     ] = field(default=None, repr=False)
+    nats_monitor_url: Annotated[
+        str | None,
+        _Variable(
+            _http_url,
+            "That server's monitoring (`http://HOST:8222`): its `/jsz` tells the gateway how much may still be stored.",
+            "not asked",
+        ),
+    ] = None
     replicas: Annotated[
         int, _Variable(_copies, "Copies of each stream: 1, or 3 on a cluster of three servers.", "1")
     ] = 1
@@ -198,7 +214,7 @@ class Settings:
         int,
         _Variable(
             _mebibytes,
-            "MiB that must stay free on the state folder's disk; below, nothing is accepted.",
+            "MiB that must stay free in the event log's store (the state folder's disk); below, no run is accepted.",
             "1024",
         ),
     ] = 1024

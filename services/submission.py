@@ -17,9 +17,11 @@ from events.config_input import run_config
 from events.log import Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Submitted
 from services.api import Call
+from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.logging import get_logger
 from services.lookup import Lookup, settling
+from services.room import RoomWatch
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
@@ -37,12 +39,20 @@ class Submissions:
     """The calls ``run.submit`` and ``run.submit_batch``."""
 
     def __init__(
-        self, log: EventLog, fold: SharedFold, lookup: Lookup, writer: Writer, *, allow_credentials: bool
+        self,
+        log: EventLog,
+        fold: SharedFold,
+        lookup: Lookup,
+        writer: Writer,
+        *,
+        room: RoomWatch | None,
+        allow_credentials: bool,
     ) -> None:
         self._log = log
         self._fold = fold
         self._lookup = lookup
         self._writer = writer
+        self._room = room
         self._allow_credentials = allow_credentials
 
     async def submit(self, call: Call) -> Answer:
@@ -94,6 +104,8 @@ class Submissions:
                 continue
             refusal = await self._refusal(config)
             if refusal is not None and await self._existing(submission) is None:
+                if refusal.code is ErrorCode.UNAVAILABLE:
+                    raise refusal  # it is of no one run
                 path = f"runs[{place}].{refusal.path}" if refusal.path else f"runs[{place}]"
                 raise TrainshedError(refusal.code, refusal.message, path)
             wanted[submission.run_id] = submission
@@ -137,7 +149,7 @@ class Submissions:
                 return TrainshedError(
                     ErrorCode.INVALID, f"no run {run_id!r}; see: trainshed ls --all", f"after[{place}]"
                 )
-        return None
+        return self._room.refusal if self._room is not None else None
 
     async def _append(self, wanted: dict[str, Submission]) -> dict[str, Answer]:
         """Append all or none of what does not exist yet; an unknown outcome is settled by what is stored."""
@@ -157,6 +169,7 @@ class Submissions:
                         not error.transient
                     )  # it does not say which: look each up, go on with the others
                 else:
+                    failpoint("gateway.submitted")
                     for submission, seq in zip(batch, seqs, strict=True):
                         answers[submission.run_id] = _created(submission, seq)
                     return answers

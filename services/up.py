@@ -103,7 +103,7 @@ async def _serve(
     agent = parts.agent(nc, settings, options, machine, log)
     watching.agent(agent, len(machine.inventory.gpus))
     services: list[Service] = [
-        parts.gateway(log, fold, settings),
+        parts.gateway(log, fold, settings, store=server.store_dir),
         agent,
         parts.dispatcher(log, fold, settings, stand_at_once=True),
         fold,

@@ -28,6 +28,8 @@ RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S = 5
 REPEAT_QUIET_S = 30.0
 PING = b"PING\r\n"
+DELIVERY = b"$JS.ACK."
+"""How the reply subject of what a JetStream consumer delivers begins."""
 
 T = TypeVar("T")
 OnError = Callable[[Exception], None]
@@ -55,6 +57,7 @@ class SafeClient(nats.aio.client.Client):
         """Subscribe with a plain function, called while the socket is read: it must not block, and nothing is queued.
 
         nats-py's own way, a queue and a task for each subscription, costs each message another turn of the event loop.
+        What a consumer delivers comes without its headers: nobody here reads them, and to parse them takes as long as all else.
         """
 
         async def early(msg: Msg) -> None:
@@ -119,7 +122,8 @@ class SafeClient(nats.aio.client.Client):
         try:
             if listener is not None:
                 if sid in self._subs:
-                    headers_read = await self._process_headers(headers)
+                    delivered = reply.startswith(DELIVERY)
+                    headers_read = None if delivered else await self._process_headers(headers)
                     listener(self._build_message(sid, subject, reply, data, headers_read))
                 else:
                     del self._listeners[sid]
@@ -163,6 +167,12 @@ class SafeClient(nats.aio.client.Client):
         self._pongs.append(future if future is not None else asyncio.Future())
         await self._send_command(PING)
         await self._flush_pending()
+
+    async def _process_pong(self) -> None:
+        """An answer to a flush that has given up is nobody's: nats-py would end the read loop on it."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.Future()
+        await super()._process_pong()
 
     async def abandon(self) -> None:
         """Close without callbacks: nobody was told of this connection."""

@@ -50,6 +50,7 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
     """The stack that this command talks to. ``patient``: say when the connection is lost, for what lasts."""
     from trainshed_client.client import Trainshed
+    from trainshed_client.errors import ErrorCode, TrainshedError
 
     context = click.get_current_context(silent=True)
     url = (context.obj or {}).get("nats") if context else None
@@ -69,6 +70,19 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
     )
     try:
         yield trainshed
+    except Exception as error:
+        import nats.errors  # loaded with the connection
+
+        from services.lifecycle import first_cause
+
+        why = first_cause(error)
+        if not isinstance(why, nats.errors.Error | TimeoutError):
+            raise
+        # at a moment when nothing waits for the connection to be made anew: between two questions, or before the first
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"the connection to {trainshed.endpoint.url} failed ({_words(why)}). Is the stack up? trainshed up",
+        ) from None
     finally:
         # Not drained: everything that was asked for has been answered, and the process ends.
         await trainshed.nc.abandon()
@@ -85,11 +99,15 @@ def log_errors(trainshed: Trainshed) -> Iterator[None]:
     try:
         yield
     except (TimeoutError, nats.errors.Error, UnknownOutcome) as error:
-        why = str(error).removeprefix("nats: ") or "no answer in time"
+        why = _words(error)
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"the event log at {trainshed.endpoint.url} cannot be read ({why}). Is the stack up? trainshed up",
         ) from None
+
+
+def _words(error: BaseException) -> str:
+    return str(error).removeprefix("nats: ") or "no answer in time"
 
 
 def _quiet(_: Exception) -> None:

@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "drain": ("services.cli.node:drain", "Grant a node nothing more; what runs there goes on."),
     "resume": ("services.cli.node:resume", "Grant a drained node runs again."),
     "node": ("services.cli.node:node", "Say that a machine is gone: node remove."),
+    "prune": ("services.cli.prune:prune", "Delete the folders of runs that ended long ago."),
     "events": ("services.cli.events:events", "Print the event log, one CloudEvents object a line."),
     "audit": ("services.cli.audit:audit", "Prove that replaying the log gives the same state: audit verify."),
     "config": ("services.cli.config:config", "Print the settings in force, and where each comes from."),
@@ -144,6 +145,12 @@ def run(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
+            _complain(
+                f"{where} ({(error.strerror or str(error)).lower()}). Make room first; how much is left: df -h"
+            )
+            return ExitCode.NO_SERVICE
         if error.errno != errno.EPIPE:
             raise
         # Whoever read our output has seen enough, as in `trainshed ls | head -1`.

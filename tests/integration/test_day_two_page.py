@@ -184,11 +184,14 @@ def test_upgrade(home: Home) -> None:
 
 
 def test_full_disk(home: Home) -> None:
-    look, make_room, again = blocks("Full disk")
+    """That a disk which is really full needs no more than room: tests/integration/test_disk_full.py."""
+    look, prune, make_room, again = blocks("Full disk")
     home.type("trainshed up --detach")
     done = home.stack.submit("--name", "done", shell='echo out; echo x > "$TRAINSHED_RUN_DIR/ckpt"')
     home.stack.wait(done)
     assert str(home.stack.state_dir / "runs") in home.type(look)
+    home.type(prune)
+    assert home.stack.run_dir(done).exists()  # it is younger than that
     home.environment = {"RUN": done}
     shown = home.type(make_room)
     assert not home.stack.run_dir(done).exists()
@@ -199,39 +202,18 @@ def test_full_disk(home: Home) -> None:
     assert home.stack.record(done)["status"] == "COMPLETED"
 
 
-def test_a_full_disk_ends_no_worker_and_after_the_restart_everything_goes_on(home: Home) -> None:
-    """On a disk of 32 MiB that is really full."""
-    disk = home.stack.state_dir
-    disk.mkdir(parents=True)
-    mount = shutil.which("mount")
-    if (
-        mount is None
-        or subprocess.run(
-            [mount, "-t", "tmpfs", "-o", "size=32m", "none", disk], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("no disk of its own: this test must be allowed to mount a tmpfs")
-    try:
-        home.type("trainshed up --detach")
-        run, worker = sleeper(home.stack)
-        with (
-            (disk / "filler").open("wb", buffering=0) as filler,
-            pytest.raises(OSError, match="No space left"),
-        ):
-            while True:
-                filler.write(bytes(1 << 20))
-        refused = home.stack.trainshed("submit", "--name", "late", "--", "true", code=3)
-        assert "safe to ask again" in refused.stderr
-        assert alive(worker)
-        (disk / "filler").unlink()
-        home.type(blocks("Full disk")[2])
-        assert home.stack.record(run)["pid"] == worker
-        late = home.stack.trainshed("submit", "--name", "late", "--", "true", json=True)
-        home.stack.wait(late["run_id"])
-        home.type("trainshed down --stop-workers")
-    finally:
-        home.stack.close()
-        subprocess.run(["umount", "-l", disk], check=True)
+def test_room(home: Home) -> None:
+    prune, afterwards = blocks("Room")
+    home.type("trainshed up --detach")
+    old = home.stack.submit("--name", "old", shell='echo out; echo x > "$TRAINSHED_RUN_DIR/ckpt"')
+    home.stack.wait(old)
+    assert "DISK FREE" in home.type(prune)
+    assert (home.stack.run_dir(old) / "ckpt").exists(), "it ended a moment ago"
+    home.type(prune.replace("30d", "0s"))
+    assert not home.stack.run_dir(old).exists()
+    home.environment = {"RUN": old}
+    told = home.type(afterwards, code=4)
+    assert "COMPLETED" in told and "was deleted at" in told
 
 
 def test_a_unit_that_was_not_written_by_us_is_left(home: Home) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import sys
+import sysconfig
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ async def test_two_servers_never_share_a_store(
     assert f"another nats-server (pid {nats_server.pid}) still uses" in refused.value.message
 
 
-async def test_it_dies_with_a_parent_that_is_killed_and_the_next_start_waits_for_that(tmp_path: Path) -> None:
+async def _orphan(folder: Path, *, stop: bool = False) -> psutil.Process:
+    """A server whose parent has just been killed; with ``stop``, after it was stopped itself."""
     program = (
         "import asyncio, pathlib, sys\n"
         "from services.embedded_nats import EmbeddedNats\n"
@@ -165,15 +167,33 @@ async def test_it_dies_with_a_parent_that_is_killed_and_the_next_start_waits_for
         "asyncio.run(main())\n"
     )
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-c", program, str(tmp_path), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-P", "-c", program, str(folder), stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
     server = psutil.Process(int(await asyncio.wait_for(parent.stdout.readline(), 30)))
+    if stop:
+        server.suspend()
     parent.kill()
     await parent.wait()
+    return server
+
+
+async def test_one_that_hangs_when_its_parent_is_killed_is_not_waited_for(tmp_path: Path) -> None:
+    server = await _orphan(tmp_path, stop=True)
     again = EmbeddedNats(tmp_path)
     await again.start()
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    await again.stop()
+
+
+async def test_it_dies_with_a_parent_that_is_killed_and_the_next_start_waits_for_that(tmp_path: Path) -> None:
+    server = await _orphan(tmp_path)
+    again = EmbeddedNats(tmp_path)
+    await again.start()
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    assert "Server Exiting" in again.log_file.read_text(), (
+        "with its store closed: a long log opens quickly then"
+    )
     await again.stop()
 
 
@@ -238,6 +258,36 @@ async def test_a_server_that_never_answers_is_ended_in_time(tmp_path: Path) -> N
     with pytest.raises(TrainshedError, match="nats-server does not answer"):
         await server.start(within_s=0.2)
     assert server.pid is None
+
+
+async def test_a_server_that_reads_its_store_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After it was killed it reads all of a long log: that takes longer than a server that hangs is given."""
+    server = EmbeddedNats(tmp_path, binary=_reading_server(tmp_path))
+    with caplog.at_level("INFO"):
+        await server.start(within_s=0.5)
+    assert caplog.messages == ["nats-server reads its store, which is long or was not closed; waiting for it"]
+    await server.stop()
+
+
+def _reading_server(folder: Path) -> Path:
+    """The real one behind a while in which only its monitoring port answers, as when it reads a store."""
+    program = folder / "reading-nats-server"
+    real = Path(sysconfig.get_path("scripts")) / "nats-server"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, re, socket, sys\n"
+        "port = int(re.search(r'http: \"127.0.0.1:(\\d+)\"', open(sys.argv[2]).read())[1])\n"
+        "with socket.create_server(('127.0.0.1', port)) as monitor:\n"
+        "    peer, _ = monitor.accept()\n"
+        "    with peer:\n"
+        "        peer.recv(1000)\n"
+        "        peer.sendall(b'HTTP/1.0 503 Service Unavailable\\r\\n\\r\\n{}')\n"
+        f"os.execv({str(real)!r}, [{str(real)!r}, *sys.argv[1:]])\n"
+    )
+    program.chmod(0o755)
+    return program
 
 
 def _fake_server(folder: Path, *, version: str) -> Path:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import nats.errors
+import pytest
+
+from tests.support import NatsServer
+from tests.support.control import stopped
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.nats_client import connect
 
@@ -31,3 +36,13 @@ async def test_a_flush_asks_the_server_after_all_that_was_sent_before_it() -> No
         await nc.flush(timeout=5)
         await nc.close()
     assert lines[:4] == [b"SUB", b"PUB", b"c", b"PING"]
+
+
+async def test_an_answer_to_a_flush_that_gave_up_breaks_no_connection(nats_server: NatsServer) -> None:
+    client = await nats_server.client()
+    connections = client.stats["reconnects"]
+    with stopped(nats_server.pid), pytest.raises(nats.errors.FlushTimeoutError):
+        await client.flush(timeout=0.2)
+    await client.flush()
+    assert client.is_connected
+    assert client.stats["reconnects"] == connections

@@ -45,18 +45,21 @@ async def ask(nc: SafeClient, call: str, request: object = None, *, within: floa
 
 
 @asynccontextmanager
-async def projecting(nc: SafeClient, database: str | Path, **options: Any) -> AsyncIterator[ProjectorService]:
-    """A ProjectorService that serves, and stops at the end."""
+async def projecting(
+    nc: SafeClient, database: str | Path, *, ready: bool = True, **options: Any
+) -> AsyncIterator[ProjectorService]:
+    """A ProjectorService that serves (``ready``: wait for that), and stops at the end."""
     service = ProjectorService(nc, database, **options)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(service.run())
-        ready = tasks.create_task(service.ready.wait())
-        await asyncio.wait({running, ready}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        waiting = tasks.create_task(service.ready.wait())
+        if ready:
+            await asyncio.wait({running, waiting}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
         try:
-            assert service.ready.is_set()
+            assert service.ready.is_set() or not ready
             yield service
         finally:
-            ready.cancel()
+            waiting.cancel()
             service.stop()
             async with asyncio.timeout(10):
                 await asyncio.wait({running})

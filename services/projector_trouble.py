@@ -1,0 +1,115 @@
+"""What keeps a projector from its database: told once, answered to whoever asks meanwhile, and mended.
+
+Owns what counts as damage (rebuild) and what may pass by itself (try again); knows no table and no query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+_log = logging.getLogger("trainshed.projector")
+
+QUIET_S = 60.0
+"""The same trouble is not told again so soon: a disk that is nearly full comes and goes."""
+_SIGNS_OF_DAMAGE = ("no such table", "no such column", "Could not decode to UTF-8")
+"""In errors that SQLite calls operational: a file that was emptied, and garbage within a row."""
+
+
+class Damaged(Exception):
+    """A query found the database to be damaged; the text says how."""
+
+
+FAILURES = (SQLAlchemyError, Damaged, OSError, msgspec.MsgspecError, ValueError)
+"""What a database that is damaged, full or gone may make of reading and writing it."""
+
+
+def words_of(error: BaseException) -> str:
+    """An error in its own words, without SQLAlchemy's statement and link."""
+    return str(getattr(error, "orig", None) or error) or type(error).__name__
+
+
+def damage_in(error: BaseException) -> str | None:
+    """What is damaged, where the database must be rebuilt; None where it may pass by itself: a full disk, a lock."""
+    words = words_of(error)
+    match error:
+        case OperationalError():
+            return words if any(sign in words for sign in _SIGNS_OF_DAMAGE) else None
+        case DatabaseError() | Damaged() | msgspec.MsgspecError() | ValueError():
+            return words
+        case _:
+            return None
+
+
+class Trouble:
+    """Whether the read model called ``where`` is well, and if not why."""
+
+    def __init__(self, where: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._where = where
+        self._clock = clock
+        self._told = ""
+        self._told_at = 0.0
+        self._damaged = False
+        self._found = ""
+        self._is_found = asyncio.Event()
+        self.text: str | None = None
+        """None: it is well."""
+
+    def failed(self, error: BaseException) -> str | None:
+        """Reading or writing failed: say so, once. Returns what is damaged, as :func:`damage_in`."""
+        _log.debug("the read model failed", exc_info=error)
+        damage = damage_in(error)
+        self._damaged = damage is not None
+        if damage is not None:
+            self.text = (
+                f"the read model {self._where} is damaged ({damage}); it is rebuilt from the event log"
+            )
+        else:
+            self.text = f"the read model {self._where} cannot be used ({words_of(error)}); it is tried again until it can"
+        now = self._clock()
+        if self.text != self._told or now - self._told_at >= QUIET_S:
+            _log.error("%s. Runs go on meanwhile", self.text)
+            self._told, self._told_at = self.text, now
+        return damage
+
+    def over(self) -> None:
+        """It is open and can be written."""
+        self._is_found.clear()
+        if self.text is not None:
+            self.text = None
+            self._damaged = False
+            _log.info("the read model is there again")
+
+    def refuse_damaged(self) -> None:
+        """Raises UNAVAILABLE while the database is damaged: one on a full disk can often still be read."""
+        if self._damaged:
+            raise self._refusal()
+
+    def _refusal(self) -> TrainshedError:
+        return TrainshedError(ErrorCode.UNAVAILABLE, f"{self.text}. Runs go on meanwhile: ask again later")
+
+    def query_failed(self, error: BaseException) -> NoReturn:
+        """Raises UNAVAILABLE; damage is for the writer to mend, who might not come across it for days."""
+        damage = damage_in(error)
+        if damage is not None:
+            self._found = damage
+            self._is_found.set()
+        if self.text is not None:
+            raise self._refusal() from None
+        what = "is damaged, and is rebuilt from the event log" if damage else "cannot be read"
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE, f"the read model {what} ({words_of(error)}); ask again"
+        ) from None
+
+    async def heed_queries(self) -> NoReturn:
+        """Raises Damaged once a query has found damage."""
+        await self._is_found.wait()
+        raise Damaged(self._found)

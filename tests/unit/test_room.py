@@ -1,0 +1,46 @@
+"""Room in the event log's store: when there is too little, and in which words that is told."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from services.room import MIB, Room, RoomWatch, refusal
+from trainshed_client.errors import ErrorCode
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "refused"),
+    [
+        (1024 * MIB, 1024, False),
+        (1024 * MIB - 1, 1024, True),
+        (0, 0, False),
+        (-5, 1, True),
+        (None, 1024, False),
+    ],
+)
+def test_below_the_limit_nothing_is_accepted(free: int | None, limit: int, refused: bool) -> None:
+    room = None if free is None else Room("the disk of /state/nats", free)
+    assert (refusal(room, limit) is not None) == refused
+
+
+def test_a_refusal_tells_the_place_the_room_the_limit_and_what_to_do() -> None:
+    error = refusal(Room("the disk of /state/nats", 700 * MIB + 5), 1024)
+    assert error is not None
+    assert error.code is ErrorCode.UNAVAILABLE
+    for word in ("/state/nats", "700 MB", "1024 MB", "TRAINSHED_MIN_FREE_MB", "trainshed prune"):
+        assert word in error.message
+
+
+async def test_it_is_told_once_when_it_runs_out_and_once_when_it_is_back() -> None:
+    free: int | None = 5 * MIB
+
+    async def look() -> Room | None:
+        return None if free is None else Room("here", free)
+
+    watch = RoomWatch(look, 4)
+    with capture_logs() as logs:
+        for free in (5 * MIB, MIB, MIB, None, MIB, 9 * MIB, 9 * MIB):
+            await watch.look()
+            assert (watch.refusal is not None) == (free == MIB)
+    assert [line["log_level"] for line in logs] == ["error", "info"]
