@@ -92,7 +92,7 @@ def cpus_given(root: Path, affinity: Callable[[int], set[int]]) -> int:
     A quota of 2.5 CPUs counts as 2, one below 1 as 1: what is granted is whole CPUs.
     """
     cpus = len(affinity(0))
-    for folder in _cgroup_folders(root, "cpu"):
+    for folder in cgroup_folders(root, "cpu"):
         quota = _quota(folder)
         if quota is not None:
             cpus = min(cpus, int(quota))
@@ -102,7 +102,7 @@ def cpus_given(root: Path, affinity: Callable[[int], set[int]]) -> int:
 def memory_given(root: Path) -> int:
     """The memory in bytes that this process may use: the machine's, and no more than its cgroups' limit."""
     memory = _mem_total(root)
-    for folder in _cgroup_folders(root, "memory"):
+    for folder in cgroup_folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             limit = _words(folder / name)
             # v2 writes "max" for no limit, v1 a number above any memory, which min() passes over.
@@ -129,8 +129,8 @@ def _quota(folder: Path) -> float | None:
     return int(words[0]) / int(words[1])
 
 
-def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
-    """This process's cgroup of that controller and all above it: the smallest limit on the way up holds.
+def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """This process's cgroup of that controller (v2 has one for all) and all above it: the smallest limit holds.
 
     From proc(5) and cgroups(7): ``/proc/self/cgroup`` has "id:controllers:path" (v2: "0::path"), mountinfo's fourth
     word is the cgroup that is mounted (in a container the path may lie under it) and its fifth where.
@@ -143,7 +143,7 @@ def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         mounted, where = before.split()[3:5]
-        kind, _, options = after.split(None, 2)
+        kind, *_, options = after.split()  # between them the source, which may be empty
         if kind == "cgroup2" and "" in paths:
             path = paths[""]
         elif kind == "cgroup" and controller in options.split(",") and controller in paths:

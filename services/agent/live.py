@@ -27,6 +27,7 @@ from services.agent.session_types import (
 )
 from services.agent.words import PAUSE_S
 from services.agent.workers import ShimAlive, ShimGone, WorkerHeartbeat, Workers, WorkerStarted
+from services.failpoints import failpoint
 from services.logging import get_logger
 
 _log = get_logger("agent")
@@ -152,6 +153,7 @@ class LiveAttempts:
         if work.message is None:
             try:
                 await self._workers.launch(work.folder)
+                failpoint("agent.handed_over")
                 return
             except OSError as error:
                 work.message = f"it cannot be launched: {error}"
@@ -168,6 +170,7 @@ class LiveAttempts:
         while True:
             try:
                 work.exit = await self._workers.bury(work.folder, reason)
+                failpoint("agent.buried")
                 self._feed(TreeGone(ref))
                 return
             except ShimAlive:
@@ -201,15 +204,18 @@ class LiveAttempts:
     async def tell_started(self, ref: AttemptRef) -> None:
         """Append Started."""
         await self._work[ref].tell_started()
+        failpoint("agent.started_told")
 
     async def tell_end(self, ref: AttemptRef) -> None:
         """Append the end; then EndStored."""
         await self._work[ref].tell_end()
+        failpoint("agent.end_told")
         self._feed(EndStored(ref))
 
     def forget(self, ref: AttemptRef) -> None:
         """The end was acknowledged: remove the marker."""
         self._folders.unmark(ref)
+        failpoint("agent.end_noted")
         self.drop(ref)
 
     def drop(self, ref: AttemptRef) -> None:
@@ -231,6 +237,7 @@ class LiveAttempts:
                 continue
             match event:
                 case WorkerStarted():
+                    failpoint("agent.start_seen")
                     self._feed(WorkerUp(work.ref))
                     asyncio.get_running_loop().call_later(FOLLOW_AFTER_S, self._follow, work)
                 case WorkerHeartbeat():
@@ -238,6 +245,7 @@ class LiveAttempts:
                 case ShimGone(exit=None):
                     self._feed(ShimDied(work.ref))
                 case ShimGone():
+                    failpoint("agent.exit_seen")
                     work.exit = event.exit
                     self._feed(TreeGone(work.ref))
 

@@ -25,7 +25,7 @@ END_S = 5.0
 
 
 class ShimPool:
-    """Idle shims behind one socket.
+    """Idle shims behind one socket. `cgroups` is where their workers' cgroups go; empty: they have none.
 
     `taken(folder, pid, pidfd)` is called as soon as a shim says that it has a folder; the descriptor, which names
     exactly that process, is then the callee's to close.
@@ -35,11 +35,13 @@ class ShimPool:
         self,
         folder: Path,
         sockets: Path,
+        cgroups: str,
         environment: Mapping[str, str],
         taken: Callable[[Path, int, int], None],
     ) -> None:
         self._folder = folder
         self._sockets = sockets
+        self._cgroups = cgroups
         self._environment = dict(environment)
         self._taken = taken
         self._waiting: dict[Path, asyncio.Future[None]] = {}
@@ -58,7 +60,15 @@ class ShimPool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, open(self._folder / "spawner.log", "ab") as log:
             self._spawner = subprocess.Popen(
-                [sys.executable, "-P", "-m", SPAWNER, str(theirs.fileno()), str(self._sockets)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    SPAWNER,
+                    str(theirs.fileno()),
+                    str(self._sockets),
+                    self._cgroups,
+                ],
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -87,7 +97,8 @@ class ShimPool:
             except OSError as error:
                 self._settle(folder, error)
         try:
-            await asyncio.wait_for(asyncio.shield(waiting), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                await asyncio.shield(waiting)
         except TimeoutError:
             self._waiting.pop(
                 folder, None

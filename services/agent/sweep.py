@@ -1,4 +1,4 @@
-"""Ends processes that no shim answers for any more, found by what their environment says (docs/protocol.md rule 8).
+"""Ends processes that no shim answers for any more, found by environment and cgroup (docs/protocol.md rules 8, 14).
 
 Owns who belongs to which attempt; knows no agent. Everything here blocks: run it in a thread.
 """
@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.agent.shim import process_tree
+from services.agent import inventory
+from services.agent.shim import cgroup, process_tree
 from services.agent.shim.process_tree import Found
 
 LONGEST_S = 30.0
@@ -64,11 +65,17 @@ def census(marks: Marks) -> dict[int, Process]:
 
 
 def stray(
-    processes: dict[int, Process], keep: Collection[Path], pool: int | None, pool_dir: Path
+    processes: dict[int, Process],
+    keep: Collection[Path],
+    named: Collection[tuple[int, int]],
+    pool: int | None,
+    pool_dir: Path,
 ) -> set[int]:
     """Pids of marked processes that belong to no folder in `keep`, with all below them.
 
-    `pool` is this agent's own spawner: it and its idle shims, whose working directory is still `pool_dir`, stay.
+    `named` are worker and shim, by pid and start time, as these folders' started.json have them: around the worker's
+    exec they bear no other sign yet. `pool` is this agent's own spawner: it and its idle shims, whose working directory
+    is still `pool_dir`, stay.
     """
     folders = {identity for identity in map(_identity, keep) if identity is not None}
     attempts = {(folder.parent.name, folder.name) for folder in keep}
@@ -76,7 +83,7 @@ def stray(
     marked = [process for process in processes.values() if process.marked]
     ours = _below(processes, [pool]) if pool is not None else set()
     shims = [each for each in marked if each.attempt is None]
-    kept_shims = [each.pid for each in shims if each.folder in folders]
+    kept_shims = [each.pid for each in shims if each.folder in folders or (each.pid, each.started) in named]
     kept = _below(processes, kept_shims)
     kept |= {each.pid for each in marked if each.attempt in attempts}
     kept |= {each.pid for each in shims if each.pid in ours and each.folder == idle_dir}
@@ -131,21 +138,72 @@ def await_gone(processes: Iterable[tuple[int, int]], give_up: float) -> None:
     A zombie is gone. Raises TimeoutError.
     """
     for pid, started in processes:
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        fd = process_tree.pidfd(pid, started)
+        if fd is None:
             continue
         try:
-            if process_tree.start_time(pid) != started:
-                continue
             poller = select.poll()
             poller.register(fd, select.POLLIN)
             if not poller.poll(max(0.0, give_up - time.monotonic()) * 1000):
                 raise TimeoutError(f"process {pid} does not end on SIGKILL (is it stuck in the kernel?)")
-        except FileNotFoundError:
-            continue
         finally:
             os.close(fd)
+
+
+def cgroups_of(marks: Marks, root: Path = Path("/")) -> str:
+    """Where the cgroups of this agent's workers go, in this process's own; empty where it may make none."""
+    own = next(inventory.cgroup_folders(root, ""), None)
+    try:
+        if own is None or str(os.getpid()) not in (own / "cgroup.procs").read_text().split():
+            return ""  # no cgroup v2, or ours is not in sight
+    except OSError:
+        return ""
+    may = os.access(own, os.W_OK | os.X_OK) and os.access(own / "cgroup.procs", os.W_OK)
+    return f"{own}/trainshed.{marks.log_id}.{marks.node}" if may else ""
+
+
+def end_leaves(cgroups: str) -> list[int]:
+    """End what is left in cgroups whose shim is gone, and remove these; the pids that there were.
+
+    Also finds who has cleared its environment. Raises TimeoutError where SIGKILL does not end one.
+    """
+    give_up = time.monotonic() + LONGEST_S
+    ended: list[int] = []
+    for name in os.listdir(cgroups) if os.path.isdir(cgroups) else ():
+        owner = cgroup.owner_of(name)
+        if owner is not None and _is_gone(*owner):
+            ended += end_leaf(f"{cgroups}/{name}", give_up)
+    return ended
+
+
+def end_leaf(leaf: str, give_up: float) -> list[int]:
+    """End what is in that cgroup, wait until it is gone (until `give_up` on the monotonic clock) and remove it; the
+    pids that there were. Raises TimeoutError."""
+    try:
+        with open(f"{leaf}/cgroup.procs") as file:
+            pids = [int(pid) for pid in file.read().split()]
+        with open(f"{leaf}/cgroup.events") as events:
+            poller = select.poll()
+            poller.register(events, select.POLLPRI)
+            cgroup.kill(leaf)
+            while "populated 0" not in events.read():
+                if not poller.poll(max(0.0, give_up - time.monotonic()) * 1000):
+                    raise TimeoutError(
+                        f"{leaf}: a process does not end on SIGKILL (is it stuck in the kernel?)"
+                    )
+                events.seek(0)
+    except FileNotFoundError:
+        return []  # its shim was about to remove it
+    cgroup.remove(leaf)
+    return pids
+
+
+def _is_gone(pid: int, started: int) -> bool:
+    try:
+        await_gone([(pid, started)], 0.0)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _environment(pid: int) -> set[bytes]:

@@ -116,7 +116,8 @@ class Workers:
         for name in _NOT_INHERITED:
             inherited.pop(name, None)
         inherited.update(TRAINSHED_LOG_ID=log_id, TRAINSHED_NODE=node)
-        self._pool = ShimPool(self._state_dir, self.sockets_dir, inherited, self._taken)
+        self._cgroups = sweep.cgroups_of(self._marks)
+        self._pool = ShimPool(self._state_dir, self.sockets_dir, self._cgroups, inherited, self._taken)
 
     async def start(self) -> None:
         """Bring the spawner up and listen to the shims. Raises OSError."""
@@ -128,6 +129,7 @@ class Workers:
         self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._datagrams.bind(str(agent_socket))
         asyncio.get_running_loop().add_reader(self._datagrams, self._hear)
+        _log.debug("workers' cgroups", parent=self._cgroups or "none can be had here")
         self._pool.start()
 
     async def stop(self) -> None:
@@ -200,11 +202,16 @@ class Workers:
         """
         pool = self._pool.pid
         folders = [folder.absolute() for folder in keep]
-        return await asyncio.to_thread(
-            sweep.end,
-            self._marks,
-            lambda processes: sweep.stray(processes, folders, pool, self._state_dir),
-        )
+        named = {each for folder in folders for each in _named(attempt_files.read_started(folder))}
+
+        def all_strays() -> list[int]:
+            ended = sweep.end(
+                self._marks,
+                lambda processes: sweep.stray(processes, folders, named, pool, self._state_dir),
+            )
+            return sorted({*ended, *sweep.end_leaves(self._cgroups)})
+
+        return await asyncio.to_thread(all_strays)
 
     async def bury(self, folder: Path, reason: Literal["not_started", "shim_lost"]) -> ExitRecord:
         """Close an attempt that no shim answers for: take its lock, end what is left of its tree, write exit.json if
@@ -289,11 +296,11 @@ class Workers:
         """A descriptor of the folder's live shim: named in started.json, else (`look_around`) by where it works."""
         started = attempt_files.read_started(folder)
         if started is not None and started.boot_id == boot_id():
-            return _pidfd(started.shim_pid, started.shim_start_time)
+            return process_tree.pidfd(started.shim_pid, started.shim_start_time)
         if look_around:
             processes = await asyncio.to_thread(sweep.census, self._marks)
             for pid in sweep.shims_of(processes, folder):
-                pidfd = _pidfd(pid, processes[pid].started)
+                pidfd = process_tree.pidfd(pid, processes[pid].started)
                 if pidfd is not None:
                     return pidfd
         return None
@@ -308,13 +315,14 @@ def _bury(marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: Heart
             return standing
         give_up = time.monotonic() + sweep.LONGEST_S
         started = attempt_files.read_started(folder)
-        if started is not None and started.boot_id == boot_id():
-            # The lock is free a moment before the kernel ends the worker of a killed shim: see that it is gone.
-            # Only what started.json names can have exec'd.
-            named = [(started.pid, started.start_time), (started.shim_pid, started.shim_start_time)]
-            for pid, start_time in named:
-                process_tree.send(pid, start_time, signal.SIGKILL)
-            sweep.await_gone(named, give_up)
+        # The lock is free a moment before the kernel ends the worker of a killed shim: see that it is gone.
+        # Only what started.json names can have exec'd.
+        named = _named(started)
+        for pid, start_time in named:
+            process_tree.send(pid, start_time, signal.SIGKILL)
+        sweep.await_gone(named, give_up)
+        if named and started is not None and started.cgroup:
+            sweep.end_leaf(started.cgroup, give_up)
         sweep.end(marks, lambda processes: sweep.of_attempt(processes, folder))
         stop = attempt_files.read_stop(folder)
         record = ExitRecord(
@@ -327,6 +335,13 @@ def _bury(marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: Heart
         return record
     finally:
         os.close(lock)
+
+
+def _named(started: Started | None) -> list[tuple[int, int]]:
+    """Worker and shim by pid and start time; none where these mean nothing, being another boot's."""
+    if started is None or started.boot_id != boot_id():
+        return []
+    return [(started.pid, started.start_time), (started.shim_pid, started.shim_start_time)]
 
 
 def _take(lock: int, folder: Path) -> None:
@@ -354,19 +369,6 @@ def _locked(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def _pidfd(pid: int, started: int) -> int | None:
-    """A descriptor of exactly that process; None where it is gone."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if process_tree.start_time(pid) == started:
-            return fd
-    os.close(fd)
-    return None
 
 
 def _wake(pidfd: int, number: signal.Signals) -> None:

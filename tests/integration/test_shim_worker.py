@@ -17,7 +17,9 @@ import pytest
 from services.agent.attempt_files import ExitReason, StopReason, read_started
 from services.agent.workers import ShimGone, WorkerStarted
 from tests.support import eventually
-from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, kill, pid_in
+from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
+
+__all__ = ["found_by"]
 
 DEAF = "import signal\nfor n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, signal.SIG_IGN)\n"
 WAIT = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
@@ -167,6 +169,7 @@ async def test_no_secret_is_in_a_file_of_ours(here: Box, tmp_path: Path) -> None
 # To stop
 
 
+@pytest.mark.usefixtures("found_by")
 async def test_a_stop_reaches_the_worker_and_its_daemonised_grandchild(here: Box, tmp_path: Path) -> None:
     daemon = tmp_path / "daemon"
     folder = await here.python("run", f"{DAEMON}\ndaemonise({str(daemon)!r})\n{WAIT}", stop={"grace_s": 0.2})
@@ -221,6 +224,7 @@ async def test_a_worker_that_was_stopped_with_sigstop_still_acts_on_a_stop(here:
     assert (await here.ended(folder)).exit_code == 7
 
 
+@pytest.mark.usefixtures("found_by")
 @pytest.mark.parametrize("leave_group", [False, True])
 async def test_a_worker_that_forks_on_and_on_loses(here: Box, leave_group: bool) -> None:
     # Two chains of processes, each link alive for about a millisecond, deaf to the stop signal. At most a few live
@@ -244,6 +248,7 @@ while time.monotonic() < give_up:
     assert [pid for pid in _marked(folder) if alive(pid)] == []
 
 
+@pytest.mark.usefixtures("found_by")
 async def test_a_wide_tree_of_deaf_processes_is_killed_to_the_last(here: Box) -> None:
     code = f"""{DEAF}
 import os, time

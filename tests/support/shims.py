@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.agent import attempt_files
+import pytest
+
+from services.agent import attempt_files, sweep
 from services.agent.attempt_files import ExitRecord, Intent, StopReason
 from services.agent.workers import ShimGone, WorkerEvent, WorkerHeartbeat, Workers, WorkerStarted, boot_id
 from tests.support.deadline import eventually
@@ -216,3 +218,12 @@ async def pid_in(path: Path) -> int:
 def kill(pid: int) -> None:
     """SIGKILL."""
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(params=["cgroup", "walk"])
+def found_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to find a worker's processes: in its cgroup (skipped where none can be had), and without one."""
+    if request.param == "walk":
+        monkeypatch.setattr(sweep, "cgroups_of", lambda _marks: "")
+    elif not sweep.cgroups_of(sweep.Marks("", "")):
+        pytest.skip("no cgroup v2 can be had here")

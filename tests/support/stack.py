@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from services.agent import sweep
+
 T = TypeVar("T")
 
 TRAINSHED = Path(sysconfig.get_path("scripts")) / "trainshed"
@@ -181,6 +183,10 @@ class Stack:
                     self.kill()
         finally:
             until(self._swept, 20.0, what=f"no process of {self.state_dir} left")
+            with contextlib.suppress(FileNotFoundError):
+                identity = json.loads((self.state_dir / "node.json").read_text())
+                # Shims that are killed cannot remove their workers' cgroups.
+                sweep.end_leaves(sweep.cgroups_of(sweep.Marks(identity["log_id"], identity["node"])))
 
     def _swept(self) -> bool:
         left = self.processes()

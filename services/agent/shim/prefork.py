@@ -14,8 +14,9 @@ import socket
 import sys
 import time
 
-from services.agent.shim import files, launch, process_tree
+from services.agent.shim import cgroup, files, launch, process_tree
 from services.agent.shim.values import value
+from services.failpoints import failpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Shim:
     boot_id: str
     notify_path: str
     notify_error: str | None
+    leaf: str
+    """The cgroup that is for its worker; empty where none can be had."""
 
 
 @value
@@ -111,6 +114,7 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
         "start_time": process_tree.start_time(me),
         "shim_pid": shim.pid,
         "shim_start_time": shim.start_time,
+        "cgroup": cgroup.join(shim.leaf),
     }
     poller = select.poll()
     poller.register(requests, 0)
@@ -126,9 +130,11 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
     try:
         lock, raw = _take_up(folder, shim.boot_id)
     except _Left as why:
-        print(f"shim {shim.pid} leaves without exec: {folder}: {why}", file=sys.stderr, flush=True)
         channel.send(_LEFT + message)
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            print(f"shim {shim.pid} leaves without exec: {folder}: {why}", file=sys.stderr, flush=True)
         return 0
+    failpoint("shim.locked")
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     # The lock goes with its open file: the shim holds it from here on, we hold it until exec.
     socket.send_fds(channel, [_FOLDER + message], [here, lock])
@@ -174,6 +180,7 @@ def _become(
             _append_to(f"{intent.output_dir}/{name}", fd)
         started["started_at"] = time.time()
         files.write_json("started.json", started, durable=False)
+        failpoint("shim.started_written")
     except (KeyError, TypeError, ValueError) as error:
         raise launch.SpawnError(f"intent.json: {type(error).__name__}: {error}") from None
     except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -74,17 +75,29 @@ def descendants(root: int) -> dict[int, tuple[int, int]]:
     return found
 
 
-def send(pid: int, started: int, number: int) -> bool:
-    """Signal exactly that process: a pid that was given to another since is left alone. False: it is gone."""
+def pidfd(pid: int, started: int) -> int | None:
+    """A descriptor of exactly that process; None where it is gone, its pid perhaps another's by now, or a thread's."""
     try:
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):  # the latter two: a thread, by kernel
+            return None
+        raise
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if start_time(pid) == started:
+            return fd
+    os.close(fd)
+    return None
+
+
+def send(pid: int, started: int, number: int) -> bool:
+    """Signal exactly that process: a pid that was given to another since is left alone. False: it is gone."""
+    fd = pidfd(pid, started)
+    if fd is None:
         return False
     try:
-        if start_time(pid) != started:
-            return False
         signal.pidfd_send_signal(fd, number)
-    except (ProcessLookupError, FileNotFoundError):
+    except ProcessLookupError:
         return False
     except PermissionError:
         # A set-user-id program of another user. The tree is not gone, so no end is written; said once.

@@ -1,4 +1,4 @@
-"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD`.
+"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD SOCKETS CGROUPS`.
 
 Owns a pool of idle shims that wait on one socket for an attempt's folder; knows no attempt, and ends with its agent.
 """
@@ -22,7 +22,7 @@ REFILL_AFTER_S = 0.003
 
 def main() -> None:
     """Keep the pool filled until the agent closes its end of the socket."""
-    requests, sockets = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+    requests, (sockets, cgroups) = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:4]
     requests.set_inheritable(False)  # passed to us, but not to any worker
     taken_read, taken_write = os.pipe()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -33,7 +33,7 @@ def main() -> None:
     gc.freeze()  # what is here now is never collected, so its pages stay shared with the shims
     idle: set[int] = set()
     while len(idle) < POOL:
-        idle.add(_fork(requests, taken_write, sockets, spare))
+        idle.add(_fork(requests, taken_write, sockets, cgroups, spare))
     poller = select.poll()
     poller.register(requests.fileno(), 0)  # only its end is ours to see; the idle shims read it
     poller.register(taken_read, select.POLLIN)
@@ -50,7 +50,7 @@ def main() -> None:
             os.read(wakeups, 4096)
             idle -= {pid for pid, _ in process_tree.reap()[0]}
         if len(idle) < POOL and (not ready or not idle):
-            idle.add(_fork(requests, taken_write, sockets, spare))
+            idle.add(_fork(requests, taken_write, sockets, cgroups, spare))
 
 
 def _child_wakeups() -> int:
@@ -62,13 +62,13 @@ def _child_wakeups() -> int:
     return read_fd
 
 
-def _fork(requests: socket.socket, taken_fd: int, sockets: str, spare: tuple[int, ...]) -> int:
+def _fork(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str, spare: tuple[int, ...]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
             for fd in spare:
                 os.close(fd)
-            supervise.run(requests, taken_fd, sockets)
+            supervise.run(requests, taken_fd, sockets, cgroups)
         finally:
             os._exit(1)
     return pid

@@ -13,10 +13,10 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 
-from services.agent.shim import core, files, launch, notify, prefork, process_tree, values
+from services.agent.shim import cgroup, core, files, launch, notify, prefork, process_tree, values
+from services.failpoints import failpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ class Wakeups:
         return set()
 
 
-def run(requests: socket.socket, taken_fd: int, sockets: str) -> NoReturn:
+def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> NoReturn:
     """A shim's whole life: idle until its waiting process has taken up an attempt, then that attempt to its end.
 
-    `sockets` is where the notify socket goes; everything that depends on no attempt is done before there is one.
+    `sockets` is where the notify socket goes, `cgroups` where its worker's leaf does (empty: nowhere); everything that
+    depends on no attempt is done before there is one.
     """
     os.setsid()
     process_tree.become_subreaper()
@@ -74,12 +75,15 @@ def run(requests: socket.socket, taken_fd: int, sockets: str) -> NoReturn:
     notify_path = f"{sockets}/{pid}.sock"
     with open(BOOT_ID_FILE) as file:
         boot_id = file.read().strip()
+    start_time = process_tree.start_time(pid)
+    leaf = cgroup.leaf_of(cgroups, pid, start_time)
     shim = prefork.Shim(
         pid=pid,
-        start_time=process_tree.start_time(pid),
+        start_time=start_time,
         boot_id=boot_id,
         notify_path=notify_path,
         notify_error=_bind(listener, notify_path),
+        leaf=leaf,
     )
     worker = prefork.fork(shim, requests)
     pidfd = os.pidfd_open(pid)
@@ -95,9 +99,13 @@ def run(requests: socket.socket, taken_fd: int, sockets: str) -> NoReturn:
     if handed is not None and handed.folder_fd >= 0:
         os.fchdir(handed.folder_fd)
         os.close(handed.folder_fd)
-        Supervisor(wakeups, worker.pid, listener, handed).run()
+        Supervisor(wakeups, worker.pid, listener, handed, leaf).run()
     with contextlib.suppress(OSError):
         os.unlink(notify_path)
+    if leaf:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(worker.pid, 0)  # one that left without exec may not have ended yet
+        cgroup.remove(leaf)
     os._exit(0)
 
 
@@ -133,11 +141,17 @@ class Supervisor:
     """Carries out what `core` decides, for one attempt."""
 
     def __init__(
-        self, wakeups: Wakeups, worker_pid: int, listener: socket.socket, handed: prefork.Handed
+        self,
+        wakeups: Wakeups,
+        worker_pid: int,
+        listener: socket.socket,
+        handed: prefork.Handed,
+        leaf: str,
     ) -> None:
         self._wakeups = wakeups
         self._worker_pid = worker_pid
         self._failure = handed.failure
+        self._leaf = leaf
         self._listener = listener
         raw = files.read_json("intent.json") or {}
         self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
@@ -164,9 +178,7 @@ class Supervisor:
         except BaseException:  # noqa: BLE001 (whatever it was: it is logged, and the process ends)
             import traceback
 
-            self._open_log()
-            traceback.print_exc()
-            sys.stderr.flush()
+            self._log(traceback.format_exc())
             os._exit(1)  # the worker goes with us (PDEATHSIG); the agent writes shim_lost
 
     def _loop(self) -> None:
@@ -202,6 +214,7 @@ class Supervisor:
     def _see_exec(self) -> None:
         """The worker has exec'd, or never will."""
         if self._failure is None:
+            failpoint("shim.released")
             self._durable_due = boottime() + DURABLE_AFTER_S
             self._feed(core.Released(boottime(), self._worker_pid))
             return
@@ -236,6 +249,7 @@ class Supervisor:
                 number = -code if code < 0 else None
                 self._feed(core.WorkerExited(boottime(), code if number is None else None, number))
         if self._tree_gone:
+            failpoint("shim.tree_gone")
             self._feed(core.TreeGone(boottime()))
 
     def _see_datagrams(self) -> None:
@@ -269,7 +283,8 @@ class Supervisor:
 
     def _kill_tree(self) -> None:
         if not self._tree_gone:
-            process_tree.kill_tree()
+            cgroup.kill(self._leaf)
+            process_tree.kill_tree()  # who left the cgroup is below us all the same
         for _ in range(100):
             if self._tree_gone:
                 return
@@ -294,12 +309,14 @@ class Supervisor:
         while True:
             try:
                 files.write_json("exit.json", exit_record(end, self._heartbeat()), durable=True)
+                failpoint("shim.exit_written")
                 return
             except FileNotFoundError:
                 self._log("the attempt's folder is gone; its end is nowhere to be written")
                 return
             except OSError as error:
-                # A full disk must not lose an end: the lock is held until it is written.
+                # A full disk must not lose an end: the lock is held until it is written. Killed meanwhile, the shim was
+                # killed before the end was written: shim_lost, as ever.
                 if not complained:
                     self._log(f"exit.json: {launch.why(error)}; trying again every {RETRY_WRITE_S:g} s")
                 complained = True
@@ -338,7 +355,11 @@ class Supervisor:
 
     def _log(self, text: str) -> None:
         self._open_log()
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
+        # Past sys.stderr, which would keep what it could not write: a full disk must not end the shim, its worker and
+        # the only word of its end.
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode("utf-8", "replace"))
 
     def _open_log(self) -> None:
         """Stderr becomes the attempt's shim.log, once there is something to say: most have nothing."""

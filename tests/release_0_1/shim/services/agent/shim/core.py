@@ -1,0 +1,412 @@
+"""What a shim does next: a pure step from state and input to state and actions.
+
+Owns limits, stop and end of one attempt; knows no clock, process, file or socket: `supervise` carries the actions out.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from services.agent.shim.values import replace, value
+
+KILL_AGAIN_S = 0.05
+"""Seconds from one SIGKILL of the whole tree to the next; doubled each time up to `KILL_AGAIN_MAX_S`."""
+KILL_AGAIN_MAX_S = 1.0
+TELL_EVERY_S = 1.0
+"""A run's heartbeats are coalesced to one in this many seconds."""
+MAX_METRICS = 64
+"""Metric names that one attempt may use; further names are ignored."""
+
+
+class Source(enum.Enum):
+    """What counts as a sign of life (`heartbeat.source`)."""
+
+    PROCESS = "process"
+    OUTPUT = "output"
+    NOTIFY = "notify"
+
+
+class Phase(enum.Enum):
+    """Where the attempt is; it only ever moves forward."""
+
+    COMING_UP = "coming_up"  # the worker has not been seen to exec
+    RUNNING = "running"
+    ENDING = "ending"  # the tree has its stop signal, grace runs
+    KILLING = "killing"  # grace is over, SIGKILL until the tree is gone
+    GONE = "gone"  # exit.json is written, nothing counts any more
+
+
+class Reason(enum.Enum):
+    """What decided the end (`reason` in exit.json); the agent's own `not_started` and `shim_lost` are not the shim's to give."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    WORKER_TIMEOUT = "worker_timeout"
+    TIME_LIMIT = "time_limit"
+    SPAWN_ERROR = "spawn_error"
+    STOPPED = "stopped"
+
+
+@value
+class Limits:
+    """What the run config says about stop and limits; times in seconds."""
+
+    stop_signal: int = 15
+    grace_s: float = 5.0
+    max_duration_s: float | None = None
+    source: Source = Source.PROCESS
+    heartbeat_timeout_s: float | None = None
+
+
+@value
+class Heartbeat:
+    """All that the worker told so far; times on the clock of the inputs."""
+
+    ready_at: float | None = None
+    last_heartbeat_at: float | None = None
+    step: int | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: tuple[tuple[str, float], ...] = ()
+
+
+@value
+class Fields:
+    """What one datagram said; None or empty where it said nothing."""
+
+    ready: bool = False
+    step: int | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: tuple[tuple[str, float], ...] = ()
+
+
+@value
+class State:
+    """Everything that decides the next action."""
+
+    limits: Limits
+    phase: Phase = Phase.COMING_UP
+    released_at: float = 0.0
+    alive_at: float = 0.0  # last sign of life
+    due: float | None = None  # end of grace, then the next SIGKILL
+    kill_again_s: float = KILL_AGAIN_S
+    reason: Reason | None = None
+    timeout_s: float | None = None
+    stop_reason: str | None = None
+    worker_gone_at: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    heartbeat: Heartbeat = Heartbeat()
+    told_at: float | None = None
+    untold: bool = False
+
+
+# Inputs: what happened. `now` is CLOCK_BOOTTIME in seconds.
+@value
+class Released:
+    """The worker has exec'd."""
+
+    now: float
+    pid: int
+
+
+@value
+class ExecFailed:
+    """There will be no worker; `message` says why, for a person."""
+
+    now: float
+    message: str
+
+
+@value
+class WorkerExited:
+    """The worker itself is gone; what it forked may live on."""
+
+    now: float
+    exit_code: int | None
+    signal: int | None
+
+
+@value
+class Notified:
+    """A datagram with at least one known key."""
+
+    now: float
+    fields: Fields
+
+
+@value
+class OutputGrew:
+    """The answer to CheckOutput: output last grew `age_s` seconds ago; None: not since the last look."""
+
+    now: float
+    age_s: float | None
+
+
+@value
+class StopAsked:
+    """stop.json stands in the attempt's folder."""
+
+    now: float
+    reason: str
+
+
+@value
+class Tick:
+    """Time has passed."""
+
+    now: float
+
+
+@value
+class TreeGone:
+    """No process of the attempt is left, the worker included."""
+
+    now: float
+
+
+Input = Released | ExecFailed | WorkerExited | Notified | OutputGrew | StopAsked | Tick | TreeGone
+
+
+# Actions: what to do about it, in order.
+@value
+class SignalTree:
+    """Send the signal to every process of the tree, once."""
+
+    signal: int
+
+
+@value
+class KillTree:
+    """SIGKILL every process of the tree; asked again until TreeGone."""
+
+
+@value
+class CheckOutput:
+    """Look whether output grew, and answer with OutputGrew."""
+
+
+class Word(enum.Enum):
+    """What the agent is told."""
+
+    STARTED = "started"
+    HEARTBEAT = "heartbeat"
+    EXITED = "exited"
+
+
+@value
+class TellAgent:
+    """A datagram to the agent; losing it is harmless."""
+
+    word: Word
+
+
+@value
+class WriteExit:
+    """Write exit.json: the attempt is over. `duration_s` counts from exec to the worker's own end."""
+
+    reason: Reason
+    exit_code: int | None
+    signal: int | None
+    stop_reason: str | None
+    message: str | None
+    timeout_s: float | None
+    duration_s: float
+
+
+Action = SignalTree | KillTree | CheckOutput | TellAgent | WriteExit
+Step = tuple[State, tuple[Action, ...]]
+
+
+def next_deadline(state: State) -> float | None:
+    """When the next Tick is due at the latest; None: only an input can change anything."""
+    times = [time for time in (state.due, _time_limit(state), _silence_limit(state)) if time is not None]
+    if state.untold and state.told_at is not None:
+        times.append(state.told_at + TELL_EVERY_S)
+    return min(times, default=None)
+
+
+def step(state: State, event: Input) -> Step:
+    """One input in; the new state and what to do now. Total: any input in any state has an answer."""
+    if state.phase is Phase.GONE:
+        return state, ()
+    match event:
+        case Released():
+            return _released(state, event)
+        case ExecFailed():
+            return _exec_failed(state, event)
+        case WorkerExited():
+            return _worker_exited(state, event)
+        case Notified():
+            return _notified(state, event)
+        case OutputGrew():
+            return _output_grew(state, event)
+        case StopAsked():
+            return _stop_asked(state, event)
+        case Tick():
+            return _tick(state, event.now)
+        case TreeGone():
+            return _tree_gone(state, event)
+
+
+def _released(state: State, event: Released) -> Step:
+    if state.phase is not Phase.COMING_UP:
+        return state, ()
+    state = replace(state, phase=Phase.RUNNING, released_at=event.now, alive_at=event.now)
+    told: tuple[Action, ...] = (TellAgent(Word.STARTED),)
+    if state.stop_reason is None:
+        return state, told
+    # Asked for between the look at the folder and exec.
+    state, actions = _end(state, event.now, Reason.STOPPED)
+    return state, told + actions
+
+
+def _exec_failed(state: State, event: ExecFailed) -> Step:
+    if state.phase is not Phase.COMING_UP:
+        return state, ()
+    state = replace(state, phase=Phase.GONE, reason=Reason.SPAWN_ERROR)
+    return state, (_exit(state, event.message), TellAgent(Word.EXITED))
+
+
+def _worker_exited(state: State, event: WorkerExited) -> Step:
+    if state.worker_gone_at is not None:
+        return state, ()
+    if state.phase is Phase.COMING_UP:
+        state = replace(state, released_at=event.now)
+    state = replace(state, worker_gone_at=event.now, exit_code=event.exit_code, signal=event.signal)
+    if state.phase in (Phase.ENDING, Phase.KILLING):
+        return state, ()
+    if state.stop_reason is not None:
+        reason = Reason.STOPPED
+    else:
+        reason = Reason.EXITED if event.signal is None else Reason.SIGNALLED
+    # What it left behind is ended in the same way, before the end is written.
+    return _end(state, event.now, reason)
+
+
+def _notified(state: State, event: Notified) -> Step:
+    old, fields = state.heartbeat, event.fields
+    ready_now = fields.ready and old.ready_at is None
+    heartbeat = Heartbeat(
+        ready_at=event.now if ready_now else old.ready_at,
+        last_heartbeat_at=event.now,
+        step=old.step if fields.step is None else fields.step,
+        progress=old.progress if fields.progress is None else fields.progress,
+        status_text=old.status_text if fields.status_text is None else fields.status_text,
+        metrics=_merged(old.metrics, fields.metrics),
+    )
+    state = replace(state, heartbeat=heartbeat, untold=True)
+    if state.limits.source is Source.NOTIFY:
+        state = replace(state, alive_at=event.now)
+    if ready_now or state.told_at is None or event.now >= state.told_at + TELL_EVERY_S:
+        return _told(state, event.now)
+    return state, ()
+
+
+def _output_grew(state: State, event: OutputGrew) -> Step:
+    if state.phase is not Phase.RUNNING or state.limits.source is not Source.OUTPUT:
+        return state, ()
+    if event.age_s is not None:
+        state = replace(state, alive_at=max(state.alive_at, min(event.now, event.now - event.age_s)))
+    limit = _silence_limit(state)
+    if limit is not None and event.now >= limit:
+        return _end(state, event.now, Reason.WORKER_TIMEOUT, state.limits.heartbeat_timeout_s)
+    return state, ()
+
+
+def _stop_asked(state: State, event: StopAsked) -> Step:
+    # The first word counts; a worker that went by itself before it was not stopped.
+    if state.stop_reason is not None or state.worker_gone_at is not None:
+        return state, ()
+    state = replace(state, stop_reason=event.reason)
+    if state.phase is Phase.RUNNING:
+        return _end(state, event.now, Reason.STOPPED)
+    return state, ()
+
+
+def _tick(state: State, now: float) -> Step:
+    actions: tuple[Action, ...] = ()
+    if state.untold and state.told_at is not None and now >= state.told_at + TELL_EVERY_S:
+        state, actions = _told(state, now)
+    time_limit, silence_limit = _time_limit(state), _silence_limit(state)
+    more: tuple[Action, ...] = ()
+    if time_limit is not None and now >= time_limit:
+        state, more = _end(state, now, Reason.TIME_LIMIT, state.limits.max_duration_s)
+    elif silence_limit is not None and now >= silence_limit:
+        if state.limits.source is Source.OUTPUT:
+            more = (CheckOutput(),)
+        else:
+            state, more = _end(state, now, Reason.WORKER_TIMEOUT, state.limits.heartbeat_timeout_s)
+    elif state.due is not None and now >= state.due:
+        state, more = _kill(state, now)
+    return state, actions + more
+
+
+def _tree_gone(state: State, event: TreeGone) -> Step:
+    if state.worker_gone_at is None:
+        return state, ()
+    state = replace(state, phase=Phase.GONE, due=None)
+    return state, (_exit(state, None), TellAgent(Word.EXITED))
+
+
+def _end(state: State, now: float, reason: Reason, timeout_s: float | None = None) -> Step:
+    """The stop signal to the whole tree, or at once SIGKILL where there is no grace."""
+    state = replace(state, phase=Phase.ENDING, reason=reason, timeout_s=timeout_s)
+    if state.limits.grace_s <= 0:
+        return _kill(state, now)
+    return replace(state, due=now + state.limits.grace_s), (SignalTree(state.limits.stop_signal),)
+
+
+def _kill(state: State, now: float) -> Step:
+    again_s = state.kill_again_s
+    state = replace(
+        state, phase=Phase.KILLING, due=now + again_s, kill_again_s=min(2 * again_s, KILL_AGAIN_MAX_S)
+    )
+    return state, (KillTree(),)
+
+
+def _told(state: State, now: float) -> Step:
+    return replace(state, told_at=now, untold=False), (TellAgent(Word.HEARTBEAT),)
+
+
+def _exit(state: State, message: str | None) -> WriteExit:
+    assert state.reason is not None
+    gone_at = state.worker_gone_at
+    return WriteExit(
+        reason=state.reason,
+        exit_code=state.exit_code,
+        signal=state.signal,
+        stop_reason=state.stop_reason,
+        message=message,
+        timeout_s=state.timeout_s,
+        duration_s=0.0 if gone_at is None else max(0.0, gone_at - state.released_at),
+    )
+
+
+def _time_limit(state: State) -> float | None:
+    limit = state.limits.max_duration_s
+    return state.released_at + limit if state.phase is Phase.RUNNING and limit is not None else None
+
+
+def _silence_limit(state: State) -> float | None:
+    limits = state.limits
+    if (
+        state.phase is not Phase.RUNNING
+        or limits.source is Source.PROCESS
+        or limits.heartbeat_timeout_s is None
+    ):
+        return None
+    return state.alive_at + limits.heartbeat_timeout_s
+
+
+def _merged(
+    old: tuple[tuple[str, float], ...], new: tuple[tuple[str, float], ...]
+) -> tuple[tuple[str, float], ...]:
+    if not new:
+        return old
+    metrics = dict(old)
+    for name, number in new:
+        if name in metrics or len(metrics) < MAX_METRICS:
+            metrics[name] = number
+    return tuple(metrics.items())

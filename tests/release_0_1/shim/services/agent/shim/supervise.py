@@ -1,0 +1,372 @@
+"""One attempt, from the folder that an idle shim is handed to its exit.json: the shell around `core`.
+
+Owns the poll loop, the notify socket and the attempt's files; decides nothing itself and knows no NATS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import signal
+import socket
+import struct
+import time
+
+from services.agent.shim import cgroup, core, files, launch, notify, prefork, process_tree, values
+from services.failpoints import failpoint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+LONGEST_WAIT_S = 30.0
+"""poll() does not count time that the machine slept, CLOCK_BOOTTIME does: so a deadline is looked at this often."""
+DURABLE_AFTER_S = 0.02
+"""started.json is fsynced this long after the worker's release; a worker that ends before needs no such file."""
+RETELL_S = 0.05
+RETRY_WRITE_S = 1.0
+TAKEN = struct.Struct("=i")
+"""What the spawner hears on its pipe: the pid of a shim that is no longer idle."""
+BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
+
+
+def boottime() -> float:
+    """CLOCK_BOOTTIME in seconds: goes on while the machine sleeps, and no one sets it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Wakeups:
+    """The signals that a shim acts on, as bytes in a pipe that poll() can wait for."""
+
+    def __init__(self) -> None:
+        self.fd, write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(write_fd, False)
+        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, lambda _number, _frame: None)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+
+    def take(self) -> set[int]:
+        """The signals that came since the last call. A pipe that was full says nothing of the rest: take all."""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self.fd, 65536)
+            if len(data) == 65536:
+                return {signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2}
+            return set(data)
+        return set()
+
+
+def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> NoReturn:
+    """A shim's whole life: idle until its waiting process has taken up an attempt, then that attempt to its end.
+
+    `sockets` is where the notify socket goes, `cgroups` where its worker's leaf does (empty: nowhere); everything that
+    depends on no attempt is done before there is one.
+    """
+    os.setsid()
+    process_tree.become_subreaper()
+    wakeups = Wakeups()
+    pid = os.getpid()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    notify_path = f"{sockets}/{pid}.sock"
+    with open(BOOT_ID_FILE) as file:
+        boot_id = file.read().strip()
+    start_time = process_tree.start_time(pid)
+    leaf = cgroup.leaf_of(cgroups, pid, start_time)
+    shim = prefork.Shim(
+        pid=pid,
+        start_time=start_time,
+        boot_id=boot_id,
+        notify_path=notify_path,
+        notify_error=_bind(listener, notify_path),
+        leaf=leaf,
+    )
+    worker = prefork.fork(shim, requests)
+    pidfd = os.pidfd_open(pid)
+    handed = worker.handed()
+    if handed is not None:
+        with contextlib.suppress(OSError):  # the agent is gone: the next one finds us by started.json
+            socket.send_fds(requests, [b"%d\0%s" % (pid, os.fsencode(handed.folder))], [pidfd])
+        with contextlib.suppress(OSError):
+            os.write(taken_fd, TAKEN.pack(pid))
+    requests.close()
+    os.close(taken_fd)
+    os.close(pidfd)
+    if handed is not None and handed.folder_fd >= 0:
+        os.fchdir(handed.folder_fd)
+        os.close(handed.folder_fd)
+        Supervisor(wakeups, worker.pid, listener, handed, leaf).run()
+    with contextlib.suppress(OSError):
+        os.unlink(notify_path)
+    if leaf:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(worker.pid, 0)  # one that left without exec may not have ended yet
+        cgroup.remove(leaf)
+    os._exit(0)
+
+
+def _bind(listener: socket.socket, path: str) -> str | None:
+    """Bind the notify socket; why not, for a person."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # /tmp may have been tidied up
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # left by a killed shim that had our pid
+        listener.bind(path)
+    except OSError as error:
+        return f"notify socket {path}: {launch.why(error)}"
+    return None
+
+
+def exit_record(end: core.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
+    """exit.json's object."""
+    return {
+        "v": 1,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "reason": end.reason.value,
+        "stop_reason": end.stop_reason,
+        "message": end.message,
+        "timeout_s": end.timeout_s,
+        "duration_s": round(end.duration_s, 6),
+        "ended_at": time.time(),
+        "last_heartbeat": heartbeat,
+    }
+
+
+class Supervisor:
+    """Carries out what `core` decides, for one attempt."""
+
+    def __init__(
+        self,
+        wakeups: Wakeups,
+        worker_pid: int,
+        listener: socket.socket,
+        handed: prefork.Handed,
+        leaf: str,
+    ) -> None:
+        self._wakeups = wakeups
+        self._worker_pid = worker_pid
+        self._failure = handed.failure
+        self._leaf = leaf
+        self._listener = listener
+        raw = files.read_json("intent.json") or {}
+        self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
+        self._agent = f"{raw.get('sockets')}/agent.sock"
+        output_dir = raw.get("output_dir")
+        self._outputs = (f"{output_dir}/stdout.log", f"{output_dir}/stderr.log")
+        try:
+            limits = launch.limits(launch.read_intent(raw))
+        except (KeyError, TypeError, ValueError):
+            limits = core.Limits()  # the waiting process refuses it, with the reason
+        self._state = core.State(limits)
+        self._tree_gone = False
+        self._logging = False
+        self._sizes = (0, 0)
+        self._durable_due = math.inf
+        self._untold: list[core.Word] = []  # the agent's queue was full
+        self._retell_due = math.inf
+
+    def run(self) -> None:
+        """See the worker to its end."""
+        try:
+            self._see_exec()
+            self._loop()
+        except BaseException:  # noqa: BLE001 (whatever it was: it is logged, and the process ends)
+            import traceback
+
+            self._log(traceback.format_exc())
+            os._exit(1)  # the worker goes with us (PDEATHSIG); the agent writes shim_lost
+
+    def _loop(self) -> None:
+        wakeups, listener_fd = self._wakeups, self._listener.fileno()
+        poller = select.poll()
+        poller.register(wakeups.fd, select.POLLIN)
+        poller.register(listener_fd, select.POLLIN)
+        while self._state.phase is not core.Phase.GONE:
+            ready = {fd for fd, _ in poller.poll(self._wait_ms())}
+            if wakeups.fd in ready:
+                self._see_signals(wakeups.take())
+            if listener_fd in ready:
+                self._see_datagrams()
+            now = boottime()
+            if now >= self._durable_due:
+                self._durable_due = math.inf
+                files.make_durable("started.json")
+            if now >= self._retell_due:
+                self._retell_due, words, self._untold = math.inf, self._untold, []
+                for word in words:
+                    self._tell(word)
+            deadline = core.next_deadline(self._state)
+            if deadline is not None and now >= deadline:
+                self._feed(core.Tick(now))
+
+    def _wait_ms(self) -> int | None:
+        deadline = core.next_deadline(self._state)
+        due = min(math.inf if deadline is None else deadline, self._durable_due, self._retell_due)
+        if due == math.inf:
+            return None
+        return math.ceil(max(0.0, min(due - boottime(), LONGEST_WAIT_S)) * 1000)
+
+    def _see_exec(self) -> None:
+        """The worker has exec'd, or never will."""
+        if self._failure is None:
+            failpoint("shim.released")
+            self._durable_due = boottime() + DURABLE_AFTER_S
+            self._feed(core.Released(boottime(), self._worker_pid))
+            return
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._worker_pid, 0)
+        with contextlib.suppress(OSError):
+            os.unlink("started.json")
+        self._feed(core.ExecFailed(boottime(), self._failure))
+
+    def _see_signals(self, numbers: set[int]) -> None:
+        # Exits first: a worker that went by itself before we saw stop.json was not stopped.
+        if signal.SIGCHLD in numbers:
+            self._reap()
+        if signal.SIGUSR1 in numbers:
+            stop = files.read_json("stop.json")
+            if stop is None:
+                self._log("woken for stop.json, but there is none")
+            else:
+                self._feed(core.StopAsked(boottime(), str(stop.get("reason"))))
+        if signal.SIGUSR2 in numbers:
+            self._tell(core.Word.STARTED)
+            if self._state.heartbeat.last_heartbeat_at is not None:
+                self._tell(core.Word.HEARTBEAT)
+        if signal.SIGTERM in numbers:
+            self._log("SIGTERM does nothing to a shim; `trainshed cancel` ends its run")
+
+    def _reap(self) -> None:
+        ended, self._tree_gone = process_tree.reap()
+        for pid, status in ended:
+            if pid == self._worker_pid:
+                code = os.waitstatus_to_exitcode(status)
+                number = -code if code < 0 else None
+                self._feed(core.WorkerExited(boottime(), code if number is None else None, number))
+        if self._tree_gone:
+            failpoint("shim.tree_gone")
+            self._feed(core.TreeGone(boottime()))
+
+    def _see_datagrams(self) -> None:
+        for _ in range(64):  # then signals and deadlines have their turn, however fast a worker tells
+            try:
+                datagram = self._listener.recv(notify.MAX_DATAGRAM)
+            except BlockingIOError:
+                return
+            fields = notify.parse(datagram)
+            if fields is not None:
+                self._feed(core.Notified(boottime(), fields))
+
+    def _feed(self, event: core.Input) -> None:
+        self._state, actions = core.step(self._state, event)
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: core.Action) -> None:
+        match action:
+            case core.SignalTree():
+                if not self._tree_gone:
+                    process_tree.signal_tree(action.signal)
+            case core.KillTree():
+                self._kill_tree()
+            case core.CheckOutput():
+                self._feed(core.OutputGrew(boottime(), self._output_age()))
+            case core.TellAgent():
+                self._tell(action.word)
+            case core.WriteExit():
+                self._write_exit(action)
+
+    def _kill_tree(self) -> None:
+        if not self._tree_gone:
+            cgroup.kill(self._leaf)
+            process_tree.kill_tree()  # who left the cgroup is below us all the same
+        for _ in range(100):
+            if self._tree_gone:
+                return
+            process_tree.kill_children()
+            self._reap()
+
+    def _output_age(self) -> float | None:
+        """Seconds since output last grew; None where it did not grow since the last look."""
+        stats = []
+        for path in self._outputs:
+            with contextlib.suppress(OSError):
+                stats.append(os.stat(path))
+        sizes = (stats[0].st_size, stats[1].st_size) if len(stats) == 2 else self._sizes
+        if sizes == self._sizes:
+            return None
+        self._sizes = sizes
+        return max(0.0, time.time() - max(each.st_mtime for each in stats))
+
+    def _write_exit(self, end: core.WriteExit) -> None:
+        self._durable_due = math.inf
+        complained = False
+        while True:
+            try:
+                files.write_json("exit.json", exit_record(end, self._heartbeat()), durable=True)
+                failpoint("shim.exit_written")
+                return
+            except FileNotFoundError:
+                self._log("the attempt's folder is gone; its end is nowhere to be written")
+                return
+            except OSError as error:
+                # A full disk must not lose an end: the lock is held until it is written. Killed meanwhile, the shim was
+                # killed before the end was written: shim_lost, as ever.
+                if not complained:
+                    self._log(f"exit.json: {launch.why(error)}; trying again every {RETRY_WRITE_S:g} s")
+                complained = True
+                time.sleep(RETRY_WRITE_S)
+
+    def _heartbeat(self) -> dict[str, object] | None:
+        """The heartbeat columns, times in Unix seconds; None where the worker told nothing."""
+        heartbeat = self._state.heartbeat
+        if heartbeat.last_heartbeat_at is None:
+            return None
+        columns = values.columns(heartbeat)
+        to_unix = time.time() - boottime()
+        for name in ("ready_at", "last_heartbeat_at"):
+            if columns[name] is not None:
+                columns[name] = round(columns[name] + to_unix, 6)
+        columns["metrics"] = dict(heartbeat.metrics)
+        return columns
+
+    def _tell(self, word: core.Word) -> None:
+        message: dict[str, object] = {
+            "v": 1,
+            "kind": word.value,
+            "run_id": self._run_id,
+            "attempt": int(self._attempt),
+        }
+        if word is core.Word.HEARTBEAT:
+            message.update(self._heartbeat() or {})
+        try:
+            self._listener.sendto(json.dumps(message).encode(), self._agent)
+        except BlockingIOError:
+            if word not in self._untold:
+                self._untold.append(word)
+            self._retell_due = boottime() + RETELL_S
+        except OSError:
+            pass  # no agent: when one is back it asks (SIGUSR2)
+
+    def _log(self, text: str) -> None:
+        self._open_log()
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
+        # Past sys.stderr, which would keep what it could not write: a full disk must not end the shim, its worker and
+        # the only word of its end.
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode("utf-8", "replace"))
+
+    def _open_log(self) -> None:
+        """Stderr becomes the attempt's shim.log, once there is something to say: most have nothing."""
+        if not self._logging:
+            self._logging = True
+            with contextlib.suppress(OSError):
+                fd = os.open("shim.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                os.dup2(fd, 1)
+                os.dup2(fd, 2)
+                os.close(fd)
