@@ -311,11 +311,12 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The node is alive."""
+    """The node is alive. ``disk_free_mb``: MiB free where its runs' folders lie; None where that is not known."""
 
     node: str
     incarnation: str
     gpus: tuple[GpuReading, ...] = ()
+    disk_free_mb: int | None = None
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: 
     entry = projection.nodes.get(heartbeat.node)
     if entry is None or entry.row is None or entry.row.incarnation != heartbeat.incarnation:
         return
-    entry.row.last_heartbeat_at = time
+    entry.row.last_heartbeat_at, entry.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
     changed.nodes.append(entry.row)
     slots = projection.slots.get(heartbeat.node, {})
     for reading in heartbeat.gpus:

@@ -558,7 +558,11 @@ class Projection:
             self._touch_node(entry)
             return
         before = self._touch_node(entry)  # its fold may have changed where its columns did not
-        row.seq, row.last_heartbeat_at = before.seq, before.last_heartbeat_at
+        row.seq, row.last_heartbeat_at, row.disk_free_mb = (
+            before.seq,
+            before.last_heartbeat_at,
+            before.disk_free_mb,
+        )
         row.cpus_used, row.memory_used_mb, row.slots_used = (
             before.cpus_used,
             before.memory_used_mb,

@@ -13,12 +13,14 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, func, or_, select
 from sqlalchemy import Row as SqlRow
 
-from events.state import Run
+from events.times import nanoseconds, rfc3339
 from projections import tables
 from projections.database import Database
 from projections.rows import (
+    LIVE,
     AttemptRow,
     NodeRow,
+    Row,
     RunRow,
     SlotRow,
     TimelineRow,
@@ -27,8 +29,9 @@ from projections.rows import (
     row_from,
     sorted_json,
 )
-from projections.store import run_of, run_pair
-from projections.waits import Rooms, waits_for
+from projections.standing import Standing, standing_of
+from projections.store import run_pair
+from projections.waits import Rooms, Waits, waits_for
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import TimelineEntry
 from trainshed_client.statuses import RunStatus
@@ -48,7 +51,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What ``run.list`` takes. ``run``: an id, a prefix of one, or a name; the rest narrows a listing down.
 
     ``live`` and ``ended`` choose by whether a run has ended; with ``ended`` the order is that of the ends, the last
-    first, and there is one page.
+    first, and there is one page. ``ended_before``: those whose end was stored before that time.
     """
 
     status: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None = None
     live: bool = False
     ended: bool = False
+    ended_before: str | None = None
     limit: int = MAX_RUNS
     before_seq: int | None = None
 
@@ -70,6 +74,7 @@ def run_query(
     prefix: str | None = None,
     live: bool | None = None,
     ended: bool | None = None,
+    ended_before: str | None = None,
     limit: int | None = None,
     before_seq: int | None = None,
 ) -> RunQuery:
@@ -88,6 +93,15 @@ def run_query(
         raise TrainshedError(ErrorCode.INVALID, f"must be 1 to {MAX_RUNS}, not {limit}", "limit")
     if live and ended:
         raise TrainshedError(ErrorCode.INVALID, "no run is both live and ended; leave one out", "ended")
+    if ended_before is not None:
+        try:
+            ended_before = rfc3339(nanoseconds(ended_before))
+        except (ValueError, OverflowError):
+            raise TrainshedError(
+                ErrorCode.INVALID,
+                f"must be a time as in 2026-11-24T08:17:40Z, not {ended_before!r:.60}",
+                "ended_before",
+            ) from None
     if ended and before_seq is not None:
         raise TrainshedError(
             ErrorCode.INVALID,
@@ -101,6 +115,7 @@ def run_query(
         run=run if run is not None else prefix,
         live=bool(live),
         ended=bool(ended),
+        ended_before=ended_before,
         limit=limit or MAX_RUNS,
         before_seq=before_seq,
     )
@@ -159,15 +174,20 @@ class Queries:
             "timeline": [msgspec.Raw(text) for text in timeline],
         }
 
-    def explain(self, run_id: str) -> dict[str, Any]:
-        """``run.explain``: the run with what it waits for, and the last things that happened to it."""
-        answer = self.run(run_id)
-        return {
-            "v": 1,
-            "seq": answer["seq"],
-            "run": answer["run"],
-            "timeline": answer["timeline"][-_EXPLAINED:],
-        }
+    def explain(self, run_id: str, outlook: Callable[[Standing, int], object]) -> dict[str, Any]:
+        """``run.explain``: the run, of a PENDING one what ``outlook`` tells of its standing, and what happened last."""
+        with self._database.reading() as connection:
+            seq = _seq(connection)
+            columns, record = self._one(connection, run_id)
+            timeline = _of_run(connection, tables.timeline, TimelineRow, columns["submit_seq"])
+            answer = {"v": 1, "seq": seq, "run": msgspec.Raw(record)}
+            if columns["status"] == RunStatus.PENDING:
+                now_ns = self._clock()
+                _, run = run_pair(columns)
+                waits = waits_for(run, Rooms.of(_nodes(connection), _slots(connection)), now_ns)
+                answer["waiting"] = outlook(standing_of(connection, run, waits, now_ns), now_ns)
+        answer["timeline"] = [msgspec.Raw(text) for text in timeline[-_EXPLAINED:]]
+        return answer
 
     def slots(self) -> dict[str, Any]:
         """``slot.list``; the free slots of nodes that left are left out."""
@@ -261,7 +281,7 @@ class Queries:
     def _records(
         self, connection: Connection, statement: Select[Any], labels: Mapping[str, str]
     ) -> Iterator[bytes]:
-        rooms: Rooms | None = None
+        waits: Waits | None = None
         wanted = [_label(key, value) for key, value in labels.items()]
         for row in connection.execute(statement).yield_per(100):
             if wanted and not all(text in row.labels for text in wanted):  # LIKE takes letters of either case
@@ -270,29 +290,26 @@ class Queries:
             if row.status != "PENDING":
                 yield record_json(record)
                 continue
-            if rooms is None:
-                rooms = Rooms.of(_nodes(connection), _slots(connection))
-            yield self._queued(record, run_of(row.fold, row.run_id, row.submit_seq, row.config), rooms)
+            if waits is None:
+                waits = self._waits(connection)
+            yield _queued(record, waits.json(row.fold, row.config))
 
     def _one(self, connection: Connection, run_id: str) -> tuple[Mapping[Any, Any], bytes]:
         statement = tables.runs.select().where(tables.runs.c.run_id == run_id)
         columns = connection.execute(statement).mappings().one_or_none()
         if columns is None:
             raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id:.80}. List all: trainshed ls --all")
-        rooms = None
-        if columns["status"] == "PENDING":
-            rooms = Rooms.of(_nodes(connection), _slots(connection))
-        return columns, self._record(columns, rooms)
+        record = row_from("runs", columns)
+        if columns["status"] != RunStatus.PENDING:
+            return columns, record_json(record)
+        return columns, _queued(record, self._waits(connection).json(columns["fold"], columns["config"]))
 
-    def _record(self, columns: Mapping[Any, Any], rooms: Rooms | None) -> bytes:
-        if rooms is None or columns["status"] != "PENDING":
-            return record_json(row_from("runs", columns))
-        row, run = run_pair(columns)
-        return self._queued(row, run, rooms)
+    def _waits(self, connection: Connection) -> Waits:
+        return Waits(Rooms.of(_nodes(connection), _slots(connection)), self._clock())
 
-    def _queued(self, row: RunRow, run: Run, rooms: Rooms) -> bytes:
-        waits = msgspec.json.encode(waits_for(run, rooms, self._clock()))
-        return record_json(row)[:-1] + b',"waits_for":' + waits + b"}"
+
+def _queued(row: Row, waits: bytes) -> bytes:
+    return record_json(row)[:-1] + b',"waits_for":' + waits + b"}"
 
 
 def _seq(connection: Connection) -> int:
@@ -345,6 +362,8 @@ def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
     where: list[ColumnElement[bool]] = []
     if query.status:
         where.append(runs.status.in_(query.status))
+        if LIVE.issuperset(query.status):
+            where.append(tables.IS_LIVE)  # type: ignore[arg-type]  # their index: they are few, whatever has ended
     if query.name is not None:
         where.append(runs.name == query.name)
     if query.run is not None:
@@ -355,6 +374,8 @@ def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
     where += [
         runs.labels.contains(_label(key, value), autoescape=True) for key, value in query.labels.items()
     ]
+    if query.ended_before is not None:
+        where.append(runs.ended_at < query.ended_before)  # null, and so not before, while it is live
     if query.live:
         where.append(tables.IS_LIVE)  # type: ignore[arg-type]
     if query.ended:

@@ -29,7 +29,7 @@ TOLD = ("ready_at", "last_heartbeat_at", "step", "progress", "status_text")
 RUN_HEARTBEAT = ("ready_at", "updated_at", "last_heartbeat_at", "step", "progress", "status_text", "metrics")
 ATTEMPT_HEARTBEAT = ("ready_at", "last_heartbeat_at", "step", "progress", "status_text", "metrics")
 SLOT_HEARTBEAT = ("memory_used_mb", "utilisation", "other_pids", "updated_at")
-NODE_HEARTBEAT = ("last_heartbeat_at",)
+NODE_HEARTBEAT = ("last_heartbeat_at", "disk_free_mb")
 
 _SORTED = msgspec.json.Encoder(order="sorted")
 _ENCODER = msgspec.json.Encoder()
@@ -130,6 +130,7 @@ class NodeRow(msgspec.Struct, gc=False):
 
     cpus: int | None = None
     cpus_used: int | None = None
+    disk_free_mb: Any = None
     drained: bool = False
     gpus: int = 0
     host: str = ""

@@ -20,6 +20,7 @@ from projections import tables
 from projections.database import Database, in_chunks
 from projections.projection import Batch, Projection, RunEntry
 from projections.rows import (
+    NODE_HEARTBEAT,
     AttemptRow,
     NodeRow,
     Row,
@@ -253,9 +254,10 @@ class Store:
         self.database.many(self.connection, self._change_run, [self._changed(entry) for entry in entries])
 
     def put_last_heartbeats(self, rows: list[NodeRow]) -> None:
-        """Put when nodes were last heard, within the caller's transaction."""
-        statement = self.database.update(tables.nodes, ("last_heartbeat_at",), "node")
-        self.database.many(self.connection, statement, [(row.last_heartbeat_at, row.node) for row in rows])
+        """Put what nodes' last heartbeats say, within the caller's transaction."""
+        statement = self.database.update(tables.nodes, NODE_HEARTBEAT, "node")
+        values = [(*(getattr(row, name) for name in NODE_HEARTBEAT), row.node) for row in rows]
+        self.database.many(self.connection, statement, values)
 
     def _fresh(self, entry: RunEntry) -> tuple[Any, ...]:
         assert entry.row is not None

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of a table or of what a row says: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -142,6 +142,7 @@ nodes = Table(
     Column("slots_used", _BIG, nullable=False),
     Column("joined_at", Text),
     Column("last_heartbeat_at", Text),
+    Column("disk_free_mb", _BIG),
     Column("seq", _BIG, nullable=False),
     Column("fold", Text, nullable=False),  # events.state.Node as JSON
 )

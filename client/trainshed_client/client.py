@@ -187,11 +187,13 @@ class Trainshed:
         name: str | None = None,
         live: bool = False,
         ended: bool = False,
+        ended_before: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[RunPage]:
         """The same, a page at a time; the first page's ``seq`` and ``total`` are the listing's.
 
-        ``ended``: those that ended last, the last first; there is one page of them.
+        ``ended``: those that ended last, the last first; there is one page of them. ``ended_before``: only those that
+        had ended by that time (RFC 3339).
         """
         request: dict[str, object] = {}
         if status:
@@ -204,6 +206,8 @@ class Trainshed:
             request["live"] = True
         if ended:
             request["ended"] = True
+        if ended_before is not None:
+            request["ended_before"] = ended_before
         left = limit
         while left is None or left > 0:
             request["limit"] = PAGE if left is None else min(PAGE, left)
@@ -297,20 +301,27 @@ class Trainshed:
 
     async def call(self, call: str, request: object, *, timeout: float = CALL_TIMEOUT_S) -> bytes:
         """One call of the API (``run.submit`` and so on); its JSON answer undecoded."""
-        answer = await self.request(subjects.api(call), msgspec.json.encode(request), timeout=timeout)
+        tries = 2 if call in _QUERIES else 1
+        payload = msgspec.json.encode(request)
+        answer = await self.request(subjects.api(call), payload, timeout=timeout, tries=tries)
         if (error := error_in(answer.data)) is not None:
             raise error
         return answer.data
 
-    async def request(self, subject: str, payload: bytes, *, timeout: float = CALL_TIMEOUT_S) -> Msg:
-        """One request, answered by any message. Raises UNAVAILABLE where nobody answers, TOO_LARGE for too much."""
+    async def request(
+        self, subject: str, payload: bytes, *, timeout: float = CALL_TIMEOUT_S, tries: int = 1
+    ) -> Msg:
+        """One request, answered by any message. Raises UNAVAILABLE where nobody answers, TOO_LARGE for too much.
+
+        ``tries``: so often it is asked within ``timeout``: of several that answer, one may be killed at its work.
+        """
         import nats.errors
 
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + NO_RESPONDERS_FOR_S
+        give_up, asked = loop.time() + NO_RESPONDERS_FOR_S, 0
         while True:
             try:
-                return await self.nc.request(subject, payload, timeout=timeout)
+                return await self.nc.request(subject, payload, timeout=timeout / tries)
             except nats.errors.NoRespondersError:
                 if loop.time() >= give_up:
                     raise self._nobody(subject) from None
@@ -322,6 +333,9 @@ class Trainshed:
                     "split it into several",
                 ) from None
             except TimeoutError:
+                asked += 1
+                if asked < tries:
+                    continue
                 raise TrainshedError(
                     ErrorCode.UNAVAILABLE,
                     f"no answer from {self.endpoint.url} within {timeout:g} s, so it is not known whether this was "
@@ -334,7 +348,7 @@ class Trainshed:
                 ) from None
 
     def _nobody(self, subject: str) -> TrainshedError:
-        if subject.startswith(f"{subjects.API}.node.") and subject.endswith(".output"):
+        if subject.startswith(f"{subjects.API}.node.") and subject.count(".") == 4:
             node = subject.split(".")[3]
             return TrainshedError(
                 ErrorCode.UNAVAILABLE, f"the agent of {node} does not answer. See how it is: trainshed nodes"
@@ -373,6 +387,7 @@ class Trainshed:
         return [read.result() for read in reads]
 
 
+_QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "health")
 _COMMANDS = (
     "run.submit",
     "run.submit_batch",

@@ -104,7 +104,10 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine with an agent, what it has and what is granted of it."""
+    """A machine with an agent, what it has and what is granted of it.
+
+    ``disk_free_mb``: MiB free where its runs' folders lie, by its last heartbeat.
+    """
 
     node: str
     host: str
@@ -119,6 +122,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     slots_used: int = 0
     joined_at: str | None = None
     last_heartbeat_at: str | None = None
+    disk_free_mb: int | None = None
     seq: int = 0
 
 

@@ -27,6 +27,7 @@ from services.agent.attempt import Parts
 from services.agent.attempt_files import StopReason
 from services.agent.blanks import Blanks
 from services.agent.devices import Devices
+from services.agent.disk import Disk
 from services.agent.folders import Folders, is_ref
 from services.agent.gpus import Gpus
 from services.agent.heartbeats import NodeHeartbeats
@@ -37,6 +38,7 @@ from services.agent.live import LiveAttempts
 from services.agent.membership import Membership
 from services.agent.output import Output
 from services.agent.output_service import OutputService
+from services.agent.prune_service import PruneService
 from services.agent.session_types import (
     Ack,
     Action,
@@ -69,6 +71,7 @@ from services.agent.session_types import (
 )
 from services.agent.words import PAUSE_S, Words
 from services.agent.workers import Workers, boot_id
+from services.failpoints import failpoint
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
@@ -196,6 +199,7 @@ class AgentService:
         self._tell_node = words.tell_node
         self._heartbeats = NodeHeartbeats(self._nc, writer, identity.node, identity.incarnation)
         self._devices = Devices(self._gpus, identity.node, identity.incarnation, identity.log_id)
+        self._disk = Disk(self._folders.runs_dir)
         self._membership = Membership(
             words,
             self._heartbeats,
@@ -246,11 +250,15 @@ class AgentService:
                 self._live = LiveAttempts(parts, workers, blanks, self._feed)
                 try:
                     await self._live.refill()
+                    self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())
                     self._tasks.create_task(self._live.hear())
                     self._tasks.create_task(self._leave_when_asked())
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), self._deliver)
-                    async with OutputService(self._nc, identity.node, self._folders):
+                    async with (
+                        OutputService(self._nc, identity.node, self._folders),
+                        PruneService(self._nc, identity.node, self._folders, self._clock),
+                    ):
                         self._state = State(incarnation=identity.incarnation)
                         self._feed(Begun(await self._live.found()))
                         await self._finished.wait()
@@ -308,7 +316,7 @@ class AgentService:
         self._devices.joined()
         if not self.ready.is_set():
             self.ready.set()
-            self._tasks.create_task(self._heartbeats.run(self._devices.readings))
+            self._tasks.create_task(self._heartbeats.run(self._devices.readings, self._disk.free_mb))
             self._tasks.create_task(self._devices.run(self._tell_node))
         _log.info("joined", node=self.node, seq=self._state.joined, attempts=len(self._state.attempts))
         held, self._deliveries = self._deliveries, {}
@@ -342,6 +350,7 @@ class AgentService:
             self._pass_over(seq, msg.subject, stored.reason)
             return
         event = stored.event
+        failpoint("agent.delivered")
         match event:
             case Dispatched() if is_ref(event.run_id, event.attempt):
                 granted = self._granted(seq, event)
@@ -395,10 +404,12 @@ class AgentService:
         match action:
             case WriteGrant(ref):
                 live.write_grant(ref)
+                failpoint("agent.intent_written")
             case WriteFolder(ref):
                 live.write_folder(ref)
             case WriteStop(ref, reason, seq):
                 live.write_stop(ref, reason, seq)
+                failpoint("agent.stop_written")
             case Launch(ref):
                 live.launch(ref)
             case WakeShim(ref):
@@ -432,12 +443,14 @@ class AgentService:
     async def _acknowledge(self, msg: Msg) -> None:
         with contextlib.suppress(nats.errors.Error):  # then it is delivered again
             await self._nc.publish(msg.reply, b"+ACK")
+            failpoint("agent.acknowledged")
 
     async def _then(self, work: Awaitable[Input]) -> None:
         self._feed(await work)
 
     async def _swept(self, keep: tuple[AttemptRef, ...]) -> Input:
         await self._live.sweep(keep)
+        failpoint("agent.swept")
         return Swept()
 
     async def _refuse(self, owner: str) -> None:

@@ -87,6 +87,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     start_time: int
     shim_pid: int
     shim_start_time: int
+    cgroup: str = ""
+    """Of the worker and all that it forks; empty where it has none of its own."""
     started_at: float
 
 
@@ -128,7 +130,21 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat: Heartbeat | None = None
 
 
-T = TypeVar("T", Intent, Started, Stop, ExitRecord)
+class PrunedUpTo(msgspec.Struct, frozen=True, kw_only=True):
+    """The folders of a run's attempts up to this one were deleted at that time (RFC 3339)."""
+
+    attempt: int
+    at: str
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the place of pruned folders: which attempts they were of, the oldest pruning first."""
+
+    v: int = 1
+    pruned: tuple[PrunedUpTo, ...] = ()
+
+
+T = TypeVar("T", Intent, Started, Stop, ExitRecord, Pruned)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -150,6 +166,16 @@ def write_stop(folder: Path, reason: StopReason, seq: int) -> None:
 def write_exit(folder: Path, record: ExitRecord) -> None:
     """Write exit.json with fsync. Only for who holds the lock and has swept the tree. Raises OSError."""
     _write(folder / EXIT, record, durable=True)
+
+
+def write_pruned(path: Path, record: Pruned) -> None:
+    """Write it whole or not at all, without fsync: it only has to outlive the process. Raises OSError."""
+    _write(path, record, durable=False)
+
+
+def read_pruned(path: Path) -> Pruned | None:
+    """What was pruned of a run; None where nothing was."""
+    return _read(path, Pruned)
 
 
 def not_started(stop_reason: StopReason | None = None, message: str | None = None) -> ExitRecord:

@@ -13,14 +13,18 @@ import msgspec
 
 from events.types import AttemptRef
 from services.agent import attempt_files
+from services.agent.attempt_files import Pruned
 from services.agent.session_types import OnDisk
 
 RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
 MAX_ATTEMPT = 10**9
+ATTEMPTS = "attempts"
 ARTIFACTS = "artifacts"
 ARTIFACTS_LIST = "artifacts.json"
 OUTPUT_FILES = ("stdout.log", "stderr.log")
 NOTHING = OnDisk()
+GONE = OnDisk(ended=True)
+"""An attempt that had ended when its folder was pruned: whatever is delivered of it again has no effect."""
 _LINKED = "open.marker"
 
 
@@ -98,6 +102,12 @@ class Folders(msgspec.Struct, frozen=True):
     def make_run(self, ref: AttemptRef) -> None:
         """Make the run's folder with artifacts/ and the attempt's place for output. Raises OSError."""
 
+        try:
+            self._make_run(ref)
+        except FileNotFoundError:  # another node has just pruned it, on storage that they share
+            self._make_run(ref)
+
+    def _make_run(self, ref: AttemptRef) -> None:
         run = f"{self.runs_dir}/{ref.run_id}"
         for folder in (run, f"{run}/{ARTIFACTS}"):
             try:
@@ -105,12 +115,35 @@ class Folders(msgspec.Struct, frozen=True):
             except FileExistsError:
                 pass
         os.makedirs(self.output(ref), exist_ok=True)
+        if self.var_logs_dir is not None:  # by this others who share the runs' folders see that it is in use
+            os.makedirs(f"{run}/{ATTEMPTS}/{ref.attempt}", exist_ok=True)
+
+    @property
+    def pruned(self) -> Path:
+        """A small file for each run of which folders were pruned here, in their place."""
+        return self.state_dir / "pruned"
+
+    def read_pruned(self, run_id: str) -> Pruned:
+        """What was pruned of a run here."""
+        return attempt_files.read_pruned(self.pruned / f"{run_id}.json") or Pruned()
+
+    def write_pruned(self, run_id: str, record: Pruned) -> None:
+        """Write that down. Raises OSError."""
+        self.pruned.mkdir(exist_ok=True)
+        attempt_files.write_pruned(self.pruned / f"{run_id}.json", record)
+
+    def pruned_at(self, ref: AttemptRef) -> str | None:
+        """When the attempt's folder was pruned; None where it was not."""
+        for each in self.read_pruned(ref.run_id).pruned:
+            if ref.attempt <= each.attempt:
+                return each.at
+        return None
 
     def on_disk(self, ref: AttemptRef) -> OnDisk:
         """What an earlier delivery, or an earlier process, left."""
         folder = f"{self.state_dir}/attempts/{ref.run_id}/{ref.attempt}"
         if not os.path.exists(folder):
-            return NOTHING
+            return NOTHING if self.pruned_at(ref) is None else GONE
         return OnDisk(
             started=os.path.exists(f"{folder}/{attempt_files.STARTED}"),
             ended=os.path.exists(f"{folder}/{attempt_files.EXIT}"),

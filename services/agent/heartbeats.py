@@ -57,15 +57,19 @@ class NodeHeartbeats:
                 return ago(now_ns - found.stored_ns)
         return None
 
-    async def run(self, readings: Callable[[], tuple[GpuReading, ...]]) -> None:
+    async def run(
+        self, readings: Callable[[], tuple[GpuReading, ...]], disk_free_mb: Callable[[], int | None]
+    ) -> None:
         """Heartbeats until cancelled. Raises TrainshedError (CONFLICT) where another speaks for this node."""
         while True:
             begun = time.monotonic()
-            await self._say(readings())
+            await self._say(readings(), disk_free_mb())
             await asyncio.sleep(max(0.0, NODE_EVERY_S - (time.monotonic() - begun)))
 
-    async def _say(self, gpus: tuple[GpuReading, ...]) -> None:
-        heartbeat = NodeHeartbeat(node=self._node, incarnation=self._incarnation, gpus=gpus)
+    async def _say(self, gpus: tuple[GpuReading, ...], disk_free_mb: int | None) -> None:
+        heartbeat = NodeHeartbeat(
+            node=self._node, incarnation=self._incarnation, gpus=gpus, disk_free_mb=disk_free_mb
+        )
         subject, id_, body = self._writer.heartbeat(heartbeat)
         try:
             if self._seq is None:

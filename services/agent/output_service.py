@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import msgspec
 import nats.errors
-import nats.micro
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
@@ -22,7 +21,7 @@ from events.types import AttemptRef
 from services.agent import attempt_files
 from services.agent.folders import Folders, is_ref
 from services.agent.output_index import INDEX
-from services.api import end_service, error_answer
+from services.api import begin_service, end_service, error_answer
 from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client import subjects
@@ -77,6 +76,12 @@ def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
     ref = AttemptRef(request.run_id, request.attempt)
     folder = folders.attempt(ref)
     if not folder.is_dir():
+        if (pruned_at := folders.pruned_at(ref)) is not None:
+            raise TrainshedError(
+                ErrorCode.NOT_FOUND,
+                f"the output of attempt {ref.attempt} of run {ref.run_id} was deleted at "
+                f"{pruned_at[:19].replace('T', ' ')} UTC by `trainshed prune`",
+            )
         raise TrainshedError(
             ErrorCode.NOT_FOUND,
             f"attempt {ref.attempt} of run {ref.run_id} did not run on this node, or its files were deleted",
@@ -117,7 +122,7 @@ class OutputService:
         config = ServiceConfig(
             name="agent", version=VERSION, description="Trainshed's agent", metadata={"node": self._node}
         )
-        self._service = await nats.micro.add_service(self._nc, config)
+        self._service = await begin_service(self._nc, config)
         call = f"node.{self._node}.output"
         for name, subject in (
             ("output", subjects.node_output(self._node)),

@@ -164,7 +164,6 @@ async def _print_stored(trainshed: Trainshed, attempt: AttemptRecord, wanted: Wa
     try:
         await print_chunks(timed_lines(read()) if wanted.timestamps else read(), merged=True)
     except TrainshedError as error:
-        if error.code is not ErrorCode.UNAVAILABLE:
-            raise
-        raise TrainshedError(error.code, f"the output is on {attempt.node}: {error.message}") from None
+        where = "the output is on" if error.code is ErrorCode.UNAVAILABLE else "on"
+        raise TrainshedError(error.code, f"{where} {attempt.node}: {error.message}") from None
     return sizes

@@ -21,13 +21,15 @@ from services.cli.common import (
 )
 from services.cli.describe import NOTHING
 from services.cli.table import Cell, Column, Screen, print_lines, render
-from services.cli.text import clean, seconds_between
+from services.cli.text import clean, format_bytes, seconds_between
 from services.cli.verb import verb
 from services.durations import format_ago
 from trainshed_client.answers import NodePage
 from trainshed_client.records import NodeRecord
 from trainshed_client.statuses import NodeStatus
 
+_LITTLE_DISK_MB = 10 * 1024
+"""Free MiB below which the number is told in red: a few checkpoints fill it."""
 _STYLES = {NodeStatus.UP: "green", NodeStatus.LOST: "red", NodeStatus.LEFT: "yellow"}
 
 
@@ -35,7 +37,10 @@ _STYLES = {NodeStatus.UP: "green", NodeStatus.LOST: "red", NodeStatus.LEFT: "yel
 @json_option
 @nats_option
 def nodes(as_json: bool) -> None:
-    """List the machines: status, what is in use of what they have, when they were last heard."""
+    """List the machines: status, what is in use of what they have, when they were last heard.
+
+    DISK FREE is what their last heartbeat said of the disk where their runs' folders lie.
+    """
     body = run_async(_read())
     page = msgspec.json.decode(body, type=NodePage)
     warn_if_stale(page.stale, page.seq)
@@ -63,6 +68,7 @@ def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
             Column("GPUS", right=True),
             Column("CPUS", right=True),
             Column("MEMORY", right=True),
+            Column("DISK FREE", right=True),
             Column("HEARD"),
             Column("HOST", shrink=10),
         ),
@@ -85,6 +91,13 @@ def _row(node: NodeRecord, at: str) -> list[str | Cell]:
         f"{node.slots_used}/{node.gpus}",
         f"{node.cpus_used}/{node.cpus}",
         f"{node.memory_used_mb}/{node.memory_mb} MB",
+        _disk(node.disk_free_mb),
         NOTHING if heard is None else format_ago(heard),
         clean(node.host),
     ]
+
+
+def _disk(free_mb: int | None) -> Cell:
+    if free_mb is None:
+        return Cell(NOTHING)
+    return Cell(format_bytes(free_mb << 20), "red" if free_mb < _LITTLE_DISK_MB else None)

@@ -266,7 +266,9 @@ async def test_a_nodes_heartbeat_sets_its_slots_readings(nats_server: NatsServer
         reading = GpuReading(index=0, utilisation=97, memory_used_mb=12_000, other_pids=(4711,))
         ghost = NodeHeartbeat(node="gpu01", incarnation="another", gpus=(GpuReading(index=1, utilisation=1),))
         await _heartbeat(nc, ghost)
-        await _heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="gpu01-a", gpus=(reading,)))
+        hashed = (await ask(nc, "health"))["state_hash"]
+        said = NodeHeartbeat(node="gpu01", incarnation="gpu01-a", gpus=(reading,), disk_free_mb=74_000)
+        await _heartbeat(nc, said)
 
         async def is_read() -> bool:
             return bool((await ask(nc, "slot.list"))["slots"][0]["utilisation"] == 97)
@@ -276,7 +278,9 @@ async def test_a_nodes_heartbeat_sets_its_slots_readings(nats_server: NatsServer
         assert (slots[0]["memory_used_mb"], slots[0]["other_pids"]) == (12_000, [4711])
         assert (slots[0]["seq"], slots[1]["utilisation"]) == (before["seq"], None)
         assert slots[0]["updated_at"] > before["updated_at"]
-        assert (await ask(nc, "node.list"))["nodes"][0]["last_heartbeat_at"] is not None
+        node = (await ask(nc, "node.list"))["nodes"][0]
+        assert node["last_heartbeat_at"] is not None and node["disk_free_mb"] == 74_000
+        assert (await ask(nc, "health"))["state_hash"] == hashed
 
         async def is_in_bucket() -> bool:
             return bool((await _bucket(nc, "trainshed_slots"))["gpu01.0"]["utilisation"] == 97)

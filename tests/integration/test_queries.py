@@ -138,6 +138,12 @@ async def test_listings_are_narrowed_by_status_label_name_and_life(lab: Lab) -> 
     assert _ids(await lab.ask("run.list", {"labels": {"user": "ada"}})) == [done]
     assert _ids(await lab.ask("run.list", {"labels": {"user": "ada", "note": 'q"1'}})) == [done]
     assert _ids(await lab.ask("run.list", {"labels": {"user": "a%"}})) == []
+    page = await lab.ask("run.list", {"ended": True, "limit": 1})
+    last = page["runs"][0]["ended_at"]
+    before = await lab.ask("run.list", {"ended_before": last})
+    assert (_ids(before), before["total"]) == ([done], 1)
+    assert _ids(await lab.ask("run.list", {"ended_before": last, "before_seq": 1})) == []
+    assert _ids(await lab.ask("run.list", {"ended_before": "2999-01-01T01:00:00+01:00"})) == [shout, done]
 
 
 async def test_a_run_is_found_by_id_prefix_or_name_newest_first_and_six_at_most(lab: Lab) -> None:

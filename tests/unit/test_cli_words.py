@@ -10,7 +10,7 @@ from services.cli import describe
 from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
 from services.cli.table import Cell, Column, Screen, render, text_width
-from services.cli.text import clean, count, metric, parse_memory_mb, seconds_between, shortest
+from services.cli.text import clean, count, format_bytes, metric, parse_memory_mb, seconds_between, shortest
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord, SlotRecord, WaitsFor
 from trainshed_client.statuses import FailureReason, RunStatus
@@ -191,3 +191,19 @@ def test_a_slot_tells_who_else_uses_it() -> None:
     assert notes(SlotRecord(node="a", index=0, healthy=False, other_pids=[12, 13])) == (
         "unhealthy; also used by pid 12, 13"
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KB"),
+        (100 << 20, "100 MB"),
+        ((1 << 30) - 1, "1024 MB"),
+        (1843200 << 20, "1.8 TB"),
+        (5000 << 40, "5000 TB"),
+    ],
+)
+def test_a_size_is_told_in_its_largest_unit(size: int, text: str) -> None:
+    assert format_bytes(size) == text

@@ -17,7 +17,7 @@ from services.cli import explain, ls, nodes, show, slots
 from services.cli.last_words import LastWords
 from services.cli.main import cli
 from services.cli.table import PLAIN, Screen, text_width
-from trainshed_client.answers import Explanation, NodePage, RunView, SlotPage
+from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
 from trainshed_client.records import (
     AttemptRecord,
     NodeRecord,
@@ -167,6 +167,27 @@ LIVE_VIEW = RunView(
     timeline=happened((9, "09:00:00", "submitted", "submitted by local")),
 )
 WAITING_VIEW = RunView(seq=120, run=WAITING, config={}, attempts=[], timeline=[])
+HOLDERS = [
+    Holder(
+        run_id=LIVE.run_id, name=LIVE.name, node="gpu01", slots=[0, 1], cpus=8, since=at("09:00:12"),
+        ends_by=at("11:00:13"),
+    ),
+    Holder(run_id=DONE.run_id, name=AGAIN.name, node="gpu02", slots=[1], cpus=1, since=at("09:59:00")),
+]  # fmt: skip
+WAITS = Waiting(
+    reason="gpus", text="waiting for 2 free GPUs on one node (2 of 4 free on several)", place=1, of=12,
+    reservation=Reserved(run_id=WAITING.run_id, name="python3", node="gpu01", starts_by=at("11:00:13")),
+    holders=HOLDERS, holders_total=52, commands=["trainshed resume gpu04"],
+)  # fmt: skip
+BEHIND = Waiting(
+    reason="reservation",
+    text="gpu01 has room, but keeps it for run p2n4vd, which comes first; this one has no time limit to be over before that",
+    place=3, of=1_012, reservation=Reserved(run_id=FAILED.run_id, name="train.sh", node="gpu01", starts_by=at("11:00:13")),
+    holders=HOLDERS[:1], holders_total=1,
+)  # fmt: skip
+AFTER = Waiting(
+    reason="dependency", text=f"waiting for run {LIVE.run_id}", of=12, commands=["trainshed explain k3f2q7"]
+)
 SLOTS = SlotPage(
     seq=120,
     slots=[
@@ -188,10 +209,11 @@ NODES = NodePage(
         NodeRecord(
             node="gpu01", host="gpu01.lab.example.org", incarnation="i", status=NodeStatus.UP, cpus=32, gpus=2,
             memory_mb=128_000, cpus_used=4, memory_used_mb=16_000, slots_used=1, last_heartbeat_at=at("09:59:56"),
+            disk_free_mb=1_843_200,
         ),
         NodeRecord(
             node="gpu02", host="gpu02.lab.example.org", incarnation="i", status=NodeStatus.UP, drained=True,
-            cpus=16, gpus=2, memory_mb=64_000, last_heartbeat_at=at("09:59:58"),
+            cpus=16, gpus=2, memory_mb=64_000, last_heartbeat_at=at("09:59:58"), disk_free_mb=812,
         ),
         NodeRecord(
             node="gpu03", host="gpu03.lab.example.org", incarnation="i", status=NodeStatus.LOST, cpus=16, gpus=4,
@@ -208,7 +230,15 @@ SCREENS: dict[str, Lines] = {
     "show-waiting": lambda screen: show.lines(WAITING_VIEW, None, NOW, screen),
     "slots": lambda screen: slots.lines(SLOTS, screen),
     "nodes": lambda screen: nodes.lines(NODES, NOW, screen),
-    "explain-waiting": lambda screen: explain.lines(Explanation(seq=120, run=WAITING), NOW, screen),
+    "explain-waiting": lambda screen: explain.lines(
+        Explanation(seq=120, run=WAITING, waiting=WAITS), NOW, screen
+    ),
+    "explain-behind": lambda screen: explain.lines(
+        Explanation(seq=120, run=WAITING, waiting=BEHIND), NOW, screen
+    ),
+    "explain-after": lambda screen: explain.lines(
+        Explanation(seq=120, run=WAITING, waiting=AFTER), NOW, screen
+    ),
     "explain-failed": lambda screen: explain.lines(
         Explanation(seq=120, run=FAILED, timeline=FAILED_VIEW.timeline[-3:]), NOW, screen
     ),
