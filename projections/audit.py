@@ -1,16 +1,13 @@
 """Audit: replay the log with the projector's own core, compare the live tables with it, check what must always hold.
 
-Owns the comparison and the checks along the way; appends nothing and changes no read model.
+Owns the replay and the checks along the way; appends nothing and changes no read model.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,17 +16,14 @@ from events.evolve import Change
 from events.log import EventLog
 from events.state import Active, Ended
 from events.types import RetryRequested, Submitted
-from projections import tables
 from projections.acknowledged import Ack, Acknowledged
 from projections.database import Database
+from projections.live_rows import MAX_DIFFERENCES, LiveRows, unavailable
 from projections.projector import Observer, Projector
-from projections.rows import MODULUS, Row, digest, hashed_fields, key_of, row_from
 from trainshed_client import subjects
-from trainshed_client.answers import error_in
-from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
-MAX_VIOLATIONS = 100
+MAX_VIOLATIONS = MAX_DIFFERENCES
 PART_TIMEOUT_S = 10.0
 
 
@@ -51,24 +45,6 @@ class Verdict(msgspec.Struct, frozen=True):
     violations: tuple[Violation, ...]
 
 
-class Head(msgspec.Struct, frozen=True):
-    """The first message of ``audit.rows``."""
-
-    seq: int
-    state_hash: str
-    log_id: str
-    counts: dict[str, int]
-    v: int = 1
-
-
-class Part(msgspec.Struct, frozen=True):
-    """Each other message of ``audit.rows``."""
-
-    part: int
-    table: str
-    rows: list[dict[str, Any]]
-
-
 async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
     """The messages of ``audit.rows`` but the empty last one. Raises TrainshedError (unavailable), or what is answered."""
     inbox = nc.new_inbox()
@@ -79,9 +55,9 @@ async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
             try:
                 message = await answers.next_msg(timeout=PART_TIMEOUT_S)
             except TimeoutError:
-                raise _unavailable("the projector's rows stopped coming; ask again") from None
+                raise unavailable("the projector's rows stopped coming; ask again") from None
             if (message.headers or {}).get("Status") == "503":
-                raise _unavailable("no projector answers. Start one: trainshed up")
+                raise unavailable("no projector answers. Start one: trainshed up")
             if not message.data:
                 return
             yield message.data
@@ -95,7 +71,7 @@ async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[Ack] 
     ``rows`` are the messages of ``audit.rows``, ``acks`` answers whose events must be in the log. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
     """
     with tempfile.TemporaryDirectory(prefix="trainshed-audit-") as folder:
-        live = LiveRows(Path(folder) / "live.db")
+        live = LiveRows(Path(folder))
         try:
             head = await live.take(rows)
             invariants = Invariants(acks)
@@ -107,7 +83,18 @@ async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[Ack] 
                     violations.append(
                         Violation("I4", head.seq, f"the tables are of another log ({head.log_id})")
                     )
-                violations += compare(live, head, replayed, database)
+                if replayed.seq < head.seq:
+                    violations.append(
+                        Violation(
+                            "I4",
+                            head.seq,
+                            f"the tables are at {head.seq}, the log ends at {replayed.seq}: the log was cut",
+                        )
+                    )
+                violations += [
+                    Violation("I4", head.seq, text)
+                    for text in live.differences(head, database, replayed.state_hash)
+                ]
             finally:
                 database.close()
         finally:
@@ -148,99 +135,6 @@ async def replay(
         return Replayed(projector.seq, events, projector.projection.state_hash)
     finally:
         projector.close()
-
-
-class LiveRows:
-    """The rows of a live read model, in a file of their own while they are compared."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute(
-            "CREATE TABLE live (tbl TEXT, key TEXT, row BLOB, PRIMARY KEY (tbl, key)) WITHOUT ROWID"
-        )
-        self.state_hash = 0
-        self.twice: list[tuple[str, str]] = []
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    async def take(self, messages: AsyncIterator[bytes]) -> Head:
-        """Take all rows in. Raises TrainshedError where some are missing."""
-        head: Head | None = None
-        counts: dict[str, int] = {}
-        expected = 1
-        async for message in messages:
-            if head is None:
-                head = _decoded(message, Head)
-                continue
-            part = _decoded(message, Part)
-            if part.part != expected:
-                raise _unavailable(f"part {expected} of the rows was lost; ask again")
-            expected += 1
-            counts[part.table] = counts.get(part.table, 0) + len(part.rows)
-            self._db.execute("BEGIN")
-            for record in part.rows:
-                self._put(row_from(part.table, record))
-            self._db.execute("COMMIT")
-        if head is None or any(counts.get(name, 0) != count for name, count in head.counts.items()):
-            raise _unavailable("the projector's rows did not come whole; ask again")
-        return head
-
-    def _put(self, row: Row) -> None:
-        self.state_hash = (self.state_hash + digest(row)) % MODULUS
-        key = _key(row)
-        try:
-            fields = msgspec.json.encode(hashed_fields(row))
-            self._db.execute("INSERT INTO live VALUES (?, ?, ?)", (row.table, key, fields))
-        except sqlite3.IntegrityError:
-            self.twice.append((row.table, key))
-
-    def pop(self, table: str, key: str) -> dict[str, Any] | None:
-        """Take a row out: what remains at the end is in no replay."""
-        found = self._db.execute("SELECT row FROM live WHERE tbl = ? AND key = ?", (table, key)).fetchone()
-        if found is None:
-            return None
-        self._db.execute("DELETE FROM live WHERE tbl = ? AND key = ?", (table, key))
-        row: dict[str, Any] = json.loads(found[0])
-        return row
-
-    def rest(self) -> list[tuple[str, str]]:
-        """The rows that nobody took out (at most as many as are named)."""
-        return [
-            (table, key)
-            for table, key in self._db.execute("SELECT tbl, key FROM live LIMIT ?", (MAX_VIOLATIONS,))
-        ]
-
-
-def compare(live: LiveRows, head: Head, replayed: Replayed, database: Database) -> list[Violation]:
-    """Where the live rows are not those of the replay in ``database`` (I4). Empties ``live``."""
-    seq = head.seq
-    found: list[Violation] = []
-    if replayed.seq < seq:
-        found.append(
-            Violation("I4", seq, f"the tables are at {seq}, the log ends at {replayed.seq}: the log was cut")
-        )
-    with database.reading() as connection:
-        for name, table in tables.HASHED.items():
-            for columns in connection.execute(table.select()).yield_per(500).mappings():
-                row = row_from(name, columns)
-                there, expected = live.pop(name, _key(row)), hashed_fields(row)
-                if there == expected or len(found) >= MAX_VIOLATIONS:
-                    continue
-                message = "is missing" if there is None else _difference(there, expected)
-                found.append(Violation("I4", seq, f"{name} {_key(row)}: {message}"))
-    found += [
-        Violation("I4", seq, f"{table} {key}: the log knows nothing of it") for table, key in live.rest()
-    ]
-    found += [Violation("I4", seq, f"{table} {key}: is there twice") for table, key in live.twice]
-    if head.state_hash != f"{live.state_hash:064x}":
-        found.append(Violation("I4", seq, "the kept state hash is not that of the tables' rows"))
-    if live.state_hash != replayed.state_hash and not found:
-        found.append(Violation("I4", seq, "the state hash is not that of the replay"))
-    return found
 
 
 class Invariants:
@@ -292,28 +186,3 @@ class Invariants:
     def _say(self, invariant: str, seq: int, message: str) -> None:
         if len(self._violations) < MAX_VIOLATIONS:
             self._violations.append(Violation(invariant, seq, message))
-
-
-def _key(row: Row) -> str:
-    return " ".join(map(str, key_of(row)))
-
-
-def _difference(there: dict[str, Any], expected: dict[str, Any]) -> str:
-    names = [name for name in expected if there.get(name) != expected[name]]
-    return ", ".join(
-        f"{name} is {there.get(name)!r:.80}, the log says {expected[name]!r:.80}" for name in names
-    )
-
-
-_T = TypeVar("_T")
-
-
-def _decoded(message: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(message, type=kind)
-    except msgspec.MsgspecError as error:
-        raise error_in(message) or _unavailable(f"the projector's answer cannot be read: {error}") from None
-
-
-def _unavailable(message: str) -> TrainshedError:
-    return TrainshedError(ErrorCode.UNAVAILABLE, message)

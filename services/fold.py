@@ -6,12 +6,11 @@ Owns the position, who is told of each change and when the snapshot is written; 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 import nats.errors
 
 from events.codec import StoredEvent, Unreadable, decode
@@ -19,24 +18,22 @@ from events.evolve import Change
 from events.feed import TRANSIENT_FROM, ApiError
 from events.history import LogHistory, fold
 from events.log import EventLog
-from events.state import SNAPSHOT_VERSION, Snapshot, State, restore, snapshot
+from events.state import State, restore, snapshot
+from services import fold_file
 from services.logging import get_logger
 
 _log = get_logger("fold")
 
 TURN = 256
 """Events folded before other tasks of the process get their turn."""
-SNAPSHOT_EVERY = 10_000
+LONG_BACKLOG = 10_000
+KEEP_EVERY_S = 5.0
+"""So long after a change the snapshot is written: a process killed with -9 has no more than that to fold again."""
+KEEP_SHARE = 100
+"""A snapshot of very many runs takes long to write: at most this part of the time goes into it."""
 
 T = TypeVar("T")
 Listener = Callable[[StoredEvent, Change], None]
-
-
-class KeptFold(msgspec.Struct, frozen=True):
-    """What the snapshot file holds: whose log it is, and the State with its position."""
-
-    log_id: str
-    state: Snapshot
 
 
 class SharedFold:
@@ -52,7 +49,8 @@ class SharedFold:
         self._listeners: list[Listener] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._stop = asyncio.Event()
-        self._since_snapshot = 0
+        self._changed = asyncio.Event()  # since the snapshot
+        self._writer = ThreadPoolExecutor(1, "fold-writer")  # one: a snapshot is never written by two at once
         self.state = self._restored()
         self.position = self.state.seq
         self.ready = asyncio.Event()
@@ -81,11 +79,13 @@ class SharedFold:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(self._follow())
+                work = [tasks.create_task(self._follow()), tasks.create_task(self._keep_now_and_then())]
                 await self._stop.wait()
-                following.cancel()
+                for task in work:
+                    task.cancel()
         finally:
             await self._keep()
+            await asyncio.to_thread(self._writer.shutdown)
 
     def stop(self) -> None:
         """See Service."""
@@ -100,6 +100,8 @@ class SharedFold:
                 end=end,
             )
             self.state, self.position = State(), 0
+        if end - self.position >= LONG_BACKLOG:
+            _log.info("folding a long backlog; ready when it is done", events=end - self.position)
         async with self._log.follow(self.position + 1) as feed:
             while True:
                 if self.position >= end:
@@ -107,12 +109,10 @@ class SharedFold:
                 for message in await feed.batch(TURN):
                     await self._fold(decode(message.subject, message.body, message.seq, message.stored_ns))
                 self._tell_waiters()
-                if self._since_snapshot >= SNAPSHOT_EVERY:
-                    await self._keep()
+                self._changed.set()
                 await asyncio.sleep(0)  # let decisions be made between turns of a long backlog
 
     async def _fold(self, stored: StoredEvent | Unreadable) -> None:
-        self._since_snapshot += 1
         if isinstance(stored, Unreadable):
             _log.warning(
                 "passed over an unreadable event", subject=stored.subject, seq=stored.seq, why=stored.reason
@@ -161,43 +161,35 @@ class SharedFold:
         if self._path is None:
             return State()
         try:
-            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=KeptFold)
-        except FileNotFoundError:
-            return State()
-        except (OSError, msgspec.MsgspecError) as error:
+            kept = fold_file.read(self._path, self._log_id)
+        except fold_file.Unusable as error:
             _log.warning(
-                "the snapshot cannot be used; the log is folded from its start",
+                "the snapshot is not used; the log is folded from its start",
                 path=str(self._path),
                 why=str(error),
             )
             return State()
-        if kept.state.v != SNAPSHOT_VERSION:
-            _log.warning(
-                "the snapshot is of another release; the log is folded from its start", path=str(self._path)
-            )
-            return State()
-        if kept.log_id != self._log_id:
-            _log.warning(
-                "the snapshot is of another log; this one is folded from its start", path=str(self._path)
-            )
-            return State()
-        return restore(kept.state)
+        return State() if kept is None else restore(kept)
+
+    async def _keep_now_and_then(self) -> None:
+        """Write the snapshot some seconds after each change, for as long as the log grows."""
+        pause_s = KEEP_EVERY_S
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(pause_s)
+            began = loop.time()
+            await self._keep()
+            pause_s = max(KEEP_EVERY_S, KEEP_SHARE * (loop.time() - began))
 
     async def _keep(self) -> None:
         """Write the snapshot; it is a cache, so a failure costs only time at the next start."""
-        if self._path is None or self._since_snapshot == 0:
+        if self._path is None or not self._changed.is_set():
             return
-        self._since_snapshot = 0
+        self._changed.clear()
         self.state.seq = max(self.state.seq, self.position)
-        kept = KeptFold(self._log_id, snapshot(self.state))
+        kept = fold_file.KeptFold(self._log_id, snapshot(self.state))
         try:
-            await asyncio.to_thread(_write, self._path, kept)
+            await asyncio.get_running_loop().run_in_executor(self._writer, fold_file.write, self._path, kept)
         except OSError as error:
             _log.warning("the snapshot was not written", path=str(self._path), why=str(error))
-
-
-def _write(path: Path, kept: KeptFold) -> None:
-    new = path.with_name(f"{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(msgspec.msgpack.encode(kept))
-    os.replace(new, path)

@@ -6,9 +6,14 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import NatsServer
+
+# Time is no property of what is tested: a busy machine must not fail an example.
+hypothesis.settings.register_profile("trainshed", deadline=None)
+hypothesis.settings.load_profile("trainshed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

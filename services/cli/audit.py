@@ -6,7 +6,8 @@ Owns what is printed and the exit code; replay and comparison are projections.au
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, BinaryIO, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -24,7 +25,7 @@ from services.cli.verb import Verb, verb_group
 from trainshed_client.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator
 
     from projections.audit import Verdict
 
@@ -38,17 +39,17 @@ def audit() -> None:
 @click.option(
     "--acks",
     metavar="FILE",
-    type=click.File("rb"),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="What `submit --json` printed, a line an answer: is each one in the log?",
 )
 @json_option
 @nats_option
-def verify(as_json: bool, acks: BinaryIO | None) -> None:
+def verify(as_json: bool, acks: Path | None) -> None:
     """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
 
     Exit code 1 where they differ or an invariant does not hold.
     """
-    verdict = run_async(_verify(acks or ()))
+    verdict = run_async(_verify(_lines(acks) if acks is not None else []))
     if as_json:
         print_json(
             {
@@ -65,7 +66,14 @@ def verify(as_json: bool, acks: BinaryIO | None) -> None:
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
 
 
-async def _verify(acks: Iterable[bytes]) -> Verdict:
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--acks") from None
+
+
+async def _verify(acks: list[bytes]) -> Verdict:
     from events.log import EventLog
     from projections.acknowledged import read_acks
     from projections.audit import rows_from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,12 @@ import pytest
 from events.codec import StoredEvent
 from events.evolve import Change
 from events.log import EventLog
-from events.state import snapshot
+from events.state import SNAPSHOT_VERSION, Snapshot, snapshot
 from events.types import CancelRequested, Completed, Failed, RetryRequested, Submitted
 from services import fold as folds
-from services.fold import KeptFold, SharedFold
+from services import fold_file
+from services.fold import SharedFold
+from services.fold_file import KeptFold
 from tests.support import NatsServer, RawNats, eventually
 from tests.support.builders import EXAMPLES, config, facts
 from tests.support.control import joined, kill_and_start_again, new_log, running, say, stopped
@@ -126,13 +129,20 @@ async def test_a_snapshot_is_kept_at_the_end_and_gone_on_from(
 async def test_a_snapshot_is_kept_now_and_then(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folds, "SNAPSHOT_EVERY", 10)
+    """Some seconds after each change: one killed with -9 then has no more than that to fold again."""
+    monkeypatch.setattr(folds, "KEEP_EVERY_S", 0.01)
     path = tmp_path / "fold"
     log, fold = await new_fold(nats_server, path)
+    log_id = await log.log_id()
+
+    def kept_runs() -> int:
+        kept = fold_file.read(path, log_id)
+        return 0 if kept is None else len(kept.runs)
+
     async with running(fold):
-        for number in range(12):
+        for number in range(1, 4):
             await submit(log, f"r{number}")
-        await eventually(path.exists)
+            await eventually(lambda number=number: kept_runs() == number, 10)  # type: ignore[misc]
 
 
 async def test_a_snapshot_after_poison_does_not_fold_it_again(
@@ -149,34 +159,77 @@ async def test_a_snapshot_after_poison_does_not_fold_it_again(
     assert second.position == 2
 
 
-@pytest.mark.parametrize("what", ["damaged", "empty", "another log", "another release", "ahead of the log"])
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("cut off", "it is damaged"),
+        ("a bit turned", "it is damaged"),
+        ("empty", "it is damaged"),
+        ("no file", "it cannot be read"),
+        ("another log", "it is of another log"),
+        ("another release", "it is of another release"),
+        ("other fields", "it is of another release"),
+        ("ahead of the log", "ahead of the log"),
+    ],
+)
 async def test_a_snapshot_that_does_not_fit_is_not_used(
-    nats_server: NatsServer, tmp_path: Path, what: str
+    nats_server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, why: str
 ) -> None:
     path = tmp_path / "fold"
     log, first = await new_fold(nats_server, path)
     await submit(log, "r1")
     async with running(first):
         await first.ready.wait()
-    kept = msgspec.msgpack.decode(path.read_bytes(), type=KeptFold)
+    log_id = await log.log_id()
+    state = fold_file.read(path, log_id)
+    assert state is not None
+    whole = path.read_bytes()
     match what:
-        case "damaged":
-            path.write_bytes(path.read_bytes()[:-3])
+        case "cut off":
+            path.write_bytes(whole[:-3])
+        case "a bit turned":
+            place = whole.index(b"r1") + 1  # another run's id: it could be read as well as the right one
+            path.write_bytes(whole[:place] + b"2" + whole[place + 1 :])
         case "empty":
             path.write_bytes(b"")
+        case "no file":
+            path.unlink()
+            path.mkdir()
         case "another log":
-            kept = msgspec.structs.replace(kept, log_id="another")
+            fold_file.write(path, KeptFold("another", state))
         case "another release":
-            kept = msgspec.structs.replace(kept, state=msgspec.structs.replace(kept.state, v=2))
-        case "ahead of the log":
-            kept = msgspec.structs.replace(kept, state=msgspec.structs.replace(kept.state, seq=99, runs=()))
-    if what not in ("damaged", "empty"):
-        path.write_bytes(msgspec.msgpack.encode(kept))
+            fold_file.write(path, KeptFold(log_id, msgspec.structs.replace(state, v=state.v + 1)))
+        case "other fields":
+            body = msgspec.msgpack.encode({"log_id": log_id, "state": {"v": state.v}})
+            path.write_bytes(hashlib.sha256(body).digest() + body)
+        case _:
+            fold_file.write(path, KeptFold(log_id, msgspec.structs.replace(state, seq=99, runs=())))
+    capsys.readouterr()
     _, second = await new_fold(nats_server, path)
+    heard: list[int] = []
+    second.listen(lambda stored, _: heard.append(stored.seq))
     async with running(second):
         await asyncio.wait_for(second.ready.wait(), 10)
         assert set(second.state.runs) == {"r1"}
-        assert second.position == 1
+        assert heard == [1] and second.position == 1, "the log is folded from its start"
+    said = capsys.readouterr()
+    assert why in said.out + said.err
+
+
+def test_a_state_of_another_shape_is_another_version() -> None:
+    """Whoever changes what a run or a node is in the fold raises SNAPSHOT_VERSION, and writes the new digest here."""
+    shape = msgspec.json.encode(without_words(msgspec.json.schema(Snapshot)), order="sorted")
+    assert (SNAPSHOT_VERSION, hashlib.sha256(shape).hexdigest()[:16]) == (2, "d453e284575a08e5")
+
+
+def without_words(schema: object) -> object:
+    match schema:
+        case dict():
+            return {key: without_words(value) for key, value in schema.items() if key != "description"}
+        case list():
+            return [without_words(value) for value in schema]
+        case _:
+            return schema
 
 
 async def test_a_snapshot_that_cannot_be_written_costs_nothing_but_time(
@@ -267,6 +320,6 @@ async def test_stopped_it_returns_and_keeps_what_it_has(nats_server: NatsServer,
     await say(log, Role.GATEWAY, CancelRequested(run_id="r1"))
     async with running(fold):
         await fold.ready.wait()
-    kept = msgspec.msgpack.decode(path.read_bytes(), type=KeptFold)
-    assert kept.state == snapshot(fold.state)
-    assert kept.state.runs[0].cancel_requested
+    kept = fold_file.read(path, await log.log_id())
+    assert kept is not None and kept == snapshot(fold.state)
+    assert kept.runs[0].cancel_requested

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from events.canonical import digest_of_json
-from events.codec import Writer, uuid7
+from events.codec import NewEvent, Writer, uuid7
 from events.feed import Message
 from events.types import (
     AttemptRef,
@@ -45,17 +45,18 @@ class LogMaker:
 
     def by_gateway(self, event: Event) -> int:
         """Append what the gateway says; returns its sequence."""
-        new = self._gateway.new(event)
-        return self.raw(new.subject, new.body)
+        return self.append(self._gateway.new(event))
 
     def by_dispatcher(self, event: Event) -> int:
         """Append what the dispatcher says."""
-        new = self._dispatcher.new(event)
-        return self.raw(new.subject, new.body)
+        return self.append(self._dispatcher.new(event))
 
     def by_agent(self, event: Event, node: str) -> int:
         """Append what a node's agent says."""
-        new = Writer(Role.AGENT, lambda: self.now_ns, uuid7, node).new(event)
+        return self.append(Writer(Role.AGENT, lambda: self.now_ns, uuid7, node).new(event))
+
+    def append(self, new: NewEvent) -> int:
+        """Append an event as its writer made it; returns its sequence."""
         return self.raw(new.subject, new.body)
 
     def raw(self, subject: str, body: bytes) -> int:

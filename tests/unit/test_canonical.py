@@ -10,7 +10,7 @@ import re
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from events.canonical import canonical_json, digest_of_json
@@ -119,14 +119,12 @@ def test_what_json_cannot_say_is_refused(odd: object) -> None:
         canonical_json([odd])
 
 
-@settings(deadline=None)
 @given(json_values)
 def test_canonical_json_is_read_back_as_the_same_value(value: object) -> None:
     # 5e16 is written 50000000000000000: a JSON number is a double, so it is read as one.
     assert json.loads(canonical_json(value), parse_int=float) == value
 
 
-@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_is_written_as_short_as_it_can_be_and_exact(number: float) -> None:
     written = canonical_json(number).decode()

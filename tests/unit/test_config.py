@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from events import config_input
@@ -163,7 +163,6 @@ def test_every_field_of_the_structs_has_a_check_and_no_other_has() -> None:
     assert set(leaves(DEFAULTS)) == set(leaves(OTHER)) == fields(RunConfig)
 
 
-@settings(deadline=None)
 @given(configs, st.randoms(use_true_random=False))
 def test_key_order_and_spelled_out_defaults_do_not_matter(
     config: dict[str, Any], order: random.Random
@@ -177,7 +176,6 @@ def test_key_order_and_spelled_out_defaults_do_not_matter(
     assert digest_of(stored_config(msgspec.json.encode(accepted.normalised()))) == expected
 
 
-@settings(deadline=None)
 @given(json_values | st.dictionaries(st.sampled_from(sorted(OTHER)), json_values, max_size=4))
 def test_any_json_value_is_refused_clearly_or_round_trips(raw: Any) -> None:
     if isinstance(raw, dict):
@@ -363,7 +361,6 @@ def test_a_broken_stored_config_is_a_clear_error(broken: object) -> None:
 
 
 @given(json_values, json_values)
-@settings(deadline=None)
 def test_whatever_metadata_a_log_holds_there_is_a_name_and_a_command(worker: Any, arguments: Any) -> None:
     for odd in (worker, {"module": worker}, {"script": worker}, {"module": "m", "arguments": arguments}):
         config = stored_config({"metadata": {"worker": odd}})

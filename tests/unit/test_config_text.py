@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from events.config import digest_of
@@ -33,21 +33,18 @@ documents: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(documents)
 def test_json_is_read_as_the_value_that_was_written(value: Any) -> None:
     assert repr(parse_json(json.dumps(value).encode())) == repr(value)
     assert repr(parse_json(json.dumps(value, indent=1, ensure_ascii=False).encode())) == repr(value)
 
 
-@settings(deadline=None)
 @given(documents)
 def test_yaml_is_read_as_the_value_that_pyyaml_wrote(value: Any) -> None:
     assert parse_yaml(yaml.safe_dump(value).encode()) == value
     assert parse_yaml(yaml.safe_dump(value, default_flow_style=True, sort_keys=False).encode()) == value
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=40)
     | st.text(alphabet='{}[]:,"\\\n\t -?&*!|>#%@`abn01.eu', max_size=40).map(str.encode)

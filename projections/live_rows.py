@@ -1,0 +1,205 @@
+"""The rows of a live read model as an audit received them, and where they differ from those of a replay.
+
+Owns how they are kept meanwhile (in files: there may be millions) and compared; knows neither NATS nor the log.
+
+Both sides come in the order of their keys, so tables that are the same are read side by side, once. Only a table that is
+not the same somewhere is put in an index, row by row, to name what differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from projections import tables
+from projections.database import Database
+from projections.rows import MODULUS, Row, digest, hashed_fields, key_of, record_json, row_from
+from trainshed_client.answers import error_in
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+MAX_DIFFERENCES = 100
+_T = TypeVar("_T")
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The first message of ``audit.rows``."""
+
+    seq: int
+    state_hash: str
+    log_id: str
+    counts: dict[str, int]
+    v: int = 1
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Each other message of ``audit.rows``."""
+
+    part: int
+    table: str
+    rows: list[msgspec.Raw]
+
+
+class LiveRows:
+    """The messages of ``audit.rows`` in a file, as they came; one for each ``verify``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = (folder / "live.rows").open("w+b")
+        self._parts: dict[str, list[tuple[int, int]]] = {}
+        """Table → where its parts lie: (offset, length)."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    async def take(self, messages: AsyncIterator[bytes]) -> Head:
+        """Take all messages in, as fast as they come: who does not keep up is cut off by the server.
+
+        Raises TrainshedError where some are missing.
+        """
+        head: Head | None = None
+        counts: dict[str, int] = {}
+        expected = 1
+        async for message in messages:
+            if head is None:
+                head = _decoded(message, Head)
+                continue
+            part = _decoded(message, Part)
+            if part.part != expected:
+                raise unavailable(f"part {expected} of the rows was lost; ask again")
+            expected += 1
+            counts[part.table] = counts.get(part.table, 0) + len(part.rows)
+            self._parts.setdefault(part.table, []).append((self._file.tell(), len(message)))
+            self._file.write(message)
+        if head is None or any(counts.get(name, 0) != count for name, count in head.counts.items()):
+            raise unavailable("the projector's rows did not come whole; ask again")
+        return head
+
+    def rows(self, table: str) -> Iterator[bytes]:
+        """The rows of a table as JSON, in the order in which they came."""
+        for offset, length in self._parts.get(table, ()):
+            self._file.seek(offset)
+            yield from map(bytes, _decoded(self._file.read(length), Part).rows)
+
+    def differences(self, head: Head, database: Database, replayed_hash: int) -> list[str]:
+        """Where these are not the rows of the replay in ``database``, as text; the first hundred."""
+        found: list[str] = []
+        state_hash = 0
+        with database.reading() as connection:
+            for name in tables.HASHED:
+                digests = self._in_step(name, connection)
+                if digests is None:
+                    digests, more = self._row_by_row(name, connection)
+                    found += more
+                state_hash = (state_hash + digests) % MODULUS
+        if head.state_hash != f"{state_hash:064x}":
+            found.append("the kept state hash is not that of the tables' rows")
+        if state_hash != replayed_hash and not found:
+            found.append("the state hash is not that of the replay")
+        return found[:MAX_DIFFERENCES]
+
+    def _in_step(self, table: str, connection: Connection) -> int | None:
+        """The sum of the digests of a table's rows; None as soon as one is not that of the replay in its place."""
+        digests = 0
+        for raw, expected in zip_longest(self.rows(table), _replayed(table, connection)):
+            if raw is None or expected is None:
+                return None
+            if raw != record_json(expected):
+                there = row_from(table, msgspec.json.decode(raw))
+                if key_of(there) != key_of(expected) or hashed_fields(there) != hashed_fields(expected):
+                    return None
+            digests += digest(expected)
+        return digests
+
+    def _row_by_row(self, table: str, connection: Connection) -> tuple[int, list[str]]:
+        """The sum of the digests of a table's rows, and what differs by key."""
+        found: list[str] = []
+        index = _Index(self._folder / f"{table}.db")
+        try:
+            digests = 0
+            for raw in self.rows(table):
+                row = row_from(table, msgspec.json.decode(raw))
+                digests += digest(row)
+                if not index.put(row):
+                    found.append(f"{table} {_key(row)}: is there twice")
+            for row in _replayed(table, connection):
+                there, expected = index.pop(_key(row)), hashed_fields(row)
+                if there != expected:
+                    message = "is missing" if there is None else _difference(there, expected)
+                    found.append(f"{table} {_key(row)}: {message}")
+                if len(found) >= MAX_DIFFERENCES:
+                    return digests, found
+            found += [f"{table} {key}: the log knows nothing of it" for key in index.rest()]
+        finally:
+            index.close()
+        return digests, found
+
+
+class _Index:
+    """Rows by their key, in a file of their own that is thrown away: one transaction, which nothing waits for."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=OFF")
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.execute("CREATE TABLE live (key TEXT PRIMARY KEY, row BLOB) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def put(self, row: Row) -> bool:
+        """Keep a row; False where its key is there already."""
+        fields = msgspec.json.encode(hashed_fields(row))
+        return self._db.execute("INSERT OR IGNORE INTO live VALUES (?, ?)", (_key(row), fields)).rowcount == 1
+
+    def pop(self, key: str) -> dict[str, Any] | None:
+        """Take a row out: what remains at the end is in no replay."""
+        found = self._db.execute("SELECT row FROM live WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return None
+        self._db.execute("DELETE FROM live WHERE key = ?", (key,))
+        row: dict[str, Any] = json.loads(found[0])
+        return row
+
+    def rest(self) -> list[str]:
+        """The keys that nobody took out (at most as many as are named)."""
+        return [key for (key,) in self._db.execute("SELECT key FROM live LIMIT ?", (MAX_DIFFERENCES,))]
+
+
+def _replayed(name: str, connection: Connection) -> Iterator[Row]:
+    table = tables.HASHED[name]
+    columns = [column for column in table.c if column.name not in tables.NOT_RECORD]
+    statement = select(*columns).order_by(*table.primary_key.columns)
+    for row in connection.execute(statement).yield_per(500).mappings():
+        yield row_from(name, row)
+
+
+def _key(row: Row) -> str:
+    return " ".join(map(str, key_of(row)))
+
+
+def _difference(there: dict[str, Any], expected: dict[str, Any]) -> str:
+    names = [name for name in expected if there.get(name) != expected[name]]
+    return ", ".join(
+        f"{name} is {there.get(name)!r:.80}, the log says {expected[name]!r:.80}" for name in names
+    )
+
+
+def _decoded(message: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(message, type=kind)
+    except msgspec.MsgspecError as error:
+        raise error_in(message) or unavailable(f"the projector's answer cannot be read: {error}") from None
+
+
+def unavailable(message: str) -> TrainshedError:
+    """That no verdict can be had now."""
+    return TrainshedError(ErrorCode.UNAVAILABLE, message)
