@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test lint format bench lock clean
+.PHONY: install demo test faults lint format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -28,6 +28,11 @@ demo: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 # make test ARGS="tests/unit -k name"
 test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m pytest $(ARGS)
+
+# make faults DURATION=10m, make faults SEED=7, make faults ARGS="--only shim,agent": docs/faults.md
+faults: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
+	@$(PY) -m tests.faults \
+		$(if $(SEED),--seed $(SEED)) --duration $(or $(DURATION),60s) $(ARGS)
 
 lint: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	$(PY) -m ruff check .

@@ -14,6 +14,7 @@ from services.agent.identity import Identity
 from services.agent.inventory import Inventory
 from services.agent.session_types import AppendLeft, Joined, JoinRefused, Left, NameRead
 from services.agent.words import Words
+from services.failpoints import failpoint
 from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -64,6 +65,7 @@ class Membership:
             version=VERSION,
         )
         seq = await self._words.join(event, guard)
+        failpoint("agent.joined")
         return JoinRefused() if seq is None else Joined(seq)
 
     async def leave(self, action: AppendLeft, *, reclaim: bool) -> Left:
@@ -80,6 +82,7 @@ class Membership:
             async with asyncio.timeout(LEAVE_S):
                 if await self._words.leave(event, action.guard) is None:
                     _log.warning("another agent has joined as this node", node=node)
+                failpoint("agent.left")
         except TimeoutError:
             _log.warning("left without a word: the event log does not answer", node=node)
         return Left()

@@ -9,6 +9,7 @@ import nats.errors
 
 from events.feed import ApiError, api_call
 from events.state import Node, State
+from services.failpoints import failpoint
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
@@ -48,6 +49,7 @@ class NodeConsumers:
             self._settled[name] = needed  # before the call: what forget() says during it must stay said
             try:
                 await (self._make(node) if needed else self._remove(name))
+                failpoint("dispatcher.consumer_settled")
             except (TimeoutError, nats.errors.Error, ApiError) as error:
                 self._settled.pop(name, None)
                 _log.warning("a node's consumer could not be settled", node=name, why=str(error))

@@ -19,6 +19,7 @@ from events.types import Dispatched, Event, NodeJoined
 from services.dispatcher.consumers import DELETED, NodeConsumers
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.election import Election, Epoch, NotActive, Silence
+from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -187,6 +188,7 @@ class Dispatcher:
     async def _append(self, events: Sequence[Event], epoch: Epoch) -> None:
         decisions = [self._decisions.in_flight.add(event) for event in events]
         new = [self._writer.new(event) for event in events]
+        failpoint("dispatcher.decided")
         while True:
             try:
                 seqs = await self._log.append_batch(new, [epoch.guard] * len(new))
@@ -194,6 +196,7 @@ class Dispatcher:
             except Conflict as conflict:
                 if not conflict.transient or self._fold.state.epoch != epoch.seq:
                     raise
+        failpoint("dispatcher.appended")
         for decision, seq in zip(decisions, seqs, strict=True):
             decision.seq = seq
             _told(decision.event, seq)

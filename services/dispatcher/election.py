@@ -16,6 +16,7 @@ from events.codec import StoredEvent, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.types import Elected
 from services.dispatcher.scheduler import SCHEDULER
+from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -84,6 +85,7 @@ class Election:
                 _log.warning("an Elected was not acknowledged; standing again", why=str(error))
                 await self._log.reachable()
                 continue
+            failpoint("dispatcher.elected")
             await self._fold.reached(epoch)
             if self._fold.state.epoch != epoch:
                 raise NotActive

@@ -38,7 +38,7 @@ def test_the_sweep_is_accepted_whole_runs_once_and_is_refused_whole(stand_ins: S
     bad = tmp_path / "bad.jsonl"
     bad.write_text(sweep + '{"entry_point": "python3", "resources": {"gpus": {"requested": -1}}}\n')
     done = stand_ins.trainshed("submit", "-f", str(bad), cwd=ROOT, code=2)
-    assert "runs[6].resources.gpus.requested" in done.stderr
+    assert "bad.jsonl, line 7: resources.gpus.requested" in done.stderr
     assert len(stand_ins.events()) == before
 
     words = ("-f", "examples/sweep.jsonl", "--working-dir", ".")

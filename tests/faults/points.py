@@ -1,0 +1,57 @@
+"""The named failpoints: where each sits, which service has it, and what makes it come.
+
+Owns that list, which docs/faults.md and the code must agree with; `services.failpoints` strikes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.faults.cluster import Role
+
+
+class Point(NamedTuple):
+    """``first_only``: a process passes it once in its life. ``by_term``: only on its way out."""
+
+    role: Role
+    where: str
+    first_only: bool = False
+    by_term: bool = False
+
+
+POINTS: dict[str, Point] = {
+    "gateway.submitted": Point(Role.GATEWAY, "Submitted is stored, nobody is answered"),
+    "gateway.commanded": Point(Role.GATEWAY, "CancelRequested, RetryRequested or a node's word is stored"),
+    "dispatcher.elected": Point(Role.DISPATCHER, "Elected is stored, not folded", first_only=True),
+    "dispatcher.decided": Point(Role.DISPATCHER, "decided and counted as in flight, not appended"),
+    "dispatcher.appended": Point(Role.DISPATCHER, "Dispatched, Stopping or NodeLost is stored, not folded"),
+    "dispatcher.consumer_settled": Point(Role.DISPATCHER, "a node's push consumer is made or removed"),
+    "agent.joined": Point(Role.AGENT, "NodeJoined is stored, the session has not begun", first_only=True),
+    "agent.swept": Point(
+        Role.AGENT, "what belongs to no attempt is ended, nothing is joined", first_only=True
+    ),
+    "agent.delivered": Point(Role.AGENT, "a decision has arrived, nothing is written"),
+    "agent.intent_written": Point(Role.AGENT, "intent.json is written, Dispatched not acknowledged"),
+    "agent.stop_written": Point(Role.AGENT, "stop.json is written, Stopping not acknowledged, no shim woken"),
+    "agent.acknowledged": Point(
+        Role.AGENT, "the decision is acknowledged (perhaps: the bytes may not have left)"
+    ),
+    "agent.handed_over": Point(Role.AGENT, "a shim has the folder, nothing is told"),
+    "agent.start_seen": Point(Role.AGENT, "the worker runs, Started is not appended"),
+    "agent.started_told": Point(Role.AGENT, "Started is stored"),
+    "agent.exit_seen": Point(Role.AGENT, "exit.json is there, its end not appended"),
+    "agent.buried": Point(Role.AGENT, "the agent has written exit.json for a shim that is gone"),
+    "agent.end_told": Point(Role.AGENT, "the end is stored, the agent does not know it"),
+    "agent.end_noted": Point(Role.AGENT, "the end is stored and its marker removed"),
+    "agent.left": Point(Role.AGENT, "NodeLeft is stored, the agent not gone", first_only=True, by_term=True),
+    "shim.locked": Point(Role.AGENT, "the shim holds the lock, started.json is not written", first_only=True),
+    "shim.started_written": Point(
+        Role.AGENT, "started.json is written, the worker not exec'd", first_only=True
+    ),
+    "shim.released": Point(Role.AGENT, "the worker has exec'd, nobody is told", first_only=True),
+    "shim.tree_gone": Point(Role.AGENT, "the tree is gone, exit.json not written", first_only=True),
+    "shim.exit_written": Point(Role.AGENT, "exit.json is written, the shim not gone", first_only=True),
+    "projector.read": Point(Role.PROJECTOR, "events have arrived, nothing is committed"),
+    "projector.committed": Point(Role.PROJECTOR, "rows and position are committed, no record is put"),
+    "projector.put": Point(Role.PROJECTOR, "the records are put"),
+}
