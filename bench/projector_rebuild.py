@@ -19,7 +19,7 @@ from events.feed import Message
 from events.state import State
 from projections.database import Database
 from projections.projector import Projector
-from services.projector import BATCH
+from services.projector.projector import BATCH
 from tests.support.log_maker import LogMaker
 
 NODES, SLOTS = 8, 8

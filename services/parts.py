@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from services.agent.inventory import Inventory
     from services.dispatcher.dispatcher import Dispatcher
     from services.fold import SharedFold
-    from services.gateway import Gateway
-    from services.projector import ProjectorService
+    from services.gateway.gateway import Gateway
+    from services.projector.projector import ProjectorService
     from trainshed_client.nats_client import SafeClient
 
 FOLD_FILE = "fold.snapshot"
@@ -71,8 +71,8 @@ def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
 
 def gateway(log: EventLog, shared: SharedFold, settings: Settings, *, store: Path | None = None) -> Gateway:
     """The gateway. ``store``: where the server stores, if it is this machine's own; else the server is asked."""
-    from services.gateway import Gateway
-    from services.room import RoomWatch, on_disk, on_server
+    from services.gateway.gateway import Gateway
+    from services.gateway.room import RoomWatch, on_disk, on_server
 
     look = on_disk(store) if store is not None else on_server(log.nc, settings.nats_monitor_url)
     room = RoomWatch(look, settings.min_free_mb)
@@ -90,7 +90,7 @@ def dispatcher(
 
 def projector(nc: SafeClient, settings: Settings, database: str | None, *, records: bool) -> ProjectorService:
     """A projector with its own database."""
-    from services.projector import ProjectorService
+    from services.projector.projector import ProjectorService
 
     return ProjectorService(nc, database or str(settings.state_dir / DATABASE_FILE), records=records)
 

@@ -1,6 +1,6 @@
 """`trainshed service install`: the stack of this machine as a systemd user unit.
 
-Owns which words and variables the unit is given and what is printed; its text is services.systemd_unit's.
+Owns which words and variables the unit is given and what is printed; its text is services.up.systemd_unit's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import click
 from services.cli.up import agent_options, up_words, with_options
 from services.cli.verb import Verb, verb_group
 from services.settings import Settings, given_settings
-from services.systemd_unit import MARK, UNIT, unit_path, unit_text
+from services.up.systemd_unit import MARK, UNIT, unit_path, unit_text
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 

@@ -22,7 +22,7 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
     from services.lifecycle import Service
-    from services.observe import Observer
+    from services.observe.observe import Observer
     from trainshed_client.nats_client import SafeClient
 
 Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]]]
@@ -153,7 +153,7 @@ async def _run(
     from events.feed import ApiError
     from services.lifecycle import run_services, stop_on_signals, unless
     from services.logging import get_logger
-    from services.observe import observer
+    from services.observe.observe import observer
     from trainshed_client.nats_client import connect
 
     log = get_logger(name)

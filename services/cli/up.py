@@ -1,6 +1,6 @@
 """`trainshed up` and `trainshed down`: the whole stack on this machine.
 
-Owns their options and what they print; services.up, services.detach and services.down do the work.
+Owns their options and what they print; services.up.up, services.up.detach and services.up.down do the work.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def up(
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)
     from services import logging
-    from services.log_file import up_log
     from services.parts import AgentOptions
-    from services.up import Up
-    from services.up import up as run_up
+    from services.up.log_file import up_log
+    from services.up.up import Up
+    from services.up.up import up as run_up
 
     settings = with_options(Settings.read(), node, heartbeat_timeout)
     if detach:
-        from services.detach import start_detached
+        from services.up.detach import start_detached
 
         given = up_words(node, gpus, cpus, memory, heartbeat_timeout)
         words = [*given, *(["--stop-workers"] if stop_workers else []), *(["--borrowed"] if borrowed else [])]
@@ -114,7 +114,7 @@ def down(stop_workers: bool) -> None:
     Workers go on and are found again by the next `trainshed up`; what is queued stays queued. With --stop-workers
     each gets its stop signal, and SIGKILL after its grace period; a run with a retry policy is tried again later.
     """
-    from services.down import down as stop_stack
+    from services.up.down import down as stop_stack
 
     state_dir = Settings.read().state_dir
     pid = stop_stack(state_dir, stop_workers=stop_workers, tell=lambda line: click.echo(line, err=True))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from services.systemd_unit import UNIT
+from services.up.systemd_unit import UNIT
 from tests.support.stack import TRAINSHED, Stack, alive, until
 
 ROOT = Path(__file__).resolve().parents[2]

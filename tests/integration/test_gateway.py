@@ -31,7 +31,7 @@ from events.types import (
     Submitted,
 )
 from services.fold import SharedFold
-from services.gateway import Gateway
+from services.gateway.gateway import Gateway
 from tests.support import NatsServer, RawNats, eventually
 from tests.support.builders import EXAMPLES
 from tests.support.control import (

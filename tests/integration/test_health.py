@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services import health
-from services.health import HealthServer
+from services.observe import health
+from services.observe.health import HealthServer
 from services.settings import Listen
 from trainshed_client.errors import TrainshedError
 

@@ -18,7 +18,7 @@ from events.log import EventLog
 from events.streams import ensure_streams
 from events.types import AttemptRef, Device, Event, NodeHeartbeat, NodeJoined
 from services.fold import SharedFold
-from services.gateway import Gateway
+from services.gateway.gateway import Gateway
 from services.lifecycle import Service
 from tests.support.nats import NatsServer
 from trainshed_client import subjects

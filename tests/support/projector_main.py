@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from services import projector
+from services.projector import projector
 from trainshed_client.endpoint import discover
 from trainshed_client.nats_client import connect
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from services.monitor import Health, Said
-from services.nats_keeper import (
+from services.embedded.monitor import Health, Said
+from services.embedded.nats_keeper import (
     HUNG_LOOKS,
     RESTART_PAUSE_MAX_S,
     RESTART_PAUSE_S,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from services.down import REQUEST_FILE, down, take_request, unit_of
-from services.log_file import LogFile, open_log
-from services.sd_notify import VARIABLE, Notifier
 from services.settings import Settings, given_settings
-from services.state_lock import StateLock, holder
-from services.systemd_unit import MARK, UNIT, unit_path, unit_text
+from services.up.down import REQUEST_FILE, down, take_request, unit_of
+from services.up.log_file import LogFile, open_log
+from services.up.sd_notify import VARIABLE, Notifier
+from services.up.state_lock import StateLock, holder
+from services.up.systemd_unit import MARK, UNIT, unit_path, unit_text
 from trainshed_client.errors import TrainshedError
 
 ODD = "/home/a user/50% \"of\" $HOME\\n'x'"
@@ -183,7 +183,7 @@ def test_a_request_is_for_the_process_that_it_names_and_for_once(
 def test_down_does_not_stop_what_systemd_would_start_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.down._unit", lambda pid: UNIT if pid == os.getpid() else "")
+    monkeypatch.setattr("services.up.down._unit", lambda pid: UNIT if pid == os.getpid() else "")
     with StateLock(tmp_path):  # this process is the stack: a signal would end the tests
         assert holder(tmp_path) == os.getpid()
         with pytest.raises(TrainshedError, match="systemctl --user stop trainshed"):

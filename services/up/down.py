@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from services.state_lock import holder
-from services.systemd_unit import UNIT
+from services.up.state_lock import holder
+from services.up.systemd_unit import UNIT
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 

@@ -11,10 +11,10 @@ from typing import assert_never
 
 import msgspec
 
-from services.embedded_nats import EmbeddedNats
+from services.embedded.embedded_nats import EmbeddedNats
+from services.embedded.monitor import Health, Said, health
+from services.gateway.room import MIB, Room, disk_room
 from services.logging import get_logger
-from services.monitor import Health, Said, health
-from services.room import MIB, Room, disk_room
 from trainshed_client.errors import TrainshedError
 
 _log = get_logger("up")

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from services.log_file import open_log, up_log
 from services.settings import Settings
-from services.state_lock import holder, running_already, unusable
+from services.up.log_file import open_log, up_log
+from services.up.state_lock import holder, running_already, unusable
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 TELL_AFTER_S = 5.0

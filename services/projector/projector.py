@@ -32,8 +32,8 @@ from services.api import ApiServer, Call
 from services.dispatcher.outlook import outlook
 from services.failpoints import failpoint
 from services.lifecycle import first_cause
-from services.position import Position
-from services.projector_trouble import FAILURES, Trouble
+from services.projector.position import Position
+from services.projector.trouble import FAILURES, Trouble
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient

@@ -19,10 +19,10 @@ from events.types import Event, NodeRemoved
 from services.api import ApiServer, Call
 from services.failpoints import failpoint
 from services.fold import SharedFold
+from services.gateway.lookup import Lookup, settling
+from services.gateway.room import RoomWatch
+from services.gateway.submission import Submissions
 from services.logging import get_logger
-from services.lookup import Lookup, settling
-from services.room import RoomWatch
-from services.submission import Submissions
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus

@@ -1,6 +1,6 @@
 """Whether a process shows how it does, and if so on which address: the one place that services are told of it.
 
-Owns the switch (TRAINSHED_HTTP_LISTEN) and readiness; what is measured is services.metrics', loaded only if asked for.
+Owns the switch (TRAINSHED_HTTP_LISTEN) and readiness; what is measured is services.observe.metrics', loaded only if asked for.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from trainshed_client.nats_client import SafeClient
 if TYPE_CHECKING:
     from services.agent.agent import AgentService
     from services.fold import SharedFold
-    from services.health import HealthServer
-    from services.metrics import Metrics
-    from services.projector import ProjectorService
+    from services.observe.health import HealthServer
+    from services.observe.metrics import Metrics
+    from services.projector.projector import ProjectorService
 
 
 class Observer:
@@ -47,8 +47,8 @@ class Observer:
         """Serve. Raises TrainshedError where the address cannot be had."""
         if self._listen is None:
             return self
-        from services.health import HealthServer
-        from services.metrics import Metrics
+        from services.observe.health import HealthServer
+        from services.observe.metrics import Metrics
 
         self._metrics = Metrics(self._name)
         self._server = HealthServer(self._listen, self.lacking, self._metrics.page)

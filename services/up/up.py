@@ -14,18 +14,18 @@ import msgspec
 
 from events.streams import ensure_streams
 from services import parts
-from services.down import take_request
-from services.embedded_nats import EmbeddedNats
+from services.embedded.embedded_nats import EmbeddedNats
+from services.embedded.nats_keeper import NatsKeeper
 from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
-from services.log_file import LogFile
 from services.logging import get_logger
-from services.nats_keeper import NatsKeeper
-from services.observe import Observer, observer
+from services.observe.observe import Observer, observer
 from services.parts import AgentOptions
-from services.projector_process import ProjectorProcess
-from services.sd_notify import Notifier
 from services.settings import Listen, Settings
-from services.state_lock import StateLock
+from services.up.down import take_request
+from services.up.log_file import LogFile
+from services.up.projector_process import ProjectorProcess
+from services.up.sd_notify import Notifier
+from services.up.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
 from trainshed_client.nats_client import SafeClient, connect
 
@@ -51,7 +51,7 @@ async def up(
     log_file: Path | None = None,
 ) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``
-    or the stop asks otherwise (services.down). ``log_file`` is kept from growing; systemd is told where it listens.
+    or the stop asks otherwise (services.up.down). ``log_file`` is kept from growing; systemd is told where it listens.
 
     Raises TrainshedError where another stack lives on this state folder, or a part cannot go on.
     """
