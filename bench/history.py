@@ -21,7 +21,7 @@ from events.log import MAX_BATCH, EventLog
 from events.streams import ensure_streams
 from events.types import Cancelled, CancelRequested, Failed, Stopping, TimedOut
 from services.agent.identity import identify
-from services.embedded.embedded_nats import EmbeddedNats
+from services.nats_server.embedded_nats import EmbeddedNats
 from tests.support.log_maker import LogMaker
 from trainshed_client.nats_client import connect
 from trainshed_client.statuses import FailureReason

@@ -72,7 +72,7 @@ def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
 def gateway(log: EventLog, shared: SharedFold, settings: Settings, *, store: Path | None = None) -> Gateway:
     """The gateway. ``store``: where the server stores, if it is this machine's own; else the server is asked."""
     from services.gateway.gateway import Gateway
-    from services.gateway.room import RoomWatch, on_disk, on_server
+    from services.nats_server.room import RoomWatch, on_disk, on_server
 
     look = on_disk(store) if store is not None else on_server(log.nc, settings.nats_monitor_url)
     room = RoomWatch(look, settings.min_free_mb)

@@ -14,10 +14,10 @@ import msgspec
 
 from events.streams import ensure_streams
 from services import parts
-from services.embedded.embedded_nats import EmbeddedNats
-from services.embedded.nats_keeper import NatsKeeper
 from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
 from services.logging import get_logger
+from services.nats_server.embedded_nats import EmbeddedNats
+from services.nats_server.nats_keeper import NatsKeeper
 from services.observe.observe import Observer, observer
 from services.parts import AgentOptions
 from services.settings import Listen, Settings

@@ -21,8 +21,8 @@ from pathlib import Path
 from services import failpoints
 from services.agent import sweep
 from services.agent.sweep import Marks
-from services.embedded.embedded_nats import EmbeddedNats
-from services.embedded.nats_keeper import NatsKeeper
+from services.nats_server.embedded_nats import EmbeddedNats
+from services.nats_server.nats_keeper import NatsKeeper
 from tests.faults import launch, processes
 from tests.faults.processes import MARK, Marked
 from tests.faults.proxy import Proxy

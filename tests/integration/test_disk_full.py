@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from events.streams import ensure_streams
-from services.gateway.room import on_server
+from services.nats_server.room import on_server
 from tests.support import NatsServer
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.stack import Stack, run_trainshed, until

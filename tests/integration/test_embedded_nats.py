@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from services.embedded.embedded_nats import EmbeddedNats
+from services.nats_server.embedded_nats import EmbeddedNats
 from tests.support import NatsServer, eventually
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import connect
@@ -147,7 +147,7 @@ async def test_a_restart_under_live_clients_keeps_its_port_or_says_why_not(nats_
 async def test_two_servers_never_share_a_store(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.embedded.embedded_nats.LOCK_WITHIN_S", 0.0)
+    monkeypatch.setattr("services.nats_server.embedded_nats.LOCK_WITHIN_S", 0.0)
     with pytest.raises(TrainshedError) as refused:
         await EmbeddedNats(nats_server.state_dir).start()
     assert refused.value.code is ErrorCode.UNAVAILABLE
@@ -158,7 +158,7 @@ async def _orphan(folder: Path, *, stop: bool = False) -> psutil.Process:
     """A server whose parent has just been killed; with ``stop``, after it was stopped itself."""
     program = (
         "import asyncio, pathlib, sys\n"
-        "from services.embedded.embedded_nats import EmbeddedNats\n"
+        "from services.nats_server.embedded_nats import EmbeddedNats\n"
         "async def main():\n"
         "    server = EmbeddedNats(pathlib.Path(sys.argv[1]))\n"
         "    await server.start()\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from services.cli.main import VERBS
-from services.embedded.monitor import Health, health
-from services.embedded.nats_keeper import NatsKeeper
+from services.nats_server.monitor import Health, health
+from services.nats_server.nats_keeper import NatsKeeper
 from tests.support import NatsServer, eventually
 from tests.support.control import running, stopped
 from tests.support.stack import TRAINSHED, Stack, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from services.embedded.embedded_nats import EmbeddedNats
+from services.nats_server.embedded_nats import EmbeddedNats
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.nats_client import SafeClient, connect
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from services.embedded.monitor import Health, Said
-from services.embedded.nats_keeper import (
+from services.nats_server.monitor import Health, Said
+from services.nats_server.nats_keeper import (
     HUNG_LOOKS,
     RESTART_PAUSE_MAX_S,
     RESTART_PAUSE_S,

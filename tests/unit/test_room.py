@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from services.gateway.room import MIB, Room, RoomWatch, refusal
+from services.nats_server.room import MIB, Room, RoomWatch, refusal
 from trainshed_client.errors import ErrorCode
 
 

@@ -11,10 +11,10 @@ from typing import assert_never
 
 import msgspec
 
-from services.embedded.embedded_nats import EmbeddedNats
-from services.embedded.monitor import Health, Said, health
-from services.gateway.room import MIB, Room, disk_room
 from services.logging import get_logger
+from services.nats_server.embedded_nats import EmbeddedNats
+from services.nats_server.monitor import Health, Said, health
+from services.nats_server.room import MIB, Room, disk_room
 from trainshed_client.errors import TrainshedError
 
 _log = get_logger("up")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.embedded.monitor import Health, health
+from services.nats_server.monitor import Health, health
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 

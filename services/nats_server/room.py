@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import nats.errors
 
-from services.embedded.monitor import storage_left
 from services.logging import get_logger
+from services.nats_server.monitor import storage_left
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
