@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
-from urllib.parse import urlsplit
 
-from services.durations import ACCEPTED, parse_duration
-from trainshed_client.endpoint import default_state_dir, parse_url
+from services import setting_values
+from services.setting_values import NODE_NAME, Listen
+from trainshed_client.endpoint import default_state_dir
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 PREFIX = "TRAINSHED_"
-NODE_NAME = re.compile(r"[a-z0-9-]{1,63}")
 # What an agent gives its workers: no settings, but a worker may well call `trainshed`.
 WORKER_NAMES = frozenset(PREFIX + name for name in ("LOG_ID", "RUN_ID", "ATTEMPT", "RUN_DIR", "MAX_STEPS"))
 
@@ -55,96 +54,6 @@ class _Variable:
     secret: bool = False
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _path(value: str) -> Path:
-    return Path(value).expanduser().absolute()
-
-
-def _copies(value: str) -> int:
-    if value not in ("1", "3"):
-        raise ValueError("1 or 3")
-    return int(value)
-
-
-def _mebibytes(value: str) -> int:
-    if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
-        raise ValueError("a whole number of MiB, 0 or more")
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    try:
-        seconds = parse_duration(value)
-    except TrainshedError:
-        seconds = 0.0
-    if seconds < 1:
-        raise ValueError(f"at least 1 second: {ACCEPTED}")
-    return seconds
-
-
-def _switch(value: str) -> bool:
-    match value.lower():
-        case "1" | "true" | "yes" | "on":
-            return True
-        case "0" | "false" | "no" | "off":
-            return False
-        case _:
-            raise ValueError("1 or 0")
-
-
-def _choice(kind: type[enum.StrEnum]) -> Callable[[str], enum.StrEnum]:
-    def parse(value: str) -> enum.StrEnum:
-        try:
-            return kind(value.lower())
-        except ValueError:
-            raise ValueError(", ".join(kind)) from None
-
-    return parse
-
-
-def _node(value: str) -> str:
-    if not NODE_NAME.fullmatch(value):
-        raise ValueError("1 to 63 of a-z, 0-9 and -")
-    return value
-
-
-def _url(value: str) -> str:
-    try:
-        parse_url(value, given_by="it")
-    except TrainshedError as error:
-        raise ValueError("nats://HOST:PORT or tls://HOST:PORT") from error
-    return value
-
-
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or "@" in value:
-        raise ValueError("http://HOST:PORT")
-    return value.rstrip("/")
-
-
-@dataclass(frozen=True)
-class Listen:
-    """An address to serve on; port 0 takes any that is free."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _listen(value: str) -> Listen:
-    host, colon, port = value.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535 or (colon and not host):
-        raise ValueError("PORT or HOST:PORT, as in 8080 or 0.0.0.0:8080")
-    return Listen(host or "127.0.0.1", int(port))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a process was told by its environment; every field is checked, and every folder absolute."""
@@ -152,7 +61,7 @@ class Settings:
     state_dir: Annotated[
         Path,
         _Variable(
-            _path,
+            setting_values.path,
             "Folder that holds everything an embedded stack and an agent write.",
             "`$XDG_STATE_HOME/trainshed`, else `~/.local/state/trainshed`",
         ),
@@ -160,44 +69,51 @@ class Settings:
     runs_dir: Annotated[
         Path,
         _Variable(
-            _path,
+            setting_values.path,
             "Folder of the runs' folders (output, checkpoints); may be shared storage.",
             "`runs` in the state folder",
         ),
     ]
     node: Annotated[
         str | None,
-        _Variable(_node, "Name of this node: 1 to 63 of a-z, 0-9 and `-`.", "the host's first label"),
+        _Variable(
+            setting_values.node_name,
+            "Name of this node: 1 to 63 of a-z, 0-9 and `-`.",
+            "the host's first label",
+        ),
     ] = None
     nats_url: Annotated[
         str | None,
         _Variable(
-            _url,
+            setting_values.nats_url,
             "NATS server (several with commas between them); `NATS_URL` is read where this is not set.",
             "the state folder's `endpoint.json`",
         ),
     ] = None
     nats_user: Annotated[
-        str | None, _Variable(_text, "User for that server, where the URL names none.", "none")
+        str | None, _Variable(setting_values.text, "User for that server, where the URL names none.", "none")
     ] = None
     nats_password: Annotated[
-        str | None, _Variable(_text, "Password for that server.", "none", secret=True)
+        str | None, _Variable(setting_values.text, "Password for that server.", "none", secret=True)
     ] = field(default=None, repr=False)
     nats_monitor_url: Annotated[
         str | None,
         _Variable(
-            _http_url,
+            setting_values.http_url,
             "That server's monitoring (`http://HOST:8222`): its `/jsz` tells the gateway how much may still be stored.",
             "not asked",
         ),
     ] = None
     replicas: Annotated[
-        int, _Variable(_copies, "Copies of each stream: 1, or 3 on a cluster of three servers.", "1")
+        int,
+        _Variable(
+            setting_values.copies, "Copies of each stream: 1, or 3 on a cluster of three servers.", "1"
+        ),
     ] = 1
     heartbeat_timeout_s: Annotated[
         float,
         _Variable(
-            _seconds,
+            setting_values.seconds,
             "Seconds without a heartbeat after which an attempt is timed out, where its run names no other.",
             "300",
         ),
@@ -205,7 +121,7 @@ class Settings:
     node_lost_s: Annotated[
         float,
         _Variable(
-            _seconds,
+            setting_values.seconds,
             "Seconds of silence after which a node (heard every 5 s) counts as lost and is granted nothing.",
             "15",
         ),
@@ -213,19 +129,23 @@ class Settings:
     min_free_mb: Annotated[
         int,
         _Variable(
-            _mebibytes,
+            setting_values.mebibytes,
             "MiB that must stay free in the event log's store (the state folder's disk); below, no run is accepted.",
             "1024",
         ),
     ] = 1024
     allow_credentials: Annotated[
         bool,
-        _Variable(_switch, "1 accepts plain credentials in a run config; the log keeps them for ever.", "0"),
+        _Variable(
+            setting_values.switch,
+            "1 accepts plain credentials in a run config; the log keeps them for ever.",
+            "0",
+        ),
     ] = False
     http_listen: Annotated[
         Listen | None,
         _Variable(
-            _listen,
+            setting_values.listen,
             "`[HOST:]PORT` (no host: 127.0.0.1) where a service answers `/healthz`, `/readyz` and `/metrics`; `up` takes the next port too.",
             "not served",
         ),
@@ -233,19 +153,21 @@ class Settings:
     log_format: Annotated[
         LogFormat,
         _Variable(
-            _choice(LogFormat),
+            setting_values.choice(LogFormat),
             "`console` (for people), `json` (a line an object), `auto`: console on a terminal, else JSON.",
             "auto",
         ),
     ] = LogFormat.AUTO
     log_level: Annotated[
         LogLevel,
-        _Variable(_choice(LogLevel), "Least severe lines to log: debug, info, warning, error.", "info"),
+        _Variable(
+            setting_values.choice(LogLevel), "Least severe lines to log: debug, info, warning, error.", "info"
+        ),
     ] = LogLevel.INFO
     var_logs_dir: Annotated[
         Path | None,
         _Variable(
-            _path,
+            setting_values.path,
             "Folder for the workers' output, as `<run_id>/<attempt>/`, instead of the run's folder.",
             "the run's folder",
             name="VAR_LOGS_DIR",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from services.nats_server.monitor import Health, health
+from services.nats_server.store_lock import take_store_lock
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -36,8 +36,6 @@ STOP_WITHIN_S = 10.0
 """It leaves an index of its store behind: 75 MB at 1,000,000 messages. Killed before, it reads all of them at the next start."""
 HANGS_S = 0.5  # without an answer within this, twice, its SIGTERM would be waited for in vain
 LOCK_WITHIN_S = 15.0
-DEAF_AFTER_S = 2.0
-"""A server that holds the lock and has not even taken its SIGTERM by then hangs."""
 _POLL_S = 0.01
 _LOG_BYTES = 8 * 1024 * 1024
 _LOG_FILES = 3
@@ -167,7 +165,7 @@ class EmbeddedNats:
         """Write what the server needs, and start its process. Raises OSError, TrainshedError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = await self._lock(min(deadline, time.monotonic() + LOCK_WITHIN_S))
+        lock = await take_store_lock(self._folder, min(deadline, time.monotonic() + LOCK_WITHIN_S))
         try:
             self._kept = self._settle_ports()
             self._write_config(server_name)
@@ -204,52 +202,6 @@ class EmbeddedNats:
         if self._kept is None:
             raise RuntimeError("this nats-server was never started")
         return self._kept
-
-    async def _lock(self, deadline: float) -> int:
-        """Take the store's lock. One that is ending still holds it, so wait until ``deadline``; one that hangs is killed."""
-        deaf_at = time.monotonic() + DEAF_AFTER_S
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return lock
-                if time.monotonic() >= deadline:
-                    raise _unavailable(
-                        f"another nats-server{self._holder()} still uses {self._folder}. Stop it first"
-                    )
-                if time.monotonic() >= deaf_at:
-                    deaf_at = deadline
-                    self._kill_deaf_holder()
-                await asyncio.sleep(_POLL_S)
-        except BaseException:
-            os.close(lock)
-            raise
-
-    def _kill_deaf_holder(self) -> None:
-        """SIGKILL to a server of this folder that was told to end (its parent died) and stands still: what it
-        acknowledged is on disk."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self._folder / "server.pid").read_text())
-            process = os.pidfd_open(pid)
-            try:
-                facts = dict(
-                    line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                )
-                told = int(facts["ShdPnd"], 16) & 1 << signal.SIGTERM - 1
-                if (
-                    told
-                    and os.fsencode(self._folder / "server.conf") in Path(f"/proc/{pid}/cmdline").read_bytes()
-                ):
-                    _log.warning("killing nats-server %d, which hangs and was told to end", pid)
-                    signal.pidfd_send_signal(process, signal.SIGKILL)
-            finally:
-                os.close(process)
-
-    def _holder(self) -> str:
-        with contextlib.suppress(OSError):
-            return f" (pid {(self._folder / 'server.pid').read_text().strip()})"
-        return ""
 
     def _settle_ports(self) -> _Kept:
         """The kept ports where they are free, else new ones; see the class."""

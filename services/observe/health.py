@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from services.logging import get_logger
-from services.settings import Listen
+from services.setting_values import Listen
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 _log = get_logger("http")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 
 from events.log import EventLog
 from services.lifecycle import Service
-from services.settings import Listen, Settings
+from services.setting_values import Listen
+from services.settings import Settings
 from trainshed_client.nats_client import SafeClient
 
 if TYPE_CHECKING:

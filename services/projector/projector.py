@@ -1,6 +1,6 @@
 """The projector as a service: follows the log and the heartbeats into its database, and answers queries from it.
 
-Owns the order of its work (fold, commit, then tell) and how long a query waits; knows no table.
+Owns the order of its work (fold, commit, then tell); knows no table and no query.
 """
 
 from __future__ import annotations
@@ -10,37 +10,33 @@ import ctypes
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-import msgspec
 import nats.errors
-from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError, Feed, Message
 from events.log import EventLog
 from projections.database import Database
 from projections.heartbeats import apply_heartbeats
 from projections.projector import Applied, Projector
-from projections.queries import Queries, run_query
+from projections.queries import Queries
 from projections.records import Filling, RecordBuckets
 from projections.totals import Adder, Totals
-from services.api import ApiServer, Call
-from services.dispatcher.outlook import outlook
+from services.api import ApiServer
 from services.failpoints import failpoint
 from services.lifecycle import first_cause
+from services.projector.answers import Answers
 from services.projector.position import Position
 from services.projector.trouble import FAILURES, Trouble
 from trainshed_client import subjects
-from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 _log = logging.getLogger("trainshed.projector")
 
-FRESH_WITHIN_S = 2.0
 AGAIN_AFTER_S = 1.0
 AGAIN_AFTER_MAX_S = 60.0
 """Between one rebuild of a database that turns out damaged every time and the next."""
@@ -90,7 +86,9 @@ class ProjectorService:
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._buckets = RecordBuckets(nc) if records else None
         self._filled = False
-        self._lags = False
+        self._answers = Answers(
+            self._queries, self._log, self._position, self._trouble, self._in_reader, keeps_records=records
+        )
 
     async def run(self) -> None:
         """See Service. Raises TrainshedError where the event log is not there."""
@@ -98,7 +96,9 @@ class ProjectorService:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._project_for_ever())
                 await self._opened_or_stopped(work)
-                async with ApiServer(self._nc, "projector", self._calls(), max_bytes=MAX_REQUEST_BYTES):
+                async with ApiServer(
+                    self._nc, "projector", self._answers.calls(), max_bytes=MAX_REQUEST_BYTES
+                ):
                     self._serving = True
                     self._tell()
                     await self._stop.wait()
@@ -282,116 +282,6 @@ class ProjectorService:
             except (TimeoutError, nats.errors.Error, ApiError) as error:
                 _log.debug("the event log does not answer: %s", error)
                 await asyncio.sleep(AGAIN_AFTER_S)
-
-    # --- answering ----------------------------------------------------------------------------------------
-
-    def _calls(self) -> dict[str, Callable[[Call], Awaitable[object]]]:
-        return {
-            "run.get": self._run_get,
-            "run.list": self._run_list,
-            "run.explain": self._run_explain,
-            "slot.list": self._slot_list,
-            "node.list": self._node_list,
-            "audit.rows": self._audit_rows,
-            "health": self._health,
-        }
-
-    async def _run_get(self, call: Call) -> object:
-        run_id = _run_id(call)
-        return await self._answer(lambda: self._queries.run(run_id))
-
-    async def _run_explain(self, call: Call) -> object:
-        run_id = _run_id(call)
-        return await self._answer(lambda: self._queries.explain(run_id, outlook))
-
-    async def _run_list(self, call: Call) -> object:
-        query = run_query(
-            **call.fields(
-                status=list,
-                labels=dict,
-                name=str,
-                run=str,
-                prefix=str,
-                live=bool,
-                ended=bool,
-                ended_before=str,
-                limit=int,
-                before_seq=int,
-            )
-        )
-        return await self._answer(lambda: self._queries.runs(query))
-
-    async def _slot_list(self, call: Call) -> object:
-        call.fields()
-        return await self._answer(self._queries.slots)
-
-    async def _node_list(self, call: Call) -> object:
-        call.fields()
-        return await self._answer(self._queries.nodes)
-
-    async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
-        call.fields()
-        self._trouble.refuse_damaged()
-        await self._is_fresh()
-        return self._parts()
-
-    async def _parts(self) -> AsyncIterator[bytes]:
-        parts = self._queries.audit_rows()
-        try:
-            while (part := await self._read(partial(next, parts, None))) is not None:
-                yield part
-            yield b""
-        finally:
-            parts.close()
-
-    async def _health(self, call: Call) -> object:
-        call.fields()
-        self._trouble.refuse_damaged()
-        fresh = await self._is_fresh()
-        answer = await self._read(self._queries.health)
-        return {**answer, "ok": fresh, "records": self._buckets is not None}
-
-    async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Ask the database once it has all that was acknowledged before; after 2 s say that it has not."""
-        self._trouble.refuse_damaged()
-        fresh = await self._is_fresh()
-        try:
-            answer = await self._read(query)
-        except TrainshedError as error:
-            if fresh or error.code is not ErrorCode.NOT_FOUND:
-                raise
-            raise TrainshedError(
-                ErrorCode.UNAVAILABLE,
-                "the read side is behind the event log and does not know yet; ask again",
-            ) from None
-        return answer if fresh else {**answer, "stale": True}
-
-    async def _read(self, query: Callable[[], T]) -> T:
-        """Ask the database. Raises UNAVAILABLE where it fails."""
-        self._trouble.refuse_damaged()
-        try:
-            return await self._in_reader(query)
-        except (SQLAlchemyError, msgspec.MsgspecError) as error:
-            self._trouble.query_failed(error)
-
-    async def _is_fresh(self) -> bool:
-        try:
-            async with asyncio.timeout(FRESH_WITHIN_S):
-                await self._position.reached(await self._log.end())
-        except (TimeoutError, nats.errors.Error, ApiError):
-            if not self._lags:
-                self._lags = True
-                _log.warning("the read model lags: it is at %d and answers so", self._position.seq)
-            return False
-        self._lags = False
-        return True
-
-
-def _run_id(call: Call) -> str:
-    run_id = call.fields(run_id=str)["run_id"]
-    if not run_id:
-        raise TrainshedError(ErrorCode.INVALID, "required: the id of a run", "run_id")
-    return str(run_id)
 
 
 def give_back_memory() -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 
 from services.logging import get_logger
-from services.settings import Listen
+from services.setting_values import Listen
 from trainshed_client.endpoint import Endpoint
 
 _log = get_logger("up")

@@ -20,7 +20,8 @@ from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.nats_keeper import NatsKeeper
 from services.observe.observe import Observer, observer
 from services.parts import AgentOptions
-from services.settings import Listen, Settings
+from services.setting_values import Listen
+from services.settings import Settings
 from services.up.down import take_request
 from services.up.log_file import LogFile
 from services.up.projector_process import ProjectorProcess

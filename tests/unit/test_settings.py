@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.durations import format_ago, format_duration, parse_duration
+from services.setting_values import NODE_NAME, Listen
 from services.settings import (
-    NODE_NAME,
-    Listen,
     LogFormat,
     LogLevel,
     Settings,

@@ -1,0 +1,109 @@
+"""What a setting's text may be: each kind's check, and what it makes of the text.
+
+Owns those checks; knows no setting. Each raises ValueError with what is accepted, for a person.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from services.durations import ACCEPTED, parse_duration
+from trainshed_client.endpoint import parse_url
+from trainshed_client.errors import TrainshedError
+
+NODE_NAME = re.compile(r"[a-z0-9-]{1,63}")
+
+
+def text(value: str) -> str:
+    return value
+
+
+def path(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+def copies(value: str) -> int:
+    if value not in ("1", "3"):
+        raise ValueError("1 or 3")
+    return int(value)
+
+
+def mebibytes(value: str) -> int:
+    if not re.fullmatch(r"\d{1,12}", value, re.ASCII):
+        raise ValueError("a whole number of MiB, 0 or more")
+    return int(value)
+
+
+def seconds(value: str) -> float:
+    try:
+        seconds = parse_duration(value)
+    except TrainshedError:
+        seconds = 0.0
+    if seconds < 1:
+        raise ValueError(f"at least 1 second: {ACCEPTED}")
+    return seconds
+
+
+def switch(value: str) -> bool:
+    match value.lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("1 or 0")
+
+
+def choice(kind: type[enum.StrEnum]) -> Callable[[str], enum.StrEnum]:
+    def parse(value: str) -> enum.StrEnum:
+        try:
+            return kind(value.lower())
+        except ValueError:
+            raise ValueError(", ".join(kind)) from None
+
+    return parse
+
+
+def node_name(value: str) -> str:
+    if not NODE_NAME.fullmatch(value):
+        raise ValueError("1 to 63 of a-z, 0-9 and -")
+    return value
+
+
+def nats_url(value: str) -> str:
+    try:
+        parse_url(value, given_by="it")
+    except TrainshedError as error:
+        raise ValueError("nats://HOST:PORT or tls://HOST:PORT") from error
+    return value
+
+
+def http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or "@" in value:
+        raise ValueError("http://HOST:PORT")
+    return value.rstrip("/")
+
+
+@dataclass(frozen=True)
+class Listen:
+    """An address to serve on; port 0 takes any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen(value: str) -> Listen:
+    host, colon, port = value.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535 or (colon and not host):
+        raise ValueError("PORT or HOST:PORT, as in 8080 or 0.0.0.0:8080")
+    return Listen(host or "127.0.0.1", int(port))
