@@ -25,9 +25,10 @@ install: $(VENV)/.stamp-install
 demo: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 	@$(PY) -P examples/demo.py $(if $(STATE),"$(STATE)")
 
+# make test                            everything, a file's tests in one of two processes
 # make test ARGS="tests/unit -k name"
 test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 # make faults DURATION=10m, make faults SEED=7, make faults ARGS="--only shim,agent": docs/faults.md
 faults: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev

@@ -93,8 +93,8 @@ def decide(state: State, command: Command, run: Run | None = None) -> list[Event
             if node.status is NodeStatus.UP:
                 raise TrainshedError(
                     ErrorCode.CONFLICT,
-                    f"{name} is up: its agent was heard a moment ago. Stop the agent there first; a machine that is off "
-                    "is lost after 15 s",
+                    f"{name} is up: its agent was heard a moment ago. Stop the agent there first; one that is off "
+                    "counts as lost once it was silent for TRAINSHED_NODE_LOST_S seconds (15)",
                     "node",
                 )
             return [NodeRemoved(node=name, incarnation=node.incarnation, reason=reason, requested_by=by)]

@@ -336,11 +336,13 @@ class Trainshed:
                 asked += 1
                 if asked < tries:
                     continue
-                raise TrainshedError(
-                    ErrorCode.UNAVAILABLE,
-                    f"no answer from {self.endpoint.url} within {timeout:g} s, so it is not known whether this was "
-                    "done. It is safe to ask again: the same config is the same run",
-                ) from None
+                text = f"no answer from {self.endpoint.url} within {timeout:g} s"
+                if _is_command(subject):
+                    text += (
+                        ", so it is not known whether this was done. It is safe to ask again: "
+                        "the same config is the same run"
+                    )
+                raise TrainshedError(ErrorCode.UNAVAILABLE, text) from None
             except nats.errors.Error as error:
                 raise TrainshedError(
                     ErrorCode.UNAVAILABLE,
@@ -353,8 +355,7 @@ class Trainshed:
             return TrainshedError(
                 ErrorCode.UNAVAILABLE, f"the agent of {node} does not answer. See how it is: trainshed nodes"
             )
-        writing = any(subject == subjects.api(call) for call in _COMMANDS)
-        service = "gateway" if writing else "projector"
+        service = "gateway" if _is_command(subject) else "projector"
         return TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"no {service} answers at {self.endpoint.url}. Start one: trainshed up (or: trainshed {service})",
@@ -398,6 +399,10 @@ _COMMANDS = (
     "node.resume",
     "node.remove",
 )
+
+
+def _is_command(subject: str) -> bool:
+    return any(subject == subjects.api(call) for call in _COMMANDS)
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:

@@ -101,6 +101,26 @@ async def test_every_change_is_in_the_bucket_and_told_to_watchers(
         assert set(await _bucket(nc, "trainshed_slots")) == {"gpu01.0", "gpu01.1"}
 
 
+async def test_only_the_projector_that_was_told_to_puts_records(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = Stored(nc)
+    async with projecting(await nats_server.client(), tmp_path / "plain.db"):
+        run_id = log.made.submit()
+        await log.store()
+        assert (await ask(nc, "run.get", {"run_id": run_id}))["run"]["status"] == "PENDING"
+        assert (await ask(nc, "health"))["records"] is False
+    assert await _bucket(nc) == {}
+    async with projecting(await nats_server.client(), tmp_path / "records.db", records=True):
+
+        async def is_there() -> bool:
+            return run_id in await _bucket(nc)
+
+        await eventually(is_there)
+
+
 async def test_the_buckets_hold_the_live_runs_and_the_last_ended_ones(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
