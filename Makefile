@@ -30,10 +30,15 @@ demo: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
-# make faults DURATION=10m, make faults SEED=7, make faults ARGS="--only shim,agent": docs/faults.md
+# make faults                                                  a minute of faults, 1,000 races, the model's search
+# make faults DURATION=10m SEED=7, make faults ARGS="--only shim"   docs/faults.md
 faults: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m tests.faults \
 		$(if $(SEED),--seed $(SEED)) --duration $(or $(DURATION),60s) $(ARGS)
+ifeq ($(ARGS),)
+	@$(PY) -m tests.faults.races 1000
+	@$(PY) -m tests.model --states $(or $(STATES),20000)
+endif
 
 lint: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	$(PY) -m ruff check .
