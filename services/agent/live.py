@@ -1,6 +1,6 @@
 """The attempts that live on this node: their folders, shims and tasks, from grant or restart to the acknowledged end.
 
-Owns what has to be done on disk and with shims for each of `session`'s actions on an attempt; decides nothing.
+Owns what has to be done on disk and with shims for each of the session's actions on an attempt; decides nothing.
 """
 
 from __future__ import annotations

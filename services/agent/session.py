@@ -1,7 +1,7 @@
 """The agent's session as a pure step: joining, grants, stops, ends and leaving (docs/protocol.md rules 5, 8 to 12).
 
-Owns the one entry, what is decided stands in `session_joining`, `_decisions`, `_workers` and `_leaving`; knows no clock,
-file, process or NATS: `session_shell` carries the actions out.
+Owns the one entry and which module decides on what comes in; knows no clock, file, process or NATS: `session_shell`
+carries the actions out.
 
 Actions that write come before the others, in the order in which they must happen. A step whose write fails did not
 happen: the caller keeps the state before it, acknowledges nothing and takes the same input again.
@@ -9,12 +9,7 @@ happen: the caller keeps the state before it, acknowledges nothing and takes the
 
 from __future__ import annotations
 
-from services.agent import (
-    session_decisions,
-    session_joining,
-    session_leaving,
-    session_workers,
-)
+from services.agent import session_decisions, session_joining, session_leaving, session_workers
 from services.agent.session_types import (
     Begun,
     CountedLost,

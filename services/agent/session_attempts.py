@@ -84,7 +84,7 @@ def tell(state: State, attempt: Attempt) -> Step:
     return put(state, attempt), tuple(actions)
 
 
-def stop(state: State, attempt: Attempt, reason: StopReason, seq: int) -> Step:
+def stop_attempt(state: State, attempt: Attempt, reason: StopReason, seq: int) -> Step:
     """Write the word to stop and see that it is heard."""
     attempt = replace(attempt, stop=reason)
     write = WriteStop(attempt.ref, reason, seq)
@@ -107,7 +107,7 @@ def stop_all(state: State, reason: StopReason) -> Step:
         elif attempt.stop is not None:
             actions = (WakeShim(attempt.ref),) if attempt.place is Place.UP else ()
         else:
-            state, actions = stop(state, attempt, reason, 0)
+            state, actions = stop_attempt(state, attempt, reason, 0)
         for action in actions:
             (writes if isinstance(action, WRITES) else others).append(action)
     return state, (*writes, *others)

@@ -1,18 +1,31 @@
 """What a session makes of the dispatcher's decisions that are delivered to it: Dispatched, Stopping, NodeLost.
 
-Owns what of them is launched, closed, passed over or acknowledged (docs/protocol.md rules 8, 10 and 11); knows nothing
-of how the session joined, nor of how it will leave.
+Owns what of them is launched, closed or acknowledged without effect (docs/protocol.md rules 8, 10 and 11); knows nothing
+of joining and leaving.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
+from services.agent.session_attempts import attempt_of, bury, launch_free, put, stop_attempt
 from services.agent.session_types import (
+    Ack,
+    Attempt,
+    BuryReason,
+    CountedLost,
     Granted,
     Phase,
+    Place,
+    ReadName,
+    Refuse,
     State,
     Step,
+    StopOrdered,
+    WakeShim,
+    WriteFolder,
+    WriteGrant,
+    WriteStop,
 )
 
 
@@ -60,7 +73,7 @@ def stop_ordered(state: State, event: StopOrdered) -> Step:
     if attempt.stop is not None:
         again = (WakeShim(event.ref),) if attempt.place is Place.UP else ()
         return state, (ack, *again)
-    state, actions = stop(state, attempt, event.reason, event.seq)
+    state, actions = stop_attempt(state, attempt, event.reason, event.seq)
     return state, (*actions, ack)
 
 

@@ -1,14 +1,17 @@
 """A session's way to its NodeJoined: the name, the sweep, the join (docs/protocol.md rules 8 and 11).
 
-Owns whose the name is and what must have ended before the join; knows no delivery and no word of a shim.
+Owns whose the name is and what must have ended before the join; knows no decision of the dispatcher.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
+from services.agent.attempt_files import StopReason
+from services.agent.session_attempts import bury, refs, stop_all, tell
 from services.agent.session_types import (
     Action,
+    AppendJoined,
     Attempt,
     Bury,
     Found,
@@ -16,8 +19,10 @@ from services.agent.session_types import (
     Phase,
     Place,
     ReadName,
+    Refuse,
     State,
     Step,
+    Sweep,
     WakeShim,
 )
 
@@ -56,11 +61,11 @@ def name_read(state: State, name: Name) -> Step:
         return _sweep(state)
     # The log has given this incarnation up, or another has joined since: what runs here runs for nobody.
     state, actions = stop_all(replace(state, phase=Phase.CLEARING), StopReason.ENDED)
-    state, more = cleared(state)
+    state, more = once_cleared(state)
     return state, actions + more
 
 
-def cleared(state: State) -> Step:
+def once_cleared(state: State) -> Step:
     """Go on once no worker is left, where every worker had to end before the join."""
     if state.phase is not Phase.CLEARING or any(each.place is not Place.OVER for each in state.attempts):
         return state, ()

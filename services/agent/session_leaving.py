@@ -1,17 +1,15 @@
-"""A session's end: NodeLeft, and the workers that are taken back before it (docs/protocol.md rule 8).
+"""A session's end: NodeLeft, and where its workers are reclaimed a second one without attempts (docs/protocol.md rule 8).
 
-Owns when a leave is said, and once more without attempts; knows no delivery and no word of a shim.
+Owns when which of them is appended; knows no decision of the dispatcher and no word of a shim.
 """
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from services.agent.session_types import (
-    Phase,
-    State,
-    Step,
-)
+from services.agent.attempt_files import StopReason
+from services.agent.session_attempts import refs, stop_all
+from services.agent.session_types import AppendLeft, Finish, Phase, State, Step
 
 
 def leave_asked(state: State, reclaim: bool) -> Step:
@@ -29,19 +27,19 @@ def leave_asked(state: State, reclaim: bool) -> Step:
 
 
 def left(state: State) -> Step:
-    """A NodeLeft is stored."""
+    """NodeLeft is stored, or can never be: exit, or where attempts are to be reclaimed end them first."""
     match state.phase:
         case Phase.LEAVING if state.reclaim and state.left_some:
             state, stopped = stop_all(replace(state, phase=Phase.RECLAIMING), StopReason.RECLAIMED)
-            state, left = reclaimed(state)
-            return state, stopped + left
+            state, leave = once_reclaimed(state)
+            return state, stopped + leave
         case Phase.LEAVING | Phase.LEAVING_EMPTY:
             return replace(state, phase=Phase.GONE), (Finish(),)
         case _:
             return state, ()
 
 
-def reclaimed(state: State) -> Step:
+def once_reclaimed(state: State) -> Step:
     """Leave once more, without attempts, when the last end of a reclaiming session is stored."""
     if state.phase is not Phase.RECLAIMING or state.attempts:
         return state, ()

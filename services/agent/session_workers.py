@@ -9,15 +9,9 @@ from msgspec.structs import replace
 
 from events.types import AttemptRef
 from services.agent.session_attempts import attempt_of, bury, launch_free, put, tell
-from services.agent.session_joining import cleared
-from services.agent.session_leaving import reclaimed
-from services.agent.session_types import (
-    Forget,
-    Place,
-    State,
-    Step,
-    WakeShim,
-)
+from services.agent.session_joining import once_cleared
+from services.agent.session_leaving import once_reclaimed
+from services.agent.session_types import Forget, Place, State, Step, WakeShim
 
 
 def worker_up(state: State, ref: AttemptRef) -> Step:
@@ -30,7 +24,7 @@ def worker_up(state: State, ref: AttemptRef) -> Step:
 
 
 def shim_died(state: State, ref: AttemptRef) -> Step:
-    """The shim is gone without an exit.json."""
+    """The shim is gone and left no exit.json, or there never was one: the attempt is buried."""
     attempt = attempt_of(state, ref)
     if attempt is None or attempt.place is not Place.UP:
         return state, ()
@@ -54,7 +48,7 @@ def tree_gone(state: State, ref: AttemptRef) -> Step:
     attempt = replace(attempt, place=Place.OVER)
     state, told = tell(put(state, attempt), attempt)
     state, launched = launch_free(state)
-    state, cleared = cleared(state)
+    state, cleared = once_cleared(state)
     return state, launched + told + cleared
 
 
@@ -64,5 +58,5 @@ def end_stored(state: State, ref: AttemptRef) -> Step:
     if attempt is None or attempt.place is not Place.OVER:
         return state, ()
     state = replace(state, attempts=tuple(each for each in state.attempts if each.ref != ref))
-    state, left = reclaimed(state)
+    state, left = once_reclaimed(state)
     return state, (Forget(ref), *left)

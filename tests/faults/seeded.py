@@ -70,7 +70,7 @@ def _apply_twice() -> None:
     def twice(self: Projection, stored: Any, body: bytes) -> Any:
         change = apply(self, stored, body)
         if isinstance(stored.event, AttemptEnd):
-            self.state.seq = stored.seq - 1
+            self.entries.state.seq = stored.seq - 1
             apply(self, stored, body)
         return change
 
@@ -87,10 +87,10 @@ def _free_on_silence() -> None:
     import msgspec
 
     from events import evolve
+    from events.node_machine import evolve_node
+    from events.run_machine import end_attempt
     from events.types import NodeLost
     from trainshed_client.statuses import FailureReason, RunStatus
-
-    evolve_node = evolve._evolve_node
 
     def freeing(state: Any, stored: Any, event: Any) -> Any:
         change = evolve_node(state, stored, event)
@@ -98,25 +98,25 @@ def _free_on_silence() -> None:
             return change
         runs, ended = list(change.runs), list(change.ended)
         for run, active in list(state.attempts_of(event.node)):
-            end = evolve._end_attempt(state, run, active, RunStatus.FAILED, FailureReason.NODE_LOST, stored)
+            end = end_attempt(state, run, active, RunStatus.FAILED, FailureReason.NODE_LOST, stored)
             runs += end.runs
             ended += end.ended
         return msgspec.structs.replace(change, runs=tuple(runs), ended=tuple(ended))
 
-    evolve._evolve_node = freeing
+    evolve.evolve_node = freeing  # type: ignore[attr-defined]
 
 
 def _acknowledge_first() -> None:
-    from services.agent.agent import AgentService
+    from services.agent.session_shell import SessionShell
 
-    deliver = AgentService._deliver
+    deliver = SessionShell.deliver
 
-    def early(self: AgentService, msg: Any) -> None:
+    def early(self: SessionShell, msg: Any) -> None:
         if msg.reply:
-            self._tasks.create_task(self._acknowledge(msg))
+            self._spawn(self._acknowledge(msg))
         deliver(self, msg)
 
-    AgentService._deliver = early  # type: ignore[method-assign]
+    SessionShell.deliver = early  # type: ignore[method-assign]
 
 
 def _answer_before_it_is_stored() -> None:

@@ -1,6 +1,6 @@
 """Moves of the agents: what each process of `session.step`'s actions does on disk, to shims and in the log.
 
-Owns the shell around the session (`agent`, `live` and `workers` in small); every decision is `session.step`'s.
+Owns the shell around the session (`session_shell`, `live` and `workers` in small); every decision is `session.step`'s.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import msgspec
 from msgspec.structs import replace
 
 from events import evolve as evolving
+from events.change import Change
 from events.codec import StoredEvent
-from events.evolve import Change, ended_runs_needed
+from events.evolve import ended_runs_needed
 from events.state import Ended, Node, Run, State
 from events.types import (
     AttemptEnd,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from events.types import AttemptRef
 from services.agent.attempt_files import ExitReason, ExitRecord, StopReason
 from services.agent.session_types import WorkerUp
-from services.agent.shim import core
+from services.agent.shim import core_types
 from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Files, Proc, Stage, World
@@ -43,7 +43,7 @@ def exits(model: Model, world: World, m: int) -> Moves:
     for place, proc in enumerate(world.procs[m].value):
         if _running(proc):
             draft = Draft(model, world)
-            _step(draft, m, place, core.WorkerExited(0.0, 0, None))
+            _step(draft, m, place, core_types.WorkerExited(0.0, 0, None))
             yield f"worker {at(proc)} exits with 0", settled(draft)
 
 
@@ -52,7 +52,7 @@ def faults(model: Model, world: World, m: int) -> Moves:
     for place, proc in enumerate(world.procs[m].value):
         if _running(proc) and model.left(world, "fail"):
             draft = Draft(model, world)
-            _step(draft, m, place, core.WorkerExited(0.0, 1, None))
+            _step(draft, m, place, core_types.WorkerExited(0.0, 1, None))
             yield f"worker {at(proc)} exits with 1", settled(draft.spend("fail"))
         if proc.stage is not Stage.ORPHAN and model.left(world, "kill"):
             yield from _kill(model, world, m, place, proc)
@@ -109,7 +109,9 @@ def _take_up(draft: Draft, m: int, place: int, proc: Proc) -> str:
 def _exec(draft: Draft, m: int, place: int, proc: Proc) -> None:
     if proc.ref in dict(draft.disk(m).files):
         write(draft, m, proc.ref, started=True)
-    shim, _ = draft.model.code.core_step(core.State(core.Limits(grace_s=1.0)), core.Released(0.0, 0))
+    shim, _ = draft.model.code.core_step(
+        core_types.State(core_types.Limits(grace_s=1.0)), core_types.Released(0.0, 0)
+    )
     _replace(draft, m, place, replace(proc, stage=Stage.UP, shim=shim, woken=False))
     if proc.woken:
         _ask_stop(draft, m, place)
@@ -124,13 +126,13 @@ def _supervise(model: Model, world: World, m: int, place: int, proc: Proc) -> Mo
     assert shim is not None
     draft = Draft(model, world)
     if shim.worker_gone_at is not None:
-        _step(draft, m, place, core.TreeGone(0.0))
+        _step(draft, m, place, core_types.TreeGone(0.0))
         yield f"tree of {at(proc)} is gone", settled(draft)
-    elif shim.phase is core.Phase.ENDING:
+    elif shim.phase is core_types.Phase.ENDING:
         # With its grace over it is killed: either way the shim sees it go.
         if model.config.hang:
-            _step(draft, m, place, core.Tick(shim.due or 0.0))
-        _step(draft, m, place, core.WorkerExited(0.0, None, 9 if model.config.hang else 15))
+            _step(draft, m, place, core_types.Tick(shim.due or 0.0))
+        _step(draft, m, place, core_types.WorkerExited(0.0, None, 9 if model.config.hang else 15))
         yield f"worker {at(proc)} is ended", settled(draft)
 
 
@@ -138,21 +140,21 @@ def _running(proc: Proc) -> bool:
     return proc.stage is Stage.UP and proc.shim is not None and proc.shim.worker_gone_at is None
 
 
-def _step(draft: Draft, m: int, place: int, event: core.Input) -> None:
+def _step(draft: Draft, m: int, place: int, event: core_types.Input) -> None:
     proc = draft.of_procs(m)[place]
     assert proc.shim is not None
     shim, actions = draft.model.code.core_step(proc.shim, event)
     for action in actions:
-        if isinstance(action, core.WriteExit):
+        if isinstance(action, core_types.WriteExit):
             if proc.ref in dict(draft.disk(m).files):
                 write(draft, m, proc.ref, exit=_record(action))
-            live = not isinstance(event, core.TreeGone)
+            live = not isinstance(event, core_types.TreeGone)
             _replace(draft, m, place, replace(proc, stage=Stage.ORPHAN, shim=None) if live else None)
             return
     _replace(draft, m, place, replace(proc, shim=shim))
 
 
-def _record(end: core.WriteExit) -> ExitRecord:
+def _record(end: core_types.WriteExit) -> ExitRecord:
     return ExitRecord(
         exit_code=end.exit_code,
         signal=end.signal,
@@ -174,7 +176,7 @@ def wake(draft: Draft, m: int, ref: AttemptRef) -> None:
 def _ask_stop(draft: Draft, m: int, place: int) -> None:
     stop = files(draft, m, draft.of_procs(m)[place].ref).stop
     if stop is not None:
-        _step(draft, m, place, core.StopAsked(0.0, stop.value))
+        _step(draft, m, place, core_types.StopAsked(0.0, stop.value))
 
 
 def _replace(draft: Draft, m: int, place: int, proc: Proc | None = None) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from msgspec.structs import replace
 
 from events import evolve as evolving
+from events import node_machine, run_machine
+from events.change import Change
 from events.codec import StoredEvent
-from events.evolve import Change
 from events.state import Active, Ended, Run, State
 from events.types import (
     AttemptEnd,
@@ -23,6 +24,7 @@ from events.types import (
     RetryRequested,
 )
 from services.agent import session
+from services.agent.session_attempts import attempt_of
 from services.agent.session_types import (
     Ack,
     AppendJoined,
@@ -38,7 +40,7 @@ from services.agent.session_types import (
 from services.agent.session_types import (
     State as SessionState,
 )
-from services.agent.shim import core
+from services.agent.shim import core, core_types
 from tests.model.code import Code
 from trainshed_client.statuses import NodeStatus
 
@@ -70,7 +72,7 @@ def free_on_silence(state: State, stored: StoredEvent, history: Mapping[str, Run
     if node.status is not NodeStatus.LOST:
         return Change(nodes=(node.name,))
     removed = NodeRemoved(node=node.name, incarnation=node.incarnation)
-    change = evolving._evolve_node(state, replace(stored, event=removed), removed)
+    change = node_machine.evolve_node(state, replace(stored, event=removed), removed)
     state.put_node(node)
     return change
 
@@ -118,9 +120,9 @@ def takes_late_ends(state: State, stored: StoredEvent, history: Mapping[str, Run
     run = state.runs.get(change.late.run_id) if change.late is not None else None
     if run is None or not isinstance(stored.event, AttemptEnd) or isinstance(run.phase, Ended):
         return change
-    status, reason = evolving.outcome(stored.event)
+    status, reason = run_machine.outcome(stored.event)
     ended = replace(run, phase=Ended(attempt=run.attempt, status=status, reason=reason))
-    return evolving._end_run(state, run, ended, Change())
+    return run_machine._end_run(state, run, ended, Change())
 
 
 def forgets_cancel(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
@@ -157,7 +159,7 @@ def _starts_again(state: State, stored: StoredEvent, history: Mapping[str, Run])
         run = state.runs[event.run_id]
         if isinstance(run.phase, Active):
             state.seq = stored.seq
-            return evolving._requeue(state, run, stored, 0.0, Change(), 0, 0)
+            return run_machine._requeue(state, run, stored, 0.0, Change(), 0, 0)
     return None
 
 
@@ -232,7 +234,7 @@ def takes_every_leave_for_empty(state: SessionState, event: Input) -> Step | Non
 
 
 def passes_over_unseen_stops(state: SessionState, event: Input) -> Step | None:
-    if isinstance(event, StopOrdered) and session.attempt_of(state, event.ref) is None:
+    if isinstance(event, StopOrdered) and attempt_of(state, event.ref) is None:
         return state, (Ack(event.seq),)
     return None
 
@@ -259,11 +261,11 @@ def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
 # --- shim, server, dispatcher --------------------------------------------------------------------------------
 
 
-def _writes_early(state: core.State, event: core.Input) -> core.Step:
+def _writes_early(state: core_types.State, event: core_types.Input) -> core_types.Step:
     """The end is written when the worker is gone, not when its tree is."""
     after, actions = core.step(state, event)
-    if isinstance(event, core.WorkerExited):
-        after, more = core.step(after, core.TreeGone(event.now))
+    if isinstance(event, core_types.WorkerExited):
+        after, more = core.step(after, core_types.TreeGone(event.now))
         actions = (*actions, *more)
     return after, actions
 

@@ -18,7 +18,7 @@ from events.types import AttemptRef, Event
 from services.agent.attempt_files import ExitRecord, StopReason
 from services.agent.session_types import Action, Input, Name
 from services.agent.session_types import State as SessionState
-from services.agent.shim import core
+from services.agent.shim import core_types
 from trainshed_client.subjects import Role
 
 
@@ -120,7 +120,7 @@ class Proc(msgspec.Struct, frozen=True):
     incarnation: str
     slots: tuple[int, ...]
     stage: Stage
-    shim: core.State | None = None
+    shim: core_types.State | None = None
     woken: bool = False
 
     @property

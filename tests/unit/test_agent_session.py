@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from events.types import AttemptRef
 from services.agent.attempt_files import StopReason
-from services.agent.session import attempt_of, step
+from services.agent.session import step
+from services.agent.session_attempts import attempt_of
 from services.agent.session_types import (
     WRITES,
     Ack,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from events.change import NOTHING
 from events.config import RunConfig, stored_config
 from events.decide import Cancel, Command, Drain, Remove, Resume, Retry, decide, refuse_impossible
-from events.evolve import NOTHING
 from events.types import CancelRequested, NodeDrained, NodeRemoved, NodeResumed, RetryRequested
 from tests.support.builders import Story, config, needs
 from trainshed_client.errors import ErrorCode, TrainshedError

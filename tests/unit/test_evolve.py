@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from events.evolve import NOTHING, EndedAttempt
+from events.change import NOTHING, EndedAttempt
 from events.state import Session
 from events.types import (
     AttemptRef,

@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.change import NOTHING
 from events.codec import StoredEvent
-from events.evolve import NOTHING, evolve
+from events.evolve import evolve
 from events.history import last_value
 from events.state import Active, Ended, Pending, Snapshot, State, restore, snapshot
 from events.types import (

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from events.types import CancelRequested, Completed, Failed, NodeDrained, NodeLost
-from projections.queries import Queries, run_query
+from projections.queries import Queries
+from projections.run_list import run_query
 from services.dispatcher.outlook import MOST_HOLDERS, outlook
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from events.evolve import EndedAttempt, RunChange, outcome
+from events.change import EndedAttempt, RunChange
+from events.run_machine import outcome
 from events.state import Active, Pending, Run
 from events.types import EVENT_KINDS, AttemptEnd, Submitted
 from projections import wording

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from projections.queries import Queries, RunQuery, _selected, run_query
+from projections.queries import Queries
+from projections.run_list import RunQuery, run_query, selected
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -104,6 +105,6 @@ def test_what_ls_asks_first_needs_no_scan(model: Model, query: RunQuery, index: 
     model.begun()
     model.queries()
     with model.database.reading() as connection:
-        statement = _selected(query).compile(connection, compile_kwargs={"literal_binds": True})
+        statement = selected(query).compile(connection, compile_kwargs={"literal_binds": True})
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
     assert [index in row[3] for row in plan] == [True], plan

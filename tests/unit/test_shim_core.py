@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.agent.shim import notify
-from services.agent.shim.core import (
-    KILL_AGAIN_MAX_S,
-    MAX_METRICS,
+from services.agent.shim.core import KILL_AGAIN_MAX_S, MAX_METRICS, next_deadline, step
+from services.agent.shim.core_types import (
     Action,
     CheckOutput,
     ExecFailed,
@@ -32,8 +31,6 @@ from services.agent.shim.core import (
     Word,
     WorkerExited,
     WriteExit,
-    next_deadline,
-    step,
 )
 from services.agent.shim.values import replace
 

@@ -13,7 +13,7 @@ import pytest
 from services.agent import attempt_files
 from services.agent.attempt_files import ExitReason, StopReason
 from services.agent.shim import launch
-from services.agent.shim.core import Limits, Source
+from services.agent.shim.core_types import Limits, Source
 from services.agent.shim.launch import Command, SpawnError
 from services.agent.sockets import LONGEST_PATH, sockets_dir
 

@@ -5,218 +5,38 @@ Owns limits, stop and end of one attempt; knows no clock, process, file or socke
 
 from __future__ import annotations
 
-import enum
+from services.agent.shim.core_types import (
+    Action,
+    CheckOutput,
+    ExecFailed,
+    Heartbeat,
+    Input,
+    KillTree,
+    Notified,
+    OutputGrew,
+    Phase,
+    Reason,
+    Released,
+    SignalTree,
+    Source,
+    State,
+    Step,
+    StopAsked,
+    TellAgent,
+    Tick,
+    TreeGone,
+    Word,
+    WorkerExited,
+    WriteExit,
+)
+from services.agent.shim.values import replace
 
-from services.agent.shim.values import replace, value
-
-KILL_AGAIN_S = 0.05
-"""Seconds from one SIGKILL of the whole tree to the next; doubled each time up to `KILL_AGAIN_MAX_S`."""
 KILL_AGAIN_MAX_S = 1.0
+"""Seconds from one SIGKILL of the whole tree to the next at the most."""
 TELL_EVERY_S = 1.0
 """A run's heartbeats are coalesced to one in this many seconds."""
 MAX_METRICS = 64
 """Metric names that one attempt may use; further names are ignored."""
-
-
-class Source(enum.Enum):
-    """What counts as a sign of life (`heartbeat.source`)."""
-
-    PROCESS = "process"
-    OUTPUT = "output"
-    NOTIFY = "notify"
-
-
-class Phase(enum.Enum):
-    """Where the attempt is; it only ever moves forward."""
-
-    COMING_UP = "coming_up"  # the worker has not been seen to exec
-    RUNNING = "running"
-    ENDING = "ending"  # the tree has its stop signal, grace runs
-    KILLING = "killing"  # grace is over, SIGKILL until the tree is gone
-    GONE = "gone"  # exit.json is written, nothing counts any more
-
-
-class Reason(enum.Enum):
-    """What decided the end (`reason` in exit.json); the agent's own `not_started` and `shim_lost` are not the shim's to give."""
-
-    EXITED = "exited"
-    SIGNALLED = "signalled"
-    WORKER_TIMEOUT = "worker_timeout"
-    TIME_LIMIT = "time_limit"
-    SPAWN_ERROR = "spawn_error"
-    STOPPED = "stopped"
-
-
-@value
-class Limits:
-    """What the run config says about stop and limits; times in seconds."""
-
-    stop_signal: int = 15
-    grace_s: float = 5.0
-    max_duration_s: float | None = None
-    source: Source = Source.PROCESS
-    heartbeat_timeout_s: float | None = None
-
-
-@value
-class Heartbeat:
-    """All that the worker told so far; times on the clock of the inputs."""
-
-    ready_at: float | None = None
-    last_heartbeat_at: float | None = None
-    step: int | None = None
-    progress: float | None = None
-    status_text: str | None = None
-    metrics: tuple[tuple[str, float], ...] = ()
-
-
-@value
-class Fields:
-    """What one datagram said; None or empty where it said nothing."""
-
-    ready: bool = False
-    step: int | None = None
-    progress: float | None = None
-    status_text: str | None = None
-    metrics: tuple[tuple[str, float], ...] = ()
-
-
-@value
-class State:
-    """Everything that decides the next action."""
-
-    limits: Limits
-    phase: Phase = Phase.COMING_UP
-    released_at: float = 0.0
-    alive_at: float = 0.0  # last sign of life
-    due: float | None = None  # end of grace, then the next SIGKILL
-    kill_again_s: float = KILL_AGAIN_S
-    reason: Reason | None = None
-    timeout_s: float | None = None
-    stop_reason: str | None = None
-    worker_gone_at: float | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    heartbeat: Heartbeat = Heartbeat()
-    told_at: float | None = None
-    untold: bool = False
-
-
-# Inputs: what happened. `now` is CLOCK_BOOTTIME in seconds.
-@value
-class Released:
-    """The worker has exec'd."""
-
-    now: float
-    pid: int
-
-
-@value
-class ExecFailed:
-    """There will be no worker; `message` says why, for a person."""
-
-    now: float
-    message: str
-
-
-@value
-class WorkerExited:
-    """The worker itself is gone; what it forked may live on."""
-
-    now: float
-    exit_code: int | None
-    signal: int | None
-
-
-@value
-class Notified:
-    """A datagram with at least one known key."""
-
-    now: float
-    fields: Fields
-
-
-@value
-class OutputGrew:
-    """The answer to CheckOutput: output last grew `age_s` seconds ago; None: not since the last look."""
-
-    now: float
-    age_s: float | None
-
-
-@value
-class StopAsked:
-    """stop.json stands in the attempt's folder."""
-
-    now: float
-    reason: str
-
-
-@value
-class Tick:
-    """Time has passed."""
-
-    now: float
-
-
-@value
-class TreeGone:
-    """No process of the attempt is left, the worker included."""
-
-    now: float
-
-
-Input = Released | ExecFailed | WorkerExited | Notified | OutputGrew | StopAsked | Tick | TreeGone
-
-
-# Actions: what to do about it, in order.
-@value
-class SignalTree:
-    """Send the signal to every process of the tree, once."""
-
-    signal: int
-
-
-@value
-class KillTree:
-    """SIGKILL every process of the tree; asked again until TreeGone."""
-
-
-@value
-class CheckOutput:
-    """Look whether output grew, and answer with OutputGrew."""
-
-
-class Word(enum.Enum):
-    """What the agent is told."""
-
-    STARTED = "started"
-    HEARTBEAT = "heartbeat"
-    EXITED = "exited"
-
-
-@value
-class TellAgent:
-    """A datagram to the agent; losing it is harmless."""
-
-    word: Word
-
-
-@value
-class WriteExit:
-    """Write exit.json: the attempt is over. `duration_s` counts from exec to the worker's own end."""
-
-    reason: Reason
-    exit_code: int | None
-    signal: int | None
-    stop_reason: str | None
-    message: str | None
-    timeout_s: float | None
-    duration_s: float
-
-
-Action = SignalTree | KillTree | CheckOutput | TellAgent | WriteExit
-Step = tuple[State, tuple[Action, ...]]
 
 
 def next_deadline(state: State) -> float | None:

@@ -11,7 +11,7 @@ import re
 import signal
 import stat
 
-from services.agent.shim.core import Limits, Source
+from services.agent.shim.core_types import Limits, Source
 from services.agent.shim.values import value
 
 TYPE_CHECKING = False

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 
-from services.agent.shim.core import MAX_METRICS, Fields
+from services.agent.shim.core import MAX_METRICS
+from services.agent.shim.core_types import Fields
 
 MAX_DATAGRAM = 8192
 """Bytes of one datagram that are read; the rest is cut off."""

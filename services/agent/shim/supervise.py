@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 
-from services.agent.shim import cgroup, core, files, launch, notify, prefork, process_tree, values
+from services.agent.shim import cgroup, core, core_types, files, launch, notify, prefork, process_tree, values
 from services.failpoints import failpoint
 
 TYPE_CHECKING = False
@@ -121,7 +121,7 @@ def _bind(listener: socket.socket, path: str) -> str | None:
     return None
 
 
-def exit_record(end: core.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
+def exit_record(end: core_types.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
     """exit.json's object."""
     return {
         "v": 1,
@@ -161,13 +161,13 @@ class Supervisor:
         try:
             limits = launch.limits(launch.read_intent(raw))
         except (KeyError, TypeError, ValueError):
-            limits = core.Limits()  # the waiting process refuses it, with the reason
-        self._state = core.State(limits)
+            limits = core_types.Limits()  # the waiting process refuses it, with the reason
+        self._state = core_types.State(limits)
         self._tree_gone = False
         self._logging = False
         self._sizes = (0, 0)
         self._durable_due = math.inf
-        self._untold: list[core.Word] = []  # the agent's queue was full
+        self._untold: list[core_types.Word] = []  # the agent's queue was full
         self._retell_due = math.inf
 
     def run(self) -> None:
@@ -186,7 +186,7 @@ class Supervisor:
         poller = select.poll()
         poller.register(wakeups.fd, select.POLLIN)
         poller.register(listener_fd, select.POLLIN)
-        while self._state.phase is not core.Phase.GONE:
+        while self._state.phase is not core_types.Phase.GONE:
             ready = {fd for fd, _ in poller.poll(self._wait_ms())}
             if wakeups.fd in ready:
                 self._see_signals(wakeups.take())
@@ -202,7 +202,7 @@ class Supervisor:
                     self._tell(word)
             deadline = core.next_deadline(self._state)
             if deadline is not None and now >= deadline:
-                self._feed(core.Tick(now))
+                self._feed(core_types.Tick(now))
 
     def _wait_ms(self) -> int | None:
         deadline = core.next_deadline(self._state)
@@ -216,13 +216,13 @@ class Supervisor:
         if self._failure is None:
             failpoint("shim.released")
             self._durable_due = boottime() + DURABLE_AFTER_S
-            self._feed(core.Released(boottime(), self._worker_pid))
+            self._feed(core_types.Released(boottime(), self._worker_pid))
             return
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._worker_pid, 0)
         with contextlib.suppress(OSError):
             os.unlink("started.json")
-        self._feed(core.ExecFailed(boottime(), self._failure))
+        self._feed(core_types.ExecFailed(boottime(), self._failure))
 
     def _see_signals(self, numbers: set[int]) -> None:
         # Exits first: a worker that went by itself before we saw stop.json was not stopped.
@@ -233,11 +233,11 @@ class Supervisor:
             if stop is None:
                 self._log("woken for stop.json, but there is none")
             else:
-                self._feed(core.StopAsked(boottime(), str(stop.get("reason"))))
+                self._feed(core_types.StopAsked(boottime(), str(stop.get("reason"))))
         if signal.SIGUSR2 in numbers:
-            self._tell(core.Word.STARTED)
+            self._tell(core_types.Word.STARTED)
             if self._state.heartbeat.last_heartbeat_at is not None:
-                self._tell(core.Word.HEARTBEAT)
+                self._tell(core_types.Word.HEARTBEAT)
         if signal.SIGTERM in numbers:
             self._log("SIGTERM does nothing to a shim; `trainshed cancel` ends its run")
 
@@ -247,10 +247,10 @@ class Supervisor:
             if pid == self._worker_pid:
                 code = os.waitstatus_to_exitcode(status)
                 number = -code if code < 0 else None
-                self._feed(core.WorkerExited(boottime(), code if number is None else None, number))
+                self._feed(core_types.WorkerExited(boottime(), code if number is None else None, number))
         if self._tree_gone:
             failpoint("shim.tree_gone")
-            self._feed(core.TreeGone(boottime()))
+            self._feed(core_types.TreeGone(boottime()))
 
     def _see_datagrams(self) -> None:
         for _ in range(64):  # then signals and deadlines have their turn, however fast a worker tells
@@ -260,25 +260,25 @@ class Supervisor:
                 return
             fields = notify.parse(datagram)
             if fields is not None:
-                self._feed(core.Notified(boottime(), fields))
+                self._feed(core_types.Notified(boottime(), fields))
 
-    def _feed(self, event: core.Input) -> None:
+    def _feed(self, event: core_types.Input) -> None:
         self._state, actions = core.step(self._state, event)
         for action in actions:
             self._do(action)
 
-    def _do(self, action: core.Action) -> None:
+    def _do(self, action: core_types.Action) -> None:
         match action:
-            case core.SignalTree():
+            case core_types.SignalTree():
                 if not self._tree_gone:
                     process_tree.signal_tree(action.signal)
-            case core.KillTree():
+            case core_types.KillTree():
                 self._kill_tree()
-            case core.CheckOutput():
-                self._feed(core.OutputGrew(boottime(), self._output_age()))
-            case core.TellAgent():
+            case core_types.CheckOutput():
+                self._feed(core_types.OutputGrew(boottime(), self._output_age()))
+            case core_types.TellAgent():
                 self._tell(action.word)
-            case core.WriteExit():
+            case core_types.WriteExit():
                 self._write_exit(action)
 
     def _kill_tree(self) -> None:
@@ -303,7 +303,7 @@ class Supervisor:
         self._sizes = sizes
         return max(0.0, time.time() - max(each.st_mtime for each in stats))
 
-    def _write_exit(self, end: core.WriteExit) -> None:
+    def _write_exit(self, end: core_types.WriteExit) -> None:
         self._durable_due = math.inf
         complained = False
         while True:
@@ -335,14 +335,14 @@ class Supervisor:
         columns["metrics"] = dict(heartbeat.metrics)
         return columns
 
-    def _tell(self, word: core.Word) -> None:
+    def _tell(self, word: core_types.Word) -> None:
         message: dict[str, object] = {
             "v": 1,
             "kind": word.value,
             "run_id": self._run_id,
             "attempt": int(self._attempt),
         }
-        if word is core.Word.HEARTBEAT:
+        if word is core_types.Word.HEARTBEAT:
             message.update(self._heartbeat() or {})
         try:
             self._listener.sendto(json.dumps(message).encode(), self._agent)
