@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from events.change import Change
 from events.codec import StoredEvent
-from events.evolve import Change, ended_runs_needed, evolve
+from events.evolve import ended_runs_needed, evolve
 from events.log import EventLog
 from events.state import Run, State
 from trainshed_client import subjects

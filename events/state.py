@@ -168,7 +168,7 @@ class Usage(msgspec.Struct):
 
 
 class State:
-    """The fold's one index. Read it freely; only ``events.evolve`` changes it.
+    """The fold's one index. Read it freely; only ``evolve`` and its machines of runs and nodes change it.
 
     Ended runs are not in it, so its size goes with what is live and not with history.
     """

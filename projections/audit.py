@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from events.change import Change
 from events.codec import StoredEvent
-from events.evolve import Change
 from events.log import EventLog
 from events.state import Active, Ended
 from events.types import RetryRequested, Submitted
@@ -132,7 +132,7 @@ async def replay(
                     projector.apply(messages, observe, tell=False)
                     if not messages:
                         break
-        return Replayed(projector.seq, events, projector.projection.state_hash)
+        return Replayed(projector.seq, events, projector.projection.entries.state_hash)
     finally:
         projector.close()
 

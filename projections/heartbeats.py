@@ -14,7 +14,8 @@ from events.codec import decode_heartbeat
 from events.feed import Message
 from events.state import Active, Run
 from events.types import NodeHeartbeat, RunHeartbeat
-from projections.projection import Projection, RunEntry
+from projections.entries import RunEntry
+from projections.projection import Projection
 from projections.projector import Applied, Projector, changed_run, changed_slot
 from projections.rows import AttemptRow, NodeRow, RunRow, SlotRow, fitting, plain_number, sorted_json
 from projections.stored_time import stored_time
@@ -66,11 +67,11 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
 
 
 def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, changed: Changed) -> None:
-    entry = projection.runs.get(heartbeat.run_id)
+    entry = projection.entries.runs.get(heartbeat.run_id)
     row = entry.row if entry is not None else None
     if entry is None or row is None or not _is_of(entry.run, heartbeat.attempt, node):
         return
-    attempt = projection.attempts.get((row.submit_seq, heartbeat.attempt))
+    attempt = projection.entries.attempts.get((row.submit_seq, heartbeat.attempt))
     if attempt is None or attempt.row is None:
         return
     for told in (row, attempt.row):
@@ -95,12 +96,12 @@ def _tell(row: RunRow | AttemptRow, heartbeat: RunHeartbeat, time: str) -> None:
 
 
 def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: Changed) -> None:
-    entry = projection.nodes.get(heartbeat.node)
+    entry = projection.entries.nodes.get(heartbeat.node)
     if entry is None or entry.row is None or entry.row.incarnation != heartbeat.incarnation:
         return
     entry.row.last_heartbeat_at, entry.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
     changed.nodes.append(entry.row)
-    slots = projection.slots.get(heartbeat.node, {})
+    slots = projection.entries.slots.get(heartbeat.node, {})
     for reading in heartbeat.gpus:
         slot = slots.get(reading.index)
         if slot is None or slot.row is None:

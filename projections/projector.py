@@ -13,11 +13,12 @@ from contextlib import contextmanager
 import msgspec
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from events.change import Change
 from events.codec import StoredEvent, Unreadable, decode
-from events.evolve import Change
 from events.feed import Message
 from projections.database import Database
-from projections.projection import Batch, Projection
+from projections.entries import Batch
+from projections.projection import Projection
 from projections.rows import LIVE, RunRow, SlotRow, record_json
 from projections.store import Store
 from projections.tables import SCHEMA_VERSION
@@ -122,7 +123,7 @@ class Projector:
     @property
     def seq(self) -> int:
         """The last sequence that is committed."""
-        return self.projection.seq
+        return self.projection.entries.seq
 
     def close(self) -> None:
         """Close the writer's connection."""
@@ -135,7 +136,7 @@ class Projector:
 
         After an exception the projection in memory is ahead of the database: throw this projector away and open anew.
         """
-        projection, last = self.projection, self.projection.seq
+        projection, last = self.projection, self.projection.entries.seq
         if not messages or messages[-1].seq <= last:
             return Applied(last)
         with _without_gc(len(messages)), self.store.connection.begin():

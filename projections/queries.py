@@ -1,7 +1,7 @@
 """What the read model answers: runs, one run, slots, nodes, and all rows for an audit.
 
-Owns the shapes of answers and their size; knows neither NATS nor how rows come about. Each answer is of one read
-transaction, and its ``seq`` is the checkpoint's in that transaction.
+Owns the shapes of answers and their size; knows neither NATS nor how rows come about, nor what a listing asks for. Each
+answer is of one read transaction, and its ``seq`` is the checkpoint's in that transaction.
 """
 
 from __future__ import annotations
@@ -10,25 +10,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, func, or_, select
-from sqlalchemy import Row as SqlRow
+from sqlalchemy import Connection, Select, Table, func, select
 
-from events.times import nanoseconds, rfc3339
 from projections import tables
 from projections.database import Database
 from projections.rows import (
-    LIVE,
     AttemptRow,
     NodeRow,
     Row,
-    RunRow,
     SlotRow,
     TimelineRow,
-    plain_number,
     record_json,
     row_from,
-    sorted_json,
 )
+from projections.run_list import RunQuery, label_text, quick_row, selected, total
 from projections.standing import Standing, standing_of
 from projections.store import run_pair
 from projections.waits import Rooms, Waits, waits_for
@@ -36,89 +31,12 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import TimelineEntry
 from trainshed_client.statuses import RunStatus
 
-MAX_RUNS = 500
 MAX_FOUND = 6
 MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
 _EXPLAINED = 10
 _TIMELINE = msgspec.json.Encoder()
-_BEYOND_TEXT = chr(0x10FFFF)
-_STATUSES = tuple(status.value for status in RunStatus if status is not RunStatus.UNSPECIFIED)
-
-
-class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``run.list`` takes. ``run``: an id, a prefix of one, or a name; the rest narrows a listing down.
-
-    ``live`` and ``ended`` choose by whether a run has ended; with ``ended`` the order is that of the ends, the last
-    first, and there is one page. ``ended_before``: those whose end was stored before that time.
-    """
-
-    status: tuple[str, ...] = ()
-    labels: Mapping[str, str] = {}
-    name: str | None = None
-    run: str | None = None
-    live: bool = False
-    ended: bool = False
-    ended_before: str | None = None
-    limit: int = MAX_RUNS
-    before_seq: int | None = None
-
-
-def run_query(
-    *,
-    status: list[Any] | None = None,
-    labels: dict[str, Any] | None = None,
-    name: str | None = None,
-    run: str | None = None,
-    prefix: str | None = None,
-    live: bool | None = None,
-    ended: bool | None = None,
-    ended_before: str | None = None,
-    limit: int | None = None,
-    before_seq: int | None = None,
-) -> RunQuery:
-    """A checked query. Raises TrainshedError (invalid) that names the field."""
-    for place, one in enumerate(status or ()):
-        if one not in _STATUSES:
-            raise TrainshedError(
-                ErrorCode.INVALID,
-                f"must be one of {', '.join(_STATUSES)}, not {one!r:.60}",
-                f"status.{place}",
-            )
-    for key, value in (labels or {}).items():
-        if not isinstance(value, str):
-            raise TrainshedError(ErrorCode.INVALID, f"must be a string, not {value!r:.60}", f"labels.{key}")
-    if limit is not None and not 1 <= limit <= MAX_RUNS:
-        raise TrainshedError(ErrorCode.INVALID, f"must be 1 to {MAX_RUNS}, not {limit}", "limit")
-    if live and ended:
-        raise TrainshedError(ErrorCode.INVALID, "no run is both live and ended; leave one out", "ended")
-    if ended_before is not None:
-        try:
-            ended_before = rfc3339(nanoseconds(ended_before))
-        except (ValueError, OverflowError):
-            raise TrainshedError(
-                ErrorCode.INVALID,
-                f"must be a time as in 2026-11-24T08:17:40Z, not {ended_before!r:.60}",
-                "ended_before",
-            ) from None
-    if ended and before_seq is not None:
-        raise TrainshedError(
-            ErrorCode.INVALID,
-            "the last that ended are one page; page through all by their status",
-            "before_seq",
-        )
-    return RunQuery(
-        status=tuple(status or ()),
-        labels=labels or {},
-        name=name,
-        run=run if run is not None else prefix,
-        live=bool(live),
-        ended=bool(ended),
-        ended_before=ended_before,
-        limit=limit or MAX_RUNS,
-        before_seq=before_seq,
-    )
 
 
 class Queries:
@@ -140,7 +58,7 @@ class Queries:
             seq = _seq(connection)
             runs: list[msgspec.Raw] = []
             size = 0
-            for record in self._records(connection, _selected(query), query.labels):
+            for record in self._records(connection, selected(query), query.labels):
                 size += len(record) + 1
                 if size > MAX_BYTES and runs:
                     break
@@ -151,7 +69,7 @@ class Queries:
                 limit = 0  # these were all
             answer = {"v": 1, "seq": seq, "runs": runs}
             if query.before_seq is None:
-                answer["total"] = _total(connection, query) if limit else len(runs)
+                answer["total"] = total(connection, query) if limit else len(runs)
         return answer
 
     def run(self, run_id: str) -> dict[str, Any]:
@@ -282,11 +200,11 @@ class Queries:
         self, connection: Connection, statement: Select[Any], labels: Mapping[str, str]
     ) -> Iterator[bytes]:
         waits: Waits | None = None
-        wanted = [_label(key, value) for key, value in labels.items()]
+        wanted = [label_text(key, value) for key, value in labels.items()]
         for row in connection.execute(statement).yield_per(100):
             if wanted and not all(text in row.labels for text in wanted):  # LIKE takes letters of either case
                 continue
-            record = _quick_row(row)
+            record = quick_row(row)
             if row.status != "PENDING":
                 yield record_json(record)
                 continue
@@ -314,78 +232,6 @@ def _queued(row: Row, waits: bytes) -> bytes:
 
 def _seq(connection: Connection) -> int:
     return int(connection.execute(select(tables.checkpoint.c.seq)).scalar_one_or_none() or 0)
-
-
-_FIELDS = RunRow.__struct_fields__
-_IS_PENDING = tables.runs.c.status == RunStatus.PENDING.value
-_LISTED: tuple[ColumnElement[Any], ...] = (
-    *(tables.runs.c[name] for name in _FIELDS),
-    # What a queued run waits for is made of these; the others' are not read from the disk for a listing.
-    case((_IS_PENDING, tables.runs.c.config)).label("config"),
-    case((_IS_PENDING, tables.runs.c.fold)).label("fold"),
-)
-_JSON_PLACES = tuple(place for place, name in enumerate(_FIELDS) if name in tables.JSON_COLUMNS)
-_BOOLEAN_PLACES = tuple(place for place, name in enumerate(_FIELDS) if name in tables.BOOLEAN_COLUMNS)
-_STEP_PLACE = _FIELDS.index("step")
-
-
-def _quick_row(row: SqlRow[Any]) -> RunRow:
-    """What `row_from` makes of a row of ``_LISTED``, by place and so three times as fast."""
-    values = list(row[: len(_FIELDS)])
-    for place in _JSON_PLACES:
-        values[place] = msgspec.Raw(values[place].encode())
-    for place in _BOOLEAN_PLACES:
-        values[place] = bool(values[place])
-    values[_STEP_PLACE] = plain_number(values[_STEP_PLACE])
-    return RunRow(*values)
-
-
-def _selected(query: RunQuery) -> Select[Any]:
-    runs = tables.runs.c
-    selected = select(*_LISTED).where(*_conditions(query))
-    # The index of the ended ones is in this order: however many there are, the last are found at once.
-    return selected.order_by(runs.seq.desc() if query.ended else runs.submit_seq.desc())
-
-
-def _total(connection: Connection, query: RunQuery) -> int:
-    """How many runs match."""
-    if not query.labels:
-        counted = select(func.count()).select_from(tables.runs).where(*_conditions(query))
-        return int(connection.execute(counted).scalar_one())
-    wanted = [_label(key, value) for key, value in query.labels.items()]
-    labels = connection.execute(select(tables.runs.c.labels).where(*_conditions(query))).scalars()
-    return sum(all(text in found for text in wanted) for found in labels)
-
-
-def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
-    runs = tables.runs.c
-    where: list[ColumnElement[bool]] = []
-    if query.status:
-        where.append(runs.status.in_(query.status))
-        if LIVE.issuperset(query.status):
-            where.append(tables.IS_LIVE)  # type: ignore[arg-type]  # their index: they are few, whatever has ended
-    if query.name is not None:
-        where.append(runs.name == query.name)
-    if query.run is not None:
-        starts = and_(runs.run_id >= query.run, runs.run_id < query.run + _BEYOND_TEXT)
-        where.append(or_(starts, runs.name == query.run))
-    if query.before_seq is not None:
-        where.append(runs.submit_seq < query.before_seq)
-    where += [
-        runs.labels.contains(_label(key, value), autoescape=True) for key, value in query.labels.items()
-    ]
-    if query.ended_before is not None:
-        where.append(runs.ended_at < query.ended_before)  # null, and so not before, while it is live
-    if query.live:
-        where.append(tables.IS_LIVE)  # type: ignore[arg-type]
-    if query.ended:
-        where.append(tables.IS_ENDED)  # type: ignore[arg-type]
-    return where
-
-
-def _label(key: str, value: str) -> str:
-    """How a label stands in the JSON text of ``labels``."""
-    return str(sorted_json({key: value}), "utf-8")[1:-1]
 
 
 def _slots(connection: Connection) -> list[SlotRow]:

@@ -14,11 +14,12 @@ from msgspec.structs import astuple
 from sqlalchemy import Connection, Table
 
 from events.config import stored_config
-from events.evolve import run_of_config
+from events.run_machine import run_of_config
 from events.state import Node, Phase, Run, Snapshot, restore
 from projections import tables
 from projections.database import Database, in_chunks
-from projections.projection import Batch, Projection, RunEntry
+from projections.entries import Batch, RunEntry
+from projections.projection import Projection
 from projections.rows import (
     NODE_HEARTBEAT,
     AttemptRow,
@@ -155,7 +156,7 @@ class Store:
             )
         )
         projection = Projection(self, state, at.state_hash, at.seq)
-        projection.restore(live, attempts, slots, node_rows)
+        projection.entries.restore(live, attempts, slots, node_rows)
         return projection
 
     def _live_runs(self) -> list[tuple[RunRow, Run]]:

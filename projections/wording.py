@@ -5,7 +5,7 @@ Owns the sentences; knows neither rows nor SQL. They are part of the state hash:
 
 from __future__ import annotations
 
-from events.evolve import EndedAttempt, RunChange
+from events.change import EndedAttempt, RunChange
 from events.state import Pending, Run
 from events.types import (
     AttemptEnd,

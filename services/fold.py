@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import nats.errors
 
+from events.change import Change
 from events.codec import StoredEvent, Unreadable, decode
-from events.evolve import Change
 from events.feed import TRANSIENT_FROM, ApiError
 from events.history import LogHistory, fold
 from events.log import EventLog

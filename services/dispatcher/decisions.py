@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from events.change import Change
 from events.codec import StoredEvent
 from events.config import stored_config
-from events.evolve import Change
 from events.state import State
 from events.times import nanoseconds, rfc3339
 from events.types import Dispatched, Event, NodeLost, View, Why

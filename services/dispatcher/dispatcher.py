@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from nats.aio.msg import Msg
 
+from events.change import Change
 from events.codec import StoredEvent, Writer, uuid7
-from events.evolve import Change
 from events.log import Conflict, EventLog, Refused, UnknownOutcome
 from events.types import Dispatched, Event, NodeJoined
 from services.dispatcher.consumers import DELETED, NodeConsumers

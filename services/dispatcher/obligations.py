@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from events.change import Change
 from events.codec import StoredEvent
-from events.evolve import Change, verdict_on
+from events.run_machine import verdict_on
 from events.state import Active, Ended, Node, Pending, Run, State
 from events.types import Cancelled, Event, Failed, NodeEvent, Stopping
 from trainshed_client.statuses import FailureReason

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
-from events.evolve import MAX_BACKOFF_S
+from events.run_machine import MAX_BACKOFF_S
 from events.state import Pending, Run
 
 Order = tuple[int, int, str]

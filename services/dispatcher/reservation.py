@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from events.evolve import SECOND_NS
+from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Run, State
 from events.times import nanoseconds
 from events.types import Dispatched

@@ -25,8 +25,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from events.change import Change
 from events.codec import NewEvent, StoredEvent
-from events.evolve import Change
 from events.feed import ApiError
 from events.log import Appended, Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.state import Pending

@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError
 from events.log import EventLog
-from projections.queries import Queries, run_query
+from projections.queries import Queries
+from projections.run_list import run_query
 from services.api import Call
 from services.dispatcher.outlook import outlook
 from services.projector.position import Position

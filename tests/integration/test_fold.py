@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from events.change import Change
 from events.codec import StoredEvent
-from events.evolve import Change
 from events.log import EventLog
 from events.state import SNAPSHOT_VERSION, Snapshot, snapshot
 from events.types import CancelRequested, Completed, Failed, RetryRequested, Submitted

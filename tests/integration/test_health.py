@@ -9,7 +9,7 @@ import pytest
 
 from services.observe import health
 from services.observe.health import HealthServer
-from services.settings import Listen
+from services.setting_values import Listen
 from trainshed_client.errors import TrainshedError
 
 LACKING: list[str] = []

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from events.change import Change
 from events.codec import StoredEvent, event_subject
-from events.evolve import Change, ended_runs_needed, evolve
+from events.evolve import ended_runs_needed, evolve
 from events.state import Active, Ended, Node, Pending, Run, State, restore, snapshot
 from events.types import (
     Artifact,

@@ -146,7 +146,7 @@ def page() -> str:
         "# What each event makes of a run",
         "",
         "Made from the code's own behaviour by `python -m tests.support.state_machine`; a test fails where it is not",
-        "current. `events/evolve.py` is the only place that changes a status, and every reader of the log uses it.",
+        "current. `events/run_machine.py` is the only place that changes a status, and every reader of the log uses it.",
         "",
         "```mermaid",
         "stateDiagram-v2",
