@@ -59,7 +59,11 @@ def write(path: Path, kept: KeptFold) -> None:
     """
     body = msgspec.msgpack.encode(kept)
     new = path.with_name(f"{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(hashlib.sha256(body).digest())
-        file.write(body)
-    os.replace(new, path)
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(hashlib.sha256(body).digest())
+            file.write(body)
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)  # the last room of a disk is for the ends of what runs
+        raise

@@ -192,7 +192,8 @@ class EmbeddedNats:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), within_s)
+                async with asyncio.timeout(within_s):
+                    await process.wait()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -355,11 +356,13 @@ def _server_environment() -> dict[str, str]:
 async def _server_info(port: int) -> dict[str, object] | None:
     """The INFO line of the server at ``port``; None if nothing listens. Raises nothing for what is no NATS server."""
     try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 1.0)
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except (OSError, TimeoutError):
         return None
     try:
-        line = await asyncio.wait_for(reader.readline(), 1.0)
+        async with asyncio.timeout(1.0):
+            line = await reader.readline()
         info = json.loads(line.removeprefix(b"INFO "))
     except (OSError, TimeoutError, ValueError):
         return {}

@@ -25,6 +25,8 @@ ASK_WITHIN_S = 2.5
 """Of each of the two questions that a server which does not answer is asked at a look."""
 HUNG_LOOKS = 3
 """Looks in a row, 15 s and more, without any answer: counted and not timed, for it may have been us who stood still."""
+SLOW_LOOKS = 5
+"""Looks in a row at a server that lives and does not answer for its store, until that is told."""
 FAILING_LOOKS = 2
 """Looks in a row that find a server failing: a consumer that was deleted at that very moment is no reason."""
 ROOM_BYTES = 16 * MIB
@@ -39,6 +41,7 @@ class Act(enum.Enum):
 
     NOTHING = "nothing"
     TELL_SILENT = "tell_silent"
+    TELL_SLOW = "tell_slow"
     TELL_FULL = "tell_full"
     TELL_WELL = "tell_well"
     END_HUNG = "end_hung"
@@ -49,6 +52,7 @@ class Watch(msgspec.Struct, frozen=True):
     """What earlier looks leave behind. ``restart_from``: no restart of a failing server before then (loop clock)."""
 
     silent: int = 0
+    slow: int = 0
     failing: int = 0
     told_full: bool = False
     restart_from: float = 0.0
@@ -59,14 +63,15 @@ def after_look(watch: Watch, said: Said, free: int | None, now: float) -> tuple[
     """What a look's answer means. ``free``: bytes left on the store's disk, None where that is not known."""
     match said.health:
         case Health.OK:
-            act = Act.TELL_WELL if watch.silent or watch.failing else Act.NOTHING
+            act = Act.TELL_WELL if watch.silent or watch.failing or watch.slow >= SLOW_LOOKS else Act.NOTHING
             if (
                 now >= watch.restart_from + watch.pause_s
             ):  # well for a while: what comes next is another trouble
                 return Watch(), act
             return Watch(restart_from=watch.restart_from, pause_s=watch.pause_s), act
         case Health.SLOW:
-            return msgspec.structs.replace(watch, silent=0), Act.NOTHING
+            watch = msgspec.structs.replace(watch, silent=0, slow=watch.slow + 1)
+            return watch, Act.TELL_SLOW if watch.slow == SLOW_LOOKS else Act.NOTHING
         case Health.SILENT:
             watch = msgspec.structs.replace(watch, silent=watch.silent + 1)
             if watch.silent >= HUNG_LOOKS and watch.silent % HUNG_LOOKS == 0:
@@ -169,6 +174,11 @@ class NatsKeeper:
                 pass
             case Act.TELL_SILENT:
                 _log.warning("nats-server does not answer; it is started again if that goes on")
+            case Act.TELL_SLOW:
+                _log.warning(
+                    "nats-server lives and stores nothing: its disk is slow or hangs",
+                    disk=str(self._server.store_dir),
+                )
             case Act.TELL_WELL:
                 _log.info("nats-server answers again")
             case Act.TELL_FULL:

@@ -87,7 +87,7 @@ def on_server(nc: SafeClient, monitor_url: str | None) -> Look:
         except (TimeoutError, nats.errors.Error):
             return None
         limit = account.limits.max_storage
-        if limit is None or limit < 0:
+        if not limit or limit < 0:  # 0: the limits of this account are by tiers of replicas
             return None
         return Room("the JetStream store of this account", limit - account.storage)
 

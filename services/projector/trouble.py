@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DataError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -41,7 +41,7 @@ def damage_in(error: BaseException) -> str | None:
     """What is damaged, where the database must be rebuilt; None where it may pass by itself: a full disk, a lock."""
     words = words_of(error)
     match error:
-        case OperationalError():
+        case OperationalError() | DataError() | ProgrammingError():  # the latter two: a value that it cannot take
             return words if any(sign in words for sign in _SIGNS_OF_DAMAGE) else None
         case DatabaseError() | Damaged() | msgspec.MsgspecError() | ValueError():
             return words

@@ -12,6 +12,7 @@ from services.nats_server.nats_keeper import (
     RESTART_PAUSE_MAX_S,
     RESTART_PAUSE_S,
     ROOM_BYTES,
+    SLOW_LOOKS,
     Act,
     Watch,
     after_look,
@@ -42,6 +43,11 @@ def test_silence_is_told_once_and_ended_only_when_it_goes_on() -> None:
     # an answer in between begins the count anew
     assert Act.END_HUNG not in acts(*hung[:-1], (SLOW, None, 5.0), *hung[:-1])
     assert acts(hung[0], (OK, None, 5.0)) == [Act.TELL_SILENT, Act.TELL_WELL]
+
+
+def test_a_store_that_hangs_is_told_once_and_no_reason_to_end_a_server_that_lives() -> None:
+    done = acts(*[(SLOW, None, float(n)) for n in range(3 * SLOW_LOOKS)], (OK, None, 99.0))
+    assert [act for act in done if act is not Act.NOTHING] == [Act.TELL_SLOW, Act.TELL_WELL]
 
 
 def test_on_a_full_disk_it_waits_for_room_and_then_starts_it_again() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 from structlog.testing import capture_logs
 
-from services.nats_server.room import MIB, Room, RoomWatch, refusal
+from services.nats_server.room import MIB, Room, RoomWatch, on_server, refusal
 from trainshed_client.errors import ErrorCode
+from trainshed_client.nats_client import SafeClient
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,22 @@ async def test_it_is_told_once_when_it_runs_out_and_once_when_it_is_back() -> No
             await watch.look()
             assert (watch.refusal is not None) == (free == MIB)
     assert [line["log_level"] for line in logs] == ["error", "info"]
+
+
+@pytest.mark.parametrize(("limit", "free"), [(-1, None), (0, None), (10 * MIB, 7 * MIB)])
+async def test_an_account_without_a_limit_of_its_own_tells_nothing(limit: int, free: int | None) -> None:
+    class Account:
+        """As nats-server answers; limits by tiers of replicas leave the account's own at 0."""
+
+        limits = SimpleNamespace(max_storage=limit)
+        storage = 3 * MIB
+
+    class Client:
+        def jetstream(self, timeout: float) -> Client:
+            return self
+
+        async def account_info(self) -> Account:
+            return Account()
+
+    room = await on_server(cast("SafeClient", Client()), None)()
+    assert (room and room.free) == free

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 import signal
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,9 +112,8 @@ _complained: set[int] = set()
 def _complain(pid: int) -> None:
     if pid not in _complained:
         _complained.add(pid)
-        print(
-            f"not allowed to signal process {pid}; the attempt ends when it does", file=sys.stderr, flush=True
-        )
+        with contextlib.suppress(OSError):  # on a full disk: no reason to end an attempt
+            os.write(2, b"not allowed to signal process %d; the attempt ends when it does\n" % pid)
 
 
 def signal_tree(number: int) -> None:
