@@ -22,7 +22,7 @@ class Ack(msgspec.Struct, frozen=True):
     seq: int
 
 
-def read_acks(lines: Iterable[bytes]) -> list[Ack]:
+def read_acks(lines: Iterable[bytes], file: str = "acks") -> list[Ack]:
     """The answers, one JSON object a line; empty lines are passed over. Raises TrainshedError (invalid) naming the line."""
     acks: list[Ack] = []
     for number, line in enumerate(lines, 1):
@@ -32,7 +32,7 @@ def read_acks(lines: Iterable[bytes]) -> list[Ack]:
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 expected = "each line is an answer as `trainshed submit --json` prints it"
                 raise TrainshedError(
-                    ErrorCode.INVALID, f"line {number}: {error}; {expected}", "acks"
+                    ErrorCode.INVALID, f"{file}, line {number}: {error}; {expected}"
                 ) from None
     return acks
 

@@ -302,7 +302,13 @@ class Trainshed:
     async def call(self, call: str, request: object, *, timeout: float = CALL_TIMEOUT_S) -> bytes:
         """One call of the API (``run.submit`` and so on); its JSON answer undecoded."""
         tries = 2 if call in _QUERIES else 1
-        payload = msgspec.json.encode(request)
+        try:
+            payload = msgspec.json.encode(request)
+        except UnicodeEncodeError as no_text:  # a word of a command line, say, in another encoding
+            text = no_text.object.encode("utf-8", "surrogateescape")
+            raise TrainshedError(
+                ErrorCode.INVALID, f"not UTF-8, and so no text: {str(text)[2:-1]:.200}"
+            ) from None
         answer = await self.request(subjects.api(call), payload, timeout=timeout, tries=tries)
         if (error := error_in(answer.data)) is not None:
             raise error

@@ -280,7 +280,12 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
         case OSError() if f"[Errno {errno.ECONNREFUSED}]" in text:  # summed up over a host's addresses
             why = "connection refused"
         case TimeoutError():
-            why = "no answer in time"
+            return TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"no Trainshed answers at {endpoint.url} (no answer in time): what listens there stands still. "
+                "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
+                "--nats nats://HOST:4222",
+            )
         case OSError(strerror=str(words)):
             why = words.lower()
         case _:

@@ -72,7 +72,7 @@ def _devices(gpus: Gpus, declared: int | None) -> tuple[Gpus, tuple[Device, ...]
     if there == 0 and gpus.none_by_choice:
         devices = tuple(Device(index=index) for index in range(declared))
         why = "; ".join(gpus.notes) or "NVML shows no GPU"
-        note = f"{why}: {declared} slots are declared by --gpus, without devices behind them"
+        note = f"{why}: {declared} slot{' is' if declared == 1 else 's are'} declared by --gpus, without devices behind them"
         return gpus, devices, (note,) if declared else gpus.notes
     if declared > there:
         seen = f"{there} {'GPU is' if there == 1 else 'GPUs are'} visible here"

@@ -27,6 +27,7 @@ from trainshed_client.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from projections.acknowledged import Ack
     from projections.audit import Verdict
 
 
@@ -49,7 +50,7 @@ def verify(as_json: bool, acks: Path | None) -> None:
 
     Exit code 1 where they differ or an invariant does not hold.
     """
-    verdict = run_async(_verify(_lines(acks) if acks is not None else []))
+    verdict = run_async(_verify(_answers(acks) if acks is not None else []))
     if as_json:
         print_json(
             {
@@ -66,25 +67,25 @@ def verify(as_json: bool, acks: Path | None) -> None:
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _answers(path: Path) -> list[Ack]:
+    from projections.acknowledged import read_acks
+
     try:
-        return path.read_bytes().splitlines()
+        return read_acks(path.read_bytes().splitlines(), str(path))
     except OSError as error:
         raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--acks") from None
 
 
-async def _verify(acks: list[bytes]) -> Verdict:
+async def _verify(acks: list[Ack]) -> Verdict:
     from events.log import EventLog
-    from projections.acknowledged import read_acks
     from projections.audit import rows_from
     from projections.audit import verify as replay_and_compare
 
-    answers = read_acks(acks)
     async with connected() as trainshed:
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                return await replay_and_compare(EventLog(trainshed.nc), rows, answers)
+                return await replay_and_compare(EventLog(trainshed.nc), rows, acks)
 
 
 def _print(verdict: Verdict) -> None:
@@ -92,7 +93,11 @@ def _print(verdict: Verdict) -> None:
     if verdict.ok:
         click.echo(f"{replayed}: the tables are the same (state hash {verdict.state_hash[:12]}…)")
         return
-    click.echo(f"{replayed}, up to {verdict.seq}: {len(verdict.violations)} violations")
+    count = len(verdict.violations)
+    click.echo(f"{replayed}, up to {verdict.seq}: {count} violation{'' if count == 1 else 's'}")
     for violation in verdict.violations:
         click.echo(f"  {violation.invariant} at {violation.seq}: {violation.message}")
-    note("the log is as it was; keep it, and tell us: the tables or the code that made them are wrong")
+    if any(violation.invariant == "I6" for violation in verdict.violations):
+        note("the log lacks what was acknowledged: keep it and its server's files as they are, and tell us")
+    else:
+        note("the log is as it was; keep it, and tell us: the tables or the code that made them are wrong")

@@ -12,7 +12,7 @@ import click
 
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, nats_option, note, run_async, warn
-from services.cli.describe import summary
+from services.cli.describe import never_started, summary
 from services.cli.output import print_chunks, tell_attempt
 from services.cli.run_argument import RUN
 from services.cli.text import clean, short
@@ -51,18 +51,25 @@ class Wanted(NamedTuple):
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written, until the run ends.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Which attempt (the latest).")
-@click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to stdout.")
-@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr.")
+@click.option("--stdout", is_flag=True, help="Only what it wrote to stdout.")
+@click.option("--stderr", is_flag=True, help="Only what it wrote to stderr.")
 @click.option("--timestamps", is_flag=True, help="Tell when each line came, and on which stream.")
 @nats_option
 def logs(
-    run: str, follow: bool, tail: int | None, attempt: int | None, only: str | None, timestamps: bool
+    run: str,
+    follow: bool,
+    tail: int | None,
+    attempt: int | None,
+    stdout: bool,
+    stderr: bool,
+    timestamps: bool,
 ) -> None:
     """Print the output of a run, stdout and stderr together as they came, byte for byte.
 
     It is read from the machine where the run is or was. With -f it begins when the run does, goes on over later
     attempts and ends with the run; Ctrl-C ends only the following.
     """
+    only = None if stdout == stderr else "stdout" if stdout else "stderr"
     run_async(_logs(run, follow, Wanted(attempt, only, tail, timestamps)))
 
 
@@ -121,6 +128,8 @@ async def _stored(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
     chosen = _chosen(view, wanted.attempt)
     if chosen is not None:
         await _print_stored(trainshed, chosen, wanted)
+        if never_started(chosen):
+            note(f"attempt {chosen.attempt} of run {run} could not be started; why: trainshed show {run}")
     elif wanted.attempt is not None:
         there = "none yet" if not view.attempts else f"only {len(view.attempts)}"
         raise TrainshedError(

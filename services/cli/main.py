@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -127,6 +128,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """Run one command; its exit code. What is wrong is told on stderr, without a traceback if it was foreseen."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have letters that the locale has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if shadowed := _shadowed():
             _complain(shadowed)
@@ -135,6 +138,9 @@ def run(args: Sequence[str]) -> int:
             return _invoke(args)
         finally:
             sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the help: nothing was wrong
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         _complain(f"{error.format_message()}\nTry: {context.command_path if context else 'trainshed'} --help")

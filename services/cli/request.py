@@ -239,8 +239,10 @@ def _variable(text: str, env: Mapping[str, str]) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if sign and name:
         return name, value
+    if not name:
+        raise _invalid(f"--env {text}: write --env NAME, or --env NAME=VALUE")
     if name not in env:
-        raise _invalid(f"--env {text}: no such variable is set here; write --env {text or 'NAME'}=VALUE")
+        raise _invalid(f"--env {text}: no such variable is set here; write --env {text}=VALUE")
     return name, env[name]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from services.cli.common import nats_option
 from services.cli.up import agent_options, warn_of_unknown_settings, with_options
 from services.cli.verb import verb
 from services.settings import Settings
@@ -29,6 +30,7 @@ Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]
 
 
 @verb("NATS_URL=nats://host:4222 trainshed gateway", name="gateway")
+@nats_option
 def gateway() -> None:
     """Run the gateway alone: it takes commands and appends what follows."""
     settings = Settings.read()
@@ -47,6 +49,7 @@ def gateway() -> None:
 
 
 @verb("NATS_URL=nats://host:4222 trainshed dispatcher", name="dispatcher")
+@nats_option
 def dispatcher() -> None:
     """Run a dispatcher alone; of several one is active and the others stand by."""
     settings = Settings.read()
@@ -65,6 +68,7 @@ def dispatcher() -> None:
 
 
 @verb("NATS_URL=nats://host:4222 trainshed projector --records", name="projector")
+@nats_option
 @click.option("--records", is_flag=True, help="Keep the record buckets too (one projector of a stack does).")
 @click.option("--database", metavar="PATH", help="The SQLite file (trainshed.db in the state folder).")
 @click.option("--ready-fd", type=int, hidden=True)
@@ -96,6 +100,7 @@ def projector(records: bool, database: str | None, ready_fd: int | None, die_wit
 
 
 @verb("NATS_URL=nats://host:4222 trainshed agent --node gpu01", name="agent")
+@nats_option
 @click.option(
     "--borrowed", is_flag=True, help="The machine is on loan: SIGTERM stops the workers and leaves."
 )
@@ -186,12 +191,14 @@ async def _run(
 
 
 def _endpoint(settings: Settings) -> Endpoint:
-    if settings.nats_url is not None:
+    given: str | None = (click.get_current_context().obj or {}).get("nats")
+    url = given or settings.nats_url
+    if url is not None:
         from trainshed_client.endpoint import parse_url
 
         return parse_url(
-            settings.nats_url,
-            given_by="TRAINSHED_NATS_URL",
+            url,
+            given_by="--nats" if given else "TRAINSHED_NATS_URL",
             user=settings.nats_user,
             password=settings.nats_password,
         )

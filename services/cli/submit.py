@@ -219,13 +219,17 @@ async def _check(request: Request, as_json: bool) -> None:
                 click.echo(f"{one.run_id}  {'new' if one.new else one.status}  {_where(one)}")
     if len(checks) > 1:
         note(f"{sum(one.new for one in checks)} of {len(checks)} are new; nothing was submitted")
-    else:
+    elif checks[0].new:
         note("nothing was submitted; to do it, leave out --dry-run")
+    else:
+        note(
+            "nothing was submitted, and without --dry-run nothing would start; --new makes another run of it"
+        )
 
 
 def _told(check: Check, ended: str) -> list[str]:
     status = RunStatus.UNSPECIFIED if check.status is None else check.status
-    new = "yes" if check.new else f"no: it is {status}{ended}"
+    new = "yes" if check.new else f"no, there is one: {status}{ended}"
     return [
         f"run:           {check.run_id}",
         f"digest:        {check.digest}",

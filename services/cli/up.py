@@ -65,6 +65,10 @@ def up(
 
     Workers outlive it: the next `trainshed up` finds them again.
     """
+    if (click.get_current_context().obj or {}).get("nats"):
+        raise click.UsageError(
+            "up starts a server of its own. To join another's as a node: trainshed agent --nats URL"
+        )
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)
     from services import logging

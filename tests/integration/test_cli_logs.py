@@ -121,6 +121,7 @@ def test_tail_begins_with_the_last_lines_and_following_goes_on_from_there(
     run = stack.submit(shell=script)
     until(lambda: "last" in stack.trainshed("logs", "--stderr", run, code=None).text, what="stderr is there")
     assert stack.trainshed("logs", "--stdout", "--tail", "3", run).lines == ["4998", "4999", "5000"]
+    assert "last" in stack.trainshed("logs", "--stdout", "--stderr", "--tail", "3", run).lines
     assert stack.trainshed("logs", "--tail", "0", run).lines == []
     with following(stack, "--tail", "2", "--stdout", run) as process:
         assert [line(process), line(process)] == ["4999\n", "5000\n"]

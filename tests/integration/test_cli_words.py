@@ -97,7 +97,7 @@ def test_a_dry_run_tells_what_would_be_and_appends_nothing(stack: Stack) -> None
     assert (submitted["run_id"], submitted["digest"]) == (run, answer["digest"])
     stack.wait(run)
     known = stack.trainshed("submit", "--dry-run", *words)
-    assert known.lines[2].startswith("new:           no: it is COMPLETED ")
+    assert known.lines[2].startswith("new:           no, there is one: COMPLETED ")
 
 
 def test_a_dry_run_refuses_what_a_submission_would(stack: Stack) -> None:
@@ -228,3 +228,39 @@ def test_a_shell_completes_runs_and_nodes(stack: Stack) -> None:
     assert offered("trainshed show completed-", 2) == ["completed-by-tab"]
     assert run in offered(f"trainshed logs -f {run[:4]}", 3)
     assert offered("trainshed drain b", 2) == ["box"]
+
+
+# --- words that are none ----------------------------------------------------------------------------------
+
+BYTES = "a\udcff"
+"""As Python has an argument that is not UTF-8."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("submit", "--", "true", BYTES),
+        ("submit", "--dry-run", "--name", BYTES, "--", "true"),
+        ("show", BYTES),
+        ("logs", BYTES),
+        ("wait", BYTES),
+        ("cancel", BYTES),
+        ("ls", "--label", f"x={BYTES}"),
+        ("events", "--run", BYTES),
+        ("drain", BYTES),
+        ("drain", "box", "--reason", BYTES),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_word_that_is_not_utf_8_is_refused_by_what_it_is(stack: Stack, words: tuple[str, ...]) -> None:
+    told = stack.trainshed(*words, code=2).stderr
+    assert told.startswith("Error: ")
+    assert "not UTF-8, and so no text: " in told and r"a\xff" in told
+
+
+def test_services_and_up_heed_nats_too(stack: Stack) -> None:
+    for words in (("--nats", "http://x", "dispatcher"), ("agent", "--nats", "http://x")):
+        assert "--nats" in stack.trainshed(*words, code=2).stderr
+    assert (
+        "trainshed agent --nats URL" in stack.trainshed("--nats", "nats://127.0.0.1:1", "up", code=2).stderr
+    )

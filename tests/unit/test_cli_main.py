@@ -147,6 +147,30 @@ def test_a_shell_completes_verbs_and_options(typed: str, offered: str) -> None:
     assert f"plain,{offered}" in trainshed(env=asked).stdout.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [("f", ["failed"]), ("failed,c", ["failed,completed", "failed,cancelled"]), ("x", [])],
+)
+def test_a_shell_completes_a_status(begun: str, offered: list[str]) -> None:
+    asked = {"_TRAINSHED_COMPLETE": "bash_complete", "COMP_WORDS": f"trainshed ls --status {begun}"}
+    done = trainshed(env={**asked, "COMP_CWORD": "3"})
+    assert done.stdout.split() == [f"plain,{one}" for one in offered]
+
+
+def test_what_the_locale_has_no_letters_for_is_printed_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = (
+        "import sys; from services.cli import main, table; "
+        "main._invoke = lambda _: table.print_lines(['\\xfc \\u65e5']) or 0; main.main(sys.argv[1:])"
+    )
+    monkeypatch.setitem(globals(), "START", start)
+    for env in (
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ):
+        done = trainshed("ls", env=env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc \\u65e5\n", "")
+
+
 def test_without_a_stack_a_shell_is_offered_no_run_and_no_trace() -> None:
     asked = {"_TRAINSHED_COMPLETE": "bash_complete", "COMP_WORDS": "trainshed show k", "COMP_CWORD": "2"}
     done = trainshed(env=asked)
@@ -183,3 +207,12 @@ def test_an_event_is_printed_with_its_sequence_and_nothing_else_changed() -> Non
     assert with_sequence(body, 42) == body[:-1] + b',"sequence":"00000000000000000042"}'
     assert with_sequence(b"noise", 1) is None
     assert with_sequence(b"[1]", 1) is None
+
+
+@pytest.mark.parametrize("words", [(), ("audit",), ("node",)])
+def test_a_group_without_a_verb_shows_its_help_and_calls_it_no_error(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.run(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Example") and "Error" not in told
