@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from events.config import Needs, Resources, needs_of
+from events.run_machine import SECOND_NS
 from events.state import Pending, Phase, Run
-from events.times import rfc3339
 from projections.rows import NodeRow, SlotRow
 from projections.store import Fold
 from trainshed_client.records import WaitsFor
@@ -44,10 +44,13 @@ class Rooms(msgspec.Struct, frozen=True):
         """From the tables' rows."""
         healthy: dict[str, int] = {}
         free: dict[str, int] = {}
+        held = {slot.uuid for slot in slots if slot.run_id is not None and slot.uuid is not None}
         for slot in slots:
             if slot.healthy:
                 healthy[slot.node] = healthy.get(slot.node, 0) + 1
-                free[slot.node] = free.get(slot.node, 0) + (slot.run_id is None)
+                # a device that is held on another node is not free here
+                is_free = slot.run_id is None and slot.uuid not in held
+                free[slot.node] = free.get(slot.node, 0) + is_free
         rooms = [
             Room(
                 node=row.node,
@@ -121,8 +124,8 @@ def _of_phase(phase: Phase, cancel_requested: bool, now_ns: int) -> WaitsFor | N
     if phase.waiting_for:
         return WaitsFor(reason="dependency", text=f"waiting for {_runs(sorted(phase.waiting_for))}")
     if phase.not_before_ns > now_ns:
-        text = f"waiting until its retry at {rfc3339(phase.not_before_ns)}"
-        return WaitsFor(reason="backoff", text=text)
+        seconds = -((now_ns - phase.not_before_ns) // SECOND_NS)  # rounded up: never "in 0 s"
+        return WaitsFor(reason="backoff", text=f"waiting until its retry in {seconds} s")
     return None
 
 

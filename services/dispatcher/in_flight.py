@@ -9,7 +9,7 @@ import msgspec
 
 from events.state import State
 from events.types import Dispatched, Event, NodeLost, RunEvent
-from services.dispatcher.reservation import Taken
+from services.dispatcher.reservation import Taken, uuids_of
 
 
 class Decision(msgspec.Struct):
@@ -55,9 +55,7 @@ class InFlight:
                     taken.slots.update((grant.node, index) for index in grant.slots)
                     node = state.nodes.get(grant.node)
                     if node is not None:
-                        taken.uuids.update(
-                            d.uuid for d in node.gpus if d.uuid is not None and d.index in grant.slots
-                        )
+                        taken.uuids |= uuids_of(node, grant.slots)
                 case NodeLost(node=name):
                     taken.nodes.add(name)
                 case RunEvent(run_id=run_id):

@@ -13,10 +13,13 @@ from events.times import rfc3339
 from projections.standing import Standing
 from services.dispatcher.queue import shape_of
 from services.dispatcher.reservation import (
+    MARGIN_S,
     Reservation,
     Taken,
     ends_ns,
+    holders_elsewhere,
     least_of,
+    offer,
     offers_of,
     reserve,
     whole_of,
@@ -45,7 +48,7 @@ def outlook(standing: Standing, now_ns: int) -> Waiting:
         room = choose(run.needs, longest, offers.values(), now_ns)
         reserve(state, _NOBODY, reservation.run, offers, now_ns)
         if room is not None and choose(run.needs, longest, offers.values(), now_ns) is None:
-            reason, text = "reservation", _behind(run, reservation)
+            reason, text = "reservation", _behind(run, reservation, room.node.name)
     holders = list(_holders(state, run, reason, reservation, now_ns))
     return Waiting(
         reason=reason,
@@ -76,15 +79,18 @@ def _until(standing: Standing) -> Iterator[Run]:
     yield standing.run
 
 
-def _behind(run: Run, reservation: Reservation) -> str:
-    kept = (
-        f"{reservation.node} has room, but keeps it for run {reservation.run.run_id[:6]}, which comes first"
-    )
+def _behind(run: Run, reservation: Reservation, room: str) -> str:
+    """Why it may not have the room that the node ``room`` has."""
+    first = f"for run {reservation.run.run_id[:6]}, which comes first"
+    kept = f"{reservation.node} has room, but keeps it {first}"
+    if room != reservation.node:
+        kept = f"{room} has room, but on devices that {reservation.node} keeps {first}"
     if reservation.until_ns is None:
         return f"{kept}; what that waits for has no time limit"
     if run.max_duration_s is None:
         return f"{kept}; this one has no time limit to be over before that"
-    return f"{kept}; this one may last until after that starts"
+    lasts = f"{run.max_duration_s:g} s and {run.grace_s:g} s of grace, and {MARGIN_S} s are kept spare"
+    return f"{kept}; this one may last until after that starts ({lasts})"
 
 
 def _reserved(reservation: Reservation) -> Reserved:
@@ -100,21 +106,28 @@ def _reserved(reservation: Reservation) -> Reserved:
 def _holders(
     state: State, run: Run, reason: str, reservation: Reservation | None, now_ns: int
 ) -> Iterator[Holder]:
-    """The attempts on the nodes that could hold the run, where they hold what it lacks."""
+    """The attempts that hold what the run lacks of the nodes that could hold it, be it a device granted on another."""
     if reason == "turn":
         return
     least = least_of(run)
     nodes = [node for node in state.nodes.values() if node.takes_work and whole_of(node).holds(least)]
     if reason == "reservation" and reservation is not None:
         nodes = [node for node in nodes if node.name == reservation.node]
-    found = [(node.name, active, holder) for node in nodes for holder, active in state.attempts_of(node.name)]
-    for name, active, holder in sorted(found, key=lambda one: (one[0], one[1].slots, one[2].submit_seq)):
+    found = {
+        holder.run_id: (holder, active) for node in nodes for holder, active in state.attempts_of(node.name)
+    }
+    if reason in ("gpus", "reservation"):
+        uuids = [uuid for node in nodes for uuid in offer(state, node, _NOBODY).elsewhere]
+        found |= {holder.run_id: (holder, active) for holder, active, _ in holders_elsewhere(state, uuids)}
+    for holder, active in sorted(
+        found.values(), key=lambda one: (one[1].node, one[1].slots, one[0].submit_seq)
+    ):
         if reason != "gpus" or active.slots:
             ends = ends_ns(holder, active, now_ns)
             yield Holder(
                 run_id=holder.run_id,
                 name=holder.name,
-                node=name,
+                node=active.node,
                 slots=list(active.slots),
                 cpus=active.cpus,
                 memory_mb=active.memory_mb,

@@ -5,7 +5,8 @@ Owns the forecast by time limits (docs/decisions/0009); knows no queue, log or c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from events.state import Active, Node, Pending, Run, State
 from events.times import nanoseconds
 from events.types import Dispatched
 from services.dispatcher.queue import Order, longest_s, order_of
+from trainshed_client.statuses import NodeStatus
 
 STARTING_S = 5
 """From a grant to the worker's exec it takes less; a grant whose worker is not up by then is forecast from now on."""
@@ -64,19 +66,31 @@ class Holding(NamedTuple):
 NOTHING = Holding(0, 0, 0)
 
 
+class Kept(msgspec.Struct):
+    """What is kept for the one that waits; changed as grants are made.
+
+    ``left`` is what a run behind may have of the reserved node beside it, and ``until_ns`` when it starts at the latest:
+    what has ended by then may have all that is free. None: nobody knows.
+    """
+
+    left: Holding
+    until_ns: int | None
+
+
 class Offer(msgspec.Struct):
     """What is free of one node now; changed as grants are made.
 
-    On the node that is reserved, ``kept`` is what a run behind may have beside the one that waits, and ``until_ns``
-    when that starts at the latest: what has ended by then may have all that is free. None: nobody knows.
+    ``elsewhere`` are devices of this node that are held on another. ``kept`` binds the reserved node, and a node that was
+    given devices of it: its slots ``shared`` (None: it is the reserved one itself), since what is taken here is taken there.
     """
 
     node: Node
     slots: list[int]
     cpus: int
     memory_mb: int
-    kept: Holding | None = None
-    until_ns: int | None = None
+    elsewhere: tuple[str, ...] = ()
+    kept: Kept | None = None
+    shared: frozenset[int] | None = None
 
     def take(self, slots: tuple[int, ...], cpus: int, memory_mb: int, *, in_time: bool) -> None:
         """Count a grant in; ``in_time``: it is over before the reservation begins."""
@@ -84,24 +98,40 @@ class Offer(msgspec.Struct):
         self.cpus -= cpus
         self.memory_mb -= memory_mb
         if self.kept is not None and not in_time:
-            self.kept = self.kept.less(Holding(len(slots), cpus, memory_mb))
+            what = Holding(len(slots), cpus, memory_mb)
+            if self.shared is not None:
+                what = Holding(len(self.shared.intersection(slots)), 0, 0)
+            self.kept.left = self.kept.left.less(what)
 
     def ends_in_time(self, longest: float | None, now_ns: int) -> bool:
         """Whether an attempt that lasts ``longest`` seconds at most, granted now, is over when the reservation begins."""
-        if self.kept is None or self.until_ns is None or longest is None:
+        if self.kept is None or self.kept.until_ns is None or longest is None:
             return False
-        return now_ns + _ns(MARGIN_S + longest) <= self.until_ns
+        return now_ns + _ns(MARGIN_S + longest) <= self.kept.until_ns
 
     def slots_for(self, gpus: int, *, in_time: bool) -> int:
-        """How many of ``gpus`` slots a run could have here now."""
+        """How many of ``gpus`` slots a run could have here now: the first ones."""
         free = len(self.slots)
         if self.kept is not None and not in_time:
-            free = min(free, max(0, self.kept.slots))
+            own = 0 if self.shared is None else free - len(self.shared.intersection(self.slots))
+            free = min(free, own + max(0, self.kept.left.slots))
         return min(gpus, free)
+
+    def keep(self, kept: Kept, others: Iterable[Offer]) -> None:
+        """This node is reserved: ``others`` that were given devices of it are bound by what is kept too."""
+        self.kept = kept
+        devices = {
+            d.uuid for d in self.node.gpus if d.uuid is not None and d.index not in self.node.unhealthy
+        }
+        for other in others:
+            shared = [d.index for d in other.node.gpus if d.uuid in devices] if other is not self else ()
+            if shared:
+                other.kept, other.shared = kept, frozenset(shared)
+                other.slots.sort(key=other.shared.__contains__)  # its own first
 
 
 class Reservation(NamedTuple):
-    """The first run that does not fit, and the node that is kept for it; ``until_ns`` as in Offer."""
+    """The first run that does not fit, and the node that is kept for it; ``until_ns`` as in Kept."""
 
     run: Run
     node: str
@@ -111,17 +141,18 @@ class Reservation(NamedTuple):
 def offer(state: State, node: Node, taken: Taken) -> Offer:
     """What of ``node`` no attempt holds and no decision has taken; a device that another node holds is not offered."""
     usage = state.usage_of(node.name)
-    slots = [
-        device.index
-        for device in node.gpus
-        if device.index not in usage.slots
-        and device.index not in node.unhealthy
-        and (node.name, device.index) not in taken.slots
-        and (device.uuid is None or (device.uuid not in state.held_uuids and device.uuid not in taken.uuids))
-    ]
+    slots, elsewhere = [], []
+    for device in node.gpus:
+        index, uuid = device.index, device.uuid
+        if index in usage.slots or index in node.unhealthy or (node.name, index) in taken.slots:
+            continue
+        if uuid is not None and (uuid in state.held_uuids or uuid in taken.uuids):
+            elsewhere.append(uuid)
+        else:
+            slots.append(index)
     cpus = node.cpus - usage.cpus - taken.cpus.get(node.name, 0)
     memory_mb = node.memory_mb - usage.memory_mb - taken.memory_mb.get(node.name, 0)
-    return Offer(node, slots, cpus, memory_mb)
+    return Offer(node, slots, cpus, memory_mb, tuple(elsewhere))
 
 
 def offers_of(state: State, taken: Taken) -> dict[str, Offer]:
@@ -137,6 +168,11 @@ def least_of(run: Run) -> Holding:
     """What a run cannot do without."""
     needs = run.needs
     return Holding(needs.gpus if needs.mandatory else 0, needs.cpus, needs.memory_mb)
+
+
+def uuids_of(node: Node, slots: Collection[int]) -> set[str]:
+    """The devices that these slots of a node are, as far as they are known."""
+    return {d.uuid for d in node.gpus if d.uuid is not None and d.index in slots}
 
 
 def whole_of(node: Node) -> Holding:
@@ -178,9 +214,11 @@ def reserve(
     best: tuple[_Choice, Offer, Holding] | None = None
     for o in offers.values():
         whole = whole_of(o.node)
+        if o.elsewhere:
+            whole = whole.less(Holding(_lost_with(state, o.elsewhere), 0, 0))
         if not whole.holds(needs):
             continue
-        held = list(held_of(state, taken, o.node, now_ns))
+        held = list(held_of(state, taken, o, now_ns))
         free = Holding(len(o.slots), o.cpus, o.memory_mb)
         until_ns, left = earliest(needs, free, held, now_ns)
         if until_ns is not None:
@@ -198,9 +236,9 @@ def reserve(
     if best is None:
         return None
     choice, chosen, left = best
-    chosen.kept = left
-    chosen.until_ns = None if choice.unknown else choice.until_ns
-    return Reservation(run, choice.node, chosen.until_ns)
+    kept = Kept(left, None if choice.unknown else choice.until_ns)
+    chosen.keep(kept, offers.values())
+    return Reservation(run, choice.node, kept.until_ns)
 
 
 def earliest(needs: Holding, free: Holding, held: Iterable[Held], now_ns: int) -> tuple[int | None, Holding]:
@@ -218,19 +256,53 @@ def earliest(needs: Holding, free: Holding, held: Iterable[Held], now_ns: int) -
     return (at if free.holds(needs) else None), free.less(needs)
 
 
-def held_of(state: State, taken: Taken, node: Node, now_ns: int) -> Iterator[Held]:
-    """What is held of a node: by the attempts of the log, and by grants that are not folded."""
+def held_of(state: State, taken: Taken, o: Offer, now_ns: int) -> Iterator[Held]:
+    """What is held of a node: by the attempts of the log, and by grants that are not folded, those of its devices on
+    other nodes among them."""
+    node = o.node
     usable = {device.index for device in node.gpus} - node.unhealthy
     for run, active in state.attempts_of(node.name):
         what = Holding(len(usable.intersection(active.slots)), active.cpus, active.memory_mb)
         yield Held(order_of(run), ends_ns(run, active, now_ns), what)
+    for run, active, devices in holders_elsewhere(state, o.elsewhere) if o.elsewhere else ():
+        if _comes_back(state, active):
+            yield Held(order_of(run), ends_ns(run, active, now_ns), Holding(devices, 0, 0))
     for grant in taken.grants:
+        here = grant.node == node.name
+        if not here and not o.elsewhere:
+            continue
         waiting = state.runs.get(grant.run_id)
-        if grant.node == node.name and waiting is not None and isinstance(waiting.phase, Pending):
+        if waiting is None or not isinstance(waiting.phase, Pending):
+            continue
+        if here:
             what = Holding(len(usable.intersection(grant.slots)), grant.cpus, grant.memory_mb)
-            longest = longest_s(waiting)
-            ends = None if longest is None else nanoseconds(grant.view.now) + _ns(MARGIN_S + longest)
-            yield Held(order_of(waiting), ends, what)
+        else:
+            granted_on = state.nodes.get(grant.node)
+            uuids = uuids_of(granted_on, grant.slots) if granted_on is not None else set()
+            what = Holding(len(uuids.intersection(o.elsewhere)), 0, 0)
+        longest = longest_s(waiting)
+        ends = None if longest is None else nanoseconds(grant.view.now) + _ns(MARGIN_S + longest)
+        yield Held(order_of(waiting), ends, what)
+
+
+def holders_elsewhere(state: State, uuids: Iterable[str]) -> Iterator[tuple[Run, Active, int]]:
+    """The attempts that hold these devices, wherever they were granted them, and how many of them each has."""
+    refs = Counter(ref for uuid in uuids for ref in state.held_uuids.get(uuid, ()))
+    for ref, devices in refs.items():
+        run = state.runs[ref.run_id]
+        if isinstance(run.phase, Active):
+            yield run, run.phase, devices
+
+
+def _lost_with(state: State, uuids: Iterable[str]) -> int:
+    """How many of these devices are held on nodes that are away: as good as none, until the node is back or removed."""
+    return sum(n for _, active, n in holders_elsewhere(state, uuids) if not _comes_back(state, active))
+
+
+def _comes_back(state: State, active: Active) -> bool:
+    """Whether an attempt's end can be expected: its node has to be there to tell it."""
+    node = state.nodes.get(active.node)
+    return node is not None and node.status is NodeStatus.UP
 
 
 def ends_ns(run: Run, active: Active, now_ns: int) -> int | None:

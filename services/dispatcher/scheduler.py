@@ -14,11 +14,19 @@ from events.config import Needs
 from events.state import Node, Run, State
 from events.types import SchedulerInfo
 from services.dispatcher.queue import PendingQueue, shape_of
-from services.dispatcher.reservation import MARGIN_S, Offer, Reservation, Taken, offers_of, reserve
+from services.dispatcher.reservation import (
+    MARGIN_S,
+    Offer,
+    Reservation,
+    Taken,
+    offers_of,
+    reserve,
+    uuids_of,
+)
 
 SCHEDULER = SchedulerInfo(
     name="priority-fifo",
-    version=2,
+    version=3,
     settings={"reservation": "head", "backfill": "time_limit", "margin_s": MARGIN_S},
 )
 """What Elected says of the decisions of its epoch."""
@@ -41,7 +49,7 @@ def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns
 
     The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left
     beside it when it starts, or what they give back before that by their time limits, so that a large run is not starved
-    by small ones.
+    by small ones. The same goes for that node's devices where another node was given them too.
     """
     offers = offers_of(state, taken)
     uuids = set(state.held_uuids) | taken.uuids
@@ -68,7 +76,7 @@ def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns
                 reservation = reserve(state, taken, run, offers, now_ns)
             continue
         in_time = choice.ends_in_time(longest, now_ns)
-        slots = tuple(choice.slots[: choice.slots_for(needs.gpus, in_time=in_time)])
+        slots = tuple(sorted(choice.slots[: choice.slots_for(needs.gpus, in_time=in_time)]))
         over, count = heads.passed_over()
         grants.append(
             Grant(run, choice.node.name, choice.node.incarnation, slots, len(choice.slots), over, count)
@@ -106,7 +114,10 @@ def _slots_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int
     kept = o.kept
     if kept is None or o.ends_in_time(longest, now_ns):
         return min(needs.gpus, len(o.slots))
-    if needs.cpus > kept.cpus or (needs.memory_mb and needs.memory_mb > kept.memory_mb):
+    left = kept.left if o.shared is None else None
+    if left is not None and (
+        needs.cpus > left.cpus or (needs.memory_mb and needs.memory_mb > left.memory_mb)
+    ):
         return None
     slots = o.slots_for(needs.gpus, in_time=False)
     return None if needs.mandatory and slots < needs.gpus else slots
@@ -114,7 +125,7 @@ def _slots_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int
 
 def _share(offers: Mapping[str, Offer], node: Node, slots: tuple[int, ...], uuids: set[str]) -> None:
     """A device that is now granted is granted on no other node that was given it too."""
-    granted = {d.uuid for d in node.gpus if d.index in slots and d.uuid is not None} - uuids
+    granted = uuids_of(node, slots) - uuids
     if not granted:
         return
     uuids |= granted

@@ -16,7 +16,7 @@ from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import Decision
 from services.dispatcher.queue import PendingQueue, shape_of
 from services.dispatcher.reservation import ENDING_S, MARGIN_S, STARTING_S, Taken, offers_of, reserve
-from services.dispatcher.scheduler import schedule
+from services.dispatcher.scheduler import Grant, schedule
 from tests.support.builders import SECOND_NS, START_NS, Story, needs
 
 HOUR = 3_600
@@ -44,12 +44,17 @@ def hold(
     story.start(run_id, node=node)
 
 
-def passing(story: Story, now_s: float = 0, taken: Taken | None = None) -> list[str]:
-    """Who is granted now."""
+def grants_of(story: Story, now_s: float = 0, taken: Taken | None = None) -> list[Grant]:
+    """What is granted now."""
     queue = PendingQueue()
     for run in story.state.runs.values():
         queue.update(run)
-    return [grant.run.run_id for grant in schedule(story.state, queue, taken or Taken(), 100, at(now_s))]
+    return schedule(story.state, queue, taken or Taken(), 100, at(now_s))
+
+
+def passing(story: Story, now_s: float = 0, taken: Taken | None = None) -> list[str]:
+    """Who is granted now."""
+    return [grant.run.run_id for grant in grants_of(story, now_s, taken)]
 
 
 def a_story(*, slots: int = 2) -> Story:
@@ -201,7 +206,145 @@ def decide(story: Story, decisions: Decisions, now_s: float) -> list[Dispatched]
     return [event for event in events if isinstance(event, Dispatched)]
 
 
+# --- devices that several nodes were given -------------------------------------------------------------------
+
+
+def sharing(*uuids: str) -> Story:
+    """A node with these devices, each of which a node of its own was given too, and held there without a limit."""
+    story = a_story(slots=0)
+    story.join("whole", cpus=99, uuids=uuids)
+    for uuid in uuids:
+        story.join(uuid, cpus=99, uuids=[uuid])
+        hold(story, f"on {uuid}", (0,), None, node=uuid)
+    return story
+
+
+def test_a_run_is_not_starved_of_devices_that_runs_behind_it_get_through_other_nodes() -> None:
+    story = sharing("u0", "u1")
+    submit(story, "head", 2)
+    for number in range(9):
+        submit(story, f"s{number}", 1)
+    assert passing(story) == []
+    story.complete("on u0", node="u0")
+    assert passing(story) == [], "the first device that is free is kept"
+    story.complete("on u1", node="u1")
+    assert passing(story) == ["head"]
+
+
+def test_devices_beside_the_one_that_waits_are_had_through_other_nodes_but_no_more() -> None:
+    story = sharing("u0", "u1", "u2", "u3")
+    submit(story, "head", 2)
+    for number in range(9):
+        submit(story, f"s{number}", 1)
+    for uuid, passes in (("u0", ["s0"]), ("u1", ["s1"]), ("u2", []), ("u3", ["head"])):
+        story.complete(f"on {uuid}", node=uuid)
+        assert passing(story) == passes
+        if passes:
+            story.dispatch(passes[0], node=uuid, slots=(0,))
+
+
+def test_devices_beside_the_one_that_waits_are_counted_over_the_grants_of_one_decision() -> None:
+    story = sharing("u0", "u1", "u2", "u3")
+    submit(story, "head", 3)
+    for number in range(9):
+        submit(story, f"s{number}", 1)
+    story.complete("on u0", node="u0")
+    story.complete("on u1", node="u1")
+    assert passing(story) == ["s0"]
+
+
+def test_of_a_device_on_another_node_only_the_device_is_kept_and_not_that_nodes_cpus() -> None:
+    story = sharing("u0", "u1", "u2", "u3", "u4")
+    submit(story, "head", 3)
+    submit(story, "s0", 1, resources=needs(1, 99))
+    submit(story, "s1", 1, resources=needs(1, 60))
+    story.complete("on u0", node="u0")
+    story.complete("on u1", node="u1")
+    story.drain("u1")
+    assert [(grant.run.run_id, grant.node) for grant in grants_of(story)] == [("s0", "u0"), ("s1", "whole")]
+
+
+def test_of_a_node_that_shares_some_devices_with_the_one_that_is_kept_its_own_are_granted() -> None:
+    story = sharing("u0", "u1", "u2")
+    story.join("mixed", cpus=99, uuids=["u0", "own"])
+    submit(story, "head", 3)
+    submit(story, "small", 1)
+    story.complete("on u0", node="u0")
+    (grant,) = grants_of(story)
+    assert (grant.run.run_id, grant.node, grant.slots) == ("small", "mixed", (1,))
+
+
+def held_through_another(small: float | None) -> Story:
+    """A run that waits for two devices, one of which is held through another node; one behind it fits beside none."""
+    story = a_story(slots=0)
+    story.join("whole", cpus=2, uuids=["u0", "u1"])
+    story.join("one", cpus=99, uuids=["u0"])
+    story.join("two", cpus=99, uuids=["u1"])
+    hold(story, "holder", (0,), HOUR, node="one")
+    submit(story, "head", 2)
+    submit(story, "small", 1, small, resources=needs(1, 9))
+    return story
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(HOUR / 2, True), (2 * HOUR, False), (None, False)])
+def test_who_is_over_in_time_passes_on_a_device_that_is_kept_too(limit: float | None, passes: bool) -> None:
+    story = held_through_another(limit)
+    found = reserve(story.state, Taken(), story.run("head"), offers_of(story.state, Taken()), at(0))
+    assert found is not None
+    assert (found.node, found.until_ns) == ("whole", at(HOUR + ENDING_S))
+    assert passing(story) == (["small"] if passes else [])
+
+
+def test_rule_1_a_grant_in_flight_on_another_node_holds_the_device_as_a_folded_one_does() -> None:
+    story = held_through_another(HOUR / 2)
+    decisions = Decisions()
+    decisions.rebuild(story.state)
+    (event,) = decide(story, decisions, 0)
+    assert event.node == "two"
+    decisions.in_flight.add(event)
+    taken = decisions.in_flight.taken(story.state)
+    found = reserve(story.state, taken, story.run("head"), offers_of(story.state, taken), at(0))
+    assert found is not None
+    assert (found.node, found.until_ns) == ("whole", at(HOUR + ENDING_S))
+
+
+def test_a_device_that_a_lost_node_holds_is_not_waited_for_where_another_node_could_hold_the_run() -> None:
+    story = a_story(slots=0)
+    story.join("before", cpus=99, uuids=["u0"])
+    hold(story, "for ever", (0,), HOUR, node="before")
+    story.lose("before")
+    story.join("after", cpus=99, uuids=["u0", "u1"])
+    story.join("other", slots=2, cpus=99)
+    hold(story, "holder", (0,), None, node="other")
+    submit(story, "head", 2)
+    submit(story, "small", 1)
+
+    def kept() -> str | None:
+        found = reserve(story.state, Taken(), story.run("head"), offers_of(story.state, Taken()), at(0))
+        return None if found is None else found.node
+
+    assert kept() == "other"
+    story.drain("other")
+    assert kept() is None
+    story.join("before", cpus=99, uuids=["u0"], attempts=[("for ever", 1)])
+    assert kept() == "after"
+
+
 # --- a stream without end -------------------------------------------------------------------------------------
+
+
+Nodes = list[list[str]]
+"""The devices of each."""
+
+
+def apart(counts: list[int]) -> Nodes:
+    """Nodes with so many devices each, none of which another was given."""
+    return [[f"{number}-{index}" for index in range(count)] for number, count in enumerate(counts)]
+
+
+unshared = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(apart)
+devices_of_one = st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True)
+shared = st.lists(devices_of_one, min_size=2, max_size=4)
 
 
 class Lab:
@@ -211,12 +354,12 @@ class Lab:
     limit and grace are over.
     """
 
-    def __init__(self, nodes: list[int], data: st.DataObject) -> None:
+    def __init__(self, nodes: Nodes, data: st.DataObject) -> None:
         self.story = Story()
         self.story.at_s = 0
         self.story.elect()
-        for number, slots in enumerate(nodes):
-            self.story.join(f"n{number}", slots=slots, cpus=99)
+        for number, uuids in enumerate(nodes):
+            self.story.join(f"n{number}", uuids=uuids, cpus=99)
         self.decisions = Decisions()
         self.decisions.rebuild(self.story.state)
         self.now_s = 0.0
@@ -287,7 +430,7 @@ def small_runs(kinds: list[tuple[int, float | None]]) -> Iterator[tuple[str, int
 
 @settings(max_examples=60, deadline=None, phases=(Phase.reuse, Phase.generate))  # to shrink it takes minutes
 @given(
-    nodes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    nodes=unshared | shared,
     kinds=st.lists(
         st.tuples(st.integers(1, 2), st.sampled_from([None, 8.0, 30.0, 30.0, 120.0, 500.0])),
         min_size=1,
@@ -298,18 +441,19 @@ def small_runs(kinds: list[tuple[int, float | None]]) -> Iterator[tuple[str, int
     data=st.data(),
 )
 def test_the_start_of_the_one_that_waits_is_never_put_off_and_comes(
-    nodes: list[int],
+    nodes: Nodes,
     kinds: list[tuple[int, float | None]],
     every_s: float,
     wanted: int,
     data: st.DataObject,
 ) -> None:
     lab = Lab(nodes, data)
-    small = small_runs([(min(gpus, max(nodes)), limit) for gpus, limit in kinds])
-    for _ in range(sum(nodes)):
+    most = max(map(len, nodes))
+    small = small_runs([(min(gpus, most), limit) for gpus, limit in kinds])
+    for _ in range(sum(map(len, nodes))):
         lab.submit(*next(small))
     lab.turn()
-    lab.submit("head", min(wanted, max(nodes)), 60.0, priority=1)
+    lab.submit("head", min(wanted, most), 60.0, priority=1)
     promised: int | None = None
     lab.stream(small, every_s)
     while lab.now_s < 3_000:
@@ -332,7 +476,7 @@ def test_the_start_of_the_one_that_waits_is_never_put_off_and_comes(
 @given(data=st.data())
 def test_a_replay_of_state_and_clock_decides_the_same(data: st.DataObject) -> None:
     """Every Dispatched names the sequence and the clock that it rests on: another fold of the log comes to it too."""
-    lab = Lab([2, 3], data)
+    lab = Lab(apart([2, 3]), data)
     small = small_runs([(1, 30.0), (1, None), (2, 120.0)])
     for _ in range(6):
         lab.submit(*next(small))

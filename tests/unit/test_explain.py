@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from events.types import CancelRequested, Completed, Failed, NodeDrained, NodeLost
+from events.types import CancelRequested, Completed, Device, Failed, NodeDrained, NodeJoined, NodeLost
 from projections.queries import Queries
 from projections.run_list import run_query
 from services.dispatcher.outlook import MOST_HOLDERS, outlook
@@ -108,12 +108,41 @@ def test_the_first_that_waits_is_told_which_node_is_kept_for_it_and_until_when(m
     assert waiting.reservation.starts_by == waiting.holders[0].ends_by
 
 
+def test_what_holds_a_device_on_another_node_is_told_and_for_whom_it_is_kept_there() -> None:
+    model = Model(slots=2)
+    for index in range(2):
+        name = f"share-{index}"
+        device = Device(index=0, uuid=f"GPU-gpu01-{index}")
+        joined = NodeJoined(
+            node=name, incarnation=f"{name}-a", host="lab", cpus=9, memory_mb=0, gpus=(device,)
+        )
+        model.made.by_agent(joined, name)
+    holder = model.submit(1, limit=3_600)
+    model.made.dispatch(holder, node="share-0")
+    model.made.start(holder, node="share-0")
+    head = model.submit(2, run_name="large")
+    waiting = model.waiting(head)
+    assert (waiting.reason, waiting.text) == ("gpus", "waiting for 2 free GPUs (1 of 2 free)")
+    assert [(one.run_id, one.node, one.slots) for one in waiting.holders] == [(holder, "share-0", [0])]
+    assert waiting.reservation is not None
+    assert (waiting.reservation.run_id, waiting.reservation.node) == (head, "gpu01")
+    assert waiting.reservation.starts_by == waiting.holders[0].ends_by
+    waiting = model.waiting(model.submit(1))
+    assert waiting.reason == "reservation"
+    assert f"share-1 has room, but on devices that gpu01 keeps for run {head[:6]}" in waiting.text
+    assert [one.run_id for one in waiting.holders] == [holder]
+    assert model.waiting(model.submit(1, 60)).reason == "turn"
+
+
 def test_a_run_behind_the_reservation_is_told_of_it_and_why_it_may_not_pass(model: Model) -> None:
     model.hold(0, limit=3_600)
     model.submit(99, priority=9)  # no node could hold it: it keeps nothing
     head = model.submit(4, run_name="large")
     endless, long, short = model.submit(1), model.submit(1, 7_200), model.submit(1, 60)
-    for run_id, words in ((endless, "no time limit"), (long, "last until after that starts")):
+    for run_id, words in (
+        (endless, "no time limit"),
+        (long, "starts (7200 s and 5 s of grace, and 10 s are kept spare)"),
+    ):
         waiting = model.waiting(run_id)
         assert waiting.reason == "reservation"
         assert words in waiting.text and head[:6] in waiting.text
