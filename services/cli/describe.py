@@ -5,16 +5,21 @@ Owns those words and a run's exit code; reads no clock and prints nothing.
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
+from collections.abc import Sequence
 
 from services.cli.text import count, metric, seconds_between
 from services.durations import MINUTE_S, format_duration
 from trainshed_client.errors import ExitCode
-from trainshed_client.records import AttemptRecord, QueuedRunRecord, RunRecord, WaitsFor
+from trainshed_client.records import AttemptRecord, QueuedRunRecord, RunRecord, TimelineEntry, WaitsFor
 from trainshed_client.statuses import FailureReason, RunStatus
 
 NOTHING = "-"
+_NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
+_LATE = "too late"  # how the timeline begins of an end that did not count
+_FREE_OF = re.compile(r" \((\d+) of \d+ free\)$")
 _METRICS = 2
 
 _WITHOUT_CODE = frozenset(
@@ -171,6 +176,46 @@ def last(record: RunRecord) -> str:
             return told(record) or NOTHING
         case _:
             return ending(record) or NOTHING
+
+
+def last_in_brief(record: RunRecord) -> str:
+    """`last` for a column beside the status, which is narrow: ``for 2 GPUs (1 free)``, ``retry in 12 s``."""
+    text = last(record)
+    if record.status is RunStatus.CANCELLED:
+        if record.failure_reason is FailureReason.DEPENDENCY_FAILED:
+            return "dependency failed"
+        return "cancelled" if text == NOTHING else text
+    if record.status is not RunStatus.PENDING or not text.startswith("waiting "):
+        return text
+    text = text.removeprefix("waiting ").removeprefix("until its ")
+    if text == "for its turn":
+        return "its turn"
+    if text.startswith("for run"):
+        return text.replace("for", "after", 1)
+    return _FREE_OF.sub(r" (\1 free)", text.replace(" free ", " ", 1))
+
+
+def why_ended(record: RunRecord, timeline: Sequence[TimelineEntry]) -> str:
+    """Why an ended run did not complete, where its timeline knows more than its record; else as `last`."""
+    cancelled = record.status is RunStatus.CANCELLED
+    for entry in reversed(timeline):
+        match entry.type:
+            case "cancelled" if cancelled and record.failure_reason is FailureReason.DEPENDENCY_FAILED:
+                return entry.text.removeprefix("cancelled: ")
+            case "cancel_requested" if cancelled:
+                return f"cancelled{entry.text.removeprefix('cancel requested')}"
+            case "failed" if record.failure_reason in _NEVER_STARTED and not entry.text.startswith(_LATE):
+                return entry.text
+            case "retry_requested":
+                break
+            case _:
+                pass
+    return last(record)
+
+
+def never_started(attempt: AttemptRecord) -> bool:
+    """Whether an attempt ended before its worker began, so that there is no output."""
+    return attempt.failure_reason in _NEVER_STARTED
 
 
 def summary(record: RunRecord, now: str) -> str:

@@ -17,7 +17,7 @@ from services.cli.common import connected, json_option, nats_option, print_json,
 from services.cli.run_argument import RUN
 from services.cli.show import facts, timeline
 from services.cli.table import Column, Screen, print_lines, render
-from services.cli.text import clean, ordinal, seconds_between, short, time_of_day
+from services.cli.text import clean, ordinal, seconds_between, short, shown_id, time_of_day
 from services.cli.verb import verb
 from services.durations import format_duration
 from trainshed_client.answers import Explanation, Waiting
@@ -51,8 +51,10 @@ def lines(answer: Explanation, at: str, screen: Screen) -> list[str]:
     """The whole answer."""
     record = answer.run
     status = screen.styled(str(record.status), describe.style_of(record.status))
-    shown = [f"run {short(record.run_id)} ({clean(record.name)}) is {status}"]
-    shown += facts(list(_why(record, answer.waiting, at)), screen)
+    shown = [
+        f"run {shown_id(record.run_id, whole=not screen.is_terminal)} ({clean(record.name)}) is {status}"
+    ]
+    shown += facts(list(_why(answer, at, screen)), screen)
     if answer.waiting is not None and answer.waiting.holders:
         shown += ["", *_holders(answer.waiting, at, screen)]
     if answer.timeline:
@@ -64,7 +66,7 @@ def _holders(waiting: Waiting, at: str, screen: Screen) -> list[str]:
     """Who has what it lacks, and until when by the time limits."""
     rows = [
         [
-            short(one.run_id) if screen.is_terminal else one.run_id,
+            shown_id(one.run_id, whole=not screen.is_terminal),
             clean(one.name),
             f"{one.node}:{','.join(map(str, one.slots))}" if one.slots else one.node,
             str(one.cpus),
@@ -99,11 +101,12 @@ def _until(time: str | None, at: str) -> str:
     return f"{time_of_day(time)} (in {format_duration(seconds)})" if seconds > 0 else "any moment"
 
 
-def _why(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Iterator[Fact]:
+def _why(answer: Explanation, at: str, screen: Screen) -> Iterator[Fact]:
+    record = answer.run
     run = short(record.run_id)
     match record.status:
         case RunStatus.PENDING:
-            yield from _waiting(record, waiting, at)
+            yield from _waiting(record, answer.waiting, at, whole_ids=not screen.is_terminal)
             yield "waited", describe.waited(record, at), None
             yield "to follow", f"trainshed logs -f {run}", None
             yield "to end", f"trainshed cancel {run}", None
@@ -111,12 +114,12 @@ def _why(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Iterator[
             yield "why", f"its worker exited with 0 after {describe.ran(record, at)}", None
             yield "output", f"trainshed logs {run}", None
         case RunStatus.FAILED:
-            yield "why", describe.last(record), None
+            yield "why", describe.why_ended(record, answer.timeline), None
             yield "where", describe.where(record), None
             yield "output", f"trainshed logs {run}", None
             yield "again", f"trainshed retry {run}", None
         case RunStatus.CANCELLED:
-            text = describe.last(record)
+            text = describe.why_ended(record, answer.timeline)
             yield "why", "a cancel was asked for" if text == describe.NOTHING else text, None
             yield "again", f"trainshed retry {run}", None
         case _:
@@ -126,7 +129,7 @@ def _why(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Iterator[
             yield "to follow", f"trainshed logs -f {run}", None
 
 
-def _waiting(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Iterator[Fact]:
+def _waiting(record: QueuedRunRecord, waiting: Waiting | None, at: str, *, whole_ids: bool) -> Iterator[Fact]:
     if waiting is None:  # of a projector that is older
         yield "why", record.waits_for.text if record.waits_for else "it was queued a moment ago", None
         return
@@ -135,7 +138,8 @@ def _waiting(record: QueuedRunRecord, waiting: Waiting | None, at: str) -> Itera
         yield "place", f"{ordinal(waiting.place)} of {waiting.of:,} in the queue", None
     first = waiting.reservation
     if first is not None:
-        whose = "this run" if first.run_id == record.run_id else f"run {short(first.run_id)} ({first.name})"
+        other = f"run {shown_id(first.run_id, whole=whole_ids)} ({first.name})"
+        whose = "this run" if first.run_id == record.run_id else other
         until = (
             "" if first.starts_by is None else f"; by time limits it starts by {_until(first.starts_by, at)}"
         )

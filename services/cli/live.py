@@ -6,6 +6,7 @@ Owns the drawing, with rich; imported only where somebody looks on.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.clock import now
+from services.cli.common import colour_wanted
 from services.cli.listing import COLUMNS, rows
 from services.cli.table import Cell
 from trainshed_client.records import RunRecord
@@ -25,7 +27,8 @@ _ELSEWHERE = 4
 @contextlib.contextmanager
 def live_table(run_ids: Sequence[str]) -> Iterator[Callable[[RunRecord], None]]:
     """A table on stderr that is drawn anew with every record it is given, and four times a second for its clocks."""
-    console = Console(stderr=True)
+    # of NO_COLOR rich itself takes only the colours out, not bold and dim
+    console = Console(stderr=True, color_system="auto" if colour_wanted(sys.stderr) else None)
     records: dict[str, RunRecord] = {}
 
     def draw() -> RenderableType:

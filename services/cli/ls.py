@@ -40,6 +40,7 @@ LIVE_SHOWN = 100
 """So many live runs the table shows for itself: those that run, and the newest that wait. ``--json`` has them all."""
 PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
 PLACED_SHOWN = 500
+_KNOWN = tuple(one.lower() for one in RunStatus if one is not RunStatus.UNSPECIFIED)
 _RUN = msgspec.json.Decoder(QueuedRunRecord)
 
 
@@ -96,7 +97,13 @@ class Wanted(NamedTuple):
 
 @verb("trainshed ls", "trainshed ls --all --status failed --label sweep=a", "trainshed ls --all --json")
 @click.option("-a", "--all", "everything", is_flag=True, help="Every run, however long ago it ended.")
-@click.option("--status", multiple=True, metavar="STATUS", help="Only these, as in --status failed.")
+@click.option(
+    "--status",
+    multiple=True,
+    metavar="STATUS",
+    help="Only these, as in --status failed.",
+    shell_complete=lambda ctx, param, incomplete: _statuses_from(incomplete),
+)
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only runs with this label.")
 @click.option("--name", help="Only runs of this name.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
@@ -209,8 +216,14 @@ def _label(text: str) -> tuple[str, str]:
 def _status(word: str) -> RunStatus:
     status = RunStatus(word.strip().upper())
     if status is RunStatus.UNSPECIFIED:
-        known = ", ".join(one.lower() for one in RunStatus if one is not RunStatus.UNSPECIFIED)
+        known = ", ".join(_KNOWN)
         raise TrainshedError(
             ErrorCode.INVALID, f"--status is {word!r}; known: {known}. Write: trainshed ls --status failed"
         )
     return status
+
+
+def _statuses_from(begun: str) -> list[str]:
+    """What the last of several words with commas may become."""
+    before, comma, last = begun.rpartition(",")
+    return [f"{before}{comma}{one}" for one in _KNOWN if one.startswith(last.lower())]

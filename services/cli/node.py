@@ -67,7 +67,7 @@ def _say(verb: _Verb, node: str, reason: str | None, as_json: bool) -> NodeAnswe
 
         print_json(msgspec.json.encode(answer))
     else:
-        click.echo(f"{answer.node}  {answer.status}")
+        click.echo(f"{answer.node}  {answer.status}{', drained' if verb == 'drain' else ''}")
     return answer
 
 

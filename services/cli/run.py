@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
-from services.cli.describe import exit_code_of, summary
+from services.cli.describe import exit_code_of, summary, why_ended
 from services.cli.output import print_chunks, tell_attempt
 from services.cli.request import Request, build, config_options
 from services.cli.submit import Submitting, already, resolve_after
@@ -77,6 +77,5 @@ async def _ending(trainshed: Trainshed, record: RunRecord) -> str:
             timeline = (await trainshed.run(record.run_id)).timeline
         except TrainshedError:
             timeline = []
-        if timeline and timeline[-1].type == "failed":
-            return f"{record.status}: {timeline[-1].text}"
+        return f"{record.status}: {why_ended(record, timeline)}"
     return summary(record, now())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -21,8 +22,12 @@ from services.cli.table import Cell, Column, Screen, print_lines, render, wrappe
 from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import RunView
-from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
+from trainshed_client.errors import TrainshedError
+from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry, WaitsFor
 from trainshed_client.statuses import RunStatus
+
+if TYPE_CHECKING:
+    from trainshed_client.client import Trainshed
 
 _LABEL_WIDTH = 10
 
@@ -36,8 +41,7 @@ def show(run: str, as_json: bool) -> None:
 
     Of a run that failed, the last lines of its stderr come last.
     """
-    body, words = run_async(_read(run, with_words=not as_json))
-    view = msgspec.json.decode(body, type=RunView)
+    body, view, words = run_async(_read(run, for_people=not as_json))
     warn_if_stale(view.stale, view.seq)
     if as_json:
         print_json(body)
@@ -45,20 +49,34 @@ def show(run: str, as_json: bool) -> None:
         print_lines(lines(view, words, now(), Screen.of(sys.stdout)))
 
 
-async def _read(run: str, *, with_words: bool) -> tuple[bytes, LastWords | None]:
+async def _read(run: str, *, for_people: bool) -> tuple[bytes, RunView, LastWords | None]:
     async with connected() as trainshed:
         body = await trainshed.run_json(run)
+        view = msgspec.json.decode(body, type=RunView)
         words = None
-        if with_words:
-            view = msgspec.json.decode(body, type=RunView)
+        if for_people:
             if view.run.status is RunStatus.FAILED:
                 words = await last_words(trainshed, view)
-        return body, words
+            elif view.run.waits_for is not None and view.run.waits_for.reason == "turn":
+                view = await _with_reservation(trainshed, view)
+        return body, view, words
+
+
+async def _with_reservation(trainshed: Trainshed, view: RunView) -> RunView:
+    """Where there is room: whether it is kept for another run, which only the scheduler's side knows."""
+    try:
+        waiting = (await trainshed.explain(view.run.run_id)).waiting
+    except TrainshedError:
+        return view  # a courtesy
+    if waiting is None or waiting.reason != "reservation":
+        return view
+    waits_for = WaitsFor(reason=waiting.reason, text=waiting.text)
+    return msgspec.structs.replace(view, run=msgspec.structs.replace(view.run, waits_for=waits_for))
 
 
 def lines(view: RunView, words: LastWords | None, at: str, screen: Screen) -> list[str]:
     """The whole page."""
-    shown = list(facts(_facts(view.run, at), screen))
+    shown = list(facts(_facts(view.run, view.timeline, at), screen))
     if view.config:
         config = msgspec.json.format(msgspec.json.encode(view.config), indent=0).decode()
         shown += facts([("config", config, None)], screen)
@@ -92,9 +110,14 @@ def timeline(entries: list[TimelineEntry], screen: Screen) -> list[str]:
             Column("EVENT"),
             Column("", shrink=20),
         ),
-        [[str(one.seq), at, one.type, clean(one.text)] for one, at in zip(entries, times, strict=True)],
+        [[str(one.seq), at, one.type, clean(_said(one))] for one, at in zip(entries, times, strict=True)],
         screen,
     )
+
+
+def _said(entry: TimelineEntry) -> str:
+    """An agent gives as the reason of what was asked for that it was asked for."""
+    return "cancelled" if entry.text == "cancelled: cancel" else entry.text
 
 
 def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[str]:
@@ -127,10 +150,12 @@ def _of_attempt(ending: str, told: str, late_result: str | None) -> str:
     return ", ".join(words) or describe.NOTHING
 
 
-def _facts(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | None]]:
+def _facts(
+    record: QueuedRunRecord, entries: list[TimelineEntry], at: str
+) -> Iterator[tuple[str, str, str | None]]:
     yield "run", record.run_id, "bold"
     yield "name", record.name, None
-    yield "status", status_words(record), describe.style_of(record.status)
+    yield "status", status_words(record, entries), describe.style_of(record.status)
     if record.node:
         yield "where", describe.where(record) + (f" (pid {record.pid})" if record.pid else ""), None
     if record.command:
@@ -151,12 +176,15 @@ def _facts(record: QueuedRunRecord, at: str) -> Iterator[tuple[str, str, str | N
         yield "by", record.submitted_by, None
 
 
-def status_words(record: QueuedRunRecord) -> str:
+def status_words(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:
     """A run's status with what it waits for or how it ended."""
     words = str(record.status)
     if record.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PENDING):
-        text = describe.last(record)
-        words += "" if text == describe.NOTHING else f": {text}"
+        text = describe.why_ended(record, entries)
+        if text.startswith("cancelled "):
+            words += text.removeprefix("cancelled")
+        elif text != describe.NOTHING:
+            words += f": {text}"
     if record.attempt > 1:
         words += f" (attempt {record.attempt})"
     return words

@@ -20,7 +20,7 @@ from services.cli.common import (
 )
 from services.cli.describe import NOTHING
 from services.cli.table import Cell, Column, Screen, print_lines, render
-from services.cli.text import clean, short
+from services.cli.text import clean, shown_id
 from services.cli.verb import verb
 from trainshed_client.answers import SlotPage
 from trainshed_client.records import SlotRecord
@@ -53,7 +53,7 @@ def lines(page: SlotPage, screen: Screen) -> list[str]:
             Column("RUN"),
             Column("NOTES", shrink=12),
         ),
-        [_row(slot) for slot in page.slots],
+        [_row(slot, whole_ids=not screen.is_terminal) for slot in page.slots],
         screen,
     )
 
@@ -63,10 +63,10 @@ async def _read() -> bytes:
         return await trainshed.call("slot.list", {})
 
 
-def _row(slot: SlotRecord) -> list[str | Cell]:
+def _row(slot: SlotRecord, *, whole_ids: bool) -> list[str | Cell]:
     used, total = slot.memory_used_mb, slot.memory_mb
     memory = NOTHING if total is None else f"{NOTHING if used is None else used}/{total} MB"
-    holder = NOTHING if slot.run_id is None else f"{short(slot.run_id)}.{slot.attempt}"
+    holder = NOTHING if slot.run_id is None else f"{shown_id(slot.run_id, whole=whole_ids)}.{slot.attempt}"
     return [
         f"{slot.node}:{slot.index}",
         clean(slot.device or "declared"),

@@ -81,6 +81,11 @@ def short(run_id: str) -> str:
     return run_id[:SHORT_ID]
 
 
+def shown_id(run_id: str, *, whole: bool) -> str:
+    """A run id as a screen has it: whole for programs."""
+    return run_id if whole else short(run_id)
+
+
 def shortest(run_ids: Sequence[str]) -> dict[str, str]:
     """For each of these ids its shortest unique prefix among them, of at least six characters."""
     length = SHORT_ID

@@ -85,6 +85,14 @@ def test_a_worker_that_cannot_be_started_is_told_in_words(stack: Stack) -> None:
     ended = stack.trainshed("run", "--new", "--", "/no/such/program", code=125)
     assert "could not be started: /no/such/program" in ended.stderr
     assert ended.stdout == b""
+    run = ended.stderr.split()[1]
+    logs = stack.trainshed("logs", run)
+    assert logs.stdout == b"" and logs.stderr.endswith(f"could not be started; why: trainshed show {run}\n")
+    for verb in ("show", "explain"):
+        words = stack.trainshed(verb, run).text
+        assert re.search(
+            r"^(status: +FAILED|why): +could not be started: /no/such/program", words, re.MULTILINE
+        )
 
 
 def test_a_listing_for_a_program_is_plain_and_whole(stack: Stack) -> None:
@@ -112,14 +120,14 @@ def test_a_listing_tells_of_what_it_leaves_out(stack: Stack) -> None:
 
 
 def test_what_a_queued_run_waits_for_is_told_and_a_drained_node_takes_none(stack: Stack) -> None:
-    assert stack.trainshed("drain", "box").text.split() == ["box", "up"]
+    assert stack.trainshed("drain", "box").text == "box  up, drained\n"
     run = stack.submit("--name", "held", shell="true")
     try:
         assert "drained" in stack.trainshed("nodes").text
         assert "drained" in stack.trainshed("ls", "--name", "held").lines[1]
         assert stack.record(run)["status"] == "PENDING"
     finally:
-        stack.trainshed("resume", "box")
+        assert stack.trainshed("resume", "box").text == "box  up\n"
     stack.wait(run)
     assert "drained" not in stack.trainshed("nodes").text
 
@@ -178,9 +186,11 @@ def test_show_tells_attempts_and_timeline(stack: Stack) -> None:
 def test_slots_tell_who_holds_them(stack: Stack) -> None:
     run = stack.submit("--gpus", "2", shell="sleep 60")
     stack.running(run)
-    assert stack.trainshed("slots").text.count(f"{run[:6]}.1") == 2
-    stack.trainshed("cancel", run)
+    assert stack.trainshed("slots").text.count(f"{run}.1") == 2
+    stack.trainshed("cancel", run, "--reason", "no need")
     stack.wait(run, code=125)
+    text = stack.trainshed("show", run).text
+    assert "CANCELLED by local: no need" in text and "cancelled: cancel" not in text
     assert run[:6] not in stack.trainshed("slots").text
 
 

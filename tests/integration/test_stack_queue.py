@@ -73,6 +73,7 @@ def test_a_large_run_is_not_starved_and_who_is_over_in_time_passes(stack: Stack,
     told = waiting(stack, endless)
     assert (told["reason"], told["place"], told["of"]) == ("reservation", 2, 3)
     assert told["reservation"]["run_id"] == large
+    assert f"PENDING: {told['text']}" in stack.trainshed("show", endless).text
     (held,) = told["holders"]
     assert (held["run_id"], held["node"]) == (holder, "box")
     assert told["reservation"]["starts_by"] == held["ends_by"] > held["since"]
@@ -131,7 +132,7 @@ def test_only_the_named_reasons_are_retried_and_not_before_the_back_off(stack: S
     until(lambda: stack.record(later)["attempt"] == 2, WITHIN_S)
     told = waiting(stack, later)
     assert (told["reason"], told["place"]) == ("backoff", None)
-    assert "waiting until its retry at" in told["text"]
+    assert "waiting until its retry in" in told["text"]
 
 
 def test_a_drained_node_takes_no_new_work_and_lets_the_running_end(stack: Stack, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from services.cli.slots import notes
 from services.cli.table import Cell, Column, Screen, render, text_width
 from services.cli.text import clean, count, format_bytes, metric, parse_memory_mb, seconds_between, shortest
 from trainshed_client.errors import TrainshedError
-from trainshed_client.records import QueuedRunRecord, SlotRecord, WaitsFor
+from trainshed_client.records import QueuedRunRecord, SlotRecord, TimelineEntry, WaitsFor
 from trainshed_client.statuses import FailureReason, RunStatus
 
 NOW = "2026-11-24T10:00:00.000000Z"
@@ -102,6 +102,68 @@ def test_a_command_exits_with_the_workers_code_and_125_where_there_is_none(
 )
 def test_the_last_column_tells_what_matters_now(run: QueuedRunRecord, words: str) -> None:
     assert describe.last(run) == words
+
+
+@pytest.mark.parametrize(
+    ("waits", "brief"),
+    [
+        ("waiting for 2 free GPUs (1 of 2 free)", "for 2 GPUs (1 free)"),
+        (
+            "waiting for 2 free GPUs on one node (2 of 4 free on several)",
+            "for 2 GPUs on one node (2 of 4 free on several)",
+        ),
+        ("waiting for 9 free CPUs (3 free on the best node)", "for 9 CPUs (3 free on the best node)"),
+        ("waiting for its turn", "its turn"),
+        ("waiting until its retry in 12 s", "retry in 12 s"),
+        (f"waiting for run {'k' * 26}", f"after run {'k' * 26}"),
+        ("no node is up", "no node is up"),
+    ],
+)
+def test_beside_its_status_what_a_run_waits_for_is_told_in_few_words(waits: str, brief: str) -> None:
+    queued = record(status=RunStatus.PENDING, waits_for=WaitsFor(reason="r", text=waits))
+    assert describe.last_in_brief(queued) == brief
+
+
+def entries(*told: tuple[str, str]) -> list[TimelineEntry]:
+    return [TimelineEntry(seq=seq, time=NOW, type=kind, text=text) for seq, (kind, text) in enumerate(told)]
+
+
+CANCELLED = record(status=RunStatus.CANCELLED)
+BY_ADA = ("cancel_requested", "cancel requested by ada: no need")
+
+
+@pytest.mark.parametrize(
+    ("run", "timeline", "words"),
+    [
+        (CANCELLED, entries(BY_ADA, ("cancelled", "cancelled: cancel")), "cancelled by ada: no need"),
+        (
+            CANCELLED,
+            entries(BY_ADA, ("failed", "exit 3, cancelled as requested")),
+            "cancelled by ada: no need",
+        ),
+        (CANCELLED, entries(BY_ADA, ("retry_requested", "retry requested by local")), "-"),
+        (
+            record(status=RunStatus.CANCELLED, failure_reason=FailureReason.DEPENDENCY_FAILED),
+            entries(("cancelled", "cancelled: run k3f2q7 did not complete")),
+            "run k3f2q7 did not complete",
+        ),
+        (
+            failed(FailureReason.SPAWN_ERROR),
+            entries(
+                ("failed", "could not be started: old, queued again: attempt 2"),
+                ("failed", "could not be started: no such file: x"),
+                ("failed", "too late to count: box reported attempt 1 as exit 3"),
+            ),
+            "could not be started: no such file: x",
+        ),
+        (failed(FailureReason.EXIT_CODE, exit_code=3), entries(("failed", "exit 3")), "exit 3"),
+        (failed(FailureReason.SPAWN_ERROR), [], "could not be started"),
+    ],
+)
+def test_why_a_run_ended_is_told_by_its_timeline_where_that_knows_more(
+    run: QueuedRunRecord, timeline: list[TimelineEntry], words: str
+) -> None:
+    assert describe.why_ended(run, timeline) == words
 
 
 def test_every_reason_has_words() -> None:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from services.cli import explain, ls, nodes, show, slots
 from services.cli.last_words import LastWords
+from services.cli.live import live_table
 from services.cli.main import cli
 from services.cli.table import PLAIN, Screen, text_width
 from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
@@ -87,7 +90,7 @@ AGAIN = run(
     7,
     attempt=2,
     name="sac-humanoid-with-a-name-that-goes-on-for-longer-than-there-is-room",
-    waits_for=WaitsFor(reason="backoff", text="waiting until its retry at 2026-11-24T10:00:30.000000Z"),
+    waits_for=WaitsFor(reason="backoff", text="waiting until its retry in 30 s"),
 )
 DONE = run(
     "c5tq2k", RunStatus.COMPLETED, 6, exit_code=0, slots=[1], step=1_000_000, metrics={"reward": 500.0},
@@ -106,7 +109,16 @@ SILENT = run(
     last_heartbeat_at=at("09:10:00"), ended_at=at("09:15:05"), **STARTED,
 )  # fmt: skip
 STOPPED = run("f4ke6s", RunStatus.CANCELLED, 2, ended_at=at("09:01:00"))
-EVERY = [LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
+NEXT = run(
+    "h7turn", RunStatus.PENDING, 10, waits_for=WaitsFor(reason="gpus", text="waiting for 2 free GPUs (1 of 2 free)")
+)  # fmt: skip
+CHAINED = run(
+    "n5late", RunStatus.PENDING, 11, waits_for=WaitsFor(reason="dependency", text=f"waiting for run {LIVE.run_id}")
+)  # fmt: skip
+BROKEN = run(
+    "w2bad6", RunStatus.FAILED, 12, failure_reason=FailureReason.SPAWN_ERROR, node="gpu01", ended_at=at("09:00:13"),
+)  # fmt: skip
+EVERY = [BROKEN, CHAINED, NEXT, LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
 
 
 def attempt(number: int, status: RunStatus, **given: Any) -> AttemptRecord:
@@ -143,6 +155,21 @@ FAILED_VIEW = RunView(
         (61, "09:01:30", "dispatched", "dispatched to gpu01, slot 0"),
         (62, "09:01:30", "started", "started on gpu01.lab, pid 41377"),
         (105, "09:03:32", "failed", "exit 3"),
+    ),
+)  # fmt: skip
+STOPPED_VIEW = RunView(
+    seq=120, run=STOPPED, config={}, attempts=[],
+    timeline=happened(
+        (2, "09:00:00", "submitted", "submitted by local"),
+        (101, "09:00:59", "cancel_requested", "cancel requested by local: no need"),
+        (102, "09:01:00", "cancelled", "cancelled: cancel"),
+    ),
+)  # fmt: skip
+BROKEN_VIEW = RunView(
+    seq=120, run=BROKEN, config={}, attempts=[],
+    timeline=happened(
+        (12, "09:00:00", "submitted", "submitted by local"),
+        (112, "09:00:13", "failed", "could not be started: working_dir /x: no such folder"),
     ),
 )  # fmt: skip
 WORDS = LastWords(
@@ -228,6 +255,8 @@ SCREENS: dict[str, Lines] = {
     "show-failed": lambda screen: show.lines(FAILED_VIEW, WORDS, NOW, screen),
     "show-running": lambda screen: show.lines(LIVE_VIEW, None, NOW, screen),
     "show-waiting": lambda screen: show.lines(WAITING_VIEW, None, NOW, screen),
+    "show-cancelled": lambda screen: show.lines(STOPPED_VIEW, None, NOW, screen),
+    "show-not-started": lambda screen: show.lines(BROKEN_VIEW, None, NOW, screen),
     "slots": lambda screen: slots.lines(SLOTS, screen),
     "nodes": lambda screen: nodes.lines(NODES, NOW, screen),
     "explain-waiting": lambda screen: explain.lines(
@@ -241,6 +270,12 @@ SCREENS: dict[str, Lines] = {
     ),
     "explain-failed": lambda screen: explain.lines(
         Explanation(seq=120, run=FAILED, timeline=FAILED_VIEW.timeline[-3:]), NOW, screen
+    ),
+    "explain-cancelled": lambda screen: explain.lines(
+        Explanation(seq=120, run=STOPPED, timeline=STOPPED_VIEW.timeline), NOW, screen
+    ),
+    "explain-not-started": lambda screen: explain.lines(
+        Explanation(seq=120, run=BROKEN, timeline=BROKEN_VIEW.timeline), NOW, screen
     ),
     "help": lambda screen: _help([], screen),
     "help-submit": lambda screen: _help(["submit"], screen),
@@ -299,6 +334,30 @@ def test_every_golden_file_is_some_screens() -> None:
     assert {path.name for path in GOLDEN.iterdir()} <= names
 
 
+@pytest.mark.parametrize("colour", [True, False])
+def test_with_no_color_the_live_table_has_neither_colour_nor_bold(
+    colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    with live_table([LIVE.run_id]) as show_record:
+        show_record(LIVE)
+    drawn = terminal.getvalue()
+    assert "k3f2q7" in drawn
+    assert bool(re.search(r"\x1b\[[\d;]*m", drawn)) is colour
+
+
 def test_on_a_terminal_an_id_is_as_short_as_it_can_be_and_for_a_program_whole() -> None:
-    assert ls.lines(EVERY, NOW, Screen(120))[1].startswith("k3f2q7  ")
-    assert ls.lines(EVERY, NOW, PLAIN)[1].startswith(f"{LIVE.run_id}  ")
+    assert ls.lines([LIVE], NOW, Screen(120))[1].startswith("k3f2q7  ")
+    assert ls.lines([LIVE], NOW, PLAIN)[1].startswith(f"{LIVE.run_id}  ")
+    held = SlotPage(seq=1, slots=SLOTS.slots[:1])
+    assert "  k3f2q7.1" in slots.lines(held, Screen(120))[1]
+    assert f"  {LIVE.run_id}.1" in slots.lines(held, PLAIN)[1]
