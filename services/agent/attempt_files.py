@@ -144,7 +144,14 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     pruned: tuple[PrunedUpTo, ...] = ()
 
 
-T = TypeVar("T", Intent, Started, Stop, ExitRecord, Pruned)
+class PruneRoots(msgspec.Struct, frozen=True, kw_only=True):
+    """The folders, also of earlier settings, in which run, output or attempt folders may wait for their deletion."""
+
+    v: int = 1
+    roots: tuple[str, ...] = ()
+
+
+T = TypeVar("T", Intent, Started, Stop, ExitRecord, Pruned, PruneRoots)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -176,6 +183,16 @@ def write_pruned(path: Path, record: Pruned) -> None:
 def read_pruned(path: Path) -> Pruned | None:
     """What was pruned of a run; None where nothing was."""
     return _read(path, Pruned)
+
+
+def write_prune_roots(path: Path, record: PruneRoots) -> None:
+    """Write it whole or not at all, without fsync. Raises OSError."""
+    _write(path, record, durable=False)
+
+
+def read_prune_roots(path: Path) -> PruneRoots | None:
+    """The folders; None where none were written down."""
+    return _read(path, PruneRoots)
 
 
 def not_started(stop_reason: StopReason | None = None, message: str | None = None) -> ExitRecord:

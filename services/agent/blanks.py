@@ -34,9 +34,19 @@ class Blanks:
 
     def clear(self) -> None:
         """Remove what an earlier process left. Blocks; raises OSError where the folders cannot be made."""
-        for top in (self._state, self._runs):
-            shutil.rmtree(top, ignore_errors=True)
-            os.makedirs(top, exist_ok=True)
+        shutil.rmtree(self._state, ignore_errors=True)
+        os.makedirs(self._state, exist_ok=True)
+        within, node = os.path.split(self._runs)
+        for path in (within, self._runs):
+            if os.path.islink(path):  # a worker's, who can write here: what it leads to is not ours to empty
+                os.unlink(path)
+        os.makedirs(within, exist_ok=True)
+        folder = os.open(within, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            shutil.rmtree(node, ignore_errors=True, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.makedirs(self._runs, exist_ok=True)
 
     @property
     def short(self) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
+from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 
 _log = get_logger("agent")
@@ -17,7 +19,7 @@ EVERY_S = 5.0
 
 
 class Disk:
-    """Measures in a thread, one measurement at a time, as often as the node says that it is alive."""
+    """Measures in a thread, as often as the node says that it is alive; never a second time while one hangs."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,7 +34,7 @@ class Disk:
         said = False
         while True:
             try:
-                self._free_mb = await asyncio.to_thread(_free_mb, self._folder)
+                self._free_mb = await in_daemon_thread(partial(_free_mb, self._folder))
                 said = False
             except OSError as error:
                 self._free_mb = None

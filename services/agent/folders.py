@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
 from events.types import AttemptRef
 from services.agent import attempt_files
-from services.agent.attempt_files import Pruned
+from services.agent.attempt_files import Pruned, PruneRoots
 from services.agent.session_types import OnDisk
 
 RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
@@ -26,6 +27,7 @@ NOTHING = OnDisk()
 GONE = OnDisk(ended=True)
 """An attempt that had ended when its folder was pruned: whatever is delivered of it again has no effect."""
 _LINKED = "open.marker"
+_PRUNE_ROOTS = "roots.json"
 
 
 def is_ref(run_id: object, attempt: object) -> bool:
@@ -70,6 +72,7 @@ class Folders(msgspec.Struct, frozen=True):
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
         _touch(f"{self.state_dir}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
+        self.pruned.mkdir(exist_ok=True)  # now: when it is needed the disk may be full
         self.runs_dir.mkdir(parents=True, exist_ok=True)
 
     def mark(self, ref: AttemptRef) -> None:
@@ -129,8 +132,19 @@ class Folders(msgspec.Struct, frozen=True):
 
     def write_pruned(self, run_id: str, record: Pruned) -> None:
         """Write that down. Raises OSError."""
-        self.pruned.mkdir(exist_ok=True)
         attempt_files.write_pruned(self.pruned / f"{run_id}.json", record)
+
+    def prune_roots(self) -> list[Path]:
+        """Every folder, of earlier settings too, beside whose folders something may wait for its deletion."""
+        record = attempt_files.read_prune_roots(self.pruned / _PRUNE_ROOTS)
+        return [] if record is None else [Path(root) for root in record.roots]
+
+    def add_prune_roots(self, roots: Collection[Path]) -> None:
+        """Remember these too. Raises OSError."""
+        known = self.prune_roots()
+        if more := [root for root in roots if root not in known]:
+            record = PruneRoots(roots=tuple(map(str, (*known, *more))))
+            attempt_files.write_prune_roots(self.pruned / _PRUNE_ROOTS, record)
 
     def pruned_at(self, ref: AttemptRef) -> str | None:
         """When the attempt's folder was pruned; None where it was not."""

@@ -2,33 +2,33 @@
 
 Owns what may go and how it goes so that a kill at any moment leaves nothing half deleted in its place; knows no NATS.
 
-A folder is first renamed into ``.pruned/<node>`` beside it and deleted there; what an earlier process left there is
-deleted at the next start. `take` belongs into the agent's event loop: a grant comes before or after it.
+A folder is first renamed into the trash beside it, under a name that says up to which attempt it may go, and deleted
+there (`trash`). `take` belongs into the agent's event loop: a grant comes before or after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from services.agent import attempt_files
+from services.agent import attempt_files, trash
 from services.agent.attempt_files import Pruned, PrunedUpTo
 from services.agent.folders import ATTEMPTS, Folders
+from services.agent.trash import Stopped, Trashed
 
-TRASH = ".pruned"
+_RIGHT_IN_IT = "+"
+_TRASHED = re.compile(r"([a-z2-7]{26})@([0-9]+)(\+?)(?:\.[0-9]+)?")
+"""``<run_id>@<the last attempt that may go>``, with a ``+`` where the attempts' folders lie right in it."""
 
 
 class Kept(Exception):
     """Why nothing of a run is deleted, for people."""
-
-
-class Stopped(Exception):
-    """The agent stops; what is left to delete is deleted at its next start."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -44,6 +44,13 @@ class Left(msgspec.Struct, frozen=True):
     run_id: str
     places: tuple[Place, ...]
     attempt: int
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Where what was taken lies now. Not ``whole``: there was no room to say that it is gone; take the rest again."""
+
+    aside: list[Trashed]
+    whole: bool
 
 
 def find(folders: Folders, run_id: str) -> Left:
@@ -81,95 +88,107 @@ def check(folders: Folders, left: Left, attempt: int) -> None:
             raise Kept(f"attempt {younger} came after the end that this is about (attempt {attempt})")
 
 
-def take(folders: Folders, node: str, left: Left, attempt: int, at: str) -> list[Path]:
-    """Move what a run left out of the way, and say in its place that it is gone; where it lies now.
+def take(folders: Folders, node: str, left: Left, attempt: int, at: str) -> Taken:
+    """Move what a run left out of the way, and say in its place that it is gone.
 
     Raises Kept where it must stay, OSError where it cannot be moved; then all of it is where it was.
     """
     check(folders, left, attempt)
+    places = left.places
     if left.attempt:
         # First of all: from here on nothing that is delivered again of these attempts is launched
         # (docs/protocol.md rule 9), whatever becomes of their folders.
-        before = folders.read_pruned(left.run_id).pruned
-        if not before or before[-1].attempt < left.attempt:
-            record = Pruned(pruned=(*before, PrunedUpTo(attempt=left.attempt, at=at)))
-            folders.write_pruned(left.run_id, record)
-    taken: list[tuple[Path, Path]] = []
+        try:
+            _write_word(folders, left, at)
+        except OSError as error:
+            own = folders.state_dir / ATTEMPTS / left.run_id
+            places = tuple(place for place in places if place.path != own)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not places:
+                raise
+            # On a full disk the attempts' own files, some kB, stay for now: they say that these ended.
+    taken: list[tuple[Place, Trashed]] = []
     try:
-        for place in left.places:
-            aside = _aside(place.path, node)
-            os.rename(place.path, aside)
-            taken.append((place.path, aside))
+        for place in places:
+            name = f"{left.run_id}@{attempt}{'' if place.below == ATTEMPTS else _RIGHT_IN_IT}"
+            try:
+                aside = trash.move(place.path, node, name)
+            except FileNotFoundError:  # another node that shares this storage has taken it
+                continue
+            taken.append((place, aside))
             # Another node that shares this storage may have been granted the run meanwhile.
-            if (younger := max(_numbers(aside / place.below), default=0)) > attempt:
+            if (younger := max(_numbers(aside.path / place.below), default=0)) > attempt:
                 raise Kept(f"attempt {younger} has just begun")
     except BaseException:
         _put_back(taken)
         raise
-    return [aside for _, aside in taken]
+    return Taken([aside for _, aside in taken], places == left.places)
 
 
-def on_disk(left: Left) -> int:
-    """Bytes that it takes on the disk. Blocks; raises OSError."""
-    return sum(_size(place.path) + sum(size for _, size in _entries(place.path)) for place in left.places)
-
-
-def delete(aside: list[Path], stopped: threading.Event) -> int:
-    """Delete what was moved; the bytes that it took on the disk. Blocks; raises OSError, Stopped."""
+def on_disk(left: Left, stopped: threading.Event) -> int:
+    """Bytes that it takes on the disk, as far as it lets itself be looked at. Blocks; raises Stopped."""
     size = 0
-    for path in aside:
-        if path.is_symlink() or not path.is_dir():
-            size += _size(path)
-            path.unlink()
-            continue
-        for entry, entry_size in _entries(path):
-            if stopped.is_set():
-                raise Stopped
-            if os.path.isdir(entry) and not os.path.islink(entry):
-                os.rmdir(entry)
-            else:
-                os.unlink(entry)
-            size += entry_size
-        size += _size(path)
-        path.rmdir()
-    for trash in {path.parent for path in aside}:
-        with contextlib.suppress(OSError):  # others' still lie there
-            trash.rmdir()
-            trash.parent.rmdir()
+    waiting = [str(place.path) for place in left.places]
+    for path in waiting:
+        with contextlib.suppress(OSError):
+            size += os.lstat(path).st_blocks * 512
+    waiting = [path for path in waiting if not os.path.islink(path)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if stopped.is_set():
+                    raise Stopped
+                with contextlib.suppress(FileNotFoundError):  # another node deletes it
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
     return size
 
 
-def leftovers(folders: Folders, node: str) -> list[Path]:
-    """What an earlier process moved and did not get to delete. Blocks."""
-    roots = [folders.runs_dir, folders.state_dir / ATTEMPTS]
-    if folders.var_logs_dir is not None:
-        roots.append(folders.var_logs_dir)
-    found: list[Path] = []
-    for root in roots:
-        with contextlib.suppress(OSError):
-            found += (root / TRASH / node).iterdir()
-    return found
+def roots(folders: Folders) -> list[Path]:
+    """Every folder that may hold trash of this node, the present settings' first. Blocks."""
+    present = _present_roots(folders)
+    with contextlib.suppress(OSError):  # on a full disk: at a later start
+        folders.add_prune_roots(present)
+    return [*present, *(root for root in folders.prune_roots() if root not in present)]
 
 
-def _entries(top: Path) -> Iterator[tuple[str, int]]:
-    """Everything in a folder, what is in a folder before it, with its bytes on the disk."""
-    if top.is_symlink() or not top.is_dir():
-        return
-    for folder, folders, files in os.walk(top, topdown=False, onerror=_raise):
-        for name in (*files, *folders):
-            path = f"{folder}/{name}"
-            yield path, _size(path)
+def leftovers(folders: Folders, node: str, root: Path) -> list[Trashed]:
+    """What an earlier process moved and did not get to delete. Blocks; raises OSError.
+
+    The trash of a present root is made by the way: on a full disk there might be no room for it.
+    """
+    return trash.names(root, node, make=root in _present_roots(folders))
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def finish(trashed: Trashed, stopped: threading.Event) -> int:
+    """Delete what was moved; its bytes. Blocks; raises OSError, Stopped.
+
+    What holds an attempt that came after the move goes back: the process that moved it was killed before it looked.
+    """
+    if (name := _TRASHED.fullmatch(trashed.name)) is not None:
+        below = "." if name[3] else ATTEMPTS
+        if max(_numbers(trashed.path / below), default=0) > int(name[2]):
+            trash.put_back(trashed, name[1])
+            return 0
+    return trash.delete(trashed, stopped)
 
 
-def _size(path: str | Path) -> int:
-    try:
-        return os.lstat(path).st_blocks * 512
-    except FileNotFoundError:
-        return 0
+def run_of(trashed: Trashed) -> str:
+    """The run that it was of; empty where its name does not say."""
+    return name[1] if (name := _TRASHED.fullmatch(trashed.name)) is not None else ""
+
+
+def _present_roots(folders: Folders) -> list[Path]:
+    logs = [] if folders.var_logs_dir is None else [folders.var_logs_dir]
+    return [folders.runs_dir, folders.state_dir / ATTEMPTS, *logs]
+
+
+def _write_word(folders: Folders, left: Left, at: str) -> None:
+    folders.add_prune_roots([place.path.parent for place in left.places])
+    before = folders.read_pruned(left.run_id).pruned
+    if not before or before[-1].attempt < left.attempt:
+        record = Pruned(pruned=(*before, PrunedUpTo(attempt=left.attempt, at=at)))
+        folders.write_pruned(left.run_id, record)
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -181,22 +200,13 @@ def _numbers(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isascii() and name.isdigit() and int(name) > 0]
 
 
-def _aside(place: Path, node: str) -> Path:
-    """Where a folder waits for its deletion: an unused name in the same file system."""
-    trash = place.parent / TRASH / node
-    trash.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number, free = 0, trash / place.name
-    while os.path.lexists(free):
-        number += 1
-        free = trash / f"{place.name}.{number}"
-    return free
-
-
-def _put_back(taken: list[tuple[Path, Path]]) -> None:
+def _put_back(taken: list[tuple[Place, Trashed]]) -> None:
+    """Raises OSError when all is back that can be."""
+    failed: OSError | None = None
     for place, aside in reversed(taken):
         try:
-            os.rename(aside, place)
-        except OSError:  # made anew meanwhile: what is not in it yet goes back into it
-            for name in os.listdir(aside):
-                if not os.path.lexists(place / name):
-                    os.rename(aside / name, place / name)
+            trash.put_back(aside, place.path.name)
+        except OSError as error:
+            failed = error
+    if failed is not None:
+        raise failed

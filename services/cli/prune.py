@@ -55,6 +55,12 @@ class Sum:
         self.error: str | None = None
         """Why it was not asked any further."""
 
+    def add(self, answer: Pruned) -> None:
+        """Count what a call has done."""
+        self.runs += answer.runs
+        self.bytes += answer.bytes
+        self.kept += [(kept.run_id, kept.reason) for kept in answer.kept]
+
     @property
     def json(self) -> dict[str, Any]:
         """For programs."""
@@ -125,11 +131,11 @@ def _tell(sums: Sequence[Sum], before: str, dry_run: bool) -> None:
     if any(one.runs for one in asked):
         print_lines(lines(asked, dry_run, Screen.of(sys.stdout)))
         sys.stdout.flush()
-    else:
+    elif (asked or not sums) and not any(one.kept for one in sums):
         note(f"nothing is left of runs that ended before {time_of_day(before)} UTC")
     for one in sums:
         for run_id, reason in one.kept[:_KEPT_SHOWN]:
-            note(f"kept on {one.node}: run {short(run_id)}, {reason}")
+            note(f"kept on {one.node}: {f'run {short(run_id)}, ' if run_id else ''}{reason}")
         if len(one.kept) > _KEPT_SHOWN:
             note(f"kept on {one.node}: {len(one.kept) - _KEPT_SHOWN} more (--json names them)")
     for one in sums:
@@ -145,6 +151,12 @@ async def _prune(before: str, dry_run: bool) -> tuple[int, list[Sum]]:
         ran_on: set[str] = set()
         first: RunPage | None = None
         async for page in trainshed.run_pages(ended_before=before):
+            if page.stale and not dry_run:
+                if first is None:
+                    raise _behind()
+                for one in sums:
+                    one.error = one.error or _behind().message
+                break
             if first is None:
                 first = page
                 warn_if_stale(page.stale, page.seq)
@@ -173,7 +185,7 @@ async def _who_answers(trainshed: Trainshed) -> list[Sum]:
         try:
             if status is NodeStatus.LOST:
                 raise TrainshedError(ErrorCode.UNAVAILABLE, "it does not answer (lost)")
-            await _call(trainshed, one.node, [], False, ANSWERS_WITHIN_S)
+            one.add(await _call(trainshed, one.node, [], False, ANSWERS_WITHIN_S))
         except TrainshedError as error:
             one.error = error.message
 
@@ -187,14 +199,35 @@ async def _ask(trainshed: Trainshed, one: Sum, runs: dict[str, int], dry_run: bo
     left = list(runs.items())
     while left:
         try:
+            if not dry_run:
+                # Asked for again each time: until its turn came a run may have been tried again.
+                live = await _live(trainshed)
+                left = [(run_id, attempt) for run_id, attempt in left if run_id not in live]
+                if not left:
+                    return
             answer = await _call(trainshed, one.node, left, dry_run, WORKS_WITHIN_S)
         except TrainshedError as error:
             one.error = error.message
             return
-        one.runs += answer.runs
-        one.bytes += answer.bytes
-        one.kept += [(kept.run_id, kept.reason) for kept in answer.kept]
+        one.add(answer)
         left = left[max(1, answer.handled) :]
+
+
+async def _live(trainshed: Trainshed) -> set[str]:
+    """The runs that have not ended. Raises TrainshedError, also where that is not known for sure."""
+    live: set[str] = set()
+    async for page in trainshed.run_pages(live=True):
+        if page.stale:
+            raise _behind()
+        live |= {record.run_id for record in page.records}
+    return live
+
+
+def _behind() -> TrainshedError:
+    return TrainshedError(
+        ErrorCode.UNAVAILABLE,
+        "the read side is behind the event log and may not know what was tried again; ask again later",
+    )
 
 
 async def _call(

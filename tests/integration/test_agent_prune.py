@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,19 @@ import msgspec
 import pytest
 
 from events.types import Cancelled, Completed, Started
-from services.agent import prune
+from services.agent import prune, prune_service, trash
 from services.agent.folders import Folders
+from services.agent.trash import TRASH
 from tests.integration.agent_stage import NODE, Stage, new_ref, python, run_id
 from tests.support import NatsServer, eventually
+from tests.support.small_disk import small_disk
 from trainshed_client import subjects
 
 CHECKPOINT = (
     "import os; open(os.environ['TRAINSHED_RUN_DIR'] + '/ckpt', 'wb').write(bytes(100_000)); print('out')"
 )
+RUN = run_id(5)
+AT = "2026-11-27T09:00:00.000000Z"
 SLEEP = python("import time; time.sleep(60)")
 
 
@@ -50,7 +57,14 @@ async def finished(stage: Stage, number: int = 1, attempt: int = 1, script: str 
 def left(stage: Stage) -> list[str]:
     """What lies in the node's roots, less what is made ahead."""
     places = [*stage.runs_dir.iterdir(), *(stage.root / "node/attempts").iterdir()]
-    return sorted(str(place.relative_to(stage.root)) for place in places if place.name != ".blank")
+    return sorted(
+        str(place.relative_to(stage.root)) for place in places if place.name not in (".blank", TRASH)
+    )
+
+
+def trashed(folders: Folders) -> list[str]:
+    """What waits for its deletion."""
+    return sorted(each.name for root in prune.roots(folders) for each in prune.leftovers(folders, NODE, root))
 
 
 async def test_a_dry_run_counts_and_the_real_one_frees_what_it_counted(stage: Stage) -> None:
@@ -147,10 +161,103 @@ async def test_an_agent_deletes_at_its_start_what_a_killed_one_had_moved_away(st
     async with stage.agent():
         run = await finished(stage)
     folders = Folders(stage.root / "node", stage.runs_dir)
-    prune.take(folders, NODE, prune.find(folders, run), 1, "2026-01-01T00:00:00.000000Z")
-    assert left(stage) == ["node/attempts/.pruned", "runs/.pruned"]
+    prune.take(folders, NODE, prune.find(folders, run), 1, AT)
+    assert trashed(folders) == [f"{run}@1", f"{run}@1+"]
     async with stage.agent():
-        await eventually(lambda: left(stage) == [])
+        await eventually(lambda: trashed(folders) == [])
+    assert left(stage) == []
+
+
+async def test_what_cannot_be_deleted_is_told_at_each_start_and_by_each_prune_also_of_earlier_settings(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged = ""
+
+    def warned() -> bool:
+        nonlocal logged
+        logged += capsys.readouterr().out
+        return "what was pruned cannot be deleted" in logged
+
+    async with stage.agent():
+        run = await finished(stage)
+    folders = Folders(stage.root / "node", stage.runs_dir)
+    (aside, _) = prune.take(folders, NODE, prune.find(folders, run), 1, AT).aside
+    with small_disk(aside.path / "data", 1):
+        stage.runs_dir = stage.root / "new"
+        for _ in ("first", "second"):
+            assert not warned()
+            async with stage.agent():
+                await eventually(warned, 20.0)
+                (told,) = (await ask(stage))["kept"]
+            capsys.readouterr()
+            logged = ""
+        assert told["run_id"] == run
+        assert told["reason"].startswith(f"still to delete: {aside.path} (")
+        assert "another file system" in told["reason"]
+        assert not (aside.path / "ckpt").exists(), "what can be deleted is"
+    async with stage.agent():
+        await eventually(lambda: not aside.path.exists(), 20.0)
+        await ask(stage, (run, 1))
+        assert (await ask(stage))["kept"] == []
+
+
+async def test_a_full_disk_is_pruned_by_one_call_and_the_word_is_there_then(stage: Stage) -> None:
+    with small_disk(stage.root / "disk", 4) as disk:
+        stage.root, stage.runs_dir = disk.folder, disk.folder / "runs"
+        async with stage.agent():
+            run = await finished(stage)
+            # Made at the start, for on most file systems a folder takes room.
+            for root in (stage.runs_dir, stage.root / "node/attempts"):
+                await eventually((root / TRASH / NODE).is_dir)
+            disk.fill()
+            done = await ask(stage, (run, 1))
+            assert (done["runs"], done["kept"]) == ([run], [])
+            assert left(stage) == []
+            assert Folders(stage.root / "node", stage.runs_dir).pruned_at(new_ref()) is not None
+            await stage.deliver_all_again()
+            assert await stage.words(new_ref()) == ["started", "completed"]
+
+
+async def test_storage_that_hangs_at_the_start_holds_up_neither_calls_under_way_nor_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> list[trash.Trashed]:
+        hanging.set()
+        released.wait()
+        return []
+
+    monkeypatch.setattr(prune, "leftovers", hang)
+    monkeypatch.setattr(prune_service, "ANSWERS_WITHIN_S", 600.0)
+    try:
+        async with stage.agent() as running:
+            await eventually(hanging.is_set, 20.0)
+            waits = asyncio.create_task(ask(stage, (RUN, 1)))
+            await asyncio.sleep(0)
+            await ask(stage)  # sent after the other, and answered: that one is there
+            running.agent.stop()
+            await asyncio.wait_for(running.task, 60)
+            assert (await waits)["runs"] == []
+    finally:
+        released.set()
+
+
+async def test_a_link_that_a_worker_made_in_the_trash_s_place_is_told(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = stage.root / "precious"
+    (precious / NODE / "set").mkdir(parents=True)
+    stage.runs_dir.mkdir()
+    (stage.runs_dir / TRASH).symlink_to(precious)
+    async with stage.agent():
+        run = await finished(stage)
+        kept = await ask(stage, (run, 1))
+        assert (kept["runs"], len(kept["kept"])) == ([], 1)
+        assert "is a link or no folder" in kept["kept"][0]["reason"]
+        assert (stage.runs_dir / run / "ckpt").exists()
+    assert (precious / NODE / "set").is_dir()
+    assert "what was pruned is not looked for" in capsys.readouterr().out
 
 
 async def test_a_request_that_names_no_run_is_refused_by_its_field(stage: Stage) -> None:
@@ -172,14 +279,24 @@ def folders(tmp_path: Path) -> Folders:
     return made
 
 
-RUN = run_id(5)
-AT = "2026-11-27T09:00:00.000000Z"
-
-
 def old_run(folders: Folders, attempt: int = 1) -> prune.Left:
     folders.make_run(new_ref(5, attempt))
     folders.attempt(new_ref(5, attempt)).mkdir(parents=True)
     return prune.find(folders, RUN)
+
+
+def take_and_delete(
+    folders: Folders, left: prune.Left, attempt: int = 1, at: str = AT, node: str = NODE
+) -> int:
+    taken = prune.take(folders, node, left, attempt, at)
+    return sum(trash.delete(each, threading.Event()) for each in taken.aside)
+
+
+def begin_anew(folders: Folders) -> None:
+    """What an agent does at its start."""
+    for root in prune.roots(folders):
+        for each in prune.leftovers(folders, NODE, root):
+            prune.finish(each, threading.Event())
 
 
 def test_a_grant_between_the_look_and_the_move_keeps_everything(folders: Folders) -> None:
@@ -196,10 +313,10 @@ def test_another_nodes_grant_during_the_move_puts_everything_back(
     left = old_run(folders)
     real = os.rename
 
-    def as_it_moves(source: Any, target: Any) -> None:
-        if Path(source) == folders.run(RUN) and folders.run(RUN).exists():
+    def as_it_moves(source: Any, target: Any, **within: int) -> None:
+        if source == folders.run(RUN):
             (folders.run(RUN) / "attempts/2").mkdir()
-        real(source, target)
+        real(source, target, **within)
 
     monkeypatch.setattr(os, "rename", as_it_moves)
     with pytest.raises(prune.Kept, match="attempt 2 has just begun"):
@@ -214,10 +331,10 @@ def test_a_move_that_fails_halfway_leaves_everything_where_it_was(
     left = old_run(folders)
     real = os.rename
 
-    def refusing(source: Any, target: Any) -> None:
-        if Path(source) == folders.attempt(new_ref(5)).parent:
+    def refusing(source: Any, target: Any, **within: int) -> None:
+        if source == folders.attempt(new_ref(5)).parent:
             raise PermissionError("no")
-        real(source, target)
+        real(source, target, **within)
 
     monkeypatch.setattr(os, "rename", refusing)
     with pytest.raises(PermissionError):
@@ -231,13 +348,13 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(folders: Folders, tmp_path: 
     precious.mkdir()
     (precious / "set").write_text("x")
     (folders.run(RUN) / "data").symlink_to(precious)
-    prune.delete(prune.take(folders, NODE, left, 1, AT), threading.Event())
+    take_and_delete(folders, left)
     shutil.copytree(precious, folders.run(RUN))
     folders.attempt(new_ref(5)).mkdir(parents=True)
     moved = tmp_path / "elsewhere"
     folders.run(RUN).rename(moved)
     folders.run(RUN).symlink_to(moved)
-    prune.delete(prune.take(folders, NODE, prune.find(folders, RUN), 1, AT), threading.Event())
+    take_and_delete(folders, prune.find(folders, RUN))
     assert (precious / "set").read_text() == (moved / "set").read_text() == "x"
     assert not os.path.lexists(folders.run(RUN))
 
@@ -245,7 +362,7 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(folders: Folders, tmp_path: 
 def test_each_attempt_keeps_the_time_of_its_own_pruning(folders: Folders) -> None:
     for attempt, at in ((1, "first"), (3, "second")):
         old_run(folders, attempt)
-        prune.delete(prune.take(folders, NODE, prune.find(folders, RUN), attempt, at), threading.Event())
+        take_and_delete(folders, prune.find(folders, RUN), attempt, at)
     assert [folders.pruned_at(new_ref(5, attempt)) for attempt in (1, 2, 3, 4)] == [
         "first",
         "second",
@@ -256,10 +373,181 @@ def test_each_attempt_keeps_the_time_of_its_own_pruning(folders: Folders) -> Non
 
 
 def test_a_stop_interrupts_the_deletion(folders: Folders) -> None:
-    aside = prune.take(folders, NODE, old_run(folders), 1, AT)
+    left = old_run(folders)
     stopped = threading.Event()
     stopped.set()
-    with pytest.raises(prune.Stopped):
-        prune.delete(aside, stopped)
-    prune.delete(prune.leftovers(folders, NODE), threading.Event())
-    assert prune.leftovers(folders, NODE) == []
+    with pytest.raises(trash.Stopped):
+        prune.on_disk(left, stopped)
+    taken = prune.take(folders, NODE, left, 1, AT)
+    with pytest.raises(trash.Stopped):
+        trash.delete(taken.aside[0], stopped)
+    begin_anew(folders)
+    assert trashed(folders) == []
+
+
+@pytest.mark.parametrize("which", [TRASH, f"{TRASH}/{NODE}"])
+def test_a_link_in_the_place_of_the_trash_is_refused_and_leads_nowhere(
+    folders: Folders, tmp_path: Path, which: str
+) -> None:
+    precious = tmp_path / "precious"
+    for name in (NODE, f"{RUN}@1"):
+        (precious / name / "set").mkdir(parents=True)
+    link = folders.runs_dir / which
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(precious)
+    with pytest.raises(OSError, match="is a link or no folder"):
+        prune.leftovers(folders, NODE, folders.runs_dir)
+    with pytest.raises(OSError, match="is a link or no folder"):
+        take_and_delete(folders, old_run(folders))
+    with pytest.raises(OSError, match="is a link or no folder"):
+        trash.delete(trash.Trashed(folders.runs_dir, NODE, f"{RUN}@1"), threading.Event())
+    assert sorted(path.name for path in precious.rglob("*")) == sorted([f"{RUN}@1", NODE, "set", "set"])
+    assert folders.run(RUN).is_dir() and folders.attempt(new_ref(5)).is_dir()
+
+
+def test_folders_deeper_than_python_may_recurse_are_deleted(folders: Folders) -> None:
+    left = old_run(folders)
+    folder = os.open(folders.run(RUN), os.O_RDONLY)
+    for _ in range(1_200):
+        os.mkdir("d", dir_fd=folder)
+        below = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    counted = prune.on_disk(left, threading.Event())
+    assert take_and_delete(folders, left) == counted
+    assert trashed(folders) == [] and not folders.run(RUN).exists()
+
+
+def test_on_a_full_disk_the_large_goes_first_and_the_word_is_written_then(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2) as disk:
+        folders = Folders(disk.folder / "state", disk.folder / "runs")
+        folders.make_roots()
+        assert trashed(folders) == []  # makes them, as a start does
+        left = old_run(folders)
+        (folders.run(RUN) / "ckpt").write_bytes(bytes(1 << 19))
+        disk.fill()
+        with pytest.raises(OSError, match="No space left"):
+            (disk.folder / "more").write_bytes(b"x")
+        taken = prune.take(folders, NODE, left, 1, AT)
+        assert not taken.whole
+        assert not folders.run(RUN).exists()
+        # What is delivered again is not launched (rule 9): the attempt's own files are still there.
+        assert folders.attempt(new_ref(5)).is_dir() and folders.pruned_at(new_ref(5)) is None
+        for each in taken.aside:
+            trash.delete(each, threading.Event())
+        rest = prune.take(folders, NODE, prune.find(folders, RUN), 1, AT)
+        assert rest.whole and folders.pruned_at(new_ref(5)) == AT
+        assert not folders.attempt(new_ref(5)).exists()
+
+
+class Killed(BaseException):
+    """As kill -9."""
+
+
+def test_a_kill_before_the_look_for_a_younger_attempt_gives_the_folder_back_at_the_next_start(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On storage that is shared another node begins attempt 2, and comes to its folder again after the move."""
+    left = old_run(folders)
+    other = Folders(folders.state_dir.with_name("other"), folders.runs_dir)
+    run = folders.run(RUN)
+    (run / "ckpt").write_text("c")
+    (run / "artifacts/model").write_text("m")
+    real = os.rename
+
+    def killed(source: Any, target: Any, **within: int) -> None:
+        if source != run:
+            return real(source, target, **within)
+        other.make_run(new_ref(5, 2))
+        (run / "attempts/2/early").write_text("e")
+        real(source, target, **within)
+        other.make_run(new_ref(5, 2))
+        (run / "attempts/2/late").write_text("l")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(Killed):
+            prune.take(folders, NODE, left, 1, AT)
+    assert not (run / "ckpt").exists()
+    begin_anew(folders)
+    assert (run / "ckpt").read_text() == "c"
+    assert sorted(str(path.relative_to(run)) for path in run.rglob("*")) == [
+        "artifacts",
+        "artifacts/model",
+        "attempts",
+        "attempts/1",
+        "attempts/2",
+        "attempts/2/early",
+        "attempts/2/late",
+        "ckpt",
+    ]
+    begin_anew(folders)
+    assert trashed(folders) == []
+
+
+def test_what_another_node_that_shares_the_folder_has_taken_is_done(folders: Folders, tmp_path: Path) -> None:
+    left = old_run(folders)
+    other = Folders(tmp_path / "other", folders.runs_dir)
+    other.make_roots()
+    other.attempt(new_ref(5, 2)).mkdir(parents=True)
+    others = prune.find(other, RUN)
+    take_and_delete(folders, left)
+    assert take_and_delete(other, others, 2, node="gpu02") > 0
+    assert not other.attempt(new_ref(5, 2)).parent.exists()
+    assert other.pruned_at(new_ref(5, 2)) == AT
+
+
+def test_what_a_worker_made_unwritable_is_deleted_by_who_is_not_root(tmp_path: Path) -> None:
+    """In a process of its own, as another user where the test is root."""
+    script = """if True:
+    import os, sys, threading
+    from pathlib import Path
+    from services.agent import prune, trash
+    from services.agent.folders import Folders
+    root, run = Path(sys.argv[1]), sys.argv[2]
+    if os.getuid() == 0:
+        os.setgid(65534), os.setuid(65534)
+    folders = Folders(root / "state", root / "runs")
+    folders.make_roots()
+    for mode in (0o555, 0o000):
+        below = folders.run(run) / f"cache{mode}/below"
+        below.mkdir(parents=True)
+        (below / "x").write_text("x")
+        below.chmod(mode), below.parent.chmod(mode)
+    folders.run(run).chmod(0o555)
+    taken = prune.take(folders, "gpu01", prune.find(folders, run), 1, "now")
+    for each in taken.aside:
+        trash.delete(each, threading.Event())
+    assert os.listdir(folders.runs_dir) == [".pruned"], os.listdir(folders.runs_dir)
+    assert prune.leftovers(folders, "gpu01", folders.runs_dir) == []
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    # by what it has open: the folders above are only ours
+    fd = os.open(shared, os.O_RDONLY)
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"/proc/self/fd/{fd}", RUN],
+        pass_fds=[fd],
+        capture_output=True,
+        check=False,
+    )
+    os.close(fd)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_file_system_that_is_mounted_in_a_run_is_not_emptied(folders: Folders) -> None:
+    left = old_run(folders)
+    (folders.run(RUN) / "data").mkdir()
+    (folders.run(RUN) / "ckpt").write_text("c")
+    (aside, _) = prune.take(folders, NODE, left, 1, AT).aside
+    with small_disk(aside.path / "data", 1) as disk:
+        (disk.folder / "set").write_text("x")
+        with pytest.raises(OSError, match="another file system"):
+            trash.delete(aside, threading.Event())
+        assert (disk.folder / "set").read_text() == "x"
+        assert os.listdir(aside.path) == ["data"]
+    trash.delete(aside, threading.Event())
+    assert not aside.path.exists()

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from events.feed import ApiError, api_call
-from tests.support.stack import Stack, until
+from events.streams import ensure_streams
+from events.types import RetryRequested
+from services.api import ApiServer, Call
+from services.projector.projector import ProjectorService
+from tests.support import NatsServer
+from tests.support.log_maker import LogMaker
+from tests.support.stack import Done, Stack, clean_environment, run_trainshed, until
+from tests.support.stored_log import projecting, store
 from trainshed_client import subjects
+from trainshed_client.answers import Pruned, PruneKept
 from trainshed_client.endpoint import discover
-from trainshed_client.nats_client import connect
+from trainshed_client.nats_client import SafeClient, connect
 
 
 def test_folders_go_the_log_stays_and_logs_says_when_they_went(stack: Stack) -> None:
@@ -110,3 +120,111 @@ def test_a_time_that_is_none_is_refused_by_its_field(stack: Stack, time: str) ->
 
     error = asyncio.run(ask())
     assert (error["code"], error["path"]) == ("invalid", "ended_before")
+
+
+class Asked:
+    """A made-up log with two ended runs, a real projector, and a node's agent, played by the test."""
+
+    def __init__(self, server: NatsServer, nc: SafeClient, projector: ProjectorService) -> None:
+        self.projector = projector
+        self.requests: list[list[str]] = []
+        """The runs of each request that the agent was sent."""
+        self.on_request: Callable[[], Awaitable[None]] | None = None
+        self._server = server
+        self._nc = nc
+        self._made = LogMaker()
+        self._stored = 0
+        self._made.elect()
+        self._made.join()
+        self.runs = [self._ended(), self._ended()]
+
+    def _ended(self) -> str:
+        run_id = self._made.submit()
+        self._made.dispatch(run_id)
+        self._made.start(run_id)
+        self._made.complete(run_id)
+        return run_id
+
+    async def store(self) -> None:
+        await store(self._nc, self._made.messages[self._stored :])
+        self._stored = len(self._made.messages)
+
+    async def retry(self, run_id: str) -> None:
+        self._made.by_gateway(RetryRequested(run_id=run_id, attempt=1))
+        await self.store()
+
+    async def answer(self, call: Call) -> Pruned:
+        """As an agent that takes long for each run."""
+        runs = [run["run_id"] for run in call.fields(runs=list, dry_run=bool)["runs"]]
+        if runs:
+            self.requests.append(runs)
+            if self.on_request is not None:
+                await self.on_request()
+        kept = [] if runs else [PruneKept(run_id=self.runs[0], reason="still to delete: /x")]
+        return Pruned(node="gpu01", handled=len(runs[:1]), runs=runs[:1], bytes=1, kept=kept)
+
+    async def prune(self, *words: str, code: int = 0) -> Done:
+        endpoint = self._server.endpoint
+        environment = clean_environment(
+            self._server.state_dir,
+            {
+                "NATS_URL": endpoint.url,
+                "TRAINSHED_NATS_USER": endpoint.user or "",
+                "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
+            },
+        )
+        return await asyncio.to_thread(
+            lambda: run_trainshed(
+                "prune", "--older-than", "0s", *words, environment=environment, code=code, within=60
+            )
+        )
+
+
+@pytest.fixture
+async def asked(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Asked]:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    async with projecting(await nats_server.client(), tmp_path / "t.db") as projector:
+        one = Asked(nats_server, nc, projector)
+        await one.store()
+        async with ApiServer(nc, "agent", {"node.gpu01.prune": one.answer}, max_bytes=1 << 17):
+            yield one
+
+
+async def test_nothing_is_deleted_by_a_read_model_that_is_behind(asked: Asked) -> None:
+    async with asked.projector._writing:  # as a commit that takes long
+        await asked.retry(asked.runs[0])
+        said = await asked.prune(code=3)
+        assert "the read side is behind the event log" in said.stderr
+        assert "ask again later" in said.stderr
+        assert asked.requests == []
+    await asked.prune()
+    assert {run for runs in asked.requests[-1:] for run in runs} == {asked.runs[1]}
+
+
+async def test_a_run_that_is_tried_again_before_its_turn_comes_is_kept(asked: Asked) -> None:
+    async def retry_the_second() -> None:
+        asked.on_request = None
+        await asked.retry(asked.requests[0][1])
+
+    asked.on_request = retry_the_second
+    done = (await asked.prune("--json")).json
+    assert [len(runs) for runs in asked.requests] == [2]
+    assert done["nodes"][0]["runs"] == asked.requests[0][:1]
+    assert done["nodes"][0]["kept"] == [{"run_id": asked.runs[0], "reason": "still to delete: /x"}]
+
+
+async def test_a_read_model_that_falls_behind_meanwhile_leaves_the_rest(asked: Asked) -> None:
+    held = contextlib.AsyncExitStack()
+
+    async def fall_behind() -> None:
+        asked.on_request = None
+        await held.enter_async_context(asked.projector._writing)
+        await asked.retry(asked.requests[0][1])
+
+    asked.on_request = fall_behind
+    async with held:
+        done = (await asked.prune("--json", code=3)).json
+    assert [len(runs) for runs in asked.requests] == [2]
+    assert done["nodes"][0]["runs"] == asked.requests[0][:1]
+    assert "the read side is behind" in done["nodes"][0]["error"]
