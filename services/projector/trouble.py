@@ -41,7 +41,9 @@ def damage_in(error: BaseException) -> str | None:
     """What is damaged, where the database must be rebuilt; None where it may pass by itself: a full disk, a lock."""
     words = words_of(error)
     match error:
-        case OperationalError() | DataError() | ProgrammingError():  # the latter two: a value that it cannot take
+        case (
+            OperationalError() | DataError() | ProgrammingError()
+        ):  # the latter two: a value that it cannot take
             return words if any(sign in words for sign in _SIGNS_OF_DAMAGE) else None
         case DatabaseError() | Damaged() | msgspec.MsgspecError() | ValueError():
             return words

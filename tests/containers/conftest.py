@@ -47,7 +47,9 @@ def engine() -> None:
 def image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tag of the image, built by compose from the Dockerfile."""
     tag = "test"
-    with (tmp_path_factory.getbasetemp().parent / "image.lock").open("w") as lock:  # one of several workers builds it
+    with (tmp_path_factory.getbasetemp().parent / "image.lock").open(
+        "w"
+    ) as lock:  # one of several workers builds it
         fcntl.flock(lock, fcntl.LOCK_EX)
         ComposeStack("trainshed-test-build", tag, tmp_path_factory.mktemp("build")).compose(
             "build", "gateway", within=280
