@@ -167,7 +167,7 @@ async def _read(wanted: Wanted, *, whole: bool) -> Listing:
         if limit is None and live.more:
             found.append(await _collect(trainshed, wanted, PLACED, live=True, limit=PLACED_SHOWN))
         ended = await _collect(trainshed, wanted, (), ended=True, limit=limit or ENDED_SHOWN)
-        return _merged([*found, ended], live.total + ended.total, limit)
+        return _merged([*found, ended], _total(live, ended), limit)
 
 
 async def _collect(
@@ -192,6 +192,11 @@ async def _collect(
             runs[key.run_id] = (key.submit_seq, raw)
     assert first is not None  # there is one page at least
     return Listing(first.seq, first.stale, runs, len(runs) if first.total is None else first.total)
+
+
+def _total(live: Listing, ended: Listing) -> int:
+    """How many there are in both, a run that ended between the two questions counted once."""
+    return live.total + ended.total - len(live.runs.keys() & ended.runs.keys())
 
 
 def _merged(parts: Sequence[Listing], total: int, limit: int | None) -> Listing:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from services.cli import describe
+from services.cli import describe, ls
 from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
 from services.cli.table import Cell, Column, Screen, render, text_width
@@ -168,6 +169,13 @@ def test_why_a_run_ended_is_told_by_its_timeline_where_that_knows_more(
 
 def test_every_reason_has_words() -> None:
     assert all(describe.ending(failed(reason)) for reason in FailureReason)
+
+
+def test_a_run_that_ends_between_the_two_questions_is_counted_once() -> None:
+    raw = msgspec.Raw(b"{}")
+    live = ls.Listing(5, False, {"a": (1, raw), "b": (2, raw)}, 7)
+    ended = ls.Listing(6, False, {"b": (2, raw), "c": (3, raw)}, 20)
+    assert ls._total(live, ended) == 26
 
 
 def test_the_listing_is_aligned_and_never_cut_for_a_program() -> None:
