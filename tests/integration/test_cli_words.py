@@ -142,7 +142,7 @@ def test_explain_says_why_a_run_waits_and_why_it_ended(stack: Stack) -> None:
         waiting = stack.trainshed("explain", "explained").text
     finally:
         stack.trainshed("resume", "box")
-    assert f"run {run[:6]} (explained) is PENDING" in waiting
+    assert f"run {run} (explained) is PENDING" in waiting
     assert "drained" in waiting and f"trainshed cancel {run[:6]}" in waiting
     stack.wait(run, code=3)
     ended = stack.trainshed("explain", run[:8]).text
