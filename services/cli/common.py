@@ -36,6 +36,13 @@ def nats_option(function: F) -> F:
     )(function)
 
 
+def given_nats() -> str | None:
+    """What ``--nats`` says, before the verb or after it; None where it was not given."""
+    context = click.get_current_context(silent=True)
+    url: str | None = (context.obj or {}).get("nats") if context else None
+    return url
+
+
 def json_option(function: F) -> F:
     """``--json``: one object on one line, for programs."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")(function)
@@ -52,9 +59,6 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
     from trainshed_client.client import Trainshed
     from trainshed_client.errors import ErrorCode, TrainshedError
 
-    context = click.get_current_context(silent=True)
-    url = (context.obj or {}).get("nats") if context else None
-
     async def lost() -> None:
         note("the connection is lost; waiting for the stack (is `trainshed up` running?)")
 
@@ -62,7 +66,7 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
         note("connected again")
 
     trainshed = await Trainshed.connect(
-        url,
+        given_nats(),
         name=f"trainshed-cli-{os.getpid()}",
         on_error=_quiet,
         on_disconnect=lost if patient else None,

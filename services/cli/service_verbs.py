@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.common import nats_option
+from services.cli.common import given_nats, nats_option
 from services.cli.up import agent_options, warn_of_unknown_settings, with_options
 from services.cli.verb import verb
 from services.settings import Settings
@@ -191,7 +191,7 @@ async def _run(
 
 
 def _endpoint(settings: Settings) -> Endpoint:
-    given: str | None = (click.get_current_context().obj or {}).get("nats")
+    given = given_nats()
     url = given or settings.nats_url
     if url is not None:
         from trainshed_client.endpoint import parse_url

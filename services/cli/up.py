@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import click
 
+from services.cli.common import given_nats
 from services.cli.verb import verb
 from services.settings import Settings
 
@@ -65,7 +66,7 @@ def up(
 
     Workers outlive it: the next `trainshed up` finds them again.
     """
-    if (click.get_current_context().obj or {}).get("nats"):
+    if given_nats():
         raise click.UsageError(
             "up starts a server of its own. To join another's as a node: trainshed agent --nats URL"
         )
