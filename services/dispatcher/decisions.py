@@ -18,8 +18,8 @@ from events.times import nanoseconds, rfc3339
 from events.types import Dispatched, Event, NodeLost, View, Why
 from services.dispatcher.in_flight import InFlight
 from services.dispatcher.obligations import Obligations
-from services.dispatcher.queue import PendingQueue
-from services.dispatcher.scheduler import Grant, schedule
+from services.scheduling.queue import PendingQueue
+from services.scheduling.scheduler import Grant, schedule
 from trainshed_client.statuses import NodeStatus
 
 BATCH_LIMIT = 200

@@ -15,10 +15,10 @@ from nats.aio.msg import Msg
 from events.codec import StoredEvent, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.types import Elected
-from services.dispatcher.scheduler import SCHEDULER
 from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.logging import get_logger
+from services.scheduling.scheduler import SCHEDULER
 from trainshed_client import subjects
 
 _log = get_logger("dispatcher")

@@ -9,7 +9,7 @@ import msgspec
 
 from events.state import State
 from events.types import Dispatched, Event, NodeLost, RunEvent
-from services.dispatcher.reservation import Taken, uuids_of
+from services.scheduling.reservation import Taken, uuids_of
 
 
 class Decision(msgspec.Struct):

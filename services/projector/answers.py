@@ -20,7 +20,7 @@ from events.log import EventLog
 from projections.queries import Queries
 from projections.run_list import run_query
 from services.api import Call
-from services.dispatcher.outlook import outlook
+from services.projector.outlook import outlook
 from services.projector.position import Position
 from services.projector.trouble import Trouble
 from trainshed_client.errors import ErrorCode, TrainshedError

@@ -25,8 +25,8 @@ from events.types import Completed, Dispatched, Elected, Submitted
 from services import logging
 from services.dispatcher.dispatcher import Dispatcher
 from services.dispatcher.election import Epoch
-from services.dispatcher.scheduler import SCHEDULER
 from services.fold import SharedFold
+from services.scheduling.scheduler import SCHEDULER
 from services.settings import LogLevel
 from tests.support.builders import config, needs
 from tests.support.control import everything, joined, new_log, running, say

@@ -41,8 +41,8 @@ from events.types import (
 )
 from services.dispatcher import election as elections
 from services.dispatcher.dispatcher import Dispatcher
-from services.dispatcher.scheduler import SCHEDULER
 from services.fold import SharedFold
+from services.scheduling.scheduler import SCHEDULER
 from tests.support import NatsServer, eventually
 from tests.support.builders import config, needs
 from tests.support.control import (

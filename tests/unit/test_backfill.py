@@ -14,9 +14,9 @@ from events.times import nanoseconds
 from events.types import Dispatched
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import Decision
-from services.dispatcher.queue import PendingQueue, shape_of
-from services.dispatcher.reservation import ENDING_S, MARGIN_S, STARTING_S, Taken, offers_of, reserve
-from services.dispatcher.scheduler import Grant, schedule
+from services.scheduling.queue import PendingQueue, shape_of
+from services.scheduling.reservation import ENDING_S, MARGIN_S, STARTING_S, Taken, offers_of, reserve
+from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import SECOND_NS, START_NS, Story, needs
 
 HOUR = 3_600

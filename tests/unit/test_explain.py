@@ -8,7 +8,7 @@ import pytest
 from events.types import CancelRequested, Completed, Device, Failed, NodeDrained, NodeJoined, NodeLost
 from projections.queries import Queries
 from projections.run_list import run_query
-from services.dispatcher.outlook import MOST_HOLDERS, outlook
+from services.projector.outlook import MOST_HOLDERS, outlook
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory
 from trainshed_client.answers import Explanation, Waiting

@@ -55,3 +55,10 @@ def test_the_client_imports_nats_and_msgspec_alone(file: Path) -> None:
 def test_one_door_of_the_agent_knows_processes_and_the_shim(file: Path) -> None:
     known = {name for name in imported(file) if any(f"{name}.".startswith(f"{what}.") for what in PROCESSES)}
     assert known == set() or file.name in KNOW_PROCESSES
+
+
+@pytest.mark.parametrize("file", files_of("services/scheduling"), ids=lambda file: file.name)
+def test_scheduling_imports_the_core_alone(file: Path) -> None:
+    allowed = sys.stdlib_module_names | {"msgspec", "sortedcontainers", "events", "trainshed_client"}
+    others = {name for name in imported(file) if name.partition(".")[0] not in allowed}
+    assert {name for name in others if not f"{name}.".startswith("services.scheduling.")} == set()

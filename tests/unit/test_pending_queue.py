@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.state import Active, Ended, Pending, Run
-from services.dispatcher.queue import PendingQueue, order_of
+from services.scheduling.order import order_of
+from services.scheduling.queue import PendingQueue
 from tests.support.builders import Story, needs
 from trainshed_client.statuses import RunStatus
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from events.types import AttemptRef, Device, Dispatched, NodeJoined, SlotUnhealthy
 from services.dispatcher.decisions import Decisions
-from services.dispatcher.queue import PendingQueue
-from services.dispatcher.reservation import Taken
-from services.dispatcher.scheduler import Grant, schedule
+from services.scheduling.queue import PendingQueue
+from services.scheduling.reservation import Taken
+from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import START_NS, Story, needs
 from trainshed_client.subjects import Role
 

@@ -1,6 +1,6 @@
 """The scheduler: which waiting run gets which slots of which node now. Pure: the same view gives the same grants.
 
-Owns the order of decisions, fit and the choice of node; the reservation is services/dispatcher/reservation.py's.
+Owns the order of decisions, fit and the choice of node; the reservation is services/scheduling/reservation.py's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import msgspec
 from events.config import Needs
 from events.state import Node, Run, State
 from events.types import SchedulerInfo
-from services.dispatcher.queue import PendingQueue, shape_of
-from services.dispatcher.reservation import (
+from services.scheduling.queue import PendingQueue, shape_of
+from services.scheduling.reservation import (
     MARGIN_S,
     Offer,
     Reservation,

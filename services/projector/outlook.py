@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from events.state import Node, Pending, Run, State
 from events.times import rfc3339
 from projections.standing import Standing
-from services.dispatcher.queue import shape_of
-from services.dispatcher.reservation import (
+from services.scheduling.queue import shape_of
+from services.scheduling.reservation import (
     MARGIN_S,
     Reservation,
     Taken,
@@ -24,7 +24,7 @@ from services.dispatcher.reservation import (
     reserve,
     whole_of,
 )
-from services.dispatcher.scheduler import choose
+from services.scheduling.scheduler import choose
 from trainshed_client.answers import Holder, Reserved, Waiting
 from trainshed_client.statuses import NodeStatus
 

@@ -1,6 +1,6 @@
 """The runs that wait, in the order in which they are considered: an index kept from each change of the fold.
 
-Owns the order (priority, then submission) by what runs need; knows no node and no clock of its own.
+Owns the waiting runs by what they need, in the order of services/scheduling/order.py; knows no node and no clock of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from typing import NamedTuple
 from sortedcontainers import SortedList
 
 from events.run_machine import MAX_BACKOFF_S
-from events.state import Pending, Run
-
-Order = tuple[int, int, str]
-"""(minus priority, sequence of Submitted, run id): smaller is considered earlier."""
-
+from events.state import Run
+from services.scheduling.order import Order, due_ns, order_of
 
 _STEPS = 16
 MOST_NAMED = 10
@@ -36,11 +33,6 @@ class Shape(NamedTuple):
     gpus: int
     mandatory: bool
     longest_s: float | None
-
-
-def order_of(run: Run) -> Order:
-    """Where a run stands in the queue."""
-    return (-run.priority, run.submit_seq, run.run_id)
 
 
 def shape_of(run: Run) -> Shape:
@@ -80,14 +72,12 @@ class PendingQueue:
     def update(self, run: Run) -> None:
         """Take in a run's new value: it waits here only while it could be granted."""
         self._remove(run.run_id)
-        phase = run.phase
-        if not isinstance(phase, Pending) or run.cancel_requested:
-            return
-        if phase.waiting_for or phase.failed_dependency is not None:
+        due = due_ns(run)
+        if due is None:
             return
         self._runs[run.run_id] = run
-        if phase.not_before_ns:
-            delayed = (phase.not_before_ns, run.run_id)
+        if due:
+            delayed = (due, run.run_id)
             self._delayed.add(delayed)
             self._places[run.run_id] = delayed
         else:

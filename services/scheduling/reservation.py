@@ -15,7 +15,8 @@ from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Run, State
 from events.times import nanoseconds
 from events.types import Dispatched
-from services.dispatcher.queue import Order, longest_s, order_of
+from services.scheduling.order import Order, order_of
+from services.scheduling.queue import longest_s
 from trainshed_client.statuses import NodeStatus
 
 STARTING_S = 5
