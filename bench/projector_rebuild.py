@@ -17,9 +17,9 @@ from events.codec import StoredEvent, decode, uuid7
 from events.evolve import evolve
 from events.feed import Message
 from events.state import State
-from projections.database import Database
-from projections.projector import Projector
-from services.projector.projector import BATCH
+from projections.read_model.database import Database
+from projections.read_model.projector import Projector
+from services.projector.service import BATCH
 from tests.support.log_maker import LogMaker
 
 NODES, SLOTS = 8, 8

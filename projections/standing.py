@@ -12,8 +12,8 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from events.state import Pending, Run, State
-from projections import tables
-from projections.store import node_of, run_of
+from projections.read_model import tables
+from projections.read_model.store import node_of, run_of
 from trainshed_client.records import WaitsFor
 from trainshed_client.statuses import RunStatus
 

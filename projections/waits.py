@@ -13,8 +13,8 @@ import msgspec
 from events.config import Needs, Resources, needs_of
 from events.run_machine import SECOND_NS
 from events.state import Pending, Phase, Run
-from projections.rows import NodeRow, SlotRow
-from projections.store import Fold
+from projections.read_model.rows import NodeRow, SlotRow
+from projections.read_model.store import Fold
 from trainshed_client.records import WaitsFor
 
 MAX_NAMED = 3

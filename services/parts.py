@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from services.dispatcher.dispatcher import Dispatcher
     from services.fold import SharedFold
     from services.gateway.gateway import Gateway
-    from services.projector.projector import ProjectorService
+    from services.projector.service import ProjectorService
     from trainshed_client.nats_client import SafeClient
 
 FOLD_FILE = "fold.snapshot"
@@ -90,7 +90,7 @@ def dispatcher(
 
 def projector(nc: SafeClient, settings: Settings, database: str | None, *, records: bool) -> ProjectorService:
     """A projector with its own database."""
-    from services.projector.projector import ProjectorService
+    from services.projector.service import ProjectorService
 
     return ProjectorService(nc, database or str(settings.state_dir / DATABASE_FILE), records=records)
 

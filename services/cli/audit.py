@@ -1,6 +1,6 @@
 """`trainshed audit verify`: is the read model what the log says, and does the log keep the invariants?
 
-Owns what is printed and the exit code; replay and comparison are projections.audit's.
+Owns what is printed and the exit code; replay and comparison are projections.audit.verify's.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from trainshed_client.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from projections.acknowledged import Ack
-    from projections.audit import Verdict
+    from projections.audit.acknowledged import Ack
+    from projections.audit.verify import Verdict
 
 
 @verb_group("trainshed audit verify")
@@ -68,7 +68,7 @@ def verify(as_json: bool, acks: Path | None) -> None:
 
 
 def _answers(path: Path) -> list[Ack]:
-    from projections.acknowledged import read_acks
+    from projections.audit.acknowledged import read_acks
 
     try:
         return read_acks(path.read_bytes().splitlines(), str(path))
@@ -78,8 +78,8 @@ def _answers(path: Path) -> list[Ack]:
 
 async def _verify(acks: list[Ack]) -> Verdict:
     from events.log import EventLog
-    from projections.audit import rows_from
-    from projections.audit import verify as replay_and_compare
+    from projections.audit.verify import rows_from
+    from projections.audit.verify import verify as replay_and_compare
 
     async with connected() as trainshed:
         with log_errors(trainshed):

@@ -39,7 +39,7 @@ from trainshed_client.nats_client import SafeClient
 if TYPE_CHECKING:
     from services.agent.agent import AgentService
     from services.fold import SharedFold
-    from services.projector.projector import ProjectorService
+    from services.projector.service import ProjectorService
 
 _log = get_logger("metrics")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from services.fold import SharedFold
     from services.observe.health import HealthServer
     from services.observe.metrics import Metrics
-    from services.projector.projector import ProjectorService
+    from services.projector.service import ProjectorService
 
 
 class Observer:

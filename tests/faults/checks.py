@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from events.feed import Message
 from events.log import EventLog
-from projections.audit import rows_from, verify
+from projections.audit.verify import rows_from, verify
 from tests.faults import processes
 from tests.faults.cluster import Cluster
 from tests.faults.follower import Follower

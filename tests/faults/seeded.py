@@ -63,7 +63,7 @@ def _without_guards() -> None:
 
 def _apply_twice() -> None:
     from events.types import AttemptEnd
-    from projections.projection import Projection
+    from projections.read_model.core import Projection
 
     apply = Projection.apply
 

@@ -10,10 +10,10 @@ import pytest
 
 from events.log import EventLog
 from events.streams import ensure_streams
-from projections.acknowledged import Ack, read_acks
-from projections.audit import rows_from, verify
-from projections.database import Database
-from projections.queries import Queries
+from projections.audit.acknowledged import Ack, read_acks
+from projections.audit.verify import rows_from, verify
+from projections.queries.answers import Queries
+from projections.read_model.database import Database
 from tests.support import NatsServer
 from tests.support.log_maker import LogMaker
 from tests.support.random_log import RandomLog
@@ -150,7 +150,7 @@ async def test_a_run_that_ended_and_begins_again_without_a_retry_is_a_violation(
 async def test_rows_that_do_not_come_whole_are_no_verdict(nc: SafeClient, tmp_path: Path) -> None:
     made = _busy()
     await store(nc, made.messages)
-    from projections.projector import Projector
+    from projections.read_model.projector import Projector
 
     database = Database(tmp_path / "t.db")
     projector = Projector.open(database, await EventLog(nc).log_id(), made.seq)

@@ -14,8 +14,8 @@ import pytest
 
 from events.log import EventLog
 from events.streams import ensure_streams
-from projections.database import Database
-from projections.projector import Projector
+from projections.read_model.database import Database
+from projections.read_model.projector import Projector
 from tests.support import NatsServer, eventually
 from tests.support.log_maker import LogMaker
 from tests.support.random_log import RandomLog

@@ -15,7 +15,7 @@ from events.log import publish
 from events.streams import ensure_streams
 from events.types import GpuReading, NodeHeartbeat, RunHeartbeat
 from projections import records
-from projections.database import Database
+from projections.read_model.database import Database
 from tests.support import NatsServer, eventually
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import dump, kept_hash, recomputed_hash

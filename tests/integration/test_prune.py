@@ -14,7 +14,7 @@ from events.feed import ApiError, api_call
 from events.streams import ensure_streams
 from events.types import RetryRequested
 from services.api import ApiServer, Call
-from services.projector.projector import ProjectorService
+from services.projector.service import ProjectorService
 from tests.support import NatsServer
 from tests.support.log_maker import LogMaker
 from tests.support.stack import Done, Stack, clean_environment, run_trainshed, until

@@ -13,7 +13,7 @@ import pytest
 from events.log import EventLog, publish
 from events.streams import ensure_streams
 from events.types import CancelRequested, NodeLeft, NodeLost
-from services.projector.projector import ProjectorService
+from services.projector.service import ProjectorService
 from tests.support import NatsServer, eventually
 from tests.support.log_maker import LogMaker
 from tests.support.stored_log import ask, projecting, store

@@ -17,7 +17,7 @@ import pytest
 
 from events.feed import Message
 from events.types import AttemptRef, Cancelled, Failed, Started
-from projections.rows import hashed_fields, row_from
+from projections.read_model.rows import hashed_fields, row_from
 from services.agent import attempt_files, sweep
 from services.agent.folders import Folders
 from services.agent.sockets import sockets_dir

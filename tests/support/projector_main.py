@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from services.projector import projector
+from services.projector import service
 from trainshed_client.endpoint import discover
 from trainshed_client.nats_client import connect
 
@@ -34,9 +34,9 @@ def die_after(statements: int) -> None:
 
 async def main(database: str) -> None:
     """Project until killed."""
-    projector.BATCH = 137
+    service.BATCH = 137
     nc = await connect(discover(), name="projector-under-test", forever=True)
-    await projector.ProjectorService(nc, database).run()
+    await service.ProjectorService(nc, database).run()
 
 
 if len(sys.argv) > 2:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from events.feed import Message
-from projections import tables
-from projections.database import Database
-from projections.projector import Projector
-from projections.rows import MODULUS, digest, row_from
+from projections.read_model import tables
+from projections.read_model.database import Database
+from projections.read_model.projector import Projector
+from projections.read_model.rows import MODULUS, digest, row_from
 
 LOG_ID = "log-1"
 

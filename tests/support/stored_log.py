@@ -12,7 +12,7 @@ import msgspec
 
 from events.feed import Message
 from events.log import EventLog
-from services.projector.projector import ProjectorService
+from services.projector.service import ProjectorService
 from tests.support.deadline import eventually
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient

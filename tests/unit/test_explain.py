@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from events.types import CancelRequested, Completed, Device, Failed, NodeDrained, NodeJoined, NodeLost
-from projections.queries import Queries
-from projections.run_list import run_query
+from projections.queries.answers import Queries
+from projections.queries.listing import run_query
 from services.projector.outlook import MOST_HOLDERS, outlook
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory

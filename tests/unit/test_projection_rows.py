@@ -21,8 +21,8 @@ from events.types import (
     Stopping,
     TimedOut,
 )
-from projections.database import Database
-from projections.projector import Projector
+from projections.read_model.database import Database
+from projections.read_model.projector import Projector
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
 from trainshed_client.statuses import FailureReason

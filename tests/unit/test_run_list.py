@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from projections.queries import Queries
-from projections.run_list import RunQuery, run_query, selected
+from projections.queries.answers import Queries
+from projections.queries.listing import RunQuery, run_query, selected
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory
 from trainshed_client.errors import ErrorCode, TrainshedError

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from projections.totals import ENDED_SHARE, Adder
+from projections.queries.totals import ENDED_SHARE, Adder
 from tests.support.random_log import RandomLog
 from tests.support.read_model import dump, fold, memory
 

@@ -20,16 +20,16 @@ import nats.errors
 
 from events.feed import ApiError, Feed, Message
 from events.log import EventLog
-from projections.database import Database
-from projections.heartbeats import apply_heartbeats
-from projections.projector import Applied, Projector
-from projections.queries import Queries
+from projections.queries.answers import Queries
+from projections.queries.totals import Adder, Totals
+from projections.read_model.database import Database
+from projections.read_model.heartbeats import apply_heartbeats
+from projections.read_model.projector import Applied, Projector
 from projections.records import Filling, RecordBuckets
-from projections.totals import Adder, Totals
 from services.api import ApiServer
 from services.failpoints import failpoint
 from services.lifecycle import first_cause
-from services.projector.answers import Answers
+from services.projector.calls import Answers
 from services.projector.position import Position
 from services.projector.trouble import FAILURES, Trouble
 from trainshed_client import subjects

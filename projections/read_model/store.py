@@ -16,11 +16,10 @@ from sqlalchemy import Connection, Table
 from events.config import stored_config
 from events.run_machine import run_of_config
 from events.state import Node, Phase, Run, Snapshot, restore
-from projections import tables
-from projections.database import Database, in_chunks
-from projections.entries import Batch, RunEntry
-from projections.projection import Projection
-from projections.rows import (
+from projections.read_model import tables
+from projections.read_model.core import Projection
+from projections.read_model.database import Database, in_chunks
+from projections.read_model.rows import (
     NODE_HEARTBEAT,
     AttemptRow,
     NodeRow,
@@ -30,7 +29,8 @@ from projections.rows import (
     TimelineRow,
     row_from,
 )
-from projections.tables import JSON_COLUMNS, SCHEMA_VERSION
+from projections.read_model.tables import JSON_COLUMNS, SCHEMA_VERSION
+from projections.read_model.working_set import Batch, RunEntry
 
 _T = TypeVar("_T")
 _NEVER_CHANGES = frozenset(

@@ -11,9 +11,9 @@ from __future__ import annotations
 from events.codec import StoredEvent
 from events.state import Node
 from events.types import Device, Dispatched
-from projections.entries import Entries, Entry
-from projections.rows import NodeRow, SlotRow, fitting
-from projections.stored_time import stored_time
+from projections.read_model.rows import NodeRow, SlotRow, fitting
+from projections.read_model.times import stored_time
+from projections.read_model.working_set import Entries, Entry
 from trainshed_client.statuses import NodeStatus
 
 

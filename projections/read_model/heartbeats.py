@@ -14,11 +14,19 @@ from events.codec import decode_heartbeat
 from events.feed import Message
 from events.state import Active, Run
 from events.types import NodeHeartbeat, RunHeartbeat
-from projections.entries import RunEntry
-from projections.projection import Projection
-from projections.projector import Applied, Projector, changed_run, changed_slot
-from projections.rows import AttemptRow, NodeRow, RunRow, SlotRow, fitting, plain_number, sorted_json
-from projections.stored_time import stored_time
+from projections.read_model.core import Projection
+from projections.read_model.projector import Applied, Projector, changed_run, changed_slot
+from projections.read_model.rows import (
+    AttemptRow,
+    NodeRow,
+    RunRow,
+    SlotRow,
+    fitting,
+    plain_number,
+    sorted_json,
+)
+from projections.read_model.times import stored_time
+from projections.read_model.working_set import RunEntry
 from trainshed_client.subjects import parse_heartbeat_subject
 
 

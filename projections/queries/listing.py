@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_,
 from sqlalchemy import Row as SqlRow
 
 from events.times import nanoseconds, rfc3339
-from projections import tables
-from projections.rows import LIVE, RunRow, plain_number, sorted_json
+from projections.read_model import tables
+from projections.read_model.rows import LIVE, RunRow, plain_number, sorted_json
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
 

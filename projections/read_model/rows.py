@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET, Raw
 
-from projections.tables import BOOLEAN_COLUMNS, JSON_COLUMNS
+from projections.read_model.tables import BOOLEAN_COLUMNS, JSON_COLUMNS
 
 MODULUS = 1 << 256
 EMPTY_OBJECT = Raw(b"{}")

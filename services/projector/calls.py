@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError
 from events.log import EventLog
-from projections.queries import Queries
-from projections.run_list import run_query
+from projections.queries.answers import Queries
+from projections.queries.listing import run_query
 from services.api import Call
 from services.projector.outlook import outlook
 from services.projector.position import Position

@@ -16,12 +16,12 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from events.change import Change
 from events.codec import StoredEvent, Unreadable, decode
 from events.feed import Message
-from projections.database import Database
-from projections.entries import Batch
-from projections.projection import Projection
-from projections.rows import LIVE, RunRow, SlotRow, record_json
-from projections.store import Store
-from projections.tables import SCHEMA_VERSION
+from projections.read_model.core import Projection
+from projections.read_model.database import Database
+from projections.read_model.rows import LIVE, RunRow, SlotRow, record_json
+from projections.read_model.store import Store
+from projections.read_model.tables import SCHEMA_VERSION
+from projections.read_model.working_set import Batch
 from trainshed_client.subjects import EVENTS
 
 _log = logging.getLogger("trainshed.projector")

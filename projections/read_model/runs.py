@@ -29,10 +29,18 @@ from events.types import (
     Submitted,
 )
 from projections import wording
-from projections.entries import Entries, Entry, RunEntry
-from projections.node_rows import hold, let_go
-from projections.rows import EMPTY_LIST, EMPTY_OBJECT, AttemptRow, RunRow, fitting, plain_number, sorted_json
-from projections.stored_time import stored_time
+from projections.read_model.nodes import hold, let_go
+from projections.read_model.rows import (
+    EMPTY_LIST,
+    EMPTY_OBJECT,
+    AttemptRow,
+    RunRow,
+    fitting,
+    plain_number,
+    sorted_json,
+)
+from projections.read_model.times import stored_time
+from projections.read_model.working_set import Entries, Entry, RunEntry
 from trainshed_client.statuses import FailureReason, RunStatus
 
 _STATUS = {status: status.value for status in RunStatus}

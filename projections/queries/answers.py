@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, Table, func, select
 
-from projections import tables
-from projections.database import Database
-from projections.rows import (
+from projections.queries.listing import RunQuery, label_text, quick_row, selected, total
+from projections.read_model import tables
+from projections.read_model.database import Database
+from projections.read_model.rows import (
     AttemptRow,
     NodeRow,
     Row,
@@ -23,9 +24,8 @@ from projections.rows import (
     record_json,
     row_from,
 )
-from projections.run_list import RunQuery, label_text, quick_row, selected, total
+from projections.read_model.store import run_pair
 from projections.standing import Standing, standing_of
-from projections.store import run_pair
 from projections.waits import Rooms, Waits, waits_for
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import TimelineEntry

@@ -13,7 +13,7 @@ import msgspec
 
 from events.codec import StoredEvent
 from events.state import Ended, Node, Run, State
-from projections.rows import (
+from projections.read_model.rows import (
     MODULUS,
     AttemptRow,
     NodeRow,

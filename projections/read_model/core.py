@@ -1,6 +1,6 @@
 """The read model's core: folds each event and has it change the rows of runs, attempts, slots, nodes and timeline.
 
-Owns the order in which that goes; knows no SQL, clock or NATS, and no column (`run_rows.py`, `node_rows.py`).
+Owns the order in which that goes; knows no SQL, clock or NATS, and no column (`runs.py`, `nodes.py`).
 
 ``seq`` of a row is the sequence of the event that last changed one of its columns (heartbeat columns apart): an event
 that changes none leaves it.
@@ -13,10 +13,10 @@ from events.codec import StoredEvent, Unreadable
 from events.evolve import ended_runs_needed, evolve
 from events.state import State
 from events.types import AttemptEnd, Dispatched, NodeEvent
-from projections.entries import Batch, Entries, Past, Quarantined
-from projections.node_rows import node_changed, set_used, use_changed
-from projections.run_rows import late, runs_changed
-from projections.stored_time import stored_time
+from projections.read_model.nodes import node_changed, set_used, use_changed
+from projections.read_model.runs import late, runs_changed
+from projections.read_model.times import stored_time
+from projections.read_model.working_set import Batch, Entries, Past, Quarantined
 from trainshed_client.statuses import FailureReason
 
 

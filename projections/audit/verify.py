@@ -16,10 +16,10 @@ from events.codec import StoredEvent
 from events.log import EventLog
 from events.state import Active, Ended
 from events.types import RetryRequested, Submitted
-from projections.acknowledged import Ack, Acknowledged
-from projections.database import Database
-from projections.live_rows import MAX_DIFFERENCES, LiveRows, unavailable
-from projections.projector import Observer, Projector
+from projections.audit.acknowledged import Ack, Acknowledged
+from projections.audit.comparison import MAX_DIFFERENCES, LiveRows, unavailable
+from projections.read_model.database import Database
+from projections.read_model.projector import Observer, Projector
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 

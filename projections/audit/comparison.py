@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection, select
 
-from projections import tables
-from projections.database import Database
-from projections.rows import MODULUS, Row, digest, hashed_fields, key_of, record_json, row_from
+from projections.read_model import tables
+from projections.read_model.database import Database
+from projections.read_model.rows import MODULUS, Row, digest, hashed_fields, key_of, record_json, row_from
 from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode, TrainshedError
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 from sqlalchemy import Connection, and_, func, or_, select
 
-from projections import tables
-from projections.database import Database
+from projections.read_model import tables
+from projections.read_model.database import Database
 from trainshed_client.statuses import RunStatus
 
 ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
