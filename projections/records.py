@@ -153,7 +153,7 @@ class RecordBuckets:
             self._failed("no bucket answers")
             return
         try:
-            error = msgspec.json.decode(msg.data, type=_Ack).error
+            error = msgspec.json.decode(msg.data, type=_PutAck).error
         except msgspec.MsgspecError as unreadable:
             self._failed(str(unreadable))
             return
@@ -170,9 +170,9 @@ class RecordBuckets:
             self._again = asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self.lost.set)
 
 
-class _Error(msgspec.Struct):
+class _PutError(msgspec.Struct):
     description: str = ""
 
 
-class _Ack(msgspec.Struct):
-    error: _Error | None = None
+class _PutAck(msgspec.Struct):
+    error: _PutError | None = None

@@ -1,4 +1,4 @@
-"""Is each submission that somebody was told of in the log (I6)? A file of the API's answers, checked while replaying.
+"""Is each submission that was acknowledged in the log (I6)? A file of the API's answers, checked while replaying.
 
 Owns that file's form and the check; reads no log itself.
 """
@@ -14,7 +14,7 @@ from events.types import Submitted
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 
-class Ack(msgspec.Struct, frozen=True):
+class SubmitAnswer(msgspec.Struct, frozen=True):
     """What counts of an answer to a submission: the run, and the sequence of its Submitted."""
 
     run_id: str
@@ -22,26 +22,26 @@ class Ack(msgspec.Struct, frozen=True):
     seq: int
 
 
-def read_acks(lines: Iterable[bytes], file: str = "acks") -> list[Ack]:
+def read_acks(lines: Iterable[bytes], file: str = "acks") -> list[SubmitAnswer]:
     """The answers, one JSON object a line; empty lines are passed over. Raises TrainshedError (invalid) naming the line."""
-    acks: list[Ack] = []
+    answers: list[SubmitAnswer] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                acks.append(msgspec.json.decode(line, type=Ack))
+                answers.append(msgspec.json.decode(line, type=SubmitAnswer))
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 expected = "each line is an answer as `trainshed submit --json` prints it"
                 raise TrainshedError(
                     ErrorCode.INVALID, f"{file}, line {number}: {error}; {expected}"
                 ) from None
-    return acks
+    return answers
 
 
-class Acknowledged:
+class UnmetAnswers:
     """What was acknowledged and has not been met yet. Feed it every event, then ask for what is ``missing``."""
 
-    def __init__(self, acks: Iterable[Ack]) -> None:
-        self._expected = {(ack.seq, ack.run_id) for ack in acks}
+    def __init__(self, answers: Iterable[SubmitAnswer]) -> None:
+        self._expected = {(one.seq, one.run_id) for one in answers}
 
     def observe(self, stored: StoredEvent) -> None:
         """Cross off the answer that this event is."""

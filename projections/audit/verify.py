@@ -16,7 +16,7 @@ from events.codec import StoredEvent
 from events.log import EventLog
 from events.state import Active, Ended
 from events.types import RetryRequested, Submitted
-from projections.audit.acknowledged import Ack, Acknowledged
+from projections.audit.acknowledged import SubmitAnswer, UnmetAnswers
 from projections.audit.comparison import MAX_DIFFERENCES, LiveRows, unavailable
 from projections.read_model.database import Database
 from projections.read_model.projector import Observer, Projector
@@ -65,7 +65,7 @@ async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
         await answers.unsubscribe()
 
 
-async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[Ack] = ()) -> Verdict:
+async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[SubmitAnswer] = ()) -> Verdict:
     """Replay the log as far as the rows are, and compare row for row and by state hash.
 
     ``rows`` are the messages of ``audit.rows``, ``acks`` answers whose events must be in the log. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
@@ -129,10 +129,10 @@ async def replay(
                 while projector.seq < end:
                     messages = [message for message in await feed.batch() if message.seq <= end]
                     events += len(messages)
-                    projector.apply(messages, observe, tell=False)
+                    projector.apply(messages, observe, with_records=False)
                     if not messages:
                         break
-        return Replayed(projector.seq, events, projector.projection.entries.state_hash)
+        return Replayed(projector.seq, events, projector.projection.working.state_hash)
     finally:
         projector.close()
 
@@ -140,15 +140,15 @@ async def replay(
 class Invariants:
     """What must hold at every sequence: observed event by event while replaying."""
 
-    def __init__(self, acks: Iterable[Ack] = ()) -> None:
+    def __init__(self, acks: Iterable[SubmitAnswer] = ()) -> None:
         self._violations: list[Violation] = []
-        self._acknowledged = Acknowledged(acks)
+        self._unmet = UnmetAnswers(acks)
         self._holders: dict[tuple[str, int], tuple[str, int]] = {}
         self._ended: set[str] = set()
 
     def observe(self, stored: StoredEvent, change: Change) -> None:
         """Check one event and what it did."""
-        self._acknowledged.observe(stored)
+        self._unmet.observe(stored)
         for end in change.ended:
             for index in end.attempt.slots:
                 slot = (end.attempt.node, index)
@@ -164,12 +164,14 @@ class Invariants:
                 self._ended.discard(run.run_id)
                 if not isinstance(stored.event, RetryRequested):
                     what = "submitted again" if isinstance(stored.event, Submitted) else stored.subject.type
-                    self._say("I1", stored.seq, f"run {run.run_id} had ended and was {what} without a retry")
+                    self._violated(
+                        "I1", stored.seq, f"run {run.run_id} had ended and was {what} without a retry"
+                    )
 
     def at_the_end(self) -> list[Violation]:
         """All that was found, the log having been observed whole."""
-        for seq, run_id in self._acknowledged.missing():
-            self._say("I6", seq, f"run {run_id} was acknowledged and its Submitted is not there")
+        for seq, run_id in self._unmet.missing():
+            self._violated("I6", seq, f"run {run_id} was acknowledged and its Submitted is not there")
         return self._violations
 
     def _granted(self, seq: int, run_id: str, phase: Active) -> None:
@@ -180,9 +182,9 @@ class Invariants:
                     f"slot {phase.node}.{index} was granted to run {run_id} attempt {phase.attempt} "
                     f"while run {holder[0]} attempt {holder[1]} held it"
                 )
-                self._say("I2", seq, text)
+                self._violated("I2", seq, text)
             self._holders[phase.node, index] = (run_id, phase.attempt)
 
-    def _say(self, invariant: str, seq: int, message: str) -> None:
+    def _violated(self, invariant: str, seq: int, message: str) -> None:
         if len(self._violations) < MAX_VIOLATIONS:
             self._violations.append(Violation(invariant, seq, message))

@@ -16,7 +16,7 @@ from events.types import AttemptEnd, Dispatched, NodeEvent
 from projections.read_model.nodes import node_changed, set_used, use_changed
 from projections.read_model.runs import late, runs_changed
 from projections.read_model.times import stored_time
-from projections.read_model.working_set import Batch, Entries, Past, Quarantined
+from projections.read_model.working_set import Batch, CommittedRows, Quarantined, WorkingSet
 from trainshed_client.statuses import FailureReason
 
 
@@ -26,41 +26,43 @@ class Projection:
     Rows depend on the log alone, never on how it was cut into batches.
     """
 
-    def __init__(self, past: Past, state: State | None = None, state_hash: int = 0, seq: int = 0) -> None:
-        self.entries = Entries(past, state or State(), state_hash, seq)
+    def __init__(
+        self, committed: CommittedRows, state: State | None = None, state_hash: int = 0, seq: int = 0
+    ) -> None:
+        self.working = WorkingSet(committed, state or State(), state_hash, seq)
 
     def begin(self, run_ids: set[str]) -> None:
         """Load the ended runs that a batch speaks of, in one go."""
-        self.entries.load(run_ids - self.entries.runs.keys())
+        self.working.load(run_ids - self.working.runs.keys())
 
     def apply(self, stored: StoredEvent, body: bytes) -> Change:
         """Fold one event into the state and the rows. Total: no event stops it."""
-        entries, event = self.entries, stored.event
-        entries.seq = stored.seq
-        state, needed = entries.state, ended_runs_needed(entries.state, stored)
-        change = evolve(state, stored, entries.history(needed)) if needed else evolve(state, stored)
+        working, event = self.working, stored.event
+        working.seq = stored.seq
+        state, needed = working.state, ended_runs_needed(working.state, stored)
+        change = evolve(state, stored, working.history(needed)) if needed else evolve(state, stored)
         if isinstance(event, AttemptEnd):
             if getattr(event, "failure_reason", None) is FailureReason.UNSPECIFIED:
                 self._set_aside(stored, "an unknown failure_reason, taken as UNSPECIFIED", body)
             if change.late is not None:
-                late(entries, stored, event, change.late)
+                late(working, stored, event, change.late)
         elif change.unreadable is not None:
             self._set_aside(stored, change.unreadable, body)
         if change.runs:
-            runs_changed(entries, stored, event, change)
+            runs_changed(working, stored, event, change)
         if change.nodes:
             if isinstance(event, NodeEvent):
-                node_changed(entries, stored, event.node)
+                node_changed(working, stored, event.node)
             else:
                 moves = bool(change.ended) or isinstance(event, Dispatched)
                 for name in change.nodes:
-                    use_changed(entries, name, moves)
+                    use_changed(working, name, moves)
         return change
 
     def quarantine(self, message: Unreadable) -> None:
         """Keep a message aside that is no event we know."""
-        self.entries.seq = message.seq
-        self.entries.quarantine.append(
+        self.working.seq = message.seq
+        self.working.quarantine.append(
             Quarantined(
                 message.seq, stored_time(message.stored_ns), message.subject, message.reason, message.body
             )
@@ -68,10 +70,10 @@ class Projection:
 
     def finish(self) -> Batch:
         """The rows that changed since ``begin``; what is no longer live is let go of."""
-        set_used(self.entries)
-        return self.entries.take_batch()
+        set_used(self.working)
+        return self.working.take_batch()
 
     def _set_aside(self, stored: StoredEvent, reason: str, body: bytes) -> None:
-        self.entries.quarantine.append(
+        self.working.quarantine.append(
             Quarantined(stored.seq, stored_time(stored.stored_ns), str(stored.subject), reason, body)
         )

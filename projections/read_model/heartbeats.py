@@ -1,4 +1,4 @@
-"""Heartbeats into the read model: what workers tell and what nodes measure, outside the state hash.
+"""Heartbeats into the read model: what workers report and what nodes measure, outside the state hash.
 
 Owns which columns a heartbeat sets and whose heartbeats count; knows neither NATS nor how a run got where it is.
 """
@@ -26,14 +26,14 @@ from projections.read_model.rows import (
     sorted_json,
 )
 from projections.read_model.times import stored_time
-from projections.read_model.working_set import RunEntry
+from projections.read_model.working_set import WorkingRun
 from trainshed_client.subjects import parse_heartbeat_subject
 
 
-class Changed(msgspec.Struct):
+class ChangedRows(msgspec.Struct):
     """The rows that heartbeats changed."""
 
-    runs: list[RunEntry]
+    runs: list[WorkingRun]
     attempts: list[tuple[int, AttemptRow]]
     slots: list[SlotRow]
     nodes: list[NodeRow]
@@ -46,7 +46,7 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
     were stored before them are folded. ``seq`` of a record stays, ``updated_at`` moves.
     """
     projection = projector.projection
-    changed = Changed([], [], [], [])
+    changed = ChangedRows([], [], [], [])
     for message in messages:
         heartbeat = decode_heartbeat(message.subject, message.body)
         time = stored_time(message.stored_ns)
@@ -69,23 +69,23 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
         store.put_last_heartbeats(changed.nodes)
     return Applied(
         projector.seq,
-        tuple(changed_run(entry.row) for entry in changed.runs if entry.row is not None),
+        tuple(changed_run(item.row) for item in changed.runs if item.row is not None),
         tuple(changed_slot(slot) for slot in changed.slots),
     )
 
 
-def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, changed: Changed) -> None:
-    entry = projection.entries.runs.get(heartbeat.run_id)
-    row = entry.row if entry is not None else None
-    if entry is None or row is None or not _is_of(entry.run, heartbeat.attempt, node):
+def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, changed: ChangedRows) -> None:
+    item = projection.working.runs.get(heartbeat.run_id)
+    row = item.row if item is not None else None
+    if item is None or row is None or not _is_of(item.run, heartbeat.attempt, node):
         return
-    attempt = projection.entries.attempts.get((row.submit_seq, heartbeat.attempt))
+    attempt = projection.working.attempts.get((row.submit_seq, heartbeat.attempt))
     if attempt is None or attempt.row is None:
         return
-    for told in (row, attempt.row):
-        _tell(told, heartbeat, time)
+    for each in (row, attempt.row):
+        _set_report(each, heartbeat, time)
     row.updated_at = max(row.updated_at or "", time)
-    changed.runs.append(entry)
+    changed.runs.append(item)
     changed.attempts.append((row.submit_seq, attempt.row))
 
 
@@ -94,7 +94,7 @@ def _is_of(run: Run, attempt: int, node: str) -> bool:
     return isinstance(phase, Active) and phase.attempt == attempt and phase.node == node
 
 
-def _tell(row: RunRow | AttemptRow, heartbeat: RunHeartbeat, time: str) -> None:
+def _set_report(row: RunRow | AttemptRow, heartbeat: RunHeartbeat, time: str) -> None:
     row.ready_at = heartbeat.ready_at
     row.last_heartbeat_at = heartbeat.last_heartbeat_at or time
     row.step = plain_number(heartbeat.step)
@@ -103,13 +103,13 @@ def _tell(row: RunRow | AttemptRow, heartbeat: RunHeartbeat, time: str) -> None:
     row.metrics = sorted_json(heartbeat.metrics)
 
 
-def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: Changed) -> None:
-    entry = projection.entries.nodes.get(heartbeat.node)
-    if entry is None or entry.row is None or entry.row.incarnation != heartbeat.incarnation:
+def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: ChangedRows) -> None:
+    item = projection.working.nodes.get(heartbeat.node)
+    if item is None or item.row is None or item.row.incarnation != heartbeat.incarnation:
         return
-    entry.row.last_heartbeat_at, entry.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
-    changed.nodes.append(entry.row)
-    slots = projection.entries.slots.get(heartbeat.node, {})
+    item.row.last_heartbeat_at, item.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
+    changed.nodes.append(item.row)
+    slots = projection.working.slots.get(heartbeat.node, {})
     for reading in heartbeat.gpus:
         slot = slots.get(reading.index)
         if slot is None or slot.row is None:

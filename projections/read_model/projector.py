@@ -123,20 +123,20 @@ class Projector:
     @property
     def seq(self) -> int:
         """The last sequence that is committed."""
-        return self.projection.entries.seq
+        return self.projection.working.seq
 
     def close(self) -> None:
         """Close the writer's connection."""
         self.store.close()
 
     def apply(
-        self, messages: Sequence[Message], observe: Observer | None = None, *, tell: bool = True
+        self, messages: Sequence[Message], observe: Observer | None = None, *, with_records: bool = True
     ) -> Applied:
-        """Fold messages and commit what they change with the checkpoint; ``tell``: and return the changed records.
+        """Fold messages and commit what they change with the checkpoint; ``with_records``: and return the changed records.
 
         After an exception the projection in memory is ahead of the database: throw this projector away and open anew.
         """
-        projection, last = self.projection, self.projection.entries.seq
+        projection, last = self.projection, self.projection.working.seq
         if not messages or messages[-1].seq <= last:
             return Applied(last)
         with _without_gc(len(messages)), self.store.connection.begin():
@@ -155,7 +155,7 @@ class Projector:
             self.store.write(batch, self.log_id)
         for kept in batch.quarantine:
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
-        return _applied(batch) if tell else Applied(batch.seq)
+        return _applied(batch) if with_records else Applied(batch.seq)
 
 
 @contextmanager
@@ -182,17 +182,17 @@ def _run_of(subject: str) -> str | None:
 
 
 def changed_run(row: RunRow) -> ChangedRun:
-    """A run's record to tell of."""
+    """A run's record as it is put into its bucket."""
     return ChangedRun(row.run_id, row.seq, row.status in LIVE, record_json(row))
 
 
 def changed_slot(row: SlotRow) -> ChangedSlot:
-    """A slot's record to tell of."""
+    """A slot's record as it is put into its bucket."""
     return ChangedSlot(row.node, row.index, record_json(row))
 
 
 def _applied(batch: Batch) -> Applied:
-    rows = [entry.row for entry in (*batch.fresh_runs, *batch.runs) if entry.row is not None]
+    rows = [item.row for item in (*batch.fresh_runs, *batch.runs) if item.row is not None]
     rows.sort(key=lambda row: row.seq)  # the buckets forget ended runs in the order of their ends
     return Applied(
         batch.seq,

@@ -40,7 +40,7 @@ from projections.read_model.rows import (
     sorted_json,
 )
 from projections.read_model.times import stored_time
-from projections.read_model.working_set import Entries, Entry, RunEntry
+from projections.read_model.working_set import WorkingRow, WorkingRun, WorkingSet
 from trainshed_client.statuses import FailureReason, RunStatus
 
 _STATUS = {status: status.value for status in RunStatus}
@@ -48,8 +48,8 @@ _REASON: Mapping[FailureReason | None, str | None] = {None: None, **{r: r.value 
 _NONE_ENDED: dict[str, EndedAttempt] = {}
 
 
-def runs_changed(entries: Entries, stored: StoredEvent, event: Event, change: Change) -> None:
-    """Change the rows of the runs that an event changed, and of the attempt that it is of; tell it."""
+def runs_changed(working: WorkingSet, stored: StoredEvent, event: Event, change: Change) -> None:
+    """Change the rows of the runs that an event changed, and of the attempt that it is of, and add to timelines."""
     time = stored_time(stored.stored_ns)
     ended = {end.run_id: end for end in change.ended} if change.ended else _NONE_ENDED
     own = stored.subject.id if isinstance(event, RunEvent) else None
@@ -57,24 +57,24 @@ def runs_changed(entries: Entries, stored: StoredEvent, event: Event, change: Ch
         run = run_change.after
         run_id = run.run_id
         if isinstance(event, Submitted) and run_id == own:
-            _submitted(entries, stored, event, run, time)
+            _submitted(working, stored, event, run, time)
             continue
-        entry = entries.runs[run_id]
-        entry.run = run
-        row = entries.touch_run(entry)
+        item = working.runs[run_id]
+        item.run = run
+        row = working.touch_run(item)
         end = ended.get(run_id)
         if end is not None:
-            _attempt_ended(entries, stored, event, end, run_change, row, time)
+            _attempt_ended(working, stored, event, end, run_change, row, time)
         elif run_id == own:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
-                handler(entries, event, row, run, time)
+                handler(working, event, row, run, time)
                 row.seq, row.updated_at = stored.seq, time
-            entries.tell(row, stored, time, wording.of_event(event, run_change))
+            working.add_to_timeline(row, stored, time, wording.of_event(event, run_change))
         # else: a run that waited for the one that ended. Its columns say nothing of that
 
 
-def _submitted(entries: Entries, stored: StoredEvent, event: Submitted, run: Run, time: str) -> None:
+def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: Run, time: str) -> None:
     run_id = run.run_id
     config = stored_config(event.config)
     needs = run.needs
@@ -95,27 +95,27 @@ def _submitted(entries: Entries, stored: StoredEvent, event: Submitted, run: Run
         submitted_by=event.submitted_by,
         updated_at=time,
     )
-    entry = entries.runs.get(run_id)
-    if entry is None:
-        entry = entries.runs[run_id] = RunEntry(row, run)
-        entries.touch_run(entry)
+    item = working.runs.get(run_id)
+    if item is None:
+        item = working.runs[run_id] = WorkingRun(row, run)
+        working.touch_run(item)
     else:  # no guarded writer does this: a run of the same id ended before. It begins afresh
-        _forget_attempts(entries, entries.touch_run(entry).submit_seq)
-        entry.row, entry.run = row, run
-    entry.fresh = True
-    entries.tell(row, stored, time, wording.submitted(run, event.submitted_by))
+        _forget_attempts(working, working.touch_run(item).submit_seq)
+        item.row, item.run = row, run
+    item.fresh = True
+    working.add_to_timeline(row, stored, time, wording.submitted(run, event.submitted_by))
 
 
-def _forget_attempts(entries: Entries, submit_seq: int) -> None:
-    for row in entries.past.attempts(submit_seq):
-        entries.attempts.setdefault((submit_seq, row.attempt), Entry(row, None))
-    for key, entry in list(entries.attempts.items()):
+def _forget_attempts(working: WorkingSet, submit_seq: int) -> None:
+    for row in working.committed.attempts(submit_seq):
+        working.attempts.setdefault((submit_seq, row.attempt), WorkingRow(row, None))
+    for key, item in list(working.attempts.items()):
         if key[0] == submit_seq:
-            entries.touch_attempt(key, entry)
-            entry.row = None
+            working.touch_attempt(key, item)
+            item.row = None
 
 
-def _dispatched(entries: Entries, event: Event, row: RunRow, run: Run, time: str) -> None:
+def _dispatched(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     assert isinstance(event, Dispatched)
     slots = sorted_json(event.slots)
     row.status, row.node, row.slots, row.dispatched_at = "DISPATCHING", event.node, slots, time
@@ -127,32 +127,32 @@ def _dispatched(entries: Entries, event: Event, row: RunRow, run: Run, time: str
         slots=slots,
         status="DISPATCHING",
     )
-    entries.touch_attempt((row.submit_seq, event.attempt), Entry(attempt))
+    working.touch_attempt((row.submit_seq, event.attempt), WorkingRow(attempt))
     for index in event.slots:
-        hold(entries, event.node, index, event, time)
+        hold(working, event.node, index, event, time)
 
 
-def _started(entries: Entries, event: Event, row: RunRow, run: Run, time: str) -> None:
+def _started(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     assert isinstance(event, Started)
     pid = fitting(event.pid)
     row.status, row.host, row.pid, row.started_at = "RUNNING", event.host, pid, time
-    entry = entries.attempt(row.submit_seq, event.attempt)
-    assert entry is not None and entry.row is not None
-    entries.touch_attempt((row.submit_seq, event.attempt), entry)
-    attempt = entry.row
+    item = working.attempt(row.submit_seq, event.attempt)
+    assert item is not None and item.row is not None
+    working.touch_attempt((row.submit_seq, event.attempt), item)
+    attempt = item.row
     attempt.status, attempt.host, attempt.pid, attempt.started_at = "RUNNING", event.host, pid, time
 
 
-def _cancel_requested(entries: Entries, event: Event, row: RunRow, run: Run, time: str) -> None:
+def _cancel_requested(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     row.cancel_requested = True
 
 
-def _retried(entries: Entries, event: Event, row: RunRow, run: Run, time: str) -> None:
+def _retried(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     row.cancel_requested = False
     _queued(row, run)
 
 
-def _cancelled_while_queued(entries: Entries, event: Event, row: RunRow, run: Run, time: str) -> None:
+def _cancelled_while_queued(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     assert isinstance(run.phase, Ended)
     row.status, row.ended_at = "CANCELLED", time
     row.failure_reason = _REASON[run.phase.reason]
@@ -164,11 +164,11 @@ def _queued(row: RunRow, run: Run) -> None:
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
     row.exit_code = row.signal = row.failure_reason = None
     row.slots = EMPTY_LIST
-    _told(row, _NOTHING_TOLD)
+    _set_report(row, _NO_REPORT)
 
 
 def _attempt_ended(
-    entries: Entries,
+    working: WorkingSet,
     stored: StoredEvent,
     event: Event,
     end: EndedAttempt,
@@ -178,44 +178,44 @@ def _attempt_ended(
 ) -> None:
     run, number = change.after, end.attempt.attempt
     heartbeat = getattr(event, "last_heartbeat", None)
-    told = _NOTHING_TOLD if heartbeat is None else Told.of(heartbeat)
+    report = _NO_REPORT if heartbeat is None else ReportColumns.of(heartbeat)
     exit_code = fitting(getattr(event, "exit_code", None))
     signal = fitting(getattr(event, "signal", None))
-    entry = entries.attempt(row.submit_seq, number)
-    assert entry is not None and entry.row is not None
-    entries.touch_attempt((row.submit_seq, number), entry)
-    attempt = entry.row
+    item = working.attempt(row.submit_seq, number)
+    assert item is not None and item.row is not None
+    working.touch_attempt((row.submit_seq, number), item)
+    attempt = item.row
     attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
-    _told(attempt, told)
+    _set_report(attempt, report)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
         row.ended_at, row.exit_code, row.signal = time, exit_code, signal
-        _told(row, told)
+        _set_report(row, report)
     else:
         _queued(row, run)
     row.seq, row.updated_at = stored.seq, time
     for index in end.attempt.slots:
-        let_go(entries, end.attempt.node, index, run.run_id, number, time)
+        let_go(working, end.attempt.node, index, run.run_id, number, time)
     text = wording.end_of_attempt(event, end, change, stored.stored_ns)
-    entries.tell(row, stored, time, text)
+    working.add_to_timeline(row, stored, time, text)
 
 
-def late(entries: Entries, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:
-    """An end after the attempt's first: kept with it, and told, if it is of the node that had the attempt."""
-    run = entries.runs.get(ref.run_id)
+def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:
+    """An end after the attempt's first: kept with it and in the timeline, if it is of the node that had the attempt."""
+    run = working.runs.get(ref.run_id)
     if run is None or run.row is None:
         return
-    entry = entries.attempt(run.row.submit_seq, ref.attempt)
-    if entry is None or entry.row is None or entry.row.node != stored.subject.node:
+    item = working.attempt(run.row.submit_seq, ref.attempt)
+    if item is None or item.row is None or item.row.node != stored.subject.node:
         return
-    entries.touch_attempt((run.row.submit_seq, ref.attempt), entry)
-    entry.row.late_result = wording.late_result(outcome(event)[0], event)
+    working.touch_attempt((run.row.submit_seq, ref.attempt), item)
+    item.row.late_result = wording.late_result(outcome(event)[0], event)
     time = stored_time(stored.stored_ns)
-    entries.tell(run.row, stored, time, wording.late(event, stored.subject.node))
+    working.add_to_timeline(run.row, stored, time, wording.late(event, stored.subject.node))
 
 
-_HANDLERS: Mapping[type[Event], Callable[[Entries, Event, RunRow, Run, str], None]] = {
+_HANDLERS: Mapping[type[Event], Callable[[WorkingSet, Event, RunRow, Run, str], None]] = {
     Dispatched: _dispatched,
     Started: _started,
     CancelRequested: _cancel_requested,
@@ -224,8 +224,8 @@ _HANDLERS: Mapping[type[Event], Callable[[Entries, Event, RunRow, Run, str], Non
 }
 
 
-class Told(NamedTuple):
-    """A worker's last words as columns have them."""
+class ReportColumns(NamedTuple):
+    """A worker's last report as columns have it."""
 
     ready_at: str | None
     last_heartbeat_at: str | None
@@ -235,7 +235,7 @@ class Told(NamedTuple):
     metrics: Raw
 
     @classmethod
-    def of(cls, last: LastHeartbeat) -> Told:
+    def of(cls, last: LastHeartbeat) -> ReportColumns:
         """What an end carries."""
         progress = (
             None if last.progress is None else last.progress + 0.0
@@ -250,9 +250,9 @@ class Told(NamedTuple):
         )
 
 
-_NOTHING_TOLD = Told(None, None, None, None, None, EMPTY_OBJECT)
+_NO_REPORT = ReportColumns(None, None, None, None, None, EMPTY_OBJECT)
 
 
-def _told(row: RunRow | AttemptRow, told: Told) -> None:
-    """Set for good what the worker told last (nothing: cleared)."""
-    row.ready_at, row.last_heartbeat_at, row.status_text, row.step, row.progress, row.metrics = told
+def _set_report(row: RunRow | AttemptRow, report: ReportColumns) -> None:
+    """Set for good what the worker reported last (nothing: cleared)."""
+    row.ready_at, row.last_heartbeat_at, row.status_text, row.step, row.progress, row.metrics = report

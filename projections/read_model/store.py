@@ -1,4 +1,4 @@
-"""Rows to and from the database: the projector's writes, the past that it asks for, and the live rows at start.
+"""Rows to and from the database: the projector's writes, the committed rows that it asks for, and the live ones at start.
 
 Owns the statements of the write side; knows nothing of how a row comes about.
 """
@@ -30,7 +30,7 @@ from projections.read_model.rows import (
     row_from,
 )
 from projections.read_model.tables import JSON_COLUMNS, SCHEMA_VERSION
-from projections.read_model.working_set import Batch, RunEntry
+from projections.read_model.working_set import Batch, WorkingRun
 
 _T = TypeVar("_T")
 _NEVER_CHANGES = frozenset(
@@ -84,7 +84,7 @@ class Columns:
 
 
 class Store:
-    """The writer's side of one database; a ``Past`` for the projection. For one thread at a time."""
+    """The writer's side of one database; the ``CommittedRows`` of the projection. For one thread at a time."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -156,7 +156,7 @@ class Store:
             )
         )
         projection = Projection(self, state, at.state_hash, at.seq)
-        projection.entries.restore(live, attempts, slots, node_rows)
+        projection.working.restore(live, attempts, slots, node_rows)
         return projection
 
     def _live_runs(self) -> list[tuple[RunRow, Run]]:
@@ -179,10 +179,10 @@ class Store:
         rows = list(self.connection.execute(tables.nodes.select()).mappings())
         return [_row(NodeRow, row) for row in rows], [node_of(row["fold"]) for row in rows]
 
-    # --- the past -----------------------------------------------------------------------------------------
+    # --- committed rows -------------------------------------------------------------------------------------
 
     def runs(self, run_ids: Iterable[str]) -> list[tuple[RunRow, Run]]:
-        """See ``Past``."""
+        """See ``CommittedRows``."""
         names = (*_RUN, "fold", "config")
         found: list[tuple[RunRow, Run]] = []
         for chunk in in_chunks(run_ids):
@@ -193,7 +193,7 @@ class Store:
         return found
 
     def attempts(self, submit_seq: int) -> list[AttemptRow]:
-        """See ``Past``."""
+        """See ``CommittedRows``."""
         return [row for _, row in self._attempts((submit_seq,))]
 
     def _attempts(self, submit_seqs: tuple[int, ...]) -> list[tuple[int, AttemptRow]]:
@@ -212,8 +212,8 @@ class Store:
         many, conn = self.database.many, self.connection
         many(conn, self._drop_attempt, list(batch.gone_attempts))
         many(conn, self._drop_slot, list(batch.gone_slots))
-        many(conn, self._put_run, [self._fresh(entry) for entry in batch.fresh_runs])
-        many(conn, self._change_run, [self._changed(entry) for entry in batch.runs])
+        many(conn, self._put_run, [self._fresh(item) for item in batch.fresh_runs])
+        many(conn, self._change_run, [self._changed(item) for item in batch.runs])
         many(conn, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in batch.attempts])
         self.put_slots(batch.slots)
         many(
@@ -250,23 +250,23 @@ class Store:
             self.connection, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in rows]
         )
 
-    def put_runs(self, entries: list[RunEntry]) -> None:
+    def put_runs(self, runs: list[WorkingRun]) -> None:
         """Put the changing columns of runs that are there, within the caller's transaction."""
-        self.database.many(self.connection, self._change_run, [self._changed(entry) for entry in entries])
+        self.database.many(self.connection, self._change_run, [self._changed(item) for item in runs])
 
     def put_last_heartbeats(self, rows: list[NodeRow]) -> None:
-        """Put what nodes' last heartbeats say, within the caller's transaction."""
+        """Put what nodes' last heartbeats report, within the caller's transaction."""
         statement = self.database.update(tables.nodes, NODE_HEARTBEAT, "node")
         values = [(*(getattr(row, name) for name in NODE_HEARTBEAT), row.node) for row in rows]
         self.database.many(self.connection, statement, values)
 
-    def _fresh(self, entry: RunEntry) -> tuple[Any, ...]:
-        assert entry.row is not None
-        return (*self._run.of(entry.row), entry.run.config.decode(), fold_of(entry.run))
+    def _fresh(self, item: WorkingRun) -> tuple[Any, ...]:
+        assert item.row is not None
+        return (*self._run.of(item.row), item.run.config.decode(), fold_of(item.run))
 
-    def _changed(self, entry: RunEntry) -> tuple[Any, ...]:
-        assert entry.row is not None
-        return (*self._run_changes.of(entry.row), fold_of(entry.run), entry.row.run_id)
+    def _changed(self, item: WorkingRun) -> tuple[Any, ...]:
+        assert item.row is not None
+        return (*self._run_changes.of(item.row), fold_of(item.run), item.row.run_id)
 
 
 class Fold(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -20,12 +20,12 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 2
-"""Raised with every change of a table or of what a row says: an older database is rebuilt from the log."""
+"""Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
 
 # Attempts and timeline lie in the order of their runs' submission: a new row goes to the end of its table, so that a
-# rebuild of a long log writes few pages; a run's rows lie together and its own row says where.
+# rebuild of a long log writes few pages; a run's rows lie together and its own row knows where.
 
 _BIG = BigInteger()
 _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY KEY is SQLite's own row id

@@ -1,7 +1,7 @@
-"""The rows at hand with the fold that they follow, and which of them changed since the last batch.
+"""The working set: the rows at hand with the fold that they follow, and which of them changed since the last batch.
 
 Owns what is kept in memory, the state hash and a batch's form; knows no event's meaning, no SQL and no NATS. What is not
-live it asks of a ``Past``.
+live it asks of the committed rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from projections.read_model.rows import (
 R = TypeVar("R", RunRow, AttemptRow, SlotRow, NodeRow)
 
 
-class Entry(Generic[R]):
+class WorkingRow(Generic[R]):
     """A row at hand. ``row`` None: it is to be deleted. ``digest``: of the committed row, 0 if none, None: not known."""
 
     __slots__ = ("digest", "dirty", "row")
@@ -38,7 +38,7 @@ class Entry(Generic[R]):
         self.dirty = False
 
 
-class RunEntry(Entry[RunRow]):
+class WorkingRun(WorkingRow[RunRow]):
     """A run's row with its fold. ``fresh``: its Submitted is not committed yet."""
 
     __slots__ = ("fresh", "run")
@@ -48,7 +48,7 @@ class RunEntry(Entry[RunRow]):
         self.run, self.fresh = run, False
 
 
-class Past(Protocol):
+class CommittedRows(Protocol):
     """What was committed: asked for runs that are no longer live."""
 
     def runs(self, run_ids: Iterable[str]) -> list[tuple[RunRow, Run]]:
@@ -61,7 +61,7 @@ class Past(Protocol):
 
 
 class Quarantined(msgspec.Struct, frozen=True):
-    """A message that is kept aside: no event that we know, or one with an unknown word in it."""
+    """A message that is kept aside: no event that we know, or one with an unknown value in it."""
 
     seq: int
     time: str
@@ -77,8 +77,8 @@ class Batch(msgspec.Struct):
     state_hash: int
     epoch: int
     epoch_of: str
-    fresh_runs: list[RunEntry]
-    runs: list[RunEntry]
+    fresh_runs: list[WorkingRun]
+    runs: list[WorkingRun]
     attempts: list[tuple[int, AttemptRow]]
     """With their runs' ``submit_seq``, as the timeline."""
     slots: list[SlotRow]
@@ -90,31 +90,31 @@ class Batch(msgspec.Struct):
     quarantine: list[Quarantined]
 
 
-class Entries:
-    """What is live, as rows and as fold. Whoever changes a row touches its entry first.
+class WorkingSet:
+    """What is live, as rows and as fold. Whoever changes a row touches its item first.
 
     ``seq``: the last event's that was folded. The state hash is that of the last batch.
     """
 
-    def __init__(self, past: Past, state: State, state_hash: int, seq: int) -> None:
-        self.past = past
+    def __init__(self, committed: CommittedRows, state: State, state_hash: int, seq: int) -> None:
+        self.committed = committed
         self.state = state
         self.seq = seq
         self.state_hash = state_hash
-        self.runs: dict[str, RunEntry] = {}
-        self.attempts: dict[tuple[int, int], Entry[AttemptRow]] = {}
+        self.runs: dict[str, WorkingRun] = {}
+        self.attempts: dict[tuple[int, int], WorkingRow[AttemptRow]] = {}
         """(``submit_seq`` of the run, attempt) → its row."""
-        self.slots: dict[str, dict[int, Entry[SlotRow]]] = {}
-        self.nodes: dict[str, Entry[NodeRow]] = {}
+        self.slots: dict[str, dict[int, WorkingRow[SlotRow]]] = {}
+        self.nodes: dict[str, WorkingRow[NodeRow]] = {}
         self.held: dict[str, int] = {}
         """Node → how many of its slots an attempt holds."""
         self.dirty_nodes: list[str] = []
         self.quarantine: list[Quarantined] = []
         self._absent: set[str] = set()
-        self._dirty_runs: list[RunEntry] = []
+        self._dirty_runs: list[WorkingRun] = []
         self._loaded: list[str] = []
-        self._dirty_attempts: list[tuple[tuple[int, int], Entry[AttemptRow]]] = []
-        self._dirty_slots: list[tuple[str, int, Entry[SlotRow]]] = []
+        self._dirty_attempts: list[tuple[tuple[int, int], WorkingRow[AttemptRow]]] = []
+        self._dirty_slots: list[tuple[str, int, WorkingRow[SlotRow]]] = []
         self._timeline: list[tuple[int, TimelineRow]] = []
 
     def restore(
@@ -126,27 +126,27 @@ class Entries:
     ) -> None:
         """Take up the committed rows of what is live."""
         for row, run in runs:
-            self.runs[row.run_id] = RunEntry(row, run, None)
+            self.runs[row.run_id] = WorkingRun(row, run, None)
         for attempt in attempts:
             run_row = self.runs[attempt.run_id].row
             assert run_row is not None
-            self.attempts[run_row.submit_seq, attempt.attempt] = Entry(attempt, None)
+            self.attempts[run_row.submit_seq, attempt.attempt] = WorkingRow(attempt, None)
         for slot in slots:
-            self.slots.setdefault(slot.node, {})[slot.index] = Entry(slot, None)
+            self.slots.setdefault(slot.node, {})[slot.index] = WorkingRow(slot, None)
             if slot.run_id is not None:
                 self.held[slot.node] = self.held.get(slot.node, 0) + 1
         for node in nodes:
-            self.nodes[node.node] = Entry(node, None)
+            self.nodes[node.node] = WorkingRow(node, None)
 
-    # --- the past -----------------------------------------------------------------------------------------
+    # --- what is committed ----------------------------------------------------------------------------------
 
     def load(self, run_ids: set[str]) -> None:
         """Take up what was committed of these runs: in one go, and once in a batch."""
         wanted = run_ids - self._absent
         if not wanted:
             return
-        for row, run in self.past.runs(wanted):
-            self.runs[row.run_id] = RunEntry(row, run, None)
+        for row, run in self.committed.runs(wanted):
+            self.runs[row.run_id] = WorkingRun(row, run, None)
             self._loaded.append(row.run_id)
         self._absent |= wanted - self.runs.keys()
 
@@ -155,56 +155,56 @@ class Entries:
         self.load(set(run_ids) - self.runs.keys())
         return {run_id: self.runs[run_id].run for run_id in run_ids if run_id in self.runs}
 
-    def attempt(self, submit_seq: int, number: int) -> Entry[AttemptRow] | None:
+    def attempt(self, submit_seq: int, number: int) -> WorkingRow[AttemptRow] | None:
         """The row of an attempt of this run, live or ended; None where it has none."""
-        entry = self.attempts.get((submit_seq, number))
-        if entry is None:
-            for row in self.past.attempts(submit_seq):
+        item = self.attempts.get((submit_seq, number))
+        if item is None:
+            for row in self.committed.attempts(submit_seq):
                 if row.attempt == number:
-                    entry = Entry(row, None)
-        return entry if entry is not None and entry.row is not None else None
+                    item = WorkingRow(row, None)
+        return item if item is not None and item.row is not None else None
 
     # --- touching -----------------------------------------------------------------------------------------
 
-    def touch_run(self, entry: RunEntry) -> RunRow:
+    def touch_run(self, item: WorkingRun) -> RunRow:
         """The run's row, to be changed."""
-        assert entry.row is not None
-        if not entry.dirty:
-            entry.dirty = True
-            self._dirty_runs.append(entry)
-            if entry.digest is None:
-                entry.digest = digest(entry.row)
-        return entry.row
+        assert item.row is not None
+        if not item.dirty:
+            item.dirty = True
+            self._dirty_runs.append(item)
+            if item.digest is None:
+                item.digest = digest(item.row)
+        return item.row
 
-    def touch_attempt(self, key: tuple[int, int], entry: Entry[AttemptRow]) -> None:
+    def touch_attempt(self, key: tuple[int, int], item: WorkingRow[AttemptRow]) -> None:
         """Before an attempt's row is changed, or made."""
-        if not entry.dirty:
-            entry.dirty = True
-            self._dirty_attempts.append((key, entry))
-            self.attempts[key] = entry
-            if entry.digest is None and entry.row is not None:
-                entry.digest = digest(entry.row)
+        if not item.dirty:
+            item.dirty = True
+            self._dirty_attempts.append((key, item))
+            self.attempts[key] = item
+            if item.digest is None and item.row is not None:
+                item.digest = digest(item.row)
 
-    def touch_slot(self, node: str, index: int, entry: Entry[SlotRow]) -> None:
+    def touch_slot(self, node: str, index: int, item: WorkingRow[SlotRow]) -> None:
         """Before a slot's row is changed, or made."""
-        if not entry.dirty:
-            entry.dirty = True
-            self._dirty_slots.append((node, index, entry))
-            if entry.digest is None and entry.row is not None:
-                entry.digest = digest(entry.row)
+        if not item.dirty:
+            item.dirty = True
+            self._dirty_slots.append((node, index, item))
+            if item.digest is None and item.row is not None:
+                item.digest = digest(item.row)
 
-    def touch_node(self, entry: Entry[NodeRow]) -> NodeRow:
+    def touch_node(self, item: WorkingRow[NodeRow]) -> NodeRow:
         """The node's row, to be changed."""
-        assert entry.row is not None
-        if not entry.dirty:
-            entry.dirty = True
-            self.dirty_nodes.append(entry.row.node)
-            if entry.digest is None:
-                entry.digest = digest(entry.row)
-        return entry.row
+        assert item.row is not None
+        if not item.dirty:
+            item.dirty = True
+            self.dirty_nodes.append(item.row.node)
+            if item.digest is None:
+                item.digest = digest(item.row)
+        return item.row
 
-    def tell(self, row: RunRow, stored: StoredEvent, time: str, text: str | None) -> None:
-        """Add an entry to the run's timeline; None: there is nothing to tell."""
+    def add_to_timeline(self, row: RunRow, stored: StoredEvent, time: str, text: str | None) -> None:
+        """Add an entry to the run's timeline; None: there is none to add."""
         if text is not None:
             entry = TimelineRow(row.run_id, stored.seq, text, time, stored.subject.type)
             self._timeline.append((row.submit_seq, entry))
@@ -215,21 +215,21 @@ class Entries:
         """The rows that changed since the last batch; what is no longer live is let go of."""
         total = self.state_hash
         batch = Batch(0, 0, 0, "", [], [], [], [], [], [], [], self._timeline, self.quarantine)
-        for entry in self._dirty_runs:
-            assert entry.row is not None
-            new = digest(entry.row)
-            total += new - (entry.digest or 0)
-            entry.digest, entry.dirty = new, False
-            (batch.fresh_runs if entry.fresh else batch.runs).append(entry)
-            entry.fresh = False
-            if isinstance(entry.run.phase, Ended):
-                self.runs.pop(entry.row.run_id, None)
+        for item in self._dirty_runs:
+            assert item.row is not None
+            new = digest(item.row)
+            total += new - (item.digest or 0)
+            item.digest, item.dirty = new, False
+            (batch.fresh_runs if item.fresh else batch.runs).append(item)
+            item.fresh = False
+            if isinstance(item.run.phase, Ended):
+                self.runs.pop(item.row.run_id, None)
         for run_id in self._loaded:
             loaded = self.runs.get(run_id)
             if loaded is not None and isinstance(loaded.run.phase, Ended):
                 del self.runs[run_id]
         for key, attempt in self._dirty_attempts:
-            total += self._settle(attempt)
+            total += self._hash_change(attempt)
             if attempt.row is None:
                 batch.gone_attempts.append(key)
                 self.attempts.pop(key, None)
@@ -238,17 +238,17 @@ class Entries:
                 if attempt.row.ended_at is not None:
                     self.attempts.pop(key, None)
         for node, index, slot in self._dirty_slots:
-            total += self._settle(slot)
+            total += self._hash_change(slot)
             if slot.row is None:
                 batch.gone_slots.append((node, index))
                 self.slots[node].pop(index, None)
             else:
                 batch.slots.append(slot.row)
         for name in self.dirty_nodes:
-            node_entry = self.nodes[name]
-            assert node_entry.row is not None
-            total += self._settle(node_entry)
-            batch.nodes.append((node_entry.row, self.state.nodes[name]))
+            node_item = self.nodes[name]
+            assert node_item.row is not None
+            total += self._hash_change(node_item)
+            batch.nodes.append((node_item.row, self.state.nodes[name]))
         for _, row in self._timeline:
             total += digest_of_entry(row)
         self.state_hash = total % MODULUS
@@ -259,9 +259,9 @@ class Entries:
         self._absent.clear()
         return batch
 
-    def _settle(self, entry: Entry[R]) -> int:
-        """What the entry's row adds to the state hash beyond its committed form."""
-        new = digest(entry.row) if entry.row is not None else 0
-        added = new - (entry.digest or 0)
-        entry.digest, entry.dirty = new, False
+    def _hash_change(self, item: WorkingRow[R]) -> int:
+        """What the item's row adds to the state hash beyond its committed form."""
+        new = digest(item.row) if item.row is not None else 0
+        added = new - (item.digest or 0)
+        item.digest, item.dirty = new, False
         return added

@@ -27,7 +27,7 @@ from trainshed_client.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from projections.audit.acknowledged import Ack
+    from projections.audit.acknowledged import SubmitAnswer
     from projections.audit.verify import Verdict
 
 
@@ -67,7 +67,7 @@ def verify(as_json: bool, acks: Path | None) -> None:
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
 
 
-def _answers(path: Path) -> list[Ack]:
+def _answers(path: Path) -> list[SubmitAnswer]:
     from projections.audit.acknowledged import read_acks
 
     try:
@@ -76,7 +76,7 @@ def _answers(path: Path) -> list[Ack]:
         raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--acks") from None
 
 
-async def _verify(acks: list[Ack]) -> Verdict:
+async def _verify(acks: list[SubmitAnswer]) -> Verdict:
     from events.log import EventLog
     from projections.audit.verify import rows_from
     from projections.audit.verify import verify as replay_and_compare

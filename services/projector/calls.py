@@ -1,6 +1,6 @@
 """What a projector answers when it is asked: each call, once the read model has all that was acknowledged before it.
 
-Owns how long a query waits and what it says while the read model lags or is in trouble; knows no table.
+Owns how long a query waits and what it answers while the read model lags or is in trouble; knows no table.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Answers:
         return {**answer, "ok": fresh, "records": self._keeps_records}
 
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Ask the database once it has all that was acknowledged before; after 2 s say that it has not."""
+        """Ask the database once it has all that was acknowledged before; after 2 s answer without, marked stale."""
         self._trouble.refuse_damaged()
         fresh = await self._is_fresh()
         try:

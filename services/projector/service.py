@@ -1,6 +1,6 @@
 """The projector as a service: follows the log and the heartbeats into its database, and answers queries from it.
 
-Owns the order of its work (fold, commit, then tell); knows no table and no query.
+Owns the order of its work (fold, commit, then put records); knows no table and no query.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ProjectorService:
     """Builds one read model and serves its queries; several may run, each with a database of its own.
 
     ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``records``: keep the record buckets too, which one
-    projector of a stack does. The clock (ns) is only used to say what a queued run waits for.
+    projector of a stack does. The clock (ns) is only used for what a queued run waits for.
     """
 
     name = "projector"
@@ -100,7 +100,7 @@ class ProjectorService:
                     self._nc, "projector", self._answers.calls(), max_bytes=MAX_REQUEST_BYTES
                 ):
                     self._serving = True
-                    self._tell()
+                    self._set_ready()
                     await self._stop.wait()
                 work.cancel()
         finally:
@@ -146,13 +146,13 @@ class ProjectorService:
                 _log.warning("the event log does not answer: %s; trying again", first_cause(errors))
             except* FAILURES as errors:
                 damage = self._trouble.failed(first_cause(errors))
-                self._tell()
+                self._set_ready()
             rebuilt_in_vain = damage is not None and self._position.seq <= before
             pause_s = min(2 * pause_s, AGAIN_AFTER_MAX_S) if rebuilt_in_vain else AGAIN_AFTER_S
             await asyncio.sleep(pause_s)
 
-    def _tell(self) -> None:
-        """What is asked is answered, if only with the trouble; ready is who can tell more."""
+    def _set_ready(self) -> None:
+        """What is asked is answered from now on, if only with the trouble; ready is who can answer more."""
         self._opened.set()
         if self._serving and self._trouble.text is None:
             self.ready.set()
@@ -170,7 +170,7 @@ class ProjectorService:
             if self._trouble.text is not None:
                 await self._in_writer(self._database.try_writing)
             self._trouble.over()
-            self._tell()
+            self._set_ready()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._fold(projector, end))
                 tasks.create_task(self._trouble.heed_queries())
@@ -188,7 +188,7 @@ class ProjectorService:
                 messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
                 async with self._writing:
                     failpoint("projector.read")
-                    applied = await self._in_writer(projector.apply, messages, tell=self._filled)
+                    applied = await self._in_writer(projector.apply, messages, with_records=self._filled)
                     failpoint("projector.committed")
                     self._position.advance(applied.seq)
                     await self._put(applied)
@@ -199,7 +199,7 @@ class ProjectorService:
                     backlog = 0
 
     def _fill_when(self, caught_up: bool) -> None:
-        """The buckets are filled once the log's past is folded: a rebuild does not send every record again."""
+        """The buckets are filled once the whole log is folded: a rebuild does not send every record again."""
         if caught_up and not self._filled and self._buckets is not None:
             self._filled = True
             self._buckets.lost.set()

@@ -1,4 +1,4 @@
-"""What keeps a projector from its database: told once, answered to whoever asks meanwhile, and mended.
+"""What keeps a projector from its database: logged once, answered to whoever asks meanwhile, and mended.
 
 Owns what counts as damage (rebuild) and what may pass by itself (try again); knows no table and no query.
 """
@@ -19,7 +19,7 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 _log = logging.getLogger("trainshed.projector")
 
 QUIET_S = 60.0
-"""The same trouble is not told again so soon: a disk that is nearly full comes and goes."""
+"""The same trouble is not logged again so soon: a disk that is nearly full comes and goes."""
 _SIGNS_OF_DAMAGE = ("no such table", "no such column", "Could not decode to UTF-8")
 """In errors that SQLite calls operational: a file that was emptied, and garbage within a row."""
 
@@ -32,21 +32,21 @@ FAILURES = (SQLAlchemyError, Damaged, OSError, msgspec.MsgspecError, ValueError)
 """What a database that is damaged, full or gone may make of reading and writing it."""
 
 
-def words_of(error: BaseException) -> str:
-    """An error in its own words, without SQLAlchemy's statement and link."""
+def message_of(error: BaseException) -> str:
+    """What an error reads, without SQLAlchemy's statement and link."""
     return str(getattr(error, "orig", None) or error) or type(error).__name__
 
 
 def damage_in(error: BaseException) -> str | None:
     """What is damaged, where the database must be rebuilt; None where it may pass by itself: a full disk, a lock."""
-    words = words_of(error)
+    message = message_of(error)
     match error:
         case (
             OperationalError() | DataError() | ProgrammingError()
         ):  # the latter two: a value that it cannot take
-            return words if any(sign in words for sign in _SIGNS_OF_DAMAGE) else None
+            return message if any(sign in message for sign in _SIGNS_OF_DAMAGE) else None
         case DatabaseError() | Damaged() | msgspec.MsgspecError() | ValueError():
-            return words
+            return message
         case _:
             return None
 
@@ -57,8 +57,8 @@ class Trouble:
     def __init__(self, where: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._where = where
         self._clock = clock
-        self._told = ""
-        self._told_at = 0.0
+        self._logged = ""
+        self._logged_at = 0.0
         self._damaged = False
         self._found = ""
         self._is_found = asyncio.Event()
@@ -66,7 +66,7 @@ class Trouble:
         """None: it is well."""
 
     def failed(self, error: BaseException) -> str | None:
-        """Reading or writing failed: say so, once. Returns what is damaged, as :func:`damage_in`."""
+        """Reading or writing failed: log it, once. Returns what is damaged, as :func:`damage_in`."""
         _log.debug("the read model failed", exc_info=error)
         damage = damage_in(error)
         self._damaged = damage is not None
@@ -75,11 +75,11 @@ class Trouble:
                 f"the read model {self._where} is damaged ({damage}); it is rebuilt from the event log"
             )
         else:
-            self.text = f"the read model {self._where} cannot be used ({words_of(error)}); it is tried again until it can"
+            self.text = f"the read model {self._where} cannot be used ({message_of(error)}); it is tried again until it can"
         now = self._clock()
-        if self.text != self._told or now - self._told_at >= QUIET_S:
+        if self.text != self._logged or now - self._logged_at >= QUIET_S:
             _log.error("%s. Runs go on meanwhile", self.text)
-            self._told, self._told_at = self.text, now
+            self._logged, self._logged_at = self.text, now
         return damage
 
     def over(self) -> None:
@@ -108,7 +108,7 @@ class Trouble:
             raise self._refusal() from None
         what = "is damaged, and is rebuilt from the event log" if damage else "cannot be read"
         raise TrainshedError(
-            ErrorCode.UNAVAILABLE, f"the read model {what} ({words_of(error)}); ask again"
+            ErrorCode.UNAVAILABLE, f"the read model {what} ({message_of(error)}); ask again"
         ) from None
 
     async def heed_queries(self) -> NoReturn:

@@ -70,7 +70,7 @@ def _apply_twice() -> None:
     def twice(self: Projection, stored: Any, body: bytes) -> Any:
         change = apply(self, stored, body)
         if isinstance(stored.event, AttemptEnd):
-            self.entries.state.seq = stored.seq - 1
+            self.working.state.seq = stored.seq - 1
             apply(self, stored, body)
         return change
 

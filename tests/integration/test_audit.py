@@ -10,7 +10,7 @@ import pytest
 
 from events.log import EventLog
 from events.streams import ensure_streams
-from projections.audit.acknowledged import Ack, read_acks
+from projections.audit.acknowledged import SubmitAnswer, read_acks
 from projections.audit.verify import rows_from, verify
 from projections.queries.answers import Queries
 from projections.read_model.database import Database
@@ -198,8 +198,12 @@ async def test_a_submission_that_was_acknowledged_and_is_not_in_the_log_is_a_vio
     end = await store(nc, made.messages)
     first = made.messages[2]
     assert ".submitted." in first.subject
-    kept = Ack(first.subject.split(".")[3], "d", 3)
-    lost = [Ack("never", "d", 3), Ack(kept.run_id, "d", 4), Ack(kept.run_id, "d", end + 1)]
+    kept = SubmitAnswer(first.subject.split(".")[3], "d", 3)
+    lost = [
+        SubmitAnswer("never", "d", 3),
+        SubmitAnswer(kept.run_id, "d", 4),
+        SubmitAnswer(kept.run_id, "d", end + 1),
+    ]
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
         assert (await verify(EventLog(nc), rows_from(nc), [kept])).ok
         verdict = await verify(EventLog(nc), rows_from(nc), [kept, *lost])
@@ -212,7 +216,7 @@ async def test_a_submission_that_was_acknowledged_and_is_not_in_the_log_is_a_vio
 
 def test_a_line_that_is_no_answer_is_named() -> None:
     good = b'{"run_id": "r", "digest": "d", "created": true, "status": "PENDING", "seq": 3}\n'
-    assert read_acks([good, b"\n"]) == [Ack("r", "d", 3)]
+    assert read_acks([good, b"\n"]) == [SubmitAnswer("r", "d", 3)]
     for bad in (b"{}", b'{"run_id": "r", "digest": "d", "seq": "3"}', b"\xff"):
         with pytest.raises(TrainshedError, match="line 2: .*submit --json"):
             read_acks([good, bad])

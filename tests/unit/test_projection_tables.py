@@ -114,7 +114,7 @@ def test_a_runs_fold_comes_back_as_it_was() -> None:
         log.grow()
         projector.apply(log.messages[projector.seq :])
         for columns in dump(database)["runs"]:
-            live = projector.projection.entries.state.runs.get(columns["run_id"])
+            live = projector.projection.working.state.runs.get(columns["run_id"])
             if live is not None:
                 assert run_pair(columns)[1] == live
 
