@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from events.config import Needs, RunConfig
+from events.config import RunConfig
+from events.resources import could_hold, least_of, whole_of
 from events.state import Ended, Node, Run, State
 from events.types import (
     CancelRequested,
@@ -105,31 +106,24 @@ def could_run_on(state: State, config: RunConfig) -> list[str]:
     return sorted(
         node.name
         for node in state.nodes.values()
-        if node.status is NodeStatus.UP and not node.drained and _holds(node, config.needs)
+        if node.takes_work and could_hold(node, config.needs, unhealthy_too=False)
     )
-
-
-def _holds(node: Node, needs: Needs) -> bool:
-    gpus = needs.gpus if needs.mandatory else 0
-    return len(node.gpus) >= gpus and node.cpus >= needs.cpus and node.memory_mb >= needs.memory_mb
 
 
 def refuse_impossible(state: State, config: RunConfig) -> None:
     """Refuse needs that no known node could hold when empty (GPUs that are not mandatory do not count).
 
-    Lost and drained nodes are known; with none known everything is accepted. Raises TrainshedError.
+    Lost and drained nodes are known, and unhealthy slots count: they may be healthy again. With no node known everything
+    is accepted. Raises TrainshedError.
     """
-    nodes = [n for n in state.nodes.values() if n.status in (NodeStatus.UP, NodeStatus.LOST)]
-    if not nodes:
+    known = [n for n in state.nodes.values() if n.status in (NodeStatus.UP, NodeStatus.LOST)]
+    if not known or any(could_hold(node, config.needs, unhealthy_too=True) for node in known):
         return
-    needs = config.needs
-    if any(_holds(node, needs) for node in nodes):
-        return
-    gpus = needs.gpus if needs.mandatory else 0
+    needs, wholes = least_of(config.needs), [whole_of(node, unhealthy_too=True) for node in known]
     for path, wanted, most, unit in (
-        ("resources.gpus.requested", gpus, max(len(n.gpus) for n in nodes), "GPUs"),
-        ("resources.cpus", needs.cpus, max(n.cpus for n in nodes), "CPUs"),
-        ("resources.memory_mb", needs.memory_mb, max(n.memory_mb for n in nodes), "MB of memory"),
+        ("resources.gpus.requested", needs.slots, max(whole.slots for whole in wholes), "GPUs"),
+        ("resources.cpus", needs.cpus, max(whole.cpus for whole in wholes), "CPUs"),
+        ("resources.memory_mb", needs.memory_mb, max(whole.memory_mb for whole in wholes), "MB of memory"),
     ):
         if wanted > most:
             raise TrainshedError(
@@ -139,7 +133,7 @@ def refuse_impossible(state: State, config: RunConfig) -> None:
             )
     raise TrainshedError(
         ErrorCode.INVALID,
-        f"no single node has {gpus} GPUs, {needs.cpus} CPUs and {needs.memory_mb} MB of memory; see: trainshed nodes",
+        f"no single node has {needs.slots} GPUs, {needs.cpus} CPUs and {needs.memory_mb} MB of memory; see: trainshed nodes",
         "resources",
     )
 

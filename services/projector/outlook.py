@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from events.resources import could_hold
 from events.state import Node, Pending, Run, State
 from events.times import rfc3339
 from projections.standing import Standing
@@ -18,11 +19,9 @@ from services.scheduling.reservation import (
     Taken,
     ends_ns,
     holders_elsewhere,
-    least_of,
     offer,
     offers_of,
     reserve,
-    whole_of,
 )
 from services.scheduling.scheduler import choose
 from trainshed_client.answers import Holder, Reserved, Waiting
@@ -109,8 +108,11 @@ def _holders(
     """The attempts that hold what the run lacks of the nodes that could hold it, be it a device granted on another."""
     if reason == "turn":
         return
-    least = least_of(run)
-    nodes = [node for node in state.nodes.values() if node.takes_work and whole_of(node).holds(least)]
+    nodes = [
+        node
+        for node in state.nodes.values()
+        if node.takes_work and could_hold(node, run.needs, unhealthy_too=False)
+    ]
     if reason == "reservation" and reservation is not None:
         nodes = [node for node in nodes if node.name == reservation.node]
     found = {
@@ -145,8 +147,7 @@ def _for_dependencies(run: Run) -> list[str]:
 
 def _for_nodes(state: State, run: Run, reason: str) -> list[str]:
     """What makes a node that could hold the run take work again."""
-    least = least_of(run)
-    could = [node for node in state.nodes.values() if whole_of(node).holds(least)]
+    could = [node for node in state.nodes.values() if could_hold(node, run.needs, unhealthy_too=False)]
     drained = [node for node in could if node.status is NodeStatus.UP and node.drained]
     commands = [f"trainshed resume {node.name}" for node in sorted(drained, key=_name)[:MOST_COMMANDS]]
     if reason in ("no_node", "too_large") and any(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from events.resources import NOTHING, Amount, least_of, whole_of
 from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Run, State
 from events.times import nanoseconds
@@ -39,34 +40,6 @@ class Taken(msgspec.Struct):
     grants: list[Dispatched] = msgspec.field(default_factory=list)
 
 
-class Holding(NamedTuple):
-    """What something holds of a node, or what is left of it."""
-
-    slots: int
-    cpus: int
-    memory_mb: int
-
-    def less(self, other: Holding) -> Holding:
-        """This without the other; negative where there is not that much."""
-        return Holding(self.slots - other.slots, self.cpus - other.cpus, self.memory_mb - other.memory_mb)
-
-    def plus(self, other: Holding) -> Holding:
-        """Both together."""
-        return Holding(self.slots + other.slots, self.cpus + other.cpus, self.memory_mb + other.memory_mb)
-
-    def holds(self, needs: Holding) -> bool:
-        """Whether ``needs`` are had of it; what is not asked for is not short."""
-        return all(have >= want or want == 0 for have, want in zip(self, needs, strict=True))
-
-    @property
-    def lacking(self) -> Holding:
-        """How far it is below nothing, in each."""
-        return Holding(max(0, -self.slots), max(0, -self.cpus), max(0, -self.memory_mb))
-
-
-NOTHING = Holding(0, 0, 0)
-
-
 class Kept(msgspec.Struct):
     """What is kept for the one that waits; changed as grants are made.
 
@@ -74,7 +47,7 @@ class Kept(msgspec.Struct):
     what has ended by then may have all that is free. None: nobody knows.
     """
 
-    left: Holding
+    left: Amount
     until_ns: int | None
 
 
@@ -99,9 +72,9 @@ class Offer(msgspec.Struct):
         self.cpus -= cpus
         self.memory_mb -= memory_mb
         if self.kept is not None and not in_time:
-            what = Holding(len(slots), cpus, memory_mb)
+            what = Amount(len(slots), cpus, memory_mb)
             if self.shared is not None:
-                what = Holding(len(self.shared.intersection(slots)), 0, 0)
+                what = Amount(len(self.shared.intersection(slots)), 0, 0)
             self.kept.left = self.kept.left.less(what)
 
     def ends_in_time(self, longest: float | None, now_ns: int) -> bool:
@@ -165,21 +138,9 @@ def offers_of(state: State, taken: Taken) -> dict[str, Offer]:
     }
 
 
-def least_of(run: Run) -> Holding:
-    """What a run cannot do without."""
-    needs = run.needs
-    return Holding(needs.gpus if needs.mandatory else 0, needs.cpus, needs.memory_mb)
-
-
 def uuids_of(node: Node, slots: Collection[int]) -> set[str]:
     """The devices that these slots of a node are, as far as they are known."""
     return {d.uuid for d in node.gpus if d.uuid is not None and d.index in slots}
-
-
-def whole_of(node: Node) -> Holding:
-    """All that could be granted of a node."""
-    healthy = sum(device.index not in node.unhealthy for device in node.gpus)
-    return Holding(healthy, node.cpus, node.memory_mb)
 
 
 class Held(NamedTuple):
@@ -187,7 +148,7 @@ class Held(NamedTuple):
 
     order: Order
     ends_ns: int | None
-    what: Holding
+    what: Amount
 
 
 class _Choice(NamedTuple):
@@ -195,8 +156,8 @@ class _Choice(NamedTuple):
 
     unknown: bool
     until_ns: int
-    in_the_way: Holding
-    lacking_now: Holding
+    in_the_way: Amount
+    lacking_now: Amount
     node: str
 
 
@@ -211,16 +172,16 @@ def reserve(
     with the runs behind, and a reservation that moves to and fro with it would never be met. So the choice moves only to
     a node where less is in the way, and what is in the way of it never becomes more.
     """
-    needs = least_of(run)
-    best: tuple[_Choice, Offer, Holding] | None = None
+    needs = least_of(run.needs)
+    best: tuple[_Choice, Offer, Amount] | None = None
     for o in offers.values():
-        whole = whole_of(o.node)
+        whole = whole_of(o.node, unhealthy_too=False)
         if o.elsewhere:
-            whole = whole.less(Holding(_lost_with(state, o.elsewhere), 0, 0))
+            whole = whole.less(Amount(_lost_with(state, o.elsewhere), 0, 0))
         if not whole.holds(needs):
             continue
         held = list(held_of(state, taken, o, now_ns))
-        free = Holding(len(o.slots), o.cpus, o.memory_mb)
+        free = Amount(len(o.slots), o.cpus, o.memory_mb)
         until_ns, left = earliest(needs, free, held, now_ns)
         if until_ns is not None:
             choice = _Choice(False, until_ns, NOTHING, NOTHING, o.node.name)
@@ -242,7 +203,7 @@ def reserve(
     return Reservation(run, choice.node, kept.until_ns)
 
 
-def earliest(needs: Holding, free: Holding, held: Iterable[Held], now_ns: int) -> tuple[int | None, Holding]:
+def earliest(needs: Amount, free: Amount, held: Iterable[Held], now_ns: int) -> tuple[int | None, Amount]:
     """When ``needs`` are free at the latest, by the time limits of what is held, and what is left beside them then.
 
     None where something without a limit is in the way. What ends at that very moment may be left out of what is left:
@@ -263,11 +224,11 @@ def held_of(state: State, taken: Taken, o: Offer, now_ns: int) -> Iterator[Held]
     node = o.node
     usable = {device.index for device in node.gpus} - node.unhealthy
     for run, active in state.attempts_of(node.name):
-        what = Holding(len(usable.intersection(active.slots)), active.cpus, active.memory_mb)
+        what = Amount(len(usable.intersection(active.slots)), active.cpus, active.memory_mb)
         yield Held(order_of(run), ends_ns(run, active, now_ns), what)
     for run, active, devices in holders_elsewhere(state, o.elsewhere) if o.elsewhere else ():
         if _comes_back(state, active):
-            yield Held(order_of(run), ends_ns(run, active, now_ns), Holding(devices, 0, 0))
+            yield Held(order_of(run), ends_ns(run, active, now_ns), Amount(devices, 0, 0))
     for grant in taken.grants:
         here = grant.node == node.name
         if not here and not o.elsewhere:
@@ -276,11 +237,11 @@ def held_of(state: State, taken: Taken, o: Offer, now_ns: int) -> Iterator[Held]
         if waiting is None or not isinstance(waiting.phase, Pending):
             continue
         if here:
-            what = Holding(len(usable.intersection(grant.slots)), grant.cpus, grant.memory_mb)
+            what = Amount(len(usable.intersection(grant.slots)), grant.cpus, grant.memory_mb)
         else:
             granted_on = state.nodes.get(grant.node)
             uuids = uuids_of(granted_on, grant.slots) if granted_on is not None else set()
-            what = Holding(len(uuids.intersection(o.elsewhere)), 0, 0)
+            what = Amount(len(uuids.intersection(o.elsewhere)), 0, 0)
         longest = longest_s(waiting)
         ends = None if longest is None else nanoseconds(grant.view.now) + _ns(MARGIN_S + longest)
         yield Held(order_of(waiting), ends, what)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from events.config import Needs
+from events.resources import Amount, fits, least_of
 from events.state import Node, Run, State
 from events.types import SchedulerInfo
 from services.scheduling.queue import PendingQueue, shape_of
@@ -91,14 +92,13 @@ def choose(needs: Needs, longest: float | None, offers: Iterable[Offer], now_ns:
 
     The tightest fit, and for a run without GPUs the node with the fewest.
     """
-    cpus, memory_mb = needs.cpus, needs.memory_mb
-    least = needs.gpus if needs.mandatory else 0
-    roomy = [
-        o
+    least = least_of(needs)
+    fitting = [
+        (o, slots)
         for o in offers
-        if o.cpus >= cpus and len(o.slots) >= least and (o.memory_mb >= memory_mb or not memory_mb)
+        if fits(least, len(o.slots), o.cpus, o.memory_mb)
+        and (slots := _slots_of(needs, longest, o, now_ns)) is not None
     ]
-    fitting = [(o, slots) for o in roomy if (slots := _slots_of(needs, longest, o, now_ns)) is not None]
     if not fitting:
         return None
     if needs.gpus == 0:
@@ -114,10 +114,7 @@ def _slots_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int
     kept = o.kept
     if kept is None or o.ends_in_time(longest, now_ns):
         return min(needs.gpus, len(o.slots))
-    left = kept.left if o.shared is None else None
-    if left is not None and (
-        needs.cpus > left.cpus or (needs.memory_mb and needs.memory_mb > left.memory_mb)
-    ):
+    if o.shared is None and not kept.left.holds(Amount(0, needs.cpus, needs.memory_mb)):
         return None
     slots = o.slots_for(needs.gpus, in_time=False)
     return None if needs.mandatory and slots < needs.gpus else slots

@@ -8,11 +8,30 @@ import pytest
 
 from events.change import NOTHING
 from events.config import RunConfig, stored_config
-from events.decide import Cancel, Command, Drain, Remove, Resume, Retry, decide, refuse_impossible
-from events.types import CancelRequested, NodeDrained, NodeRemoved, NodeResumed, RetryRequested
+from events.decide import (
+    Cancel,
+    Command,
+    Drain,
+    Remove,
+    Resume,
+    Retry,
+    could_run_on,
+    decide,
+    refuse_impossible,
+)
+from events.types import (
+    CancelRequested,
+    NodeDrained,
+    NodeRemoved,
+    NodeResumed,
+    RetryRequested,
+    SlotHealthy,
+    SlotUnhealthy,
+)
 from tests.support.builders import Story, config, needs
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus, RunStatus
+from trainshed_client.subjects import Role
 
 
 def a_story() -> Story:
@@ -192,3 +211,15 @@ def test_with_no_node_known_everything_is_accepted(state: str) -> None:
 def test_gpus_that_are_not_mandatory_do_not_count() -> None:
     story = a_story()
     refuse_impossible(story.state, stored_config(config(resources=needs(99, mandatory=False))))
+
+
+def test_an_unhealthy_slot_holds_nothing_now_but_refuses_nothing_for_good() -> None:
+    story = a_story()
+    two = wants(gpus=2)
+    assert could_run_on(story.state, two) == ["gpu01"]
+    story.put(Role.AGENT, SlotUnhealthy(node="gpu01", incarnation="a", index=1, reason="lost"), "gpu01")
+    assert could_run_on(story.state, two) == []
+    assert could_run_on(story.state, wants(gpus=1)) == ["gpu01"]
+    refuse_impossible(story.state, two)
+    story.put(Role.AGENT, SlotHealthy(node="gpu01", incarnation="a", index=1), "gpu01")
+    assert could_run_on(story.state, two) == ["gpu01"]

@@ -1,0 +1,70 @@
+"""What a run needs against what a node has: the one rule of fit, for whoever refuses, grants or explains.
+
+Owns amounts of slots, CPUs and memory, and when one is had of another; knows no queue and what nobody holds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from events.config import Needs
+from events.state import Node
+
+
+class Amount(NamedTuple):
+    """Slots, CPUs and memory together: what is needed, held, or left (then perhaps below nothing)."""
+
+    slots: int
+    cpus: int
+    memory_mb: int
+
+    def plus(self, other: Amount) -> Amount:
+        """Both together."""
+        return Amount(self.slots + other.slots, self.cpus + other.cpus, self.memory_mb + other.memory_mb)
+
+    def less(self, other: Amount) -> Amount:
+        """This without the other; negative where there is not that much."""
+        return Amount(self.slots - other.slots, self.cpus - other.cpus, self.memory_mb - other.memory_mb)
+
+    @property
+    def lacking(self) -> Amount:
+        """How far it is below nothing, in each."""
+        return Amount(max(0, -self.slots), max(0, -self.cpus), max(0, -self.memory_mb))
+
+    def holds(self, needs: Amount) -> bool:
+        """Whether ``needs`` are had of it."""
+        return fits(needs, *self)
+
+
+def fits(needs: Amount, slots: int, cpus: int, memory_mb: int) -> bool:
+    """The rule of fit: whether ``needs`` are had of so much. What is not asked for is not short."""
+    return (
+        (needs[0] <= slots or not needs[0])
+        and (needs[1] <= cpus or not needs[1])
+        and (needs[2] <= memory_mb or not needs[2])
+    )
+
+
+NOTHING = Amount(0, 0, 0)
+
+
+def least_of(needs: Needs) -> Amount:
+    """What an attempt cannot do without: GPUs that are not mandatory do not count."""
+    return Amount(needs.gpus if needs.mandatory else 0, needs.cpus, needs.memory_mb)
+
+
+def whole_of(node: Node, *, unhealthy_too: bool) -> Amount:
+    """All that a node could give when it is empty.
+
+    A grant needs healthy slots. But a slot may be healthy again, so what decides for good, as a refusal does, counts them
+    all: ``unhealthy_too``.
+    """
+    slots = len(node.gpus)
+    if not unhealthy_too and node.unhealthy:
+        slots = sum(device.index not in node.unhealthy for device in node.gpus)
+    return Amount(slots, node.cpus, node.memory_mb)
+
+
+def could_hold(node: Node, needs: Needs, *, unhealthy_too: bool) -> bool:
+    """Whether an attempt would fit an empty node."""
+    return whole_of(node, unhealthy_too=unhealthy_too).holds(least_of(needs))
