@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.stack import Stack, clean_environment, run_trainshed
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 INSTALL_S = 60
 NAMES = ("events", "projections", "services")
 

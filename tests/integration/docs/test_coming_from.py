@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.stack import Stack, until
 
-PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
+PAGE = Path(__file__).parents[3] / "docs" / "coming-from.md"
 ELSEWHERE = ("trainshed service install",)
 """Named on the page, and tried by a test of its own."""
 

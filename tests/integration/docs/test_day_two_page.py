@@ -18,7 +18,7 @@ import pytest
 from services.up.systemd_unit import UNIT
 from tests.support.stack import TRAINSHED, Stack, alive, until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/day-two.md").read_text()
 FAKE = ROOT / "tests/support/fake_systemctl.py"
 NewStack = Callable[..., Stack]
@@ -184,7 +184,7 @@ def test_upgrade(home: Home) -> None:
 
 
 def test_full_disk(home: Home) -> None:
-    """That a disk which is really full needs no more than room: tests/integration/test_disk_full.py."""
+    """That a disk which is really full needs no more than room: tests/integration/stack/test_disk_full.py."""
     look, prune, make_room, again = blocks("Full disk")
     home.type("trainshed up --detach")
     done = home.stack.submit("--name", "done", shell='echo out; echo x > "$TRAINSHED_RUN_DIR/ckpt"')

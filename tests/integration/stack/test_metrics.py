@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.containers.stack import free_port
 from tests.support.stack import Stack, run_trainshed, until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MONITORING = ROOT / "docs/monitoring"
 
 

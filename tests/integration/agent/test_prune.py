@@ -18,7 +18,7 @@ from events.types import Cancelled, Completed, Started
 from services.agent import prune, prune_service, trash
 from services.agent.folders import Folders
 from services.agent.trash import TRASH
-from tests.integration.agent_stage import NODE, Stage, new_ref, python, run_id
+from tests.integration.agent.stage import NODE, Stage, new_ref, python, run_id
 from tests.support import NatsServer, eventually
 from tests.support.small_disk import small_disk
 from trainshed_client import subjects

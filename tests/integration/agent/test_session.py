@@ -21,7 +21,7 @@ from events.types import (
 )
 from services.agent import attempt_files
 from services.agent.session_types import Phase
-from tests.integration.agent_stage import NODE, Stage, new_ref, python
+from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "cartpole.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "cartpole.py"
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gymnasium") is None or importlib.util.find_spec("numpy") is None,
     reason="the example needs gymnasium and numpy: not installed",

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.stack import Stack
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NewStack = Callable[..., Stack]
 ECHO = '#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done\nprintf "devices %s\\n" "$CUDA_VISIBLE_DEVICES"\n'
 """Tells its arguments, a line each, and its devices."""

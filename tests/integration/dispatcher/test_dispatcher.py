@@ -720,5 +720,5 @@ async def main():
 
 asyncio.run(main())
 """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.Popen([sys.executable, "-c", code], cwd=root)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from events.types import Cancelled, Completed, Failed, Started, TimedOut
-from tests.integration.agent_stage import Stage, new_ref, python
+from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client.statuses import FailureReason
 

@@ -22,13 +22,13 @@ from services.agent import attempt_files, sweep
 from services.agent.folders import Folders
 from services.agent.sockets import sockets_dir
 from services.agent.workers import boot_id
-from tests.integration.agent_stage import NODE, Stage, new_ref
+from tests.integration.agent.stage import NODE, Stage, new_ref
 from tests.support import NatsServer, eventually
 from tests.support.read_model import dump, fold, kept_hash, memory
 from tests.support.stack import Stack, alive
 from trainshed_client.statuses import FailureReason
 
-RELEASE = Path(__file__).parents[1] / "release_0_1"
+RELEASE = Path(__file__).parents[2] / "release_0_1"
 EXPECTED: dict[str, Any] = json.loads((RELEASE / "expected.json").read_text())
 STATE_DIR = "/tmp/trainshed-0.1/state"
 """Where its state folder was."""

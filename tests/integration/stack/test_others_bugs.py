@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from events.types import Completed
-from tests.integration.agent_stage import Stage, new_ref, python
+from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer
 from tests.support.stack import TRAINSHED, Stack, alive, rss_mb, until
 
@@ -31,8 +31,8 @@ ELSEWHERE = {
         "tests.unit.test_evolve:test_a_run_may_end_without_its_start_having_been_told",
     ),
     "a restart between grant and launch": (
-        "tests.integration.test_agent_session:test_what_was_written_down_and_never_launched_is_not_started",
-        "tests.integration.test_agent_session:test_a_grant_older_than_the_join_is_never_launched",
+        "tests.integration.agent.test_session:test_what_was_written_down_and_never_launched_is_not_started",
+        "tests.integration.agent.test_session:test_a_grant_older_than_the_join_is_never_launched",
     ),
 }
 

@@ -15,7 +15,7 @@ from events.codec import decode_heartbeat
 from events.feed import Feed
 from events.types import Completed, LastHeartbeat, RunHeartbeat, Started
 from services.agent import output_index
-from tests.integration.agent_stage import NODE, Stage, new_ref, python
+from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client import subjects
 
