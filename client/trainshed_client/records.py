@@ -5,6 +5,8 @@ Owns their fields and their JSON; times are RFC 3339 in UTC with microseconds, u
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
@@ -127,9 +129,10 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a run's life in words."""
+    """One event of a run's life: what it bears, and that in words (``rendering/timeline.py`` makes them)."""
 
     seq: int
     time: str
     type: str
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
     text: str

@@ -16,11 +16,9 @@ from projections.queries.listing import RunQuery, label_text, quick_row, selecte
 from projections.read_model import tables
 from projections.read_model.database import Database
 from projections.read_model.rows import (
-    AttemptRow,
     NodeRow,
     Row,
     SlotRow,
-    TimelineRow,
     record_json,
     row_from,
 )
@@ -28,7 +26,7 @@ from projections.read_model.store import run_pair
 from projections.standing import Standing, standing_of
 from projections.waits import Rooms, Waits, waits_for
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.records import TimelineEntry
+from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import RunStatus
 
 MAX_FOUND = 6
@@ -36,7 +34,7 @@ MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
 _EXPLAINED = 10
-_TIMELINE = msgspec.json.Encoder()
+_ENTRY = msgspec.json.Encoder()
 
 
 class Queries:
@@ -77,8 +75,8 @@ class Queries:
         with self._database.reading() as connection:
             seq = _seq(connection)
             columns, record = self._one(connection, run_id)
-            attempts = _of_run(connection, tables.attempts, AttemptRow, columns["submit_seq"])
-            timeline = _of_run(connection, tables.timeline, TimelineRow, columns["submit_seq"])
+            attempts = _attempts(connection, columns["submit_seq"])
+            timeline = _timeline(connection, columns["submit_seq"])
         config: str = columns["config"]
         left = MAX_BYTES - len(record) - len(config)
         attempts = _newest(attempts, left // 2)
@@ -97,7 +95,7 @@ class Queries:
         with self._database.reading() as connection:
             seq = _seq(connection)
             columns, record = self._one(connection, run_id)
-            timeline = _of_run(connection, tables.timeline, TimelineRow, columns["submit_seq"])
+            timeline = _timeline(connection, columns["submit_seq"])
             answer = {"v": 1, "seq": seq, "run": msgspec.Raw(record)}
             if columns["status"] == RunStatus.PENDING:
                 now_ns = self._clock()
@@ -253,17 +251,30 @@ def _all_rows(connection: Connection, name: str, table: Table) -> Iterator[bytes
         yield record_json(row_from(name, row))
 
 
-def _of_run(
-    connection: Connection, table: Table, kind: type[AttemptRow | TimelineRow], submit_seq: int
-) -> list[bytes]:
-    statement = table.select().where(table.c.submit_seq == submit_seq).order_by(*table.primary_key.columns)
-    found = [row_from(kind.table, row) for row in connection.execute(statement).mappings()]
+def _attempts(connection: Connection, submit_seq: int) -> list[bytes]:
     return [
-        _TIMELINE.encode(TimelineEntry(seq=row.seq, time=row.time, type=row.type, text=row.text))
-        if isinstance(row, TimelineRow)
-        else record_json(row)
-        for row in found
+        record_json(row_from("attempts", row)) for row in _of_run(connection, tables.attempts, submit_seq)
     ]
+
+
+def _timeline(connection: Connection, submit_seq: int) -> list[bytes]:
+    return [
+        _ENTRY.encode(
+            {
+                "seq": row["seq"],
+                "time": row["time"],
+                "type": row["type"],
+                "data": msgspec.Raw(row["data"].encode()),
+                "text": text_of_stored(row["type"], row["data"]),
+            }
+        )
+        for row in _of_run(connection, tables.timeline, submit_seq)
+    ]
+
+
+def _of_run(connection: Connection, table: Table, submit_seq: int) -> Iterable[Mapping[Any, Any]]:
+    statement = table.select().where(table.c.submit_seq == submit_seq).order_by(*table.primary_key.columns)
+    return connection.execute(statement).mappings()
 
 
 def _newest(texts: list[bytes], size: int) -> list[bytes]:

@@ -150,9 +150,9 @@ class TimelineRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "timeline"
 
+    data: Raw
     run_id: str
     seq: int
-    text: str
     time: str
     type: str
 

@@ -28,7 +28,7 @@ from events.types import (
     Started,
     Submitted,
 )
-from projections import wording
+from projections.read_model import timeline
 from projections.read_model.nodes import hold, let_go
 from projections.read_model.rows import (
     EMPTY_LIST,
@@ -70,7 +70,7 @@ def runs_changed(working: WorkingSet, stored: StoredEvent, event: Event, change:
             if handler is not None:
                 handler(working, event, row, run, time)
                 row.seq, row.updated_at = stored.seq, time
-            working.add_to_timeline(row, stored, time, wording.of_event(event, run_change))
+            working.add_to_timeline(row, stored, time, timeline.of_event(event, run_change))
         # else: a run that waited for the one that ended. Its columns say nothing of that
 
 
@@ -103,7 +103,7 @@ def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: 
         _forget_attempts(working, working.touch_run(item).submit_seq)
         item.row, item.run = row, run
     item.fresh = True
-    working.add_to_timeline(row, stored, time, wording.submitted(run, event.submitted_by))
+    working.add_to_timeline(row, stored, time, timeline.submitted(run, event.submitted_by))
 
 
 def _forget_attempts(working: WorkingSet, submit_seq: int) -> None:
@@ -197,8 +197,7 @@ def _attempt_ended(
     row.seq, row.updated_at = stored.seq, time
     for index in end.attempt.slots:
         let_go(working, end.attempt.node, index, run.run_id, number, time)
-    text = wording.end_of_attempt(event, end, change, stored.stored_ns)
-    working.add_to_timeline(row, stored, time, text)
+    working.add_to_timeline(row, stored, time, timeline.of_end(event, end, change, stored.stored_ns))
 
 
 def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:
@@ -210,9 +209,9 @@ def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd, ref: Attem
     if item is None or item.row is None or item.row.node != stored.subject.node:
         return
     working.touch_attempt((run.row.submit_seq, ref.attempt), item)
-    item.row.late_result = wording.late_result(outcome(event)[0], event)
+    item.row.late_result = timeline.late_result(outcome(event)[0], event)
     time = stored_time(stored.stored_ns)
-    working.add_to_timeline(run.row, stored, time, wording.late(event, stored.subject.node))
+    working.add_to_timeline(run.row, stored, time, timeline.of_late(event, stored.subject.node))
 
 
 _HANDLERS: Mapping[type[Event], Callable[[WorkingSet, Event, RunRow, Run, str], None]] = {

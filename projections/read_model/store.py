@@ -10,7 +10,6 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec.structs import astuple
 from sqlalchemy import Connection, Table
 
 from events.config import stored_config
@@ -95,13 +94,14 @@ class Store:
         self._attempt = Columns(AttemptRow.__struct_fields__)
         self._slot = Columns(SlotRow.__struct_fields__)
         self._node = Columns(NodeRow.__struct_fields__)
+        self._entry = Columns(TimelineRow.__struct_fields__)
         self._put_run = db.upsert(tables.runs, (*self._run.names, "config", "fold"), ("run_id",))
         self._change_run = db.update(tables.runs, (*self._run_changes.names, "fold"), "run_id")
         attempt_key = ("submit_seq", "attempt")
         self._put_attempt = db.upsert(tables.attempts, ("submit_seq", *self._attempt.names), attempt_key)
         self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
         self._put_node = db.upsert(tables.nodes, (*self._node.names, "fold"), ("node",))
-        self._put_entry = db.insert(tables.timeline, ("submit_seq", *TimelineRow.__struct_fields__))
+        self._put_entry = db.insert(tables.timeline, ("submit_seq", *self._entry.names))
         self._put_quarantine = db.insert(tables.quarantine, ("seq", "time", "subject", "reason", "body"))
         self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
         self._drop_attempt = db.delete(tables.attempts, attempt_key)
@@ -221,7 +221,7 @@ class Store:
             self._put_node,
             [(*self._node.of(row), fold_of_node(node)) for row, node in batch.nodes],
         )
-        many(conn, self._put_entry, [(seq, *astuple(row)) for seq, row in batch.timeline])
+        many(conn, self._put_entry, [(seq, *self._entry.of(row)) for seq, row in batch.timeline])
         many(
             conn,
             self._put_quarantine,

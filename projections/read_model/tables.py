@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -33,7 +33,7 @@ _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY 
 IS_LIVE = text("ended_at IS NULL")
 IS_ENDED = text("ended_at IS NOT NULL")
 BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained"})
-JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "other_pids"})
+JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "other_pids", "data"})
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
 runs = Table(
@@ -155,7 +155,7 @@ timeline = Table(
     Column("seq", _BIG, primary_key=True, autoincrement=False),
     Column("time", Text, nullable=False),
     Column("type", Text, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("data", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

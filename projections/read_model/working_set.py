@@ -23,6 +23,8 @@ from projections.read_model.rows import (
     digest,
     digest_of_entry,
 )
+from projections.read_model.timeline import encoded
+from trainshed_client.rendering.timeline import TimelineData
 
 R = TypeVar("R", RunRow, AttemptRow, SlotRow, NodeRow)
 
@@ -203,10 +205,10 @@ class WorkingSet:
                 item.digest = digest(item.row)
         return item.row
 
-    def add_to_timeline(self, row: RunRow, stored: StoredEvent, time: str, text: str | None) -> None:
+    def add_to_timeline(self, row: RunRow, stored: StoredEvent, time: str, data: TimelineData | None) -> None:
         """Add an entry to the run's timeline; None: there is none to add."""
-        if text is not None:
-            entry = TimelineRow(row.run_id, stored.seq, text, time, stored.subject.type)
+        if data is not None:
+            entry = TimelineRow(encoded(data), row.run_id, stored.seq, time, stored.subject.type)
             self._timeline.append((row.submit_seq, entry))
 
     # --- one batch ----------------------------------------------------------------------------------------

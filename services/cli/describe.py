@@ -14,11 +14,18 @@ from services.cli.text import count, metric, seconds_between
 from services.durations import MINUTE_S, format_duration
 from trainshed_client.errors import ExitCode
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, RunRecord, TimelineEntry, WaitsFor
+from trainshed_client.rendering.timeline import (
+    CancelRequestedData,
+    EndData,
+    RetryRequestedData,
+    by_whom,
+    data_of,
+    failed_dependency,
+)
 from trainshed_client.statuses import FailureReason, RunStatus
 
 NOTHING = "-"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
-_LATE = "too late"  # how the timeline begins of an end that did not count
 _FREE_OF = re.compile(r" \((\d+) of \d+ free\)$")
 _METRICS = 2
 
@@ -197,20 +204,40 @@ def last_in_brief(record: RunRecord) -> str:
 
 def why_ended(record: RunRecord, timeline: Sequence[TimelineEntry]) -> str:
     """Why an ended run did not complete, where its timeline knows more than its record; else as `last`."""
+    entry = _telling(record, timeline)
+    match None if entry is None else data_of(entry):
+        case CancelRequestedData() as asked:
+            return f"cancelled {by_whom(asked)}"
+        case EndData(failure_reason=FailureReason.DEPENDENCY_FAILED) as end:
+            return failed_dependency(end)
+        case _:
+            return last(record) if entry is None else entry.text
+
+
+def cancelled_by(record: RunRecord, timeline: Sequence[TimelineEntry]) -> CancelRequestedData | None:
+    """The request that a run was cancelled by, if that is why it ended."""
+    entry = _telling(record, timeline)
+    data = None if entry is None else data_of(entry)
+    return data if isinstance(data, CancelRequestedData) else None
+
+
+def _telling(record: RunRecord, timeline: Sequence[TimelineEntry]) -> TimelineEntry | None:
+    """The entry of a timeline that knows more of a run's end than its record does."""
     cancelled = record.status is RunStatus.CANCELLED
+    by_dependency = cancelled and record.failure_reason is FailureReason.DEPENDENCY_FAILED
     for entry in reversed(timeline):
-        match entry.type:
-            case "cancelled" if cancelled and record.failure_reason is FailureReason.DEPENDENCY_FAILED:
-                return entry.text.removeprefix("cancelled: ")
-            case "cancel_requested" if cancelled:
-                return f"cancelled{entry.text.removeprefix('cancel requested')}"
-            case "failed" if record.failure_reason in _NEVER_STARTED and not entry.text.startswith(_LATE):
-                return entry.text
-            case "retry_requested":
-                break
+        match entry.type, data_of(entry):
+            case "cancelled", EndData(failure_reason=FailureReason.DEPENDENCY_FAILED) if by_dependency:
+                return entry
+            case _, CancelRequestedData() if cancelled:
+                return entry
+            case "failed", EndData(late=None) if record.failure_reason in _NEVER_STARTED:
+                return entry
+            case _, RetryRequestedData():
+                return None
             case _:
                 pass
-    return last(record)
+    return None
 
 
 def never_started(attempt: AttemptRecord) -> bool:

@@ -24,6 +24,7 @@ from services.cli.verb import verb
 from trainshed_client.answers import RunView
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry, WaitsFor
+from trainshed_client.rendering.timeline import EndData, by_whom, data_of
 from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
@@ -110,14 +111,18 @@ def timeline(entries: list[TimelineEntry], screen: Screen) -> list[str]:
             Column("EVENT"),
             Column("", shrink=20),
         ),
-        [[str(one.seq), at, one.type, clean(_said(one))] for one, at in zip(entries, times, strict=True)],
+        [[str(one.seq), at, one.type, clean(_text(one))] for one, at in zip(entries, times, strict=True)],
         screen,
     )
 
 
-def _said(entry: TimelineEntry) -> str:
+def _text(entry: TimelineEntry) -> str:
     """An agent gives as the reason of what was asked for that it was asked for."""
-    return "cancelled" if entry.text == "cancelled: cancel" else entry.text
+    match entry.type, data_of(entry):
+        case "cancelled", EndData(reason="cancel", late=None, next=None):
+            return "cancelled"
+        case _:
+            return entry.text
 
 
 def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[str]:
@@ -180,9 +185,10 @@ def status_words(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:
     """A run's status with what it waits for or how it ended."""
     words = str(record.status)
     if record.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PENDING):
+        asked = describe.cancelled_by(record, entries)
         text = describe.why_ended(record, entries)
-        if text.startswith("cancelled "):
-            words += text.removeprefix("cancelled")
+        if asked is not None:
+            words += f" {by_whom(asked)}"
         elif text != describe.NOTHING:
             words += f": {text}"
     if record.attempt > 1:

@@ -12,8 +12,17 @@ from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
 from services.cli.table import Cell, Column, Screen, render, text_width
 from services.cli.text import clean, count, format_bytes, metric, parse_memory_mb, seconds_between, shortest
+from tests.support.timeline import entry
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord, SlotRecord, TimelineEntry, WaitsFor
+from trainshed_client.rendering.timeline import (
+    CancelRequestedData,
+    EndData,
+    LateEnd,
+    NextAttempt,
+    RetryRequestedData,
+    TimelineData,
+)
 from trainshed_client.statuses import FailureReason, RunStatus
 
 NOW = "2026-11-24T10:00:00.000000Z"
@@ -125,39 +134,49 @@ def test_beside_its_status_what_a_run_waits_for_is_told_in_few_words(waits: str,
     assert describe.last_in_brief(queued) == brief
 
 
-def entries(*told: tuple[str, str]) -> list[TimelineEntry]:
-    return [TimelineEntry(seq=seq, time=NOW, type=kind, text=text) for seq, (kind, text) in enumerate(told)]
+def entries(*happened: tuple[str, TimelineData]) -> list[TimelineEntry]:
+    return [entry(seq, NOW, kind, data) for seq, (kind, data) in enumerate(happened)]
+
+
+def end(reason: FailureReason, **fields: Any) -> tuple[str, EndData]:
+    return "failed", EndData(failure_reason=reason, **fields)
 
 
 CANCELLED = record(status=RunStatus.CANCELLED)
-BY_ADA = ("cancel_requested", "cancel requested by ada: no need")
+BY_ADA = ("cancel_requested", CancelRequestedData(by="ada", reason="no need"))
 
 
 @pytest.mark.parametrize(
     ("run", "timeline", "words"),
     [
-        (CANCELLED, entries(BY_ADA, ("cancelled", "cancelled: cancel")), "cancelled by ada: no need"),
+        (CANCELLED, entries(BY_ADA, ("cancelled", EndData(reason="cancel"))), "cancelled by ada: no need"),
         (
             CANCELLED,
-            entries(BY_ADA, ("failed", "exit 3, cancelled as requested")),
+            entries(BY_ADA, end(FailureReason.EXIT_CODE, exit_code=3, cancelled=True)),
             "cancelled by ada: no need",
         ),
-        (CANCELLED, entries(BY_ADA, ("retry_requested", "retry requested by local")), "-"),
+        (CANCELLED, entries(BY_ADA, ("retry_requested", RetryRequestedData(attempt=2, by="local"))), "-"),
         (
             record(status=RunStatus.CANCELLED, failure_reason=FailureReason.DEPENDENCY_FAILED),
-            entries(("cancelled", "cancelled: run k3f2q7 did not complete")),
+            entries(
+                ("cancelled", EndData(failure_reason=FailureReason.DEPENDENCY_FAILED, dependency="k3f2q7"))
+            ),
             "run k3f2q7 did not complete",
         ),
         (
             failed(FailureReason.SPAWN_ERROR),
             entries(
-                ("failed", "could not be started: old, queued again: attempt 2"),
-                ("failed", "could not be started: no such file: x"),
-                ("failed", "too late to count: box reported attempt 1 as exit 3"),
+                end(FailureReason.SPAWN_ERROR, message="old", next=NextAttempt(attempt=2)),
+                end(FailureReason.SPAWN_ERROR, message="no such file: x"),
+                end(FailureReason.EXIT_CODE, exit_code=3, late=LateEnd(attempt=1, node="box")),
             ),
             "could not be started: no such file: x",
         ),
-        (failed(FailureReason.EXIT_CODE, exit_code=3), entries(("failed", "exit 3")), "exit 3"),
+        (
+            failed(FailureReason.EXIT_CODE, exit_code=3),
+            entries(end(FailureReason.EXIT_CODE, exit_code=3)),
+            "exit 3",
+        ),
         (failed(FailureReason.SPAWN_ERROR), [], "could not be started"),
     ],
 )

@@ -25,6 +25,7 @@ from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from tests.support.log_maker import LogMaker
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
+from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import FailureReason
 
 RETRIES: dict[str, object] = {
@@ -93,7 +94,11 @@ class Model:
         return next(row for row in self.table("nodes") if row["node"] == name)
 
     def told(self, run_id: str) -> list[tuple[str, str]]:
-        return [(row["type"], row["text"]) for row in self.table("timeline") if row["run_id"] == run_id]
+        return [
+            (row["type"], text_of_stored(row["type"], row["data"]))
+            for row in self.table("timeline")
+            if row["run_id"] == run_id
+        ]
 
     def running(self, config: dict[str, object] | None = None) -> str:
         run_id = self.log.submit(config)

@@ -57,7 +57,7 @@ def test_columns_and_rows_bear_exactly_the_records_names(name: str) -> None:
 
 
 def test_a_timeline_row_is_an_entry_with_its_run() -> None:
-    assert set(TimelineRow.__struct_fields__) == {*TimelineEntry.__struct_fields__, "run_id"}
+    assert set(TimelineRow.__struct_fields__) == {*TimelineEntry.__struct_fields__, "run_id"} - {"text"}
 
 
 ROWS = [
@@ -73,7 +73,7 @@ ROWS = [
     AttemptRow(run_id="r", attempt=1, status="RUNNING", step=5),
     SlotRow(node="n", index=0, utilisation=99, updated_at="now"),
     NodeRow(node="n", last_heartbeat_at="now"),
-    TimelineRow(run_id="r", seq=4, time="t", type="submitted", text="x"),
+    TimelineRow(run_id="r", seq=4, time="t", type="submitted", data=sorted_json({"by": "ada"})),
 ]
 LEFT_OUT = {
     "runs": RUN_HEARTBEAT,

@@ -20,6 +20,7 @@ from services.cli.last_words import LastWords
 from services.cli.live import live_table
 from services.cli.main import cli
 from services.cli.table import PLAIN, Screen, text_width
+from tests.support.timeline import entry
 from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
 from trainshed_client.records import (
     AttemptRecord,
@@ -28,6 +29,15 @@ from trainshed_client.records import (
     SlotRecord,
     TimelineEntry,
     WaitsFor,
+)
+from trainshed_client.rendering.timeline import (
+    CancelRequestedData,
+    DispatchedData,
+    EndData,
+    NextAttempt,
+    StartedData,
+    SubmittedData,
+    TimelineData,
 )
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
 
@@ -127,10 +137,12 @@ def attempt(number: int, status: RunStatus, **given: Any) -> AttemptRecord:
     )
 
 
-def happened(*entries: tuple[int, str, str, str]) -> list[TimelineEntry]:
-    return [
-        TimelineEntry(seq=seq, time=at(clock), type=kind, text=text) for seq, clock, kind, text in entries
-    ]
+def happened(*entries: tuple[int, str, str, TimelineData]) -> list[TimelineEntry]:
+    return [entry(seq, at(clock), kind, data) for seq, clock, kind, data in entries]
+
+
+def exit_3(next: NextAttempt | None = None) -> EndData:
+    return EndData(failure_reason=FailureReason.EXIT_CODE, exit_code=3, next=next)
 
 
 FAILED_VIEW = RunView(
@@ -148,28 +160,28 @@ FAILED_VIEW = RunView(
         ),
     ],
     timeline=happened(
-        (5, "09:00:00", "submitted", "submitted by local"),
-        (20, "09:00:12", "dispatched", "dispatched to gpu01, slot 0"),
-        (21, "09:00:12", "started", "started on gpu01.lab, pid 41001"),
-        (60, "09:01:12", "failed", "exit 3, queued again: attempt 2 in 10 s"),
-        (61, "09:01:30", "dispatched", "dispatched to gpu01, slot 0"),
-        (62, "09:01:30", "started", "started on gpu01.lab, pid 41377"),
-        (105, "09:03:32", "failed", "exit 3"),
+        (5, "09:00:00", "submitted", SubmittedData(by="local")),
+        (20, "09:00:12", "dispatched", DispatchedData(node="gpu01", slots=(0,))),
+        (21, "09:00:12", "started", StartedData(host="gpu01.lab", pid=41001)),
+        (60, "09:01:12", "failed", exit_3(next=NextAttempt(attempt=2, wait_s=10))),
+        (61, "09:01:30", "dispatched", DispatchedData(node="gpu01", slots=(0,))),
+        (62, "09:01:30", "started", StartedData(host="gpu01.lab", pid=41377)),
+        (105, "09:03:32", "failed", exit_3()),
     ),
 )  # fmt: skip
 STOPPED_VIEW = RunView(
     seq=120, run=STOPPED, config={}, attempts=[],
     timeline=happened(
-        (2, "09:00:00", "submitted", "submitted by local"),
-        (101, "09:00:59", "cancel_requested", "cancel requested by local: no need"),
-        (102, "09:01:00", "cancelled", "cancelled: cancel"),
+        (2, "09:00:00", "submitted", SubmittedData(by="local")),
+        (101, "09:00:59", "cancel_requested", CancelRequestedData(by="local", reason="no need")),
+        (102, "09:01:00", "cancelled", EndData(reason="cancel")),
     ),
 )  # fmt: skip
 BROKEN_VIEW = RunView(
     seq=120, run=BROKEN, config={}, attempts=[],
     timeline=happened(
-        (12, "09:00:00", "submitted", "submitted by local"),
-        (112, "09:00:13", "failed", "could not be started: working_dir /x: no such folder"),
+        (12, "09:00:00", "submitted", SubmittedData(by="local")),
+        (112, "09:00:13", "failed", EndData(failure_reason=FailureReason.SPAWN_ERROR, message="working_dir /x: no such folder")),
     ),
 )  # fmt: skip
 WORDS = LastWords(
@@ -191,7 +203,7 @@ LIVE_VIEW = RunView(
         "labels": {"sweep": "a", "who": "ada"},
     },
     attempts=[],
-    timeline=happened((9, "09:00:00", "submitted", "submitted by local")),
+    timeline=happened((9, "09:00:00", "submitted", SubmittedData(by="local"))),
 )
 WAITING_VIEW = RunView(seq=120, run=WAITING, config={}, attempts=[], timeline=[])
 HOLDERS = [

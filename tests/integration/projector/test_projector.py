@@ -187,7 +187,7 @@ async def test_a_database_that_breaks_under_it_is_rebuilt_while_it_serves(
             path
         ) as connection:  # a row that the log knows nothing of, in the way of the next
             connection.execute(
-                "INSERT INTO timeline (submit_seq, run_id, seq, time, type, text) VALUES (3, 'x', 3, '', '', '')"
+                "INSERT INTO timeline (submit_seq, run_id, seq, time, type, data) VALUES (3, 'x', 3, '', '', '')"
             )
         second = made.submit()
         await store(nc, made.messages[-1:])

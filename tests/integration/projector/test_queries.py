@@ -79,7 +79,7 @@ async def test_each_answer_is_what_the_client_reads(lab: Lab) -> None:
     view = msgspec.convert(answers[RunView], RunView)
     assert view.config == {"entry_point": "/bin/later", "after": [run_id]}
     assert [entry.text for entry in view.timeline] == [f"submitted by local, after run {run_id}"]
-    assert set(answers[RunView]["timeline"][0]) == {"seq", "time", "type", "text"}
+    assert set(answers[RunView]["timeline"][0]) == {"seq", "time", "type", "data", "text"}
 
 
 async def test_a_query_sees_every_event_that_was_acknowledged_before_it(lab: Lab) -> None:
@@ -183,7 +183,7 @@ async def test_a_timeline_that_is_too_long_keeps_its_newest_entries(lab: Lab) ->
     with database.writer() as connection, connection.begin():
         connection.exec_driver_sql(
             "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 9000) "
-            "INSERT INTO timeline SELECT 3, ?, i, 't', 'x', printf('%0300d', i) FROM n",
+            "INSERT INTO timeline SELECT 3, ?, i, 't', 'x', printf('[9%0300d]', i) FROM n",
             (run_id,),
         )
     timeline = (await lab.ask("run.get", {"run_id": run_id}))["timeline"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -13,19 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from events.feed import Message
 from events.types import AttemptRef, Cancelled, Failed, Started
-from projections.read_model.rows import hashed_fields, row_from
+from projections.read_model.rows import MODULUS, hashed_fields, row_from
 from services.agent import attempt_files, sweep
 from services.agent.folders import Folders
 from services.agent.sockets import sockets_dir
 from services.agent.workers import boot_id
 from tests.integration.agent.stage import NODE, Stage, new_ref
 from tests.support import NatsServer, eventually
-from tests.support.read_model import dump, fold, kept_hash, memory
+from tests.support.read_model import dump, fold, memory
 from tests.support.stack import Stack, alive
+from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import FailureReason
 
 RELEASE = Path(__file__).parents[2] / "release_0_1"
@@ -63,15 +66,28 @@ def test_its_log_gives_the_rows_that_it_gave() -> None:
     rows = dump(database)
     database.close()
     assert rows["quarantine"] == []
-    told_alike = True
+    told_alike, state_hash = True, 0
     for table, expected in EXPECTED["tables"].items():
-        told = [hashed_fields(row_from(table, row)) for row in rows[table]]
+        told = [_as_it_was(table, hashed_fields(row_from(table, row))) for row in rows[table]]
         told_alike &= [set(row) for row in told] == [set(row) for row in expected]
+        state_hash += sum(_digest(table, row) for row in told)
         # A later release may have more to tell of a row, but nothing else of what was there.
         assert [
             {name: row.get(name) for name in then} for row, then in zip(told, expected, strict=True)
         ] == expected
-    assert not told_alike or kept_hash(rows) == EXPECTED["state_hash"]
+    assert not told_alike or f"{state_hash % MODULUS:064x}" == EXPECTED["state_hash"]
+
+
+def _as_it_was(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """It kept a timeline as sentences: an entry's data must still make the same."""
+    if table == "timeline":
+        row["text"] = text_of_stored(row["type"], json.dumps(row.pop("data")))
+    return row
+
+
+def _digest(table: str, row: dict[str, Any]) -> int:
+    """A row's part in the state hash, as docs/contracts.md has it."""
+    return int.from_bytes(hashlib.sha256(msgspec.json.encode([table, row], order="sorted")).digest())
 
 
 def test_its_state_folder_is_gone_on_from_after_a_reboot(tmp_path: Path) -> None:

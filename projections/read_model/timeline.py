@@ -1,0 +1,138 @@
+"""What a run's timeline bears of each event, as the JSON that its rows keep.
+
+Owns which facts of an event go into its entry; the sentence is made of them by whoever shows it. They are part of the
+state hash: a change here raises SCHEMA_VERSION.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from events.change import EndedAttempt, RunChange
+from events.state import Pending, Run
+from events.types import (
+    AttemptEnd,
+    Cancelled,
+    CancelRequested,
+    Dispatched,
+    Event,
+    Failed,
+    NodeRemoved,
+    RetryRequested,
+    Started,
+    Stopping,
+    TimedOut,
+)
+from projections.read_model.rows import fitting
+from trainshed_client.rendering.timeline import (
+    CancelRequestedData,
+    DispatchedData,
+    EndData,
+    LateEnd,
+    NextAttempt,
+    RetryRequestedData,
+    StartedData,
+    StoppingData,
+    SubmittedData,
+    TimelineData,
+)
+from trainshed_client.statuses import FailureReason, RunStatus
+
+MAX_TEXT = 300
+MAX_NAMED = 3
+_ENCODER = msgspec.json.Encoder()
+
+
+def encoded(data: TimelineData) -> msgspec.Raw:
+    """An entry's data as its row has it; made once, for the table, the state hash and every answer."""
+    return msgspec.Raw(_ENCODER.encode(data))
+
+
+def submitted(run: Run, submitted_by: str) -> TimelineData:
+    """By whom, and after which runs."""
+    return SubmittedData(after=run.after[:MAX_NAMED], after_total=len(run.after), by=submitted_by)
+
+
+def of_event(event: Event, change: RunChange) -> TimelineData | None:
+    """Of an event that counted and ended no attempt; None where it has nothing for a reader."""
+    match event:
+        case Dispatched(node=node, slots=slots):
+            return DispatchedData(node=node, slots=slots)
+        case Started(host=host, pid=pid):
+            return StartedData(host=host, pid=fitting(pid))
+        case CancelRequested(requested_by=who, reason=reason):
+            return CancelRequestedData(by=who, reason=_cut(reason))
+        case RetryRequested(requested_by=who, reason=reason):
+            return RetryRequestedData(attempt=change.after.attempt, by=who, reason=_cut(reason))
+        case Stopping(reason=reason, node=node):
+            return StoppingData(node=node, reason=_cut(reason) or "")
+        case Cancelled(failure_reason=FailureReason.DEPENDENCY_FAILED as reason):
+            before = change.before
+            phase = before.phase if before is not None else None
+            failed = phase.failed_dependency if isinstance(phase, Pending) else None
+            return EndData(dependency=failed, failure_reason=reason)
+        case Cancelled(reason=text):
+            return EndData(reason=_cut(text))
+        case _:
+            return None
+
+
+def of_end(event: Event, ended: EndedAttempt, change: RunChange, stored_ns: int) -> TimelineData:
+    """Of the end of an attempt, with what follows."""
+    how, after = _how(event), change.after
+    match after.phase:
+        case Pending(attempt=attempt, not_before_ns=not_before_ns):
+            wait_s = max(0.0, (not_before_ns - stored_ns) / 1e9)
+            return replace(how, next=NextAttempt(attempt=attempt, wait_s=wait_s))
+        case _ if after.status is RunStatus.CANCELLED and ended.status is not RunStatus.CANCELLED:
+            return replace(how, cancelled=True)
+        case _:
+            return how
+
+
+def of_late(event: AttemptEnd, node: str) -> TimelineData:
+    """Of an end that came after the attempt's first."""
+    return replace(_how(event), late=LateEnd(attempt=event.attempt, node=node))
+
+
+def _how(event: Event) -> EndData:
+    match event:
+        case Failed(failure_reason=reason):
+            never_started = reason in (FailureReason.NOT_STARTED, FailureReason.SPAWN_ERROR)
+            return EndData(
+                exit_code=fitting(event.exit_code),
+                failure_reason=reason,
+                message=_cut(event.message) if never_started else None,
+                signal=fitting(event.signal),
+            )
+        case TimedOut(failure_reason=reason, timeout_s=timeout_s):
+            return EndData(failure_reason=reason, timeout_s=timeout_s)
+        case Cancelled(reason=text):
+            return EndData(reason=_cut(text))
+        case NodeRemoved(node=node):
+            return EndData(node=node)
+        case _:
+            return EndData()
+
+
+def late_result(status: RunStatus, event: AttemptEnd) -> str:
+    """What an attempt's ``late_result`` reads: ``COMPLETED``, ``FAILED exit_code 3``."""
+    words: list[str] = [status.value]
+    reason: FailureReason | None = getattr(event, "failure_reason", None)
+    exit_code: int | None = getattr(event, "exit_code", None)
+    number: int | None = getattr(event, "signal", None)
+    if reason is not None:
+        words.append(reason.value)
+    if number is not None:
+        words.append(str(number) if reason is FailureReason.SIGNAL else f"signal {number}")
+    elif exit_code is not None and status is not RunStatus.COMPLETED:
+        words.append(str(exit_code) if reason is FailureReason.EXIT_CODE else f"exit_code {exit_code}")
+    return " ".join(words)
+
+
+def _cut(text: str | None) -> str | None:
+    """A text of anybody's, as long as an entry bears it; None for an empty one."""
+    if not text:
+        return None
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
