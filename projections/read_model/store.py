@@ -25,7 +25,6 @@ from projections.read_model.rows import (
     Row,
     RunRow,
     SlotRow,
-    TimelineRow,
     row_from,
 )
 from projections.read_model.tables import JSON_COLUMNS, SCHEMA_VERSION
@@ -53,6 +52,7 @@ _ENCODER = msgspec.json.Encoder(
     order="deterministic"
 )  # sets too: a row is the same whichever process wrote it
 _NODE_FOLD = msgspec.json.Decoder(Node)
+_ENTRY = ("submit_seq", "run_id", "seq", "time", "type", "data")
 _CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of")
 
 
@@ -94,14 +94,13 @@ class Store:
         self._attempt = Columns(AttemptRow.__struct_fields__)
         self._slot = Columns(SlotRow.__struct_fields__)
         self._node = Columns(NodeRow.__struct_fields__)
-        self._entry = Columns(TimelineRow.__struct_fields__)
         self._put_run = db.upsert(tables.runs, (*self._run.names, "config", "fold"), ("run_id",))
         self._change_run = db.update(tables.runs, (*self._run_changes.names, "fold"), "run_id")
         attempt_key = ("submit_seq", "attempt")
         self._put_attempt = db.upsert(tables.attempts, ("submit_seq", *self._attempt.names), attempt_key)
         self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
         self._put_node = db.upsert(tables.nodes, (*self._node.names, "fold"), ("node",))
-        self._put_entry = db.insert(tables.timeline, ("submit_seq", *self._entry.names))
+        self._put_entry = db.insert(tables.timeline, _ENTRY)
         self._put_quarantine = db.insert(tables.quarantine, ("seq", "time", "subject", "reason", "body"))
         self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
         self._drop_attempt = db.delete(tables.attempts, attempt_key)
@@ -221,7 +220,14 @@ class Store:
             self._put_node,
             [(*self._node.of(row), fold_of_node(node)) for row, node in batch.nodes],
         )
-        many(conn, self._put_entry, [(seq, *self._entry.of(row)) for seq, row in batch.timeline])
+        many(
+            conn,
+            self._put_entry,
+            [
+                (seq, row.run_id, row.seq, row.time, row.type, str(row.data, "utf-8"))
+                for seq, row in batch.timeline
+            ],
+        )
         many(
             conn,
             self._put_quarantine,
