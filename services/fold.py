@@ -1,6 +1,6 @@
 """The fold that the writing side of one process shares: the log followed into one State, with its snapshot on disk.
 
-Owns the position, who is told of each change and when the snapshot is written; decides nothing.
+Owns the position, who hears of each change and when the snapshot is written; decides nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from events.log import EventLog
 from events.state import State, restore, snapshot
 from services import fold_file
 from services.logging import get_logger
+from services.position import Position
 
 _log = get_logger("fold")
 
@@ -47,12 +48,11 @@ class SharedFold:
         self._path = snapshot_path
         self._history = LogHistory(log)
         self._listeners: list[Listener] = []
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()  # since the snapshot
         self._writer = ThreadPoolExecutor(1, "fold-writer")  # one: a snapshot is never written by two at once
-        self.state = self._restored()
-        self.position = self.state.seq
+        self.state, seq = self._restored()
+        self._position = Position(seq)
         self.ready = asyncio.Event()
 
     @property
@@ -60,22 +60,23 @@ class SharedFold:
         """Where ended runs are read back from."""
         return self._history
 
+    @property
+    def position(self) -> int:
+        """The last message of the log that was folded, or passed over."""
+        return self._position.seq
+
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with each event folded from now on and what it changed; it must not block."""
         self._listeners.append(listener)
 
     async def reached(self, seq: int) -> None:
         """Return once everything up to ``seq`` has been folded."""
-        if self.position >= seq:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((seq, waiter))
-        await waiter
+        await self._position.reached(seq)
 
     async def run(self) -> None:
         """Follow the log until stopped; ready once what was stored at the start has been folded.
 
-        A server that does not answer is waited for. Raises ApiError where it says that there is no such stream.
+        A server that does not answer is waited for. Raises ApiError where it answers that there is no such stream.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -99,7 +100,8 @@ class SharedFold:
                 snapshot=self.position,
                 end=end,
             )
-            self.state, self.position = State(), 0
+            self.state = State()
+            self._position.advance(0)
         if end - self.position >= LONG_BACKLOG:
             _log.info("folding a long backlog; ready when it is done", events=end - self.position)
         async with self._log.follow(self.position + 1) as feed:
@@ -108,7 +110,6 @@ class SharedFold:
                     self.ready.set()
                 for message in await feed.batch(TURN):
                     await self._fold(decode(message.subject, message.body, message.seq, message.stored_ns))
-                self._tell_waiters()
                 self._changed.set()
                 await asyncio.sleep(0)  # let decisions be made between turns of a long backlog
 
@@ -117,7 +118,7 @@ class SharedFold:
             _log.warning(
                 "passed over an unreadable event", subject=stored.subject, seq=stored.seq, why=stored.reason
             )
-            self.position = stored.seq
+            self._position.advance(stored.seq)
             return
         change = await self._answered(lambda: fold(self.state, stored, self._history))
         if change.unreadable is not None:
@@ -127,7 +128,7 @@ class SharedFold:
                 seq=stored.seq,
                 why=change.unreadable,
             )
-        self.position = stored.seq
+        self._position.advance(stored.seq)
         for listener in self._listeners:
             listener(stored, change)
 
@@ -147,19 +148,10 @@ class SharedFold:
             _log.warning("the event log does not answer; asking again", why=str(why) or "no answer in time")
             await self._log.reachable()
 
-    def _tell_waiters(self) -> None:
-        waiting = []
-        for seq, waiter in self._waiters:
-            if seq <= self.position:
-                if not waiter.done():
-                    waiter.set_result(None)
-            else:
-                waiting.append((seq, waiter))
-        self._waiters = waiting
-
-    def _restored(self) -> State:
+    def _restored(self) -> tuple[State, int]:
+        """The state as it was kept, and the position that it stands at."""
         if self._path is None:
-            return State()
+            return State(), 0
         try:
             kept = fold_file.read(self._path, self._log_id)
         except fold_file.Unusable as error:
@@ -168,8 +160,8 @@ class SharedFold:
                 path=str(self._path),
                 why=str(error),
             )
-            return State()
-        return State() if kept is None else restore(kept)
+            return State(), 0
+        return (State(), 0) if kept is None else (restore(kept.state), kept.position)
 
     async def _keep_now_and_then(self) -> None:
         """Write the snapshot some seconds after each change, for as long as the log grows."""
@@ -187,8 +179,7 @@ class SharedFold:
         if self._path is None or not self._changed.is_set():
             return
         self._changed.clear()
-        self.state.seq = max(self.state.seq, self.position)
-        kept = fold_file.KeptFold(self._log_id, snapshot(self.state))
+        kept = fold_file.KeptFold(self._log_id, snapshot(self.state), self.position)
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, fold_file.write, self._path, kept)
         except OSError as error:

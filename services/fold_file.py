@@ -17,17 +17,22 @@ _DIGEST_BYTES = 32
 
 
 class KeptFold(msgspec.Struct, frozen=True):
-    """What the file holds: whose log it is, and the State with its position."""
+    """What the file holds: whose log it is, a State, and the position that it stands at.
+
+    ``position`` is at or after the State's own ``seq``: what came last may have been passed over.
+    """
 
     log_id: str
     state: Snapshot
+    position: int = 0
+    """0 in a file of release 0.1, which put it into the State."""
 
 
 class Unusable(Exception):
     """A snapshot that is there and is not to be used; the text says why, for a log line."""
 
 
-def read(path: Path, log_id: str) -> Snapshot | None:
+def read(path: Path, log_id: str) -> KeptFold | None:
     """The snapshot of this log at ``path``; None where there is none.
 
     Raises Unusable: it cannot be read, is damaged, of another release or of another log.
@@ -49,7 +54,7 @@ def read(path: Path, log_id: str) -> Snapshot | None:
         raise Unusable("it is of another release")
     if kept.log_id != log_id:
         raise Unusable(f"it is of another log ({kept.log_id}, not {log_id})")
-    return kept.state
+    return msgspec.structs.replace(kept, position=max(kept.position, kept.state.seq))
 
 
 def write(path: Path, kept: KeptFold) -> None:

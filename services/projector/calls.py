@@ -20,8 +20,8 @@ from events.log import EventLog
 from projections.queries.answers import Queries
 from projections.queries.listing import run_query
 from services.api import Call
+from services.position import Position
 from services.projector.outlook import outlook
-from services.projector.position import Position
 from services.projector.trouble import Trouble
 from trainshed_client.errors import ErrorCode, TrainshedError
 

@@ -29,8 +29,8 @@ from projections.records import Filling, RecordBuckets
 from services.api import ApiServer
 from services.failpoints import failpoint
 from services.lifecycle import first_cause
+from services.position import Position
 from services.projector.calls import Answers
-from services.projector.position import Position
 from services.projector.trouble import FAILURES, Trouble
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient

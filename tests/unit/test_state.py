@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from events import state as state_module
 from events.state import SNAPSHOT_VERSION, Snapshot, State, restore, snapshot
 from events.types import AttemptRef
 from tests.support.builders import Story, facts, needs, recomputed
@@ -88,3 +92,16 @@ def test_a_snapshot_survives_msgpack_and_restores_the_same_state() -> None:
 def test_what_is_held_of_a_node_can_always_be_asked(node: str) -> None:
     assert State().usage_of(node).cpus == 0
     assert list(State().attempts_of(node)) == []
+
+
+def test_nothing_but_evolve_moves_a_states_sequence() -> None:
+    """What is passed over moves a reader's own position, and never the state's."""
+    moves = re.compile(r"\bstate\.seq(, state\.\w+)* (\+)?= ")
+    root = Path(state_module.__file__).parents[1]
+    movers = {
+        str(path.relative_to(root))
+        for folder in ("events", "projections", "services")
+        for path in (root / folder).rglob("*.py")
+        if moves.search(path.read_text())
+    }
+    assert movers == {"events/evolve.py", "events/state.py"}  # the latter: restoring one

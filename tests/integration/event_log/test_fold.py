@@ -12,7 +12,7 @@ import pytest
 from events.change import Change
 from events.codec import StoredEvent
 from events.log import EventLog
-from events.state import SNAPSHOT_VERSION, Snapshot, snapshot
+from events.state import SNAPSHOT_VERSION, Snapshot, State, snapshot
 from events.types import CancelRequested, Completed, Failed, RetryRequested, Submitted
 from services import fold as folds
 from services import fold_file
@@ -137,7 +137,7 @@ async def test_a_snapshot_is_kept_now_and_then(
 
     def kept_runs() -> int:
         kept = fold_file.read(path, log_id)
-        return 0 if kept is None else len(kept.runs)
+        return 0 if kept is None else len(kept.state.runs)
 
     async with running(fold):
         for number in range(1, 4):
@@ -157,6 +157,7 @@ async def test_a_snapshot_after_poison_does_not_fold_it_again(
         await asyncio.wait_for(first.reached(2), 10)
     _, second = await new_fold(nats_server, path)
     assert second.position == 2
+    assert second.state.seq == 1, "of what was passed over the state knows nothing"
 
 
 @pytest.mark.parametrize(
@@ -181,8 +182,9 @@ async def test_a_snapshot_that_does_not_fit_is_not_used(
     async with running(first):
         await first.ready.wait()
     log_id = await log.log_id()
-    state = fold_file.read(path, log_id)
-    assert state is not None
+    kept = fold_file.read(path, log_id)
+    assert kept is not None
+    state = kept.state
     whole = path.read_bytes()
     match what:
         case "cut off":
@@ -321,5 +323,15 @@ async def test_stopped_it_returns_and_keeps_what_it_has(nats_server: NatsServer,
     async with running(fold):
         await fold.ready.wait()
     kept = fold_file.read(path, await log.log_id())
-    assert kept is not None and kept == snapshot(fold.state)
-    assert kept.runs[0].cancel_requested
+    assert kept is not None and kept.state == snapshot(fold.state)
+    assert kept.state.runs[0].cancel_requested
+
+
+def test_a_snapshot_of_release_0_1_stands_at_its_states_sequence(tmp_path: Path) -> None:
+    state = State()
+    state.seq = 7
+    body = msgspec.msgpack.encode({"log_id": "log", "state": snapshot(state)})
+    path = tmp_path / "fold"
+    path.write_bytes(hashlib.sha256(body).digest() + body)
+    kept = fold_file.read(path, "log")
+    assert kept is not None and kept.position == 7

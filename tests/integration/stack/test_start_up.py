@@ -53,7 +53,7 @@ def snapshot_is_at(stack: Stack, seq: int) -> None:
 
     def look() -> bool:
         kept = fold_file.read(path, log_id)
-        return kept is not None and kept.seq >= seq
+        return kept is not None and kept.position >= seq
 
     until(look, 30, what=f"a snapshot at {seq}")
 
