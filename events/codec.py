@@ -212,14 +212,6 @@ def event_id(body: bytes) -> str | None:
         return None
 
 
-def with_sequence(body: bytes, seq: int) -> bytes:
-    """The stored CloudEvent as ``events`` prints it: with the ``sequence`` extension attribute."""
-    event = msgspec.json.decode(body)
-    if not isinstance(event, dict):
-        raise TypeError("not a JSON object")
-    return msgspec.json.encode({**event, "sequence": str(seq), "sequencetype": "Integer"})
-
-
 _OF_A_NODE = frozenset({"dispatched", "stopping"})
 """The dispatcher's run events that are pushed to a node, which their subjects name."""
 _CONTROL = EventSubject(Scope.CONTROL, "dispatch", Role.DISPATCHER, "elected", subjects.NO_NODE)

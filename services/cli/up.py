@@ -16,6 +16,7 @@ import click
 from services.cli.common import given_nats
 from services.cli.verb import verb
 from services.settings import Settings
+from trainshed_client.errors import ErrorCode, TrainshedError
 
 C = TypeVar("C", bound=click.Command)
 
@@ -166,7 +167,7 @@ def warn_of_unknown_settings(service: str) -> None:
 
 def with_options(settings: Settings, node: str | None, heartbeat_timeout: str | None) -> Settings:
     """The settings with what the command line says over them."""
-    from services.durations import parse_duration
+    from services import setting_values
     from services.settings import check_node_name
 
     changes: dict[str, object] = {}
@@ -174,9 +175,11 @@ def with_options(settings: Settings, node: str | None, heartbeat_timeout: str | 
         changes["node"] = check_node_name(node)
     if heartbeat_timeout is not None:
         try:
-            changes["heartbeat_timeout_s"] = parse_duration(heartbeat_timeout)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--heartbeat-timeout") from None
+            changes["heartbeat_timeout_s"] = setting_values.seconds(heartbeat_timeout)
+        except ValueError as accepted:
+            raise TrainshedError(
+                ErrorCode.INVALID, f"--heartbeat-timeout is {heartbeat_timeout!r}; accepted: {accepted}"
+            ) from None
     return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
 
 

@@ -22,7 +22,6 @@ from events.codec import (
     event_id,
     event_subject,
     uuid7,
-    with_sequence,
 )
 from events.types import EVENT_KINDS, Failed, GpuReading, NodeHeartbeat, RunHeartbeat, Started
 from tests.support.builders import EXAMPLES
@@ -347,14 +346,6 @@ def test_a_heartbeat_for_somebody_else_is_none(subject: str) -> None:
 @given(body=st.binary(max_size=40))
 def test_a_heartbeat_of_any_bytes_is_none(body: bytes) -> None:
     assert decode_heartbeat("trainshed.heartbeats.run.r1.gpu01", body) is None
-
-
-def test_a_printed_event_carries_its_sequence() -> None:
-    _, body = encoded("submitted")
-    printed = json.loads(with_sequence(json.dumps(body).encode(), 12))
-    assert printed == {**body, "sequence": "12", "sequencetype": "Integer"}
-    with pytest.raises(TypeError):
-        with_sequence(b"[]", 12)
 
 
 def test_parsed_subjects_spell_themselves() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.cli.main import run
 from services.durations import format_ago, format_duration, parse_duration
 from services.setting_values import NODE_NAME, Listen
 from services.settings import (
@@ -275,3 +276,15 @@ def test_every_host_gives_a_name_that_is_accepted(hostname: str) -> None:
 def test_a_bad_node_name_is_refused_by_its_option() -> None:
     with pytest.raises(TrainshedError, match="--node is 'Gpu'; a node's name is 1 to 63 of a-z, 0-9 and -"):
         check_node_name("Gpu")
+
+
+@pytest.mark.parametrize("words", ["up", "agent", "service install"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--heartbeat-timeout", "nonsense"), ("--heartbeat-timeout", "0"), ("--node", "A b")],
+)
+def test_a_bad_value_of_what_a_node_has_names_its_option(
+    words: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words.split(), option, value]) == 2
+    assert f"Error: {option} is {value!r}; " in capsys.readouterr().err
