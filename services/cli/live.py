@@ -1,61 +1,77 @@
 """Runs as a live table on a terminal, for `trainshed wait`.
 
-Owns the drawing, with rich; imported only where somebody looks on.
+Owns when it is drawn and what is drawn over; what the rows say is services.cli.listing's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
 from services.cli.clock import now
-from services.cli.common import colour_wanted
 from services.cli.listing import COLUMNS, rows
-from services.cli.table import Cell
+from services.cli.table import Screen, cut, render
 from trainshed_client.records import RunRecord
 
+DRAWN_EVERY_S = 0.25
 _ELSEWHERE = 4
 """Lines of the screen that are left to others."""
+_CLEAR_BELOW = "\x1b[J"
+_CURSOR = {True: "\x1b[?25h", False: "\x1b[?25l"}
 
 
 @contextlib.contextmanager
 def live_table(run_ids: Sequence[str]) -> Iterator[Callable[[RunRecord], None]]:
-    """A table on stderr that is drawn anew with every record it is given, and four times a second for its clocks."""
-    # of NO_COLOR rich itself takes only the colours out, not bold and dim
-    console = Console(stderr=True, color_system="auto" if colour_wanted(sys.stderr) else None)
+    """A table on stderr that is drawn anew four times a second, also for its clocks, and is gone at the end."""
     records: dict[str, RunRecord] = {}
+    ended = threading.Event()
 
-    def draw() -> RenderableType:
-        known = [records[run_id] for run_id in run_ids if run_id in records]
-        return _table(known, len(run_ids), max(3, console.height - _ELSEWHERE))
+    def draw() -> None:
+        height = 0
+        while True:
+            last = ended.is_set()
+            known = [records[run_id] for run_id in run_ids if run_id in records]
+            lines = table(known, len(run_ids), Screen.of(sys.stderr), shutil.get_terminal_size().lines)
+            sys.stderr.write(f"{_up(height)}{_CLEAR_BELOW}" + "".join(f"{line}\n" for line in lines))
+            height = len(lines)
+            if last:
+                sys.stderr.write(f"{_up(height)}{_CLEAR_BELOW}{_CURSOR[True]}")
+            sys.stderr.flush()
+            if last:
+                return
+            ended.wait(DRAWN_EVERY_S)
 
-    with Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True):
+    def show(record: RunRecord) -> None:
+        records[record.run_id] = record
 
-        def show(record: RunRecord) -> None:
-            records[record.run_id] = record
-
+    # A thread, which nobody waits for long: a terminal that is stopped (Ctrl-S) must not keep the connection from its pings.
+    drawing = threading.Thread(target=draw, name="live-table", daemon=True)
+    sys.stderr.write(_CURSOR[False])
+    drawing.start()
+    try:
         yield show
+    finally:
+        ended.set()
+        drawing.join(1)
 
 
-def _table(records: Sequence[RunRecord], count: int, room: int) -> RenderableType:
-    """The live ones first where not all fit, in the order of the command line else."""
-    ended = sum(record.status.ended for record in records)
+def table(records: Sequence[RunRecord], count: int, screen: Screen, height: int) -> list[str]:
+    """The lines for so many of ``count`` runs as a screen of ``height`` lines has room for: where not all fit, the live
+    ones first."""
+    room = max(3, height - _ELSEWHERE)
     shown = list(records)
     if len(shown) > room:
         shown = sorted(shown, key=lambda record: (record.status.ended, record.started_at is None))[:room]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(
-            column.heading, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis"
-        )
-    for row in rows(shown, now(), whole_ids=False):
-        cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
-        table.add_row(*(Text(cell.text, style=cell.style or "") for cell in cells))
+    ended = sum(record.status.ended for record in records)
     more = f", {len(records) - len(shown)} not shown" if len(shown) < len(records) else ""
-    return Group(table, Text(f"{ended} of {count} ended{more}", style="dim"))
+    lines = render(COLUMNS, rows(shown, now(), whole_ids=False), screen)
+    summary = cut(f"{ended} of {count} ended{more}", screen.width or 80)
+    return [*lines, screen.styled(summary, "dim")]
+
+
+def _up(lines: int) -> str:
+    """To the beginning of the line so many lines above."""
+    return f"\r\x1b[{lines}A" if lines else "\r"

@@ -100,7 +100,7 @@ def _shown(quiet: bool, run_ids: Sequence[str]) -> Iterator[Show]:
     if quiet:
         yield lambda record: None
     elif sys.stderr.isatty():
-        from services.cli.live import live_table  # imports rich: 0.1 s
+        from services.cli.live import live_table
 
         with live_table(run_ids) as show:
             yield show

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from services.cli import explain, ls, nodes, show, slots
 from services.cli.last_words import LastWords
-from services.cli.live import live_table
+from services.cli.live import live_table, table
 from services.cli.main import cli
 from services.cli.table import PLAIN, Screen, text_width
 from tests.support.timeline import entry
@@ -365,6 +366,14 @@ def test_with_no_color_the_live_table_has_neither_colour_nor_bold(
     drawn = terminal.getvalue()
     assert "k3f2q7" in drawn
     assert bool(re.search(r"\x1b\[[\d;]*m", drawn)) is colour
+    assert drawn.startswith("\x1b[?25l") and drawn.endswith("\x1b[3A\x1b[J\x1b[?25h")
+
+
+def test_the_live_table_shows_who_runs_where_not_all_have_room() -> None:
+    ended = msgspec.structs.replace(LIVE, status=RunStatus.COMPLETED)
+    lines = table([ended, ended, ended, LIVE], 5, Screen(80), 7)
+    assert [line.split()[2] for line in lines[1:-1]] == ["RUNNING", "COMPLETED", "COMPLETED"]
+    assert lines[-1] == "3 of 5 ended, 1 not shown"
 
 
 def test_on_a_terminal_an_id_is_as_short_as_it_can_be_and_for_a_program_whole() -> None:
