@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
+from bench.log_maker import LogMaker
 from events.codec import NewEvent, uuid7
 from events.log import MAX_BATCH, EventLog
 from events.streams import ensure_streams
 from events.types import Cancelled, CancelRequested, Failed, Stopping, TimedOut
 from services.agent.identity import identify
 from services.nats_server.embedded_nats import EmbeddedNats
-from tests.support.log_maker import LogMaker
 from trainshed_client.nats_client import connect
 from trainshed_client.statuses import FailureReason
 

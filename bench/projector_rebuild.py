@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.log_maker import LogMaker
 from events.codec import StoredEvent, decode, uuid7
 from events.evolve import evolve
 from events.feed import Message
@@ -20,7 +21,6 @@ from events.state import State
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from services.projector.service import BATCH
-from tests.support.log_maker import LogMaker
 
 NODES, SLOTS = 8, 8
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bench.log_maker import LogMaker
 from events.codec import StoredEvent, decode
 from events.evolve import evolve
 from events.state import Active, Pending, State
@@ -31,7 +32,6 @@ from events.types import (
     Stopping,
     TimedOut,
 )
-from tests.support.log_maker import LogMaker
 from trainshed_client.statuses import FailureReason
 
 NODES = ("gpu01", "gpu02")

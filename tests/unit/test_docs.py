@@ -47,6 +47,26 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert not missing
 
 
+SOURCES = sorted(
+    file
+    for folder in TOP - {"docs", "requirements"}
+    for file in (ROOT / folder).rglob("*.py")
+    if "release_0_1" not in file.parts
+)
+PAGE = re.compile(r"\b(docs/[\w/-]+)(\.md)?(?:, \"([^\"]+)\")?")
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=page_id)
+def test_every_page_and_section_that_code_names_exists(file: Path) -> None:
+    missing = []
+    for name, ending, section in PAGE.findall(file.read_text()):
+        pages = [ROOT / f"{name}.md"] if ending else [ROOT / name, *ROOT.glob(f"{name}-*.md")]
+        found = [page for page in pages if page.exists()]
+        if not found or (section and f"# {section}" not in found[0].read_text()):
+            missing.append(f"{name}{ending} {section}".strip())
+    assert not missing
+
+
 def commands(page: Path) -> list[str]:
     """Lines in code blocks and inline code that begin with our command."""
     text = page.read_text()

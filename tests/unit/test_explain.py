@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bench.log_maker import LogMaker
 from events.types import CancelRequested, Completed, Device, Failed, NodeDrained, NodeJoined, NodeLost
 from projections.queries.answers import Queries
 from projections.queries.listing import run_query
 from services.projector.outlook import MOST_HOLDERS, outlook
-from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory
 from trainshed_client.answers import Explanation, Waiting
 from trainshed_client.statuses import FailureReason

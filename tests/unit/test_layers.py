@@ -62,3 +62,8 @@ def test_scheduling_imports_the_core_alone(file: Path) -> None:
     allowed = sys.stdlib_module_names | {"msgspec", "sortedcontainers", "events", "trainshed_client"}
     others = {name for name in imported(file) if name.partition(".")[0] not in allowed}
     assert {name for name in others if not f"{name}.".startswith("services.scheduling.")} == set()
+
+
+@pytest.mark.parametrize("file", files_of("bench"), ids=lambda file: file.name)
+def test_bench_measures_without_the_tests(file: Path) -> None:
+    assert {name for name in imported(file) if name.partition(".")[0] == "tests"} == set()

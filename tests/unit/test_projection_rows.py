@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.log_maker import LogMaker
 from events.types import (
     AttemptRef,
     Cancelled,
@@ -23,7 +24,6 @@ from events.types import (
 )
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
-from tests.support.log_maker import LogMaker
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
 from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import FailureReason

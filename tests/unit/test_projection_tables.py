@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from bench.log_maker import LogMaker
 from events.times import rfc3339
 from projections.read_model import tables
 from projections.read_model.database import Database
@@ -34,7 +35,6 @@ from projections.read_model.rows import (
 )
 from projections.read_model.store import run_pair
 from projections.read_model.times import stored_time
-from tests.support.log_maker import LogMaker
 from tests.support.random_log import RandomLog
 from tests.support.read_model import LOG_ID, dump, fold, memory
 from trainshed_client.records import AttemptRecord, NodeRecord, RunRecord, SlotRecord, TimelineEntry

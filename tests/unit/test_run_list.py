@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.log_maker import LogMaker
 from projections.queries.answers import Queries
 from projections.queries.listing import RunQuery, run_query, selected
-from tests.support.log_maker import LogMaker
 from tests.support.read_model import fold, memory
 from trainshed_client.errors import ErrorCode, TrainshedError
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.log_maker import LogMaker
 from events.feed import ApiError, api_call
 from events.streams import ensure_streams
 from events.types import RetryRequested
 from services.api import ApiServer, Call
 from services.projector.service import ProjectorService
 from tests.support import NatsServer
-from tests.support.log_maker import LogMaker
 from tests.support.stack import Done, Stack, clean_environment, run_trainshed, until
 from tests.support.stored_log import projecting, store
 from trainshed_client import subjects

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench.log_maker import LogMaker
 from events.log import EventLog
 from events.streams import ensure_streams
 from projections.audit.acknowledged import SubmitAnswer, read_acks
@@ -15,7 +16,6 @@ from projections.audit.verify import rows_from, verify
 from projections.queries.answers import Queries
 from projections.read_model.database import Database
 from tests.support import NatsServer
-from tests.support.log_maker import LogMaker
 from tests.support.random_log import RandomLog
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client.errors import ErrorCode, TrainshedError

@@ -10,9 +10,9 @@ from pathlib import Path
 import nats.errors
 import pytest
 
+from bench.log_maker import LogMaker
 from events.streams import ensure_streams
 from tests.support import NatsServer, eventually
-from tests.support.log_maker import LogMaker
 from tests.support.read_model import dump
 from tests.support.small_disk import small_disk
 from tests.support.stored_log import ask, projecting, store

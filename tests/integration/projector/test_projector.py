@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.log_maker import LogMaker
 from events.log import EventLog
 from events.streams import ensure_streams
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from tests.support import NatsServer, eventually
-from tests.support.log_maker import LogMaker
 from tests.support.random_log import RandomLog
 from tests.support.read_model import dump, kept_hash, recomputed_hash
 from tests.support.stored_log import ask, projecting, store

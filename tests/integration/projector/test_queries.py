@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.log_maker import LogMaker
 from events.log import EventLog, publish
 from events.streams import ensure_streams
 from events.types import CancelRequested, NodeLeft, NodeLost
 from services.projector.service import ProjectorService
 from tests.support import NatsServer, eventually
-from tests.support.log_maker import LogMaker
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client.answers import NodePage, RunPage, RunView, SlotPage
 from trainshed_client.nats_client import SafeClient

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
+from bench.log_maker import LogMaker
 from events.codec import Writer, uuid7
 from events.log import publish
 from events.streams import ensure_streams
@@ -17,7 +18,6 @@ from events.types import GpuReading, NodeHeartbeat, RunHeartbeat
 from projections import records
 from projections.read_model.database import Database
 from tests.support import NatsServer, eventually
-from tests.support.log_maker import LogMaker
 from tests.support.read_model import dump, kept_hash, recomputed_hash
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client.nats_client import SafeClient

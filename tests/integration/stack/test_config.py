@@ -1,4 +1,4 @@
-"""What a run config makes of a worker, and what is refused, through the command line (issue "the main job", 3 and 10)."""
+"""What a run config makes of a worker, and what is refused, through the command line."""
 
 from __future__ import annotations
 

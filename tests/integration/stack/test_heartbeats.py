@@ -1,4 +1,4 @@
-"""The three sources of a heartbeat, as the read model tells them (issue "the main job", 6)."""
+"""The three sources of a heartbeat, as the read model tells them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers write, byte for byte, and without memory growing with it (issue "the main job", 8)."""
+"""What workers write, byte for byte, and without memory growing with it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The queue in a user's hands: order, the reservation and who passes it, `after`, retries, drain, and what `explain` says.
 
-Through the real command line against `trainshed up` with two declared GPUs (issue "The queue").
+Through the real command line against `trainshed up` with two declared GPUs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The projector may die anywhere and the log may hold anything (issue "the main job", 7 and 10)."""
+"""The projector may die anywhere and the log may hold anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots, CPUs and memory: who gets them, and that every way to end gives them back (issue "the main job", 4 and 5)."""
+"""Slots, CPUs and memory: who gets them, and that every way to end gives them back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit codes, JSON shapes and words of the verbs, as a script meets them (issue "the main job", 9)."""
+"""Exit codes, JSON shapes and words of the verbs, as a script meets them."""
 
 from __future__ import annotations
 

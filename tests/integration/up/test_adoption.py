@@ -1,4 +1,4 @@
-"""`trainshed up` killed with -9 over running workers, and a reboot: what the next start makes of them (protocol 8, 9, 14)."""
+"""`trainshed up` killed with -9 over running workers, and a reboot: what the next start makes of them (docs/protocol.md rules 8, 9, 14)."""
 
 from __future__ import annotations
 

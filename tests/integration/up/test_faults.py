@@ -1,4 +1,4 @@
-"""What may befall the parts of a running stack, one at a time, while runs go on (issue "the main job", 2, 7 and 12)."""
+"""What may befall the parts of a running stack, one at a time, while runs go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start, stop, crash and restart of `trainshed up`, with workers that outlive it (issue "the main job", 12)."""
+"""Start, stop, crash and restart of `trainshed up`, with workers that outlive it."""
 
 from __future__ import annotations
 

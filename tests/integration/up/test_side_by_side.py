@@ -1,4 +1,4 @@
-"""Two stacks on one machine never touch each other's runs (issue "the main job", 12)."""
+"""Two stacks on one machine never touch each other's runs."""
 
 from __future__ import annotations
 
