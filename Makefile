@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test faults lint format bench lock clean
+.PHONY: install demo test test-unit faults lint format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -29,6 +29,10 @@ demo: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 # make test ARGS="tests/unit -k name"
 test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadfile)
+
+# make test-unit                       the pure tests alone: under a minute, no server and no process of the stack
+test-unit: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
+	@$(PY) -m pytest -q -n 2 --dist loadfile tests/unit $(ARGS)
 
 # make faults                                                  a minute of faults, 1,000 races, the model's search
 # make faults DURATION=10m SEED=7, make faults ARGS="--only shim"   docs/faults.md

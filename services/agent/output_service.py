@@ -1,6 +1,6 @@
 """Serves ranges of the output files of this node's attempts, running or ended.
 
-Owns ``trainshed.api.node.<node>.output`` (DESIGN, "Commands and queries"); knows no event and no process.
+Owns ``trainshed.api.node.<node>.output`` (docs/contracts.md, "Commands and queries"); knows no event and no process.
 """
 
 from __future__ import annotations
