@@ -58,11 +58,24 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
 Phase = Pending | Active | Ended
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All of a run that its config does not decide: what the read model keeps of it beside the config.
+
+    ``tries`` counts the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended
+    ``not_started``.
+    """
+
+    phase: Phase
+    tries: int = 0
+    unstarted: int = 0
+    cancel_requested: bool = False
+
+
+class Run(RunProgress, frozen=True, kw_only=True):
     """One accepted run config and where it stands.
 
-    ``config`` is the normalised config as stored; the fields after it are what decisions need of it. ``tries`` counts
-    the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended ``not_started``.
+    ``config`` is the normalised config as stored; the fields after it are what decisions need of it. They have no
+    defaults: whoever adds one makes it of the config (``run_machine.run_of_config``), or it belongs to RunProgress.
     """
 
     run_id: str
@@ -74,11 +87,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry
     after: tuple[str, ...]
     max_duration_s: float | None
-    phase: Phase
-    grace_s: float = 5.0
-    tries: int = 0
-    unstarted: int = 0
-    cancel_requested: bool = False
+    grace_s: float
 
     @property
     def status(self) -> RunStatus:
@@ -263,7 +272,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSION = 3
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,8 @@ import msgspec
 
 from events.config import Needs, Resources, needs_of
 from events.run_machine import SECOND_NS
-from events.state import Pending, Phase, Run
+from events.state import Pending, Phase, Run, RunProgress
 from projections.read_model.rows import NodeRow, SlotRow
-from projections.read_model.store import Fold
 from trainshed_client.records import WaitsFor
 
 MAX_NAMED = 3
@@ -76,7 +75,7 @@ class _Wants(msgspec.Struct, gc=False):
 
 
 _WANTS = msgspec.json.Decoder(_Wants)
-_FOLD = msgspec.json.Decoder(Fold)
+_FOLD = msgspec.json.Decoder(RunProgress)
 
 
 class Waits:

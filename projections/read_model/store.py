@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table
 
 from events.config import stored_config
 from events.run_machine import run_of_config
-from events.state import Node, Phase, Run, Snapshot, restore
+from events.state import Node, Run, RunProgress, Snapshot, restore
 from projections.read_model import tables
 from projections.read_model.core import Projection
 from projections.read_model.database import Database, in_chunks
@@ -275,33 +275,22 @@ class Store:
         return (*self._run_changes.of(item.row), fold_of(item.run), item.row.run_id)
 
 
-class Fold(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a run's value in the fold holds beyond its config."""
-
-    phase: Phase
-    tries: int = 0
-    unstarted: int = 0
-    cancel_requested: bool = False
-
-
-_FOLD = msgspec.json.Decoder(Fold)
+_PROGRESS = RunProgress.__struct_fields__
+_PROGRESS_OF = attrgetter(*_PROGRESS)
+_PROGRESS_JSON = msgspec.json.Decoder(RunProgress)
 
 
 def fold_of(run: Run) -> str:
     """A run's fold as the table keeps it. (JSON: it holds any number that an event can bear.)"""
-    return _ENCODER.encode(Fold(run.phase, run.tries, run.unstarted, run.cancel_requested)).decode()
+    return _ENCODER.encode(RunProgress(*_PROGRESS_OF(run))).decode()
 
 
 def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
     """The inverse of :func:`fold_of`: what the config decides is made of it as ``evolve`` did at first."""
-    kept = _FOLD.decode(fold)
+    kept = _PROGRESS_JSON.decode(fold)
     raw = config.encode()
-    return msgspec.structs.replace(
-        run_of_config(run_id, submit_seq, raw, stored_config(msgspec.Raw(raw)), kept.phase),
-        tries=kept.tries,
-        unstarted=kept.unstarted,
-        cancel_requested=kept.cancel_requested,
-    )
+    run = run_of_config(run_id, submit_seq, raw, stored_config(msgspec.Raw(raw)), kept.phase)
+    return msgspec.structs.replace(run, **{name: getattr(kept, name) for name in _PROGRESS})
 
 
 def fold_of_node(node: Node) -> str:

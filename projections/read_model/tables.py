@@ -74,7 +74,7 @@ runs = Table(
     Column("config", Text, nullable=False),  # the normalised run config
     Column(
         "fold", Text, nullable=False
-    ),  # what events.state.Run holds beyond the config (store.Fold), as JSON
+    ),  # events.state.RunProgress as JSON: all of a run that its config does not decide
     Index("runs_run_id", "run_id", unique=True),
     Index("runs_name", "name"),
     Index("runs_live", "submit_seq", sqlite_where=IS_LIVE, postgresql_where=IS_LIVE),

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bench.log_maker import LogMaker
+from events.state import Pending, Run, RunProgress
 from events.times import rfc3339
 from projections.read_model import tables
 from projections.read_model.database import Database
@@ -33,8 +34,9 @@ from projections.read_model.rows import (
     row_from,
     sorted_json,
 )
-from projections.read_model.store import run_pair
+from projections.read_model.store import fold_of, run_of, run_pair
 from projections.read_model.times import stored_time
+from tests.support.builders import Story
 from tests.support.random_log import RandomLog
 from tests.support.read_model import LOG_ID, dump, fold, memory
 from trainshed_client.records import AttemptRecord, NodeRecord, RunRecord, SlotRecord, TimelineEntry
@@ -149,6 +151,20 @@ def test_postgresql_is_not_ruled_out() -> None:
         for index in table.indexes:
             assert "CREATE" in str(CreateIndex(index).compile(dialect=dialect))
     assert "submit_seq BIGINT" in str(CreateTable(tables.runs).compile(dialect=dialect))
+
+
+def test_all_of_a_run_that_its_config_does_not_decide_is_kept_with_its_row() -> None:
+    """A field added to Run is made of the config, and has no default; any other is of RunProgress, and kept."""
+    progress = {field.name: field for field in msgspec.structs.fields(RunProgress)}
+    of_config = [field for field in msgspec.structs.fields(Run) if field.name not in progress]
+    assert [field.name for field in of_config if not field.required] == []
+    story = Story()
+    story.submit("r1", priority=3)
+    changed = {name: field.type(1) for name, field in progress.items() if name != "phase"}
+    run = msgspec.structs.replace(
+        story.state.runs["r1"], phase=Pending(attempt=2, not_before_ns=5), **changed
+    )
+    assert run_of(fold_of(run), run.run_id, run.submit_seq, run.config.decode()) == run
 
 
 def test_only_one_module_speaks_sqlite() -> None:
