@@ -16,6 +16,7 @@ from trainshed_client.records import (
     QueuedRunRecord,
     SlotRecord,
     TimelineEntry,
+    Wait,
 )
 from trainshed_client.statuses import NodeStatus, RunStatus
 
@@ -141,14 +142,13 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     starts_by: str | None = None
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class Waiting(Wait, frozen=True, kw_only=True):
     """What a PENDING run waits for. ``place``: from 1 on, in the order of the queue; None while it is not in it.
 
-    ``of``: how many are in the queue. ``commands``: what would help, if it is wanted.
+    ``of``: how many are in the queue. ``commands``: what would help, if it is wanted. ``text``: the reason as text.
     """
 
-    reason: str
-    text: str
+    text: str = ""
     of: int
     place: int | None = None
     reservation: Reserved | None = None

@@ -5,15 +5,29 @@ Owns their fields and their JSON; times are RFC 3339 in UTC with microseconds, u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus, WaitReason
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a queued run is not running yet, as data: made when asked, never stored.
+
+    What ``numbers`` there are, and of which ``runs`` and ``nodes``, depends on the reason (docs: the contracts);
+    ``trainshed_client.rendering.waiting`` makes text of it.
+    """
+
+    reason: WaitReason
+    numbers: Mapping[str, int | float] = {}
+    runs: list[str] = []
+    nodes: list[str] = []
 
 
 class WaitsFor(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a queued run is not running yet: made when asked, never stored."""
+    """The same as text."""
 
     reason: str
     text: str
@@ -57,9 +71,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
-    """A PENDING run's record in an answer."""
+    """A PENDING run's record in an answer. ``waiting`` is None in that of an older release."""
 
     waits_for: WaitsFor | None = None
+    waiting: Wait | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):

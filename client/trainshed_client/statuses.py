@@ -64,3 +64,23 @@ class NodeStatus(enum.StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> NodeStatus:
         return cls.UNSPECIFIED
+
+
+class WaitReason(enum.StrEnum):
+    """Why a PENDING run is not running, in the order in which it is looked for."""
+
+    CANCEL = "cancel"
+    DEPENDENCY = "dependency"
+    BACKOFF = "backoff"
+    NO_NODE = "no_node"
+    TOO_LARGE = "too_large"
+    GPUS = "gpus"
+    CPUS = "cpus"
+    MEMORY = "memory"
+    RESERVATION = "reservation"
+    TURN = "turn"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> WaitReason:
+        return cls.UNSPECIFIED

@@ -1,30 +1,28 @@
 """What the read model answers: runs, one run, slots, nodes, and all rows for an audit.
 
-Owns the shapes of answers and their size; knows neither NATS nor how rows come about, nor what a listing asks for. Each
-answer is of one read transaction, and its ``seq`` is the checkpoint's in that transaction.
+Owns what is read for an answer and its size; knows neither NATS nor how rows come about, nor what a listing asks for, nor
+why a run waits. Each answer is of one read transaction, and its ``seq`` is the checkpoint's in that transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Select, Table, func, select
 
+from events.state import State
 from projections.queries.listing import RunQuery, label_text, quick_row, selected, total
+from projections.queries.live import Live
 from projections.read_model import tables
 from projections.read_model.database import Database
 from projections.read_model.rows import (
     NodeRow,
-    Row,
     SlotRow,
     record_json,
     row_from,
 )
-from projections.read_model.store import run_pair
-from projections.standing import Standing, standing_of
-from projections.waits import Rooms, Waits, waits_for
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import RunStatus
@@ -33,77 +31,99 @@ MAX_FOUND = 6
 MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
-_EXPLAINED = 10
+WAITING_BYTES = 1_000
+"""So much room is left beside a PENDING run's record for why it waits, which is for others to say."""
 _ENTRY = msgspec.json.Encoder()
 
 
-class Queries:
-    """The read side of one database; every call is one read transaction. The clock (ns) is passed in."""
+class FoundRun(NamedTuple):
+    """A run's record as JSON, and its id where it is PENDING."""
 
-    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
+    record: bytes
+    waits: str | None
+
+
+class FoundRuns(NamedTuple):
+    """One page of a listing, newest first. ``total`` in a first page alone: how many match, in all pages together.
+
+    ``live``: all that is live at the same moment, where a run of the page is PENDING.
+    """
+
+    seq: int
+    runs: list[FoundRun]
+    total: int | None
+    live: State | None
+
+
+class FoundOne(NamedTuple):
+    """All about one run: its config, attempts and timeline as JSON; ``live`` as in FoundRuns."""
+
+    seq: int
+    run: FoundRun
+    config: bytes
+    attempts: list[msgspec.Raw]
+    timeline: list[msgspec.Raw]
+    live: State | None
+
+
+class Queries:
+    """The read side of one database; every call is one read transaction."""
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
+        self._live = Live()
 
     # --- answers ------------------------------------------------------------------------------------------
 
-    def runs(self, query: RunQuery) -> dict[str, Any]:
-        """``run.list``: newest first. A page may end before ``limit`` where it is full: the last one is empty.
-
-        ``total`` stands in a first page alone: how many match, in all pages together.
-        """
+    def runs(self, query: RunQuery) -> FoundRuns:
+        """``run.list``. A page may end before ``limit`` where it is full: the last one is empty."""
         limit = query.limit if query.run is None else min(query.limit, MAX_FOUND)
         with self._database.reading() as connection:
             seq = _seq(connection)
-            runs: list[msgspec.Raw] = []
+            runs: list[FoundRun] = []
             size = 0
-            for record in self._records(connection, selected(query), query.labels):
-                size += len(record) + 1
+            for found in self._found(connection, selected(query), query.labels):
+                size += len(found.record) + 1 + (WAITING_BYTES if found.waits else 0)
                 if size > MAX_BYTES and runs:
                     break
-                runs.append(msgspec.Raw(record))
+                runs.append(found)
                 if len(runs) == limit:
                     break
             else:
                 limit = 0  # these were all
-            answer = {"v": 1, "seq": seq, "runs": runs}
+            matching = None
             if query.before_seq is None:
-                answer["total"] = total(connection, query) if limit else len(runs)
-        return answer
+                matching = total(connection, query) if limit else len(runs)
+            waits = any(found.waits for found in runs)
+            return FoundRuns(seq, runs, matching, self._live.state(connection) if waits else None)
 
-    def run(self, run_id: str) -> dict[str, Any]:
+    def run(self, run_id: str) -> FoundOne:
         """``run.get``. Raises TrainshedError (not_found). Of what is too long for an answer, the newest is kept."""
         with self._database.reading() as connection:
+            statement = tables.runs.select().where(tables.runs.c.run_id == run_id)
+            columns = connection.execute(statement).mappings().one_or_none()
+            if columns is None:
+                raise TrainshedError(
+                    ErrorCode.NOT_FOUND, f"no run {run_id:.80}. List all: trainshed ls --all"
+                )
             seq = _seq(connection)
-            columns, record = self._one(connection, run_id)
             attempts = _attempts(connection, columns["submit_seq"])
             timeline = _timeline(connection, columns["submit_seq"])
-        config: str = columns["config"]
-        left = MAX_BYTES - len(record) - len(config)
+            waits = columns["status"] == RunStatus.PENDING
+            live = self._live.state(connection) if waits else None
+        config = columns["config"].encode()
+        record = record_json(row_from("runs", columns))
+        left = MAX_BYTES - WAITING_BYTES - len(record) - len(config)
         attempts = _newest(attempts, left // 2)
         timeline = _newest(timeline, left - sum(map(len, attempts)))
-        return {
-            "v": 1,
-            "seq": seq,
-            "run": msgspec.Raw(record),
-            "config": msgspec.Raw(config.encode()),
-            "attempts": [msgspec.Raw(text) for text in attempts],
-            "timeline": [msgspec.Raw(text) for text in timeline],
-        }
-
-    def explain(self, run_id: str, outlook: Callable[[Standing, int], object]) -> dict[str, Any]:
-        """``run.explain``: the run, of a PENDING one what ``outlook`` tells of its standing, and what happened last."""
-        with self._database.reading() as connection:
-            seq = _seq(connection)
-            columns, record = self._one(connection, run_id)
-            timeline = _timeline(connection, columns["submit_seq"])
-            answer = {"v": 1, "seq": seq, "run": msgspec.Raw(record)}
-            if columns["status"] == RunStatus.PENDING:
-                now_ns = self._clock()
-                _, run = run_pair(columns)
-                waits = waits_for(run, Rooms.of(_nodes(connection), _slots(connection)), now_ns)
-                answer["waiting"] = outlook(standing_of(connection, run, waits, now_ns), now_ns)
-        answer["timeline"] = [msgspec.Raw(text) for text in timeline[-_EXPLAINED:]]
-        return answer
+        return FoundOne(
+            seq,
+            FoundRun(record, run_id if waits else None),
+            config,
+            [msgspec.Raw(text) for text in attempts],
+            [msgspec.Raw(text) for text in timeline],
+            live,
+        )
 
     def slots(self) -> dict[str, Any]:
         """``slot.list``; the free slots of nodes that left are left out."""
@@ -194,38 +214,16 @@ class Queries:
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _records(
+    def _found(
         self, connection: Connection, statement: Select[Any], labels: Mapping[str, str]
-    ) -> Iterator[bytes]:
-        waits: Waits | None = None
+    ) -> Iterator[FoundRun]:
         wanted = [label_text(key, value) for key, value in labels.items()]
         for row in connection.execute(statement).yield_per(100):
             if wanted and not all(text in row.labels for text in wanted):  # LIKE takes letters of either case
                 continue
-            record = quick_row(row)
-            if row.status != "PENDING":
-                yield record_json(record)
-                continue
-            if waits is None:
-                waits = self._waits(connection)
-            yield _queued(record, waits.json(row.fold, row.config))
-
-    def _one(self, connection: Connection, run_id: str) -> tuple[Mapping[Any, Any], bytes]:
-        statement = tables.runs.select().where(tables.runs.c.run_id == run_id)
-        columns = connection.execute(statement).mappings().one_or_none()
-        if columns is None:
-            raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id:.80}. List all: trainshed ls --all")
-        record = row_from("runs", columns)
-        if columns["status"] != RunStatus.PENDING:
-            return columns, record_json(record)
-        return columns, _queued(record, self._waits(connection).json(columns["fold"], columns["config"]))
-
-    def _waits(self, connection: Connection) -> Waits:
-        return Waits(Rooms.of(_nodes(connection), _slots(connection)), self._clock())
-
-
-def _queued(row: Row, waits: bytes) -> bytes:
-    return record_json(row)[:-1] + b',"waits_for":' + waits + b"}"
+            yield FoundRun(
+                record_json(quick_row(row)), row.run_id if row.status == RunStatus.PENDING else None
+            )
 
 
 def _seq(connection: Connection) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 from sqlalchemy import Row as SqlRow
 
 from events.times import nanoseconds, rfc3339
@@ -98,13 +98,6 @@ def run_query(
 
 
 _FIELDS = RunRow.__struct_fields__
-_IS_PENDING = tables.runs.c.status == RunStatus.PENDING.value
-_LISTED: tuple[ColumnElement[Any], ...] = (
-    *(tables.runs.c[name] for name in _FIELDS),
-    # What a queued run waits for is made of these; the others' are not read from the disk for a listing.
-    case((_IS_PENDING, tables.runs.c.config)).label("config"),
-    case((_IS_PENDING, tables.runs.c.fold)).label("fold"),
-)
 _JSON_PLACES = tuple(place for place, name in enumerate(_FIELDS) if name in tables.JSON_COLUMNS)
 _BOOLEAN_PLACES = tuple(place for place, name in enumerate(_FIELDS) if name in tables.BOOLEAN_COLUMNS)
 _STEP_PLACE = _FIELDS.index("step")
@@ -124,7 +117,7 @@ def quick_row(row: SqlRow[Any]) -> RunRow:
 def selected(query: RunQuery) -> Select[Any]:
     """The runs that match (by their labels: see :func:`label_text`), in the order of the listing."""
     runs = tables.runs.c
-    statement = select(*_LISTED).where(*_conditions(query))
+    statement = select(*(runs[name] for name in _FIELDS)).where(*_conditions(query))
     # The index of the ended ones is in this order: however many there are, the last are found at once.
     return statement.order_by(runs.seq.desc() if query.ended else runs.submit_seq.desc())
 

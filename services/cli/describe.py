@@ -5,10 +5,9 @@ Owns those words and a run's exit code; reads no clock and prints nothing.
 
 from __future__ import annotations
 
-import re
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.cli.text import count, metric, seconds_between
 from services.durations import MINUTE_S, format_duration
@@ -22,11 +21,11 @@ from trainshed_client.rendering.timeline import (
     data_of,
     failed_dependency,
 )
-from trainshed_client.statuses import FailureReason, RunStatus
+from trainshed_client.rendering.waiting import brief
+from trainshed_client.statuses import FailureReason, RunStatus, WaitReason
 
 NOTHING = "-"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
-_FREE_OF = re.compile(r" \((\d+) of \d+ free\)$")
 _METRICS = 2
 
 _WITHOUT_CODE = frozenset(
@@ -185,21 +184,20 @@ def last(record: RunRecord) -> str:
             return ending(record) or NOTHING
 
 
-def last_in_brief(record: RunRecord) -> str:
-    """`last` for a column beside the status, which is narrow: ``for 2 GPUs (1 free)``, ``retry in 12 s``."""
+def last_in_brief(record: RunRecord, shown: Callable[[str], str] = str) -> str:
+    """`last` for a column beside the status, which is narrow: ``for 2 GPUs (1 free)``, ``retry in 12 s``.
+
+    ``shown``: how the id of another run is shown there.
+    """
     text = last(record)
     if record.status is RunStatus.CANCELLED:
         if record.failure_reason is FailureReason.DEPENDENCY_FAILED:
             return "dependency failed"
         return "cancelled" if text == NOTHING else text
-    if record.status is not RunStatus.PENDING or not text.startswith("waiting "):
-        return text
-    text = text.removeprefix("waiting ").removeprefix("until its ")
-    if text == "for its turn":
-        return "its turn"
-    if text.startswith("for run"):
-        return text.replace("for", "after", 1)
-    return _FREE_OF.sub(r" (\1 free)", text.replace(" free ", " ", 1))
+    wait = record.waiting if isinstance(record, QueuedRunRecord) and not record.cancel_requested else None
+    if record.status is not RunStatus.PENDING or wait is None or wait.reason is WaitReason.UNSPECIFIED:
+        return text  # of another release at most
+    return brief(wait, shown)
 
 
 def why_ended(record: RunRecord, timeline: Sequence[TimelineEntry]) -> str:

@@ -5,16 +5,13 @@ Owns which columns there are and in what colour; the words are services/cli/desc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from services.cli import describe
 from services.cli.table import Cell, Column
 from services.cli.text import clean, short, shortest
 from trainshed_client.records import RunRecord
-from trainshed_client.statuses import RunStatus
 
-_RUN_ID = re.compile(r"\b[a-z2-7]{26}\b")
 COLUMNS = (
     Column("RUN"),
     Column("NAME", shrink=10),
@@ -38,17 +35,10 @@ def rows(records: Sequence[RunRecord], now: str, *, whole_ids: bool) -> list[lis
             describe.where(record),
             describe.waited(record, now),
             describe.ran(record, now),
-            clean(_last(record, whole_ids=whole_ids)),
+            clean(describe.last_in_brief(record, str if whole_ids else short)),
         ]
         for record in records
     ]
-
-
-def _last(record: RunRecord, *, whole_ids: bool) -> str:
-    text = describe.last_in_brief(record)
-    if whole_ids or record.status is not RunStatus.PENDING:
-        return text
-    return _RUN_ID.sub(lambda found: short(found[0]), text)
 
 
 def _title(record: RunRecord) -> Cell:

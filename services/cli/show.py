@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -22,13 +21,9 @@ from services.cli.table import Cell, Column, Screen, print_lines, render, wrappe
 from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import RunView
-from trainshed_client.errors import TrainshedError
-from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry, WaitsFor
+from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
 from trainshed_client.rendering.timeline import EndData, by_whom, data_of
 from trainshed_client.statuses import RunStatus
-
-if TYPE_CHECKING:
-    from trainshed_client.client import Trainshed
 
 _LABEL_WIDTH = 10
 
@@ -55,24 +50,9 @@ async def _read(run: str, *, for_people: bool) -> tuple[bytes, RunView, LastWord
         body = await trainshed.run_json(run)
         view = msgspec.json.decode(body, type=RunView)
         words = None
-        if for_people:
-            if view.run.status is RunStatus.FAILED:
-                words = await last_words(trainshed, view)
-            elif view.run.waits_for is not None and view.run.waits_for.reason == "turn":
-                view = await _with_reservation(trainshed, view)
+        if for_people and view.run.status is RunStatus.FAILED:
+            words = await last_words(trainshed, view)
         return body, view, words
-
-
-async def _with_reservation(trainshed: Trainshed, view: RunView) -> RunView:
-    """Where there is room: whether it is kept for another run, which only the scheduler's side knows."""
-    try:
-        waiting = (await trainshed.explain(view.run.run_id)).waiting
-    except TrainshedError:
-        return view  # a courtesy
-    if waiting is None or waiting.reason != "reservation":
-        return view
-    waits_for = WaitsFor(reason=waiting.reason, text=waiting.text)
-    return msgspec.structs.replace(view, run=msgspec.structs.replace(view.run, waits_for=waits_for))
 
 
 def lines(view: RunView, words: LastWords | None, at: str, screen: Screen) -> list[str]:

@@ -21,8 +21,8 @@ from projections.queries.answers import Queries
 from projections.queries.listing import run_query
 from services.api import Call
 from services.position import Position
-from services.projector.outlook import outlook
 from services.projector.trouble import Trouble
+from services.projector.waiting import WaitingRuns
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 _log = logging.getLogger("trainshed.projector")
@@ -46,6 +46,7 @@ class Answers:
     def __init__(
         self,
         queries: Queries,
+        waiting: WaitingRuns,
         log: EventLog,
         position: Position,
         trouble: Trouble,
@@ -54,6 +55,7 @@ class Answers:
         keeps_records: bool,
     ) -> None:
         self._queries = queries
+        self._waiting = waiting
         self._log = log
         self._position = position
         self._trouble = trouble
@@ -74,11 +76,11 @@ class Answers:
 
     async def _run_get(self, call: Call) -> object:
         run_id = _run_id(call)
-        return await self._answer(lambda: self._queries.run(run_id))
+        return await self._answer(lambda: self._waiting.run(self._queries.run(run_id)))
 
     async def _run_explain(self, call: Call) -> object:
         run_id = _run_id(call)
-        return await self._answer(lambda: self._queries.explain(run_id, outlook))
+        return await self._answer(lambda: self._waiting.explain(self._queries.run(run_id)))
 
     async def _run_list(self, call: Call) -> object:
         query = run_query(
@@ -95,7 +97,7 @@ class Answers:
                 before_seq=int,
             )
         )
-        return await self._answer(lambda: self._queries.runs(query))
+        return await self._answer(lambda: self._waiting.listing(self._queries.runs(query)))
 
     async def _slot_list(self, call: Call) -> object:
         call.fields()

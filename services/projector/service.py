@@ -32,6 +32,7 @@ from services.lifecycle import first_cause
 from services.position import Position
 from services.projector.calls import Answers
 from services.projector.trouble import FAILURES, Trouble
+from services.projector.waiting import WaitingRuns
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
@@ -74,7 +75,7 @@ class ProjectorService:
         self._nc = nc
         self._log = EventLog(nc)
         self._database = Database(database)
-        self._queries = Queries(self._database, clock)
+        self._queries = Queries(self._database)
         self._adder = Adder(self._database)
         self._position = Position()
         self._stop = asyncio.Event()
@@ -87,7 +88,13 @@ class ProjectorService:
         self._buckets = RecordBuckets(nc) if records else None
         self._filled = False
         self._answers = Answers(
-            self._queries, self._log, self._position, self._trouble, self._in_reader, keeps_records=records
+            self._queries,
+            WaitingRuns(clock),
+            self._log,
+            self._position,
+            self._trouble,
+            self._in_reader,
+            keeps_records=records,
         )
 
     async def run(self) -> None:

@@ -93,6 +93,17 @@ class PendingQueue:
         """When the next back-off is over; None where none is running."""
         return self._delayed[0][0] if self._delayed else None
 
+    @property
+    def queued(self) -> int:
+        """How many runs could be granted: those that wait for a back-off are not among them."""
+        return len(self._all)
+
+    def place_of(self, run: Run) -> int | None:
+        """A run's place in the order, from 1 on; None where it could not be granted."""
+        order = order_of(run)
+        before = self._all.bisect_left(order)
+        return before + 1 if before < len(self._all) and self._all[before] == order else None
+
     def heads(self) -> Heads:
         """Walk the queue in order; see Heads."""
         return Heads(self._shapes, self._all, self._runs)

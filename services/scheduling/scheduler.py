@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,8 +46,21 @@ class Grant(msgspec.Struct, frozen=True):
     passed_over_count: int
 
 
+class Plan(NamedTuple):
+    """What a decision comes to: the grants, for whom a node is kept, and what is left of each node that takes work."""
+
+    grants: list[Grant]
+    reservation: Reservation | None
+    offers: dict[str, Offer]
+
+
 def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns: int) -> list[Grant]:
-    """Grants for the runs that fit now (ns since 1970), in the queue's order, ``limit`` at most.
+    """Grants for the runs that fit now (ns since 1970), in the queue's order, ``limit`` at most: see `plan`."""
+    return plan(state, queue, taken, limit, now_ns).grants if queue.queued else []
+
+
+def plan(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns: int) -> Plan:
+    """The decision as a whole.
 
     The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left
     beside it when it starts, or what they give back before that by their time limits, so that a large run is not starved
@@ -84,7 +98,7 @@ def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns
         )
         choice.take(slots, needs.cpus, needs.memory_mb, in_time=in_time)
         _share(offers, choice.node, slots, uuids)
-    return grants
+    return Plan(grants, reservation, offers)
 
 
 def choose(needs: Needs, longest: float | None, offers: Iterable[Offer], now_ns: int) -> Offer | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from events.feed import Message
+from projections.queries.answers import Queries
+from projections.queries.listing import run_query
 from projections.read_model import tables
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from projections.read_model.rows import MODULUS, digest, row_from
+from services.projector.waiting import WaitingRuns
 
 LOG_ID = "log-1"
 
@@ -51,3 +56,28 @@ def recomputed_hash(dumped: dict[str, list[dict[str, Any]]]) -> str:
 def kept_hash(dumped: dict[str, list[dict[str, Any]]]) -> str:
     """The state hash that the checkpoint holds."""
     return str(dumped["checkpoint"][0]["state_hash"])
+
+
+class Asked:
+    """What a projector answers about the runs of a database, decoded."""
+
+    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
+        self.queries = Queries(database)
+        self._waiting = WaitingRuns(clock)
+
+    def runs(self, **query: Any) -> dict[str, Any]:
+        """``run.list``."""
+        return _decoded(self._waiting.listing(self.queries.runs(run_query(**query))))
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """``run.get``."""
+        return _decoded(self._waiting.run(self.queries.run(run_id)))
+
+    def explain(self, run_id: str) -> dict[str, Any]:
+        """``run.explain``."""
+        return _decoded(self._waiting.explain(self.queries.run(run_id)))
+
+
+def _decoded(answer: dict[str, Any]) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(answer))
+    return decoded

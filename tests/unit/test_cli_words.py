@@ -11,10 +11,20 @@ from services.cli import describe, ls
 from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
 from services.cli.table import Cell, Column, Screen, render, text_width
-from services.cli.text import clean, count, format_bytes, metric, parse_memory_mb, seconds_between, shortest
+from services.cli.text import (
+    clean,
+    count,
+    format_bytes,
+    metric,
+    parse_memory_mb,
+    seconds_between,
+    short,
+    shortest,
+)
 from tests.support.timeline import entry
 from trainshed_client.errors import TrainshedError
-from trainshed_client.records import QueuedRunRecord, SlotRecord, TimelineEntry, WaitsFor
+from trainshed_client.records import QueuedRunRecord, SlotRecord, TimelineEntry, Wait, WaitsFor
+from trainshed_client.rendering import waiting
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,
     EndData,
@@ -23,7 +33,7 @@ from trainshed_client.rendering.timeline import (
     RetryRequestedData,
     TimelineData,
 )
-from trainshed_client.statuses import FailureReason, RunStatus
+from trainshed_client.statuses import FailureReason, RunStatus, WaitReason
 
 NOW = "2026-11-24T10:00:00.000000Z"
 
@@ -114,24 +124,87 @@ def test_the_last_column_tells_what_matters_now(run: QueuedRunRecord, words: str
     assert describe.last(run) == words
 
 
+GPUS, CPUS = {"gpus": 2, "free": 1, "total": 2}, {"cpus": 9, "free": 3}
+
+
 @pytest.mark.parametrize(
-    ("waits", "brief"),
+    ("wait", "whole", "brief"),
     [
-        ("waiting for 2 free GPUs (1 of 2 free)", "for 2 GPUs (1 free)"),
+        (Wait(reason=WaitReason.CANCEL), "it is being cancelled", "it is being cancelled"),
         (
+            Wait(reason=WaitReason.DEPENDENCY, numbers={"runs": 1}, runs=["k" * 26]),
+            f"waiting for run {'k' * 26}",
+            "after run kkkkkk",
+        ),
+        (
+            Wait(reason=WaitReason.DEPENDENCY, numbers={"runs": 5}, runs=["ka", "kb", "kc", "kd"]),
+            "waiting for runs ka, kb, kc and 2 more",
+            "after runs ka, kb, kc and 2 more",
+        ),
+        (
+            Wait(reason=WaitReason.DEPENDENCY, numbers={"failed": 1}, runs=["k" * 26]),
+            f"run {'k' * 26} did not complete, so this one is being cancelled",
+            "run kkkkkk did not complete",
+        ),
+        (
+            Wait(reason=WaitReason.BACKOFF, numbers={"seconds": 12}),
+            "waiting until its retry in 12 s",
+            "retry in 12 s",
+        ),
+        (Wait(reason=WaitReason.NO_NODE), "no node is up", "no node is up"),
+        (
+            Wait(reason=WaitReason.NO_NODE, numbers={"drained": 2, "away": 1}),
+            "no node takes work (2 drained, 1 lost or left)",
+            "no node takes work (2 drained, 1 lost or left)",
+        ),
+        (
+            Wait(reason=WaitReason.TOO_LARGE, numbers={"gpus": 1, "cpus": 2, "memory_mb": 3}),
+            "no node that is up has 1 GPU, 2 CPUs and 3 MB of memory",
+            "no node that is up has 1 GPU, 2 CPUs and 3 MB of memory",
+        ),
+        (
+            Wait(reason=WaitReason.GPUS, numbers=GPUS),
+            "waiting for 2 free GPUs (1 of 2 free)",
+            "for 2 GPUs (1 free)",
+        ),
+        (
+            Wait(reason=WaitReason.GPUS, numbers={**GPUS, "free": 2, "total": 4}),
             "waiting for 2 free GPUs on one node (2 of 4 free on several)",
             "for 2 GPUs on one node (2 of 4 free on several)",
         ),
-        ("waiting for 9 free CPUs (3 free on the best node)", "for 9 CPUs (3 free on the best node)"),
-        ("waiting for its turn", "its turn"),
-        ("waiting until its retry in 12 s", "retry in 12 s"),
-        (f"waiting for run {'k' * 26}", f"after run {'k' * 26}"),
-        ("no node is up", "no node is up"),
+        (
+            Wait(reason=WaitReason.CPUS, numbers=CPUS),
+            "waiting for 9 free CPUs (3 free on the best node)",
+            "for 9 CPUs (3 free on the best node)",
+        ),
+        (
+            Wait(reason=WaitReason.MEMORY, numbers={"memory_mb": 9, "free": 3}),
+            "waiting for 9 MB of free memory (3 MB free on the best node)",
+            "for 9 MB of memory (3 MB free on the best node)",
+        ),
+        (
+            Wait(reason=WaitReason.RESERVATION, runs=["k" * 26], nodes=["gpu01", "gpu01"]),
+            "gpu01 has room, but keeps it for run kkkkkk, which comes first; what that waits for has no time limit",
+            "gpu01 is kept for run kkkkkk",
+        ),
+        (Wait(reason=WaitReason.TURN), "waiting for its turn", "its turn"),
     ],
 )
-def test_beside_its_status_what_a_run_waits_for_is_told_in_few_words(waits: str, brief: str) -> None:
-    queued = record(status=RunStatus.PENDING, waits_for=WaitsFor(reason="r", text=waits))
-    assert describe.last_in_brief(queued) == brief
+def test_what_a_run_waits_for_is_told_whole_and_beside_its_status_in_few_words(
+    wait: Wait, whole: str, brief: str
+) -> None:
+    assert waiting.text(wait) == whole
+    waits_for = WaitsFor(reason=wait.reason, text=whole)
+    queued = record(status=RunStatus.PENDING, waits_for=waits_for, waiting=wait)
+    assert describe.last_in_brief(queued, short) == brief
+
+
+@pytest.mark.parametrize("data", [None, {"reason": "quota", "numbers": {"share": 0.5}}])
+def test_what_another_release_says_of_it_is_told_by_its_text(data: object) -> None:
+    waits_for = {"reason": "quota", "text": "waiting for its share"}
+    bare = msgspec.to_builtins(record(status=RunStatus.PENDING))
+    queued = msgspec.convert({**bare, "waits_for": waits_for, "waiting": data}, QueuedRunRecord)
+    assert describe.last_in_brief(queued) == "waiting for its share"
 
 
 def entries(*happened: tuple[str, TimelineData]) -> list[TimelineEntry]:

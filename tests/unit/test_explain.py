@@ -7,10 +7,8 @@ import pytest
 
 from bench.log_maker import LogMaker
 from events.types import CancelRequested, Completed, Device, Failed, NodeDrained, NodeJoined, NodeLost
-from projections.queries.answers import Queries
-from projections.queries.listing import run_query
-from services.projector.outlook import MOST_HOLDERS, outlook
-from tests.support.read_model import fold, memory
+from services.scheduling.explain import MOST_HOLDERS
+from tests.support.read_model import Asked, fold, memory
 from trainshed_client.answers import Explanation, Waiting
 from trainshed_client.statuses import FailureReason
 
@@ -45,11 +43,13 @@ class Model:
         self.made.start(run_id, slots=slots)
         return run_id
 
-    def explain(self, run_id: str) -> Explanation:
+    def asked(self) -> Asked:
         fold(self._database, [self.made.messages[self._folded :]])
         self._folded = len(self.made.messages)
-        answer = Queries(self._database, lambda: self.made.now_ns).explain(run_id, outlook)
-        return msgspec.json.decode(msgspec.json.encode(answer), type=Explanation)
+        return Asked(self._database, lambda: self.made.now_ns)
+
+    def explain(self, run_id: str) -> Explanation:
+        return msgspec.convert(self.asked().explain(run_id), Explanation)
 
     def waiting(self, run_id: str) -> Waiting:
         waiting = self.explain(run_id).waiting
@@ -191,16 +191,19 @@ def test_a_run_that_does_not_wait_has_no_such_answer(model: Model) -> None:
 
 def test_a_record_in_a_listing_waits_for_the_same_as_a_record_alone(model: Model) -> None:
     model.hold(0, 1, 2)
-    first = model.submit(2)
+    first = model.submit(4)
     model.made.by_gateway(CancelRequested(run_id=model.submit(2)))
     model.submit(1, after=[first])
     model.submit(0)
     model.submit(1, resources={"gpus": {"requested": 3, "mandatory": False}, "cpus": 99})
     model.submit(1, resources={"memory_mb": 99_000})
-    model.explain(first)
-    queries = Queries(model._database, lambda: model.made.now_ns)
-    listed = [msgspec.json.decode(raw) for raw in queries.runs(run_query(status=["PENDING"]))["runs"]]
+    model.submit(1)
+    asked = model.asked()
+    listed = asked.runs(status=["PENDING"])["runs"]
     reasons = [one["waits_for"]["reason"] for one in listed]
-    assert reasons == ["too_large", "cpus", "turn", "dependency", "cancel", "gpus"]
+    assert reasons == ["reservation", "too_large", "cpus", "turn", "dependency", "cancel", "gpus"]
     for one in listed:
-        assert msgspec.json.decode(queries.run(one["run_id"])["run"]) == one
+        assert asked.run(one["run_id"])["run"] == one
+        explained = asked.explain(one["run_id"])["waiting"]
+        assert explained["text"] == one["waits_for"]["text"]
+        assert {name: explained[name] for name in one["waiting"]} == one["waiting"]

@@ -29,6 +29,7 @@ from trainshed_client.records import (
     QueuedRunRecord,
     SlotRecord,
     TimelineEntry,
+    Wait,
     WaitsFor,
 )
 from trainshed_client.rendering.timeline import (
@@ -40,7 +41,8 @@ from trainshed_client.rendering.timeline import (
     SubmittedData,
     TimelineData,
 )
-from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+from trainshed_client.rendering.waiting import text
+from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus, WaitReason
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NOW = "2026-11-24T10:00:00.000000Z"
@@ -49,6 +51,11 @@ TRAIN = ["/home/ada/venv/bin/python3", "train.py", "--env", "CartPole-v1", "--lr
 
 def at(clock: str) -> str:
     return f"2026-11-24T{clock}.123456Z"
+
+
+def waits(wait: Wait) -> dict[str, Any]:
+    """What a record bears of it."""
+    return {"waiting": wait, "waits_for": WaitsFor(reason=wait.reason, text=text(wait))}
 
 
 def run(run_id: str, status: RunStatus, number: int, **given: Any) -> QueuedRunRecord:
@@ -93,7 +100,7 @@ WAITING = run(
     8,
     name="python3",
     command=TRAIN,
-    waits_for=WaitsFor(reason="gpus", text="waiting for 2 free GPUs on one node (2 of 4 free on several)"),
+    **waits(Wait(reason=WaitReason.GPUS, numbers={"gpus": 2, "free": 2, "total": 4})),
 )
 AGAIN = run(
     "mz6w3e",
@@ -101,7 +108,7 @@ AGAIN = run(
     7,
     attempt=2,
     name="sac-humanoid-with-a-name-that-goes-on-for-longer-than-there-is-room",
-    waits_for=WaitsFor(reason="backoff", text="waiting until its retry in 30 s"),
+    **waits(Wait(reason=WaitReason.BACKOFF, numbers={"seconds": 30})),
 )
 DONE = run(
     "c5tq2k", RunStatus.COMPLETED, 6, exit_code=0, slots=[1], step=1_000_000, metrics={"reward": 500.0},
@@ -120,11 +127,12 @@ SILENT = run(
     last_heartbeat_at=at("09:10:00"), ended_at=at("09:15:05"), **STARTED,
 )  # fmt: skip
 STOPPED = run("f4ke6s", RunStatus.CANCELLED, 2, ended_at=at("09:01:00"))
+AFTER_LIVE = Wait(reason=WaitReason.DEPENDENCY, numbers={"runs": 1}, runs=[LIVE.run_id])
 NEXT = run(
-    "h7turn", RunStatus.PENDING, 10, waits_for=WaitsFor(reason="gpus", text="waiting for 2 free GPUs (1 of 2 free)")
+    "h7turn", RunStatus.PENDING, 10, **waits(Wait(reason=WaitReason.GPUS, numbers={"gpus": 2, "free": 1, "total": 2}))
 )  # fmt: skip
 CHAINED = run(
-    "n5late", RunStatus.PENDING, 11, waits_for=WaitsFor(reason="dependency", text=f"waiting for run {LIVE.run_id}")
+    "n5late", RunStatus.PENDING, 11, **waits(AFTER_LIVE)
 )  # fmt: skip
 BROKEN = run(
     "w2bad6", RunStatus.FAILED, 12, failure_reason=FailureReason.SPAWN_ERROR, node="gpu01", ended_at=at("09:00:13"),
@@ -215,18 +223,21 @@ HOLDERS = [
     Holder(run_id=DONE.run_id, name=AGAIN.name, node="gpu02", slots=[1], cpus=1, since=at("09:59:00")),
 ]  # fmt: skip
 WAITS = Waiting(
-    reason="gpus", text="waiting for 2 free GPUs on one node (2 of 4 free on several)", place=1, of=12,
+    reason=WaitReason.GPUS, text="waiting for 2 free GPUs on one node (2 of 4 free on several)", place=1, of=12,
     reservation=Reserved(run_id=WAITING.run_id, name="python3", node="gpu01", starts_by=at("11:00:13")),
     holders=HOLDERS, holders_total=52, commands=["trainshed resume gpu04"],
 )  # fmt: skip
 BEHIND = Waiting(
-    reason="reservation",
+    reason=WaitReason.RESERVATION,
     text="gpu01 has room, but keeps it for run p2n4vd, which comes first; this one has no time limit to be over before that",
     place=3, of=1_012, reservation=Reserved(run_id=FAILED.run_id, name="train.sh", node="gpu01", starts_by=at("11:00:13")),
     holders=HOLDERS[:1], holders_total=1,
 )  # fmt: skip
 AFTER = Waiting(
-    reason="dependency", text=f"waiting for run {LIVE.run_id}", of=12, commands=["trainshed explain k3f2q7"]
+    reason=WaitReason.DEPENDENCY,
+    text=f"waiting for run {LIVE.run_id}",
+    of=12,
+    commands=["trainshed explain k3f2q7"],
 )
 SLOTS = SlotPage(
     seq=120,

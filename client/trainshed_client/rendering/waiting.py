@@ -1,0 +1,139 @@
+"""Why a queued run waits, as text: one renderer for answers, screens and whoever else shows records.
+
+Owns the texts of each reason; knows neither where the data come from nor how wide a screen is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trainshed_client.records import Wait
+from trainshed_client.statuses import WaitReason
+
+MAX_NAMED = 3
+_ID_SHOWN = 6
+
+
+def text(wait: Wait) -> str:
+    """A clause for people: ``waiting for 2 free GPUs (1 of 2 free)``."""
+    numbers = wait.numbers
+    match wait.reason:
+        case WaitReason.CANCEL:
+            return "it is being cancelled"
+        case WaitReason.DEPENDENCY if numbers.get("failed"):
+            return f"run {_first(wait.runs)} did not complete, so this one is being cancelled"
+        case WaitReason.DEPENDENCY:
+            return f"waiting for {_runs(wait, str)}"
+        case WaitReason.BACKOFF:
+            return f"waiting until its {_retry(wait)}"
+        case WaitReason.NO_NODE:
+            return _no_node(int(numbers.get("drained", 0)), int(numbers.get("away", 0)))
+        case WaitReason.TOO_LARGE:
+            return f"no node that is up has {_needs(wait)}"
+        case WaitReason.GPUS:
+            return f"waiting for {_of(wait, 'gpus', 'free GPU')} {_free_gpus(wait, whole=True)}"
+        case WaitReason.CPUS:
+            return f"waiting for {_of(wait, 'cpus', 'free CPU')} ({_most(wait)} free on the best node)"
+        case WaitReason.MEMORY:
+            return f"waiting for {numbers.get('memory_mb', 0)} MB of free memory ({_most(wait)} MB free on the best node)"
+        case WaitReason.RESERVATION:
+            return _behind(wait)
+        case WaitReason.TURN:
+            return "waiting for its turn"
+        case WaitReason.UNSPECIFIED:
+            return "waiting, for a reason that this release does not know"
+
+
+def brief(wait: Wait, shown: Callable[[str], str] = str) -> str:
+    """The same for a narrow column beside the status: ``for 2 GPUs (1 free)``. ``shown``: how a run's id is shown."""
+    match wait.reason:
+        case WaitReason.DEPENDENCY if not wait.numbers.get("failed"):
+            return f"after {_runs(wait, shown)}"
+        case WaitReason.DEPENDENCY:
+            return f"run {shown(_first(wait.runs))} did not complete"
+        case WaitReason.BACKOFF:
+            return _retry(wait)
+        case WaitReason.GPUS:
+            return f"for {_of(wait, 'gpus', 'GPU')} {_free_gpus(wait, whole=False)}"
+        case WaitReason.CPUS:
+            return f"for {_of(wait, 'cpus', 'CPU')} ({_most(wait)} free on the best node)"
+        case WaitReason.MEMORY:
+            return f"for {wait.numbers.get('memory_mb', 0)} MB of memory ({_most(wait)} MB free on the best node)"
+        case WaitReason.RESERVATION:
+            return f"{_last(wait.nodes)} is kept for run {shown(_first(wait.runs))}"
+        case WaitReason.TURN:
+            return "its turn"
+        case _:
+            return text(wait)
+
+
+def _first(names: Sequence[str]) -> str:
+    return names[0] if names else "another"
+
+
+def _last(names: Sequence[str]) -> str:
+    return names[-1] if names else "a node"
+
+
+def _retry(wait: Wait) -> str:
+    return f"retry in {wait.numbers.get('seconds', 0)} s"
+
+
+def _no_node(drained: int, away: int) -> str:
+    if drained and away:
+        return f"no node takes work ({drained} drained, {away} lost or left)"
+    if drained:
+        return f"no node takes work ({_count(drained, 'node')} drained)"
+    return f"no node is up ({_count(away, 'node')} lost or left)" if away else "no node is up"
+
+
+def _needs(wait: Wait) -> str:
+    numbers = wait.numbers
+    parts = [_of(wait, "gpus", "GPU")] if numbers.get("gpus") else []
+    parts.append(_of(wait, "cpus", "CPU"))
+    if memory_mb := numbers.get("memory_mb"):
+        parts.append(f"{memory_mb} MB of memory")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+
+
+def _free_gpus(wait: Wait, *, whole: bool) -> str:
+    numbers = wait.numbers
+    free, total = numbers.get("free", 0), numbers.get("total", 0)
+    if free >= numbers.get("gpus", 0):
+        return f"on one node ({free} of {total} free on several)"
+    return f"({free} of {total} free)" if whole else f"({free} free)"
+
+
+def _behind(wait: Wait) -> str:
+    """There is room, on the first of its nodes; the last is kept for another run, which comes first."""
+    room, kept, numbers = _first(wait.nodes), _last(wait.nodes), wait.numbers
+    first = f"for run {_first(wait.runs)[:_ID_SHOWN]}, which comes first"
+    what = f"{kept} has room, but keeps it {first}"
+    if room != kept:
+        what = f"{room} has room, but on devices that {kept} keeps {first}"
+    if "starts_in_s" not in numbers:
+        return f"{what}; what that waits for has no time limit"
+    if "limit_s" not in numbers:
+        return f"{what}; this one has no time limit to be over before that"
+    lasts = f"{numbers['limit_s']:g} s and {numbers.get('grace_s', 0):g} s of grace"
+    return f"{what}; this one may last until after that starts ({lasts}, and {numbers.get('spare_s', 0)} s are kept spare)"
+
+
+def _most(wait: Wait) -> int | float:
+    return wait.numbers.get("free", 0)
+
+
+def _of(wait: Wait, name: str, word: str) -> str:
+    return _count(wait.numbers.get(name, 0), word)
+
+
+def _count(number: float, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _runs(wait: Wait, shown: Callable[[str], str]) -> str:
+    total = int(wait.numbers.get("runs", len(wait.runs)))
+    if total == 1:
+        return f"run {shown(_first(wait.runs))}"
+    more = f" and {total - MAX_NAMED} more" if total > MAX_NAMED else ""
+    return f"runs {', '.join(map(shown, wait.runs[:MAX_NAMED]))}{more}"

@@ -1,0 +1,229 @@
+"""Why each waiting run of a state waits, as data, by the scheduler's own decision: the two cannot disagree.
+
+Owns the reasons, their order, and who holds what a run lacks; makes no text, reads no table and no clock. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from events.resources import could_hold, fits, least_of, whole_of
+from events.run_machine import SECOND_NS
+from events.state import Active, Node, Pending, Run, State
+from events.times import rfc3339
+from services.scheduling.order import could_be_granted
+from services.scheduling.queue import PendingQueue, Shape, shape_of
+from services.scheduling.reservation import (
+    MARGIN_S,
+    Reservation,
+    Taken,
+    ends_ns,
+    holders_elsewhere,
+    offer,
+)
+from services.scheduling.scheduler import choose, plan
+from trainshed_client.answers import Holder, Reserved, Waiting
+from trainshed_client.records import Wait
+from trainshed_client.statuses import NodeStatus, WaitReason
+
+MOST_GRANTED = 1_000
+"""So many grants are looked at; whoever has room beside them has its turn too, only not at once."""
+MOST_HOLDERS = 50
+MOST_COMMANDS = 3
+MOST_RUNS = 10
+"""So many of the runs that one waits for are named; the others are counted."""
+
+
+class Explainer:
+    """One state at one moment (ns since 1970), explained: one decision for all of its runs.
+
+    What that decision would grant has its turn. Every other run is judged by its shape against what the decision leaves.
+    ``state`` must not change meanwhile.
+    """
+
+    def __init__(self, state: State, now_ns: int, *, most_granted: int = MOST_GRANTED) -> None:
+        self._state = state
+        self._now_ns = now_ns
+        self._queue = PendingQueue()
+        for run in state.runs.values():
+            self._queue.update(run)
+        self._queue.promote(now_ns)
+        decision = plan(state, self._queue, Taken(), most_granted, now_ns)
+        self._granted = {grant.run.run_id for grant in decision.grants}
+        self._reservation = decision.reservation
+        self._offers = list(decision.offers.values())
+        self._unbound = [msgspec.structs.replace(o, kept=None, shared=None) for o in self._offers]
+        self._by_shape: dict[Shape, Wait] = {}
+
+    def wait_of(self, run: Run) -> Wait:
+        """Why ``run``, which is PENDING, is not running."""
+        phase = run.phase
+        assert isinstance(phase, Pending)
+        if not could_be_granted(run, self._now_ns):
+            return _not_yet(run, phase, self._now_ns)
+        if run.run_id in self._granted:
+            return _TURN
+        shape = shape_of(run)
+        wait = self._by_shape.get(shape)
+        if wait is None:
+            wait = self._by_shape[shape] = self._of_shape(run, shape)
+        return self._behind(run, wait) if wait.reason is WaitReason.RESERVATION else wait
+
+    def explain(self, run: Run) -> Waiting:
+        """All that is known of why ``run`` waits: its place, for whom a node is kept, and who holds what it lacks."""
+        wait = self.wait_of(run)
+        waiting = Waiting(
+            reason=wait.reason,
+            numbers=wait.numbers,
+            runs=wait.runs,
+            nodes=wait.nodes,
+            place=self._queue.place_of(run),
+            of=self._queue.queued,
+        )
+        if waiting.place is None:
+            return msgspec.structs.replace(waiting, commands=_for_dependencies(wait))
+        holders = list(self._holders(run, wait.reason))
+        return msgspec.structs.replace(
+            waiting,
+            reservation=None if self._reservation is None else _reserved(self._reservation),
+            holders=holders[:MOST_HOLDERS],
+            holders_total=len(holders),
+            commands=self._for_nodes(run, wait.reason),
+        )
+
+    def _of_shape(self, run: Run, shape: Shape) -> Wait:
+        """Why a run that the decision did not grant has no room."""
+        needs, least = run.needs, least_of(run.needs)
+        if not self._offers:
+            return self._no_node()
+        room = choose(needs, shape.longest_s, self._unbound, self._now_ns)
+        if room is not None:
+            if choose(needs, shape.longest_s, self._offers, self._now_ns) is not None:
+                return _TURN
+            return Wait(reason=WaitReason.RESERVATION, nodes=[room.node.name])
+        fitting = [o for o in self._offers if could_hold(o.node, needs, unhealthy_too=False)]
+        if not fitting:
+            return Wait(
+                reason=WaitReason.TOO_LARGE,
+                numbers={"gpus": least.slots, "cpus": least.cpus, "memory_mb": least.memory_mb},
+            )
+        with_gpus = [o for o in fitting if fits(least._replace(cpus=0, memory_mb=0), len(o.slots), 0, 0)]
+        if not with_gpus:
+            free = sum(len(o.slots) for o in fitting)
+            total = sum(whole_of(o.node, unhealthy_too=False).slots for o in fitting)
+            return Wait(reason=WaitReason.GPUS, numbers={"gpus": least.slots, "free": free, "total": total})
+        with_cpus = [o for o in with_gpus if fits(least._replace(memory_mb=0), len(o.slots), o.cpus, 0)]
+        if not with_cpus:
+            most = max(o.cpus for o in with_gpus)
+            return Wait(reason=WaitReason.CPUS, numbers={"cpus": least.cpus, "free": most})
+        most = max(o.memory_mb for o in with_cpus)
+        return Wait(reason=WaitReason.MEMORY, numbers={"memory_mb": least.memory_mb, "free": most})
+
+    def _no_node(self) -> Wait:
+        nodes = self._state.nodes.values()
+        drained = sum(node.status is NodeStatus.UP and node.drained for node in nodes)
+        away = sum(node.status in (NodeStatus.LOST, NodeStatus.LEFT) for node in nodes)
+        return Wait(reason=WaitReason.NO_NODE, numbers={"drained": drained, "away": away})
+
+    def _behind(self, run: Run, wait: Wait) -> Wait:
+        """With the run that comes first, its node, and why this one may not pass it."""
+        reservation = self._reservation
+        assert reservation is not None  # what has room and was not granted is behind it
+        numbers: dict[str, int | float] = {}
+        if reservation.until_ns is not None:
+            numbers["starts_in_s"] = max(0, -((self._now_ns - reservation.until_ns) // SECOND_NS))
+        if run.max_duration_s is not None:
+            numbers |= {"limit_s": run.max_duration_s, "grace_s": run.grace_s, "spare_s": MARGIN_S}
+        return Wait(
+            reason=wait.reason,
+            numbers=numbers,
+            runs=[reservation.run.run_id],
+            nodes=[*wait.nodes, reservation.node],
+        )
+
+    def _holders(self, run: Run, reason: WaitReason) -> Iterator[Holder]:
+        """The attempts that hold what the run lacks of the nodes that could hold it, be it a device granted on another."""
+        if reason is WaitReason.TURN:
+            return
+        state = self._state
+        nodes = [o.node for o in self._offers if could_hold(o.node, run.needs, unhealthy_too=False)]
+        if reason is WaitReason.RESERVATION and self._reservation is not None:
+            nodes = [node for node in nodes if node.name == self._reservation.node]
+        found = {
+            holder.run_id: (holder, active)
+            for node in nodes
+            for holder, active in state.attempts_of(node.name)
+        }
+        if reason in (WaitReason.GPUS, WaitReason.RESERVATION):
+            uuids = [uuid for node in nodes for uuid in offer(state, node, Taken()).elsewhere]
+            found |= {
+                holder.run_id: (holder, active) for holder, active, _ in holders_elsewhere(state, uuids)
+            }
+        for holder, active in sorted(
+            found.values(), key=lambda one: (one[1].node, one[1].slots, one[0].submit_seq)
+        ):
+            if reason is not WaitReason.GPUS or active.slots:
+                yield _holder(holder, active, self._now_ns)
+
+    def _for_nodes(self, run: Run, reason: WaitReason) -> list[str]:
+        """What makes a node that could hold the run take work again."""
+        could = [
+            node for node in self._state.nodes.values() if could_hold(node, run.needs, unhealthy_too=False)
+        ]
+        drained = sorted(node.name for node in could if node.status is NodeStatus.UP and node.drained)
+        commands = [f"trainshed resume {name}" for name in drained[:MOST_COMMANDS]]
+        if reason in (WaitReason.NO_NODE, WaitReason.TOO_LARGE) and any(map(_is_away, could)):
+            commands.append("trainshed nodes")
+        return commands
+
+
+_TURN = Wait(reason=WaitReason.TURN)
+
+
+def _not_yet(run: Run, phase: Pending, now_ns: int) -> Wait:
+    """Why a run could not be granted, whatever room there is."""
+    if run.cancel_requested:
+        return Wait(reason=WaitReason.CANCEL)
+    if phase.failed_dependency is not None:
+        return Wait(reason=WaitReason.DEPENDENCY, numbers={"failed": 1}, runs=[phase.failed_dependency])
+    if phase.waiting_for:
+        runs = sorted(phase.waiting_for)
+        return Wait(reason=WaitReason.DEPENDENCY, numbers={"runs": len(runs)}, runs=runs[:MOST_RUNS])
+    seconds = -((now_ns - phase.not_before_ns) // SECOND_NS)  # rounded up: never "in 0 s"
+    return Wait(reason=WaitReason.BACKOFF, numbers={"seconds": seconds})
+
+
+def _reserved(reservation: Reservation) -> Reserved:
+    run, until_ns = reservation.run, reservation.until_ns
+    return Reserved(
+        run_id=run.run_id,
+        name=run.name,
+        node=reservation.node,
+        starts_by=None if until_ns is None else rfc3339(until_ns),
+    )
+
+
+def _holder(run: Run, active: Active, now_ns: int) -> Holder:
+    ends = ends_ns(run, active, now_ns)
+    return Holder(
+        run_id=run.run_id,
+        name=run.name,
+        node=active.node,
+        slots=list(active.slots),
+        cpus=active.cpus,
+        memory_mb=active.memory_mb,
+        since=rfc3339(active.since_ns),
+        ends_by=None if ends is None else rfc3339(ends),
+    )
+
+
+def _for_dependencies(wait: Wait) -> list[str]:
+    if wait.reason is not WaitReason.DEPENDENCY or wait.numbers.get("failed"):
+        return []
+    return [f"trainshed explain {run_id[:6]}" for run_id in wait.runs[:MOST_COMMANDS]]
+
+
+def _is_away(node: Node) -> bool:
+    return node.status in (NodeStatus.LOST, NodeStatus.LEFT)
