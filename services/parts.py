@@ -17,8 +17,8 @@ from services.settings import Settings
 if TYPE_CHECKING:
     from events.log import EventLog
     from services.agent.agent import AgentService
-    from services.agent.gpus import Gpus
-    from services.agent.inventory import Inventory
+    from services.agent.machine.gpus import Gpus
+    from services.agent.machine.inventory import Inventory
     from services.dispatcher.dispatcher import Dispatcher
     from services.fold import SharedFold
     from services.gateway.gateway import Gateway
@@ -48,9 +48,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def machine(options: AgentOptions) -> Machine:
     """Look at the machine. Raises TrainshedError where NVML is there and does not answer."""
-    from services.agent.gpus import Gpus
-    from services.agent.inventory import take_inventory
-    from services.agent.visible import VARIABLE
+    from services.agent.machine.gpus import Gpus
+    from services.agent.machine.inventory import take_inventory
+    from services.agent.machine.visible import VARIABLE
 
     inventory, gpus = take_inventory(
         Gpus.open(os.environ.get(VARIABLE)),

@@ -1,6 +1,6 @@
 """The agent of one node: takes grants and stops, has shims run them, and tells the event log what came of it.
 
-Owns what an agent is put together from, its start and its end; what comes in between is `session_shell`'s.
+Owns what an agent is put together from, its start and its end; what comes in between is `session.shell`'s.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from nats.aio.subscription import Subscription
 from events.codec import Writer, uuid7
 from events.feed import ApiError
 from events.log import EventLog, reconnected
-from services.agent.attempt import Parts
-from services.agent.blanks import Blanks
-from services.agent.devices import Devices
-from services.agent.disk import Disk
-from services.agent.folders import Folders
-from services.agent.gpus import Gpus
-from services.agent.heartbeats import NodeHeartbeats
+from services.agent.attempts.attempt import Parts
+from services.agent.attempts.intents import Intents
+from services.agent.folders.paths import Folders
+from services.agent.folders.prepared import Blanks
 from services.agent.identity import Identity, identify, only_agent
-from services.agent.intents import Intents
-from services.agent.inventory import Inventory
-from services.agent.membership import Membership
-from services.agent.output import Output
-from services.agent.output_service import OutputService
-from services.agent.prune_service import PruneService
-from services.agent.session_shell import SessionShell
-from services.agent.session_types import Begun, LeaveAsked, State
-from services.agent.words import Words
-from services.agent.workers import Workers, boot_id
+from services.agent.machine.devices import Devices
+from services.agent.machine.disk import Disk
+from services.agent.machine.gpus import Gpus
+from services.agent.machine.inventory import Inventory
+from services.agent.output.service import OutputService
+from services.agent.output.tails import Output
+from services.agent.processes.workers import Workers, boot_id
+from services.agent.prune.service import PruneService
+from services.agent.reports.appender import Words
+from services.agent.reports.heartbeats import NodeHeartbeats
+from services.agent.reports.membership import Membership
+from services.agent.session.shell import SessionShell
+from services.agent.session.values import Begun, LeaveAsked, State
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError

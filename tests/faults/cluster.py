@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from services import failpoints
-from services.agent import sweep
-from services.agent.sweep import Marks
+from services.agent.processes import sweep
+from services.agent.processes.sweep import Marks
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.nats_keeper import NatsKeeper
 from tests.faults import launch, processes

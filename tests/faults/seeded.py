@@ -78,7 +78,7 @@ def _apply_twice() -> None:
 
 
 def _forget_the_subreaper() -> None:
-    from services.agent import pool
+    from services.agent.processes import pool
 
     pool.SPAWNER = "tests.faults.seeded_spawner"
 
@@ -107,7 +107,7 @@ def _free_on_silence() -> None:
 
 
 def _acknowledge_first() -> None:
-    from services.agent.session_shell import SessionShell
+    from services.agent.session.shell import SessionShell
 
     deliver = SessionShell.deliver
 
@@ -141,7 +141,7 @@ def _write_the_secret_down() -> None:
 
 
 def _launch_twice_without_a_lock() -> None:
-    from services.agent.workers import Workers
+    from services.agent.processes.workers import Workers
 
     _forget_the_subreaper()
     launch = Workers.launch

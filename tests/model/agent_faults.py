@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from events.types import AttemptEnd, Started
-from services.agent.session_types import (
+from services.agent.session.values import (
     AppendJoined,
     AppendLeft,
     LeaveAsked,

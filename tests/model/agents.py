@@ -1,6 +1,6 @@
-"""Moves of the agents: what each process of `session.step`'s actions does on disk, to shims and in the log.
+"""Moves of the agents: what each process of `machine.step`'s actions does on disk, to shims and in the log.
 
-Owns the shell around the session (`session_shell`, `live` and `workers` in small); every decision is `session.step`'s.
+Owns the shell around the session (`session.shell`, `live` and `workers` in small); every decision is `machine.step`'s.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from events.types import (
     Started,
     Stopping,
 )
-from services.agent.attempt_files import ExitReason, ExitRecord, StopReason
-from services.agent.ends import end_of
-from services.agent.session_types import (
+from services.agent.folders.files import ExitReason, ExitRecord, StopReason
+from services.agent.reports.ends import end_of
+from services.agent.session.values import (
     WRITES,
     Ack,
     Action,
@@ -60,7 +60,7 @@ from services.agent.session_types import (
     WriteGrant,
     WriteStop,
 )
-from services.agent.session_types import State as SessionState
+from services.agent.session.values import State as SessionState
 from tests.model import shims
 from tests.model.dispatchers import Moves, settled, short
 from tests.model.model import Draft, Model

@@ -26,9 +26,9 @@ from events.types import (
     View,
     Why,
 )
-from services.agent import session
-from services.agent.session_types import Input, Step
-from services.agent.session_types import State as SessionState
+from services.agent.session import machine
+from services.agent.session.values import Input, Step
+from services.agent.session.values import State as SessionState
 from services.agent.shim import core
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import InFlight
@@ -52,7 +52,7 @@ class Code:
     def __init__(self, cells: Cells) -> None:
         self.cells = cells
         self.evolve: Callable[..., Change] = evolving.evolve
-        self.session_step = session.step
+        self.session_step = machine.step
         self.core_step = core.step
         self.epoch_guard = True  # the server refuses what bears an older epoch
         self.join_guard = True  # and a NodeJoined against another's

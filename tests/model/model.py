@@ -28,7 +28,7 @@ from events.types import (
     Started,
     Stopping,
 )
-from services.agent.session_types import Name
+from services.agent.session.values import Name
 from tests.model.code import Code
 from tests.model.values import (
     Agent,

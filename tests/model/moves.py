@@ -12,7 +12,7 @@ import msgspec
 
 from events.state import Active, Node
 from events.types import Submitted
-from services.agent.session_types import Name
+from services.agent.session.values import Name
 from tests.model import agent_faults, agents, dispatchers, shims
 from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model

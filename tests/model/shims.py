@@ -10,8 +10,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from events.types import AttemptRef
-from services.agent.attempt_files import ExitReason, ExitRecord, StopReason
-from services.agent.session_types import WorkerUp
+from services.agent.folders.files import ExitReason, ExitRecord, StopReason
+from services.agent.session.values import WorkerUp
 from services.agent.shim import core_types
 from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model

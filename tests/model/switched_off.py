@@ -23,9 +23,9 @@ from events.types import (
     NodeRemoved,
     RetryRequested,
 )
-from services.agent import session
-from services.agent.session_attempts import attempt_of
-from services.agent.session_types import (
+from services.agent.session import machine
+from services.agent.session.parts import attempt_of
+from services.agent.session.values import (
     Ack,
     AppendJoined,
     CountedLost,
@@ -37,7 +37,7 @@ from services.agent.session_types import (
     StopOrdered,
     Swept,
 )
-from services.agent.session_types import (
+from services.agent.session.values import (
     State as SessionState,
 )
 from services.agent.shim import core, core_types
@@ -187,7 +187,7 @@ def forgets_upto(state: State, stored: StoredEvent, history: Mapping[str, Run]) 
 def with_session(other: Callable[[SessionState, Input], Step | None]) -> Callable[[Code], None]:
     def step(state: SessionState, event: Input) -> Step:
         answer = other(state, event)
-        return session.step(state, event) if answer is None else answer
+        return machine.step(state, event) if answer is None else answer
 
     def apply(code: Code) -> None:
         code.session_step = step
@@ -198,7 +198,7 @@ def with_session(other: Callable[[SessionState, Input], Step | None]) -> Callabl
 def launches_old_grants(state: SessionState, event: Input) -> Step | None:
     if not isinstance(event, Granted):
         return None
-    after, actions = session.step(replace(state, joined=0), event)
+    after, actions = machine.step(replace(state, joined=0), event)
     return replace(after, joined=state.joined), actions
 
 
@@ -211,26 +211,26 @@ def stays_when_lost(state: SessionState, event: Input) -> Step | None:
 def acknowledges_first(state: SessionState, event: Input) -> Step | None:
     if not isinstance(event, Granted | StopOrdered):
         return None
-    after, actions = session.step(state, event)
+    after, actions = machine.step(state, event)
     return after, tuple(sorted(actions, key=lambda action: not isinstance(action, Ack)))
 
 
 def takes_every_incarnation(state: SessionState, event: Input) -> Step | None:
     if isinstance(event, Granted | StopOrdered | CountedLost):
-        return session.step(state, replace(event, incarnation=state.incarnation))
+        return machine.step(state, replace(event, incarnation=state.incarnation))
     return None
 
 
 def ignores_removal(state: SessionState, event: Input) -> Step | None:
     if not isinstance(event, NameRead):
         return None
-    return session.step(state, NameRead(replace(event.name, removed=0, removed_of=None)))
+    return machine.step(state, NameRead(replace(event.name, removed=0, removed_of=None)))
 
 
 def takes_every_leave_for_empty(state: SessionState, event: Input) -> Step | None:
     if not isinstance(event, NameRead):
         return None
-    return session.step(state, NameRead(replace(event.name, left_empty=True)))
+    return machine.step(state, NameRead(replace(event.name, left_empty=True)))
 
 
 def passes_over_unseen_stops(state: SessionState, event: Input) -> Step | None:
@@ -242,7 +242,7 @@ def passes_over_unseen_stops(state: SessionState, event: Input) -> Step | None:
 def lists_nothing(state: SessionState, event: Input) -> Step | None:
     if not isinstance(event, Swept):
         return None
-    after, actions = session.step(state, event)
+    after, actions = machine.step(state, event)
     return after, tuple(
         replace(action, attempts=()) if isinstance(action, AppendJoined) else action for action in actions
     )
@@ -254,7 +254,7 @@ def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
         return None
     others = tuple(a for a in state.attempts if a.ref != event.ref)
     alone = replace(state, attempts=tuple(a for a in state.attempts if a.ref == event.ref))
-    after, actions = session.step(alone, event)
+    after, actions = machine.step(alone, event)
     return replace(after, attempts=(*others, *after.attempts)), actions
 
 

@@ -15,9 +15,9 @@ import msgspec
 from events.codec import StoredEvent
 from events.state import Node, Run
 from events.types import AttemptRef, Event
-from services.agent.attempt_files import ExitRecord, StopReason
-from services.agent.session_types import Action, Input, Name
-from services.agent.session_types import State as SessionState
+from services.agent.folders.files import ExitRecord, StopReason
+from services.agent.session.values import Action, Input, Name
+from services.agent.session.values import State as SessionState
 from services.agent.shim import core_types
 from trainshed_client.subjects import Role
 

@@ -13,9 +13,17 @@ from typing import Any, TypeVar
 
 import pytest
 
-from services.agent import attempt_files, sweep
-from services.agent.attempt_files import ExitRecord, Intent, StopReason
-from services.agent.workers import ShimGone, WorkerEvent, WorkerHeartbeat, Workers, WorkerStarted, boot_id
+from services.agent.folders import files
+from services.agent.folders.files import ExitRecord, Intent, StopReason
+from services.agent.processes import sweep
+from services.agent.processes.workers import (
+    ShimGone,
+    WorkerEvent,
+    WorkerHeartbeat,
+    Workers,
+    WorkerStarted,
+    boot_id,
+)
 from tests.support.deadline import eventually
 
 T = TypeVar("T", WorkerStarted, ShimGone)
@@ -102,8 +110,8 @@ class Box:
         run_dir = self.state_dir / "runs" / run_id
         output = run_dir / "attempts" / str(attempt)
         output.mkdir(parents=True, exist_ok=True)
-        attempt_files.prepare_folder(folder)
-        attempt_files.write_intent(
+        files.prepare_folder(folder)
+        files.write_intent(
             folder,
             Intent(
                 seq=1,
@@ -149,9 +157,7 @@ class Box:
         """Wait for its start."""
         return await self._event(folder, WorkerStarted)
 
-    async def heartbeat(
-        self, folder: Path, when: Callable[[attempt_files.Heartbeat], object]
-    ) -> attempt_files.Heartbeat:
+    async def heartbeat(self, folder: Path, when: Callable[[files.Heartbeat], object]) -> files.Heartbeat:
         """Wait for a heartbeat of that kind."""
 
         def found() -> WorkerHeartbeat | None:
@@ -176,7 +182,7 @@ class Box:
 
     async def stop(self, folder: Path, reason: StopReason = StopReason.CANCEL) -> None:
         """Write stop.json and wake the shim."""
-        attempt_files.write_stop(folder, reason, 7)
+        files.write_stop(folder, reason, 7)
         await self.workers.ask_stop(folder)
 
     async def _event(self, folder: Path, kind: type[T]) -> T:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from services.agent import sweep
+from services.agent.processes import sweep
 
 T = TypeVar("T")
 

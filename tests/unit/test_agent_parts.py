@@ -26,15 +26,17 @@ from events.types import (
     TimedOut,
     Told,
 )
-from services.agent import artifacts, devices, ends, output_index
-from services.agent.attempt_files import ExitReason, ExitRecord, Heartbeat, Intent, StopReason
-from services.agent.blanks import Blanks
-from services.agent.devices import Devices
-from services.agent.folders import Folders, is_ref
-from services.agent.gpus import Gpus, GpuSample
+from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Intent, StopReason
+from services.agent.folders.paths import Folders, is_ref
+from services.agent.folders.prepared import Blanks
 from services.agent.identity import identify, only_agent
-from services.agent.output_index import OutputIndex, Seen
-from services.agent.telemetry import LineCutter, is_telemetry
+from services.agent.machine import devices
+from services.agent.machine.devices import Devices
+from services.agent.machine.gpus import Gpus, GpuSample
+from services.agent.output import artifacts, output_index
+from services.agent.output.output_index import OutputIndex, Seen
+from services.agent.output.telemetry import LineCutter, is_telemetry
+from services.agent.reports import ends
 from tests.support import eventually
 from trainshed_client.errors import TrainshedError
 from trainshed_client.statuses import FailureReason

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.types import AttemptRef
-from services.agent.attempt_files import StopReason
-from services.agent.session import step
-from services.agent.session_attempts import attempt_of
-from services.agent.session_types import (
+from services.agent.folders.files import StopReason
+from services.agent.session.machine import step
+from services.agent.session.parts import attempt_of
+from services.agent.session.values import (
     WRITES,
     Ack,
     Action,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.blanks import Blanks
+from services.agent.folders.prepared import Blanks
 
 
 def test_what_an_earlier_process_left_is_removed(tmp_path: Path) -> None:

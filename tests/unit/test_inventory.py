@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.gpus import Gpus
-from services.agent.inventory import cpus_given, memory_given, take_inventory
-from services.agent.visible import Known, visible, wants_none
+from services.agent.machine.gpus import Gpus
+from services.agent.machine.inventory import cpus_given, memory_given, take_inventory
+from services.agent.machine.visible import Known, visible, wants_none
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 GPUS = [

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from services.agent import attempt_files
-from services.agent.attempt_files import ExitReason, StopReason
+from services.agent.folders import files
+from services.agent.folders.files import ExitReason, StopReason
+from services.agent.processes.sockets import LONGEST_PATH, sockets_dir
 from services.agent.shim import launch
 from services.agent.shim.core_types import Limits, Source
 from services.agent.shim.launch import Command, SpawnError
-from services.agent.sockets import LONGEST_PATH, sockets_dir
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
 AGENT = {
@@ -291,23 +291,23 @@ def test_limits_have_the_run_configs_defaults(run_dir: Path) -> None:
 def test_a_torn_or_empty_file_reads_as_absent_and_unknown_fields_and_reasons_do_not_stop_a_reader(
     tmp_path: Path,
 ) -> None:
-    assert attempt_files.read_exit(tmp_path) is None
+    assert files.read_exit(tmp_path) is None
     for torn in (b"", b'{"v":1,"rea'):
         (tmp_path / "exit.json").write_bytes(torn)
-        assert attempt_files.read_exit(tmp_path) is None
+        assert files.read_exit(tmp_path) is None
     (tmp_path / "exit.json").write_text('{"v":2,"reason":"of a later release","ended_at":1.0,"more":[]}')
-    found = attempt_files.read_exit(tmp_path)
+    found = files.read_exit(tmp_path)
     assert found is not None
     assert found.reason is ExitReason.UNSPECIFIED
 
 
 def test_a_stop_can_be_written_again_and_leaves_no_other_file(tmp_path: Path) -> None:
     folder = tmp_path / RUN / "1"
-    attempt_files.prepare_folder(folder)
-    attempt_files.prepare_folder(folder)
-    attempt_files.write_stop(folder, StopReason.RECLAIMED, 0)
-    attempt_files.write_stop(folder, StopReason.CANCEL, 7)
-    stop = attempt_files.read_stop(folder)
+    files.prepare_folder(folder)
+    files.prepare_folder(folder)
+    files.write_stop(folder, StopReason.RECLAIMED, 0)
+    files.write_stop(folder, StopReason.CANCEL, 7)
+    stop = files.read_stop(folder)
     assert stop is not None
     assert (stop.v, stop.reason, stop.seq) == (1, StopReason.CANCEL, 7)
     assert sorted(path.name for path in folder.iterdir()) == ["lock", "stop.json"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.pool import ShimPool
+from services.agent.processes.pool import ShimPool
+from services.agent.processes.sweep import Marks, Process, cgroups_of, stray
 from services.agent.shim import cgroup, process_tree
-from services.agent.sweep import Marks, Process, cgroups_of, stray
 
 AGENT, SPAWNER, SHIM, WORKER = 100, 200, 300, 400
 ATTEMPT = ("r" * 26, "1")

@@ -31,7 +31,7 @@ from events.types import (
     Why,
 )
 from services.agent.agent import AgentService
-from services.agent.inventory import Inventory
+from services.agent.machine.inventory import Inventory
 from tests.support import NatsServer, eventually
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient

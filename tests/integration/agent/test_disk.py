@@ -8,7 +8,7 @@ import sys
 HANGS = """if True:
     import asyncio, threading
     from pathlib import Path
-    from services.agent import disk
+    from services.agent.machine import disk
 
     asked = []
 

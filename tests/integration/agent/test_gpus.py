@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 A, B = "GPU-aaaa0000-1111-2222-3333-444444444444", "GPU-bbbb0000-1111-2222-3333-444444444444"
 PRELUDE = """
 import json, sys
-from services.agent.gpus import Gpus
-from services.agent.inventory import take_inventory
+from services.agent.machine.gpus import Gpus
+from services.agent.machine.inventory import take_inventory
 from trainshed_client.errors import TrainshedError
 import msgspec
 def show(value): print(msgspec.json.encode(value).decode())

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from events.codec import decode_heartbeat
 from events.feed import Feed
 from events.types import Completed, LastHeartbeat, RunHeartbeat, Started
-from services.agent import output_index
+from services.agent.output import output_index
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client import subjects

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from events.types import Cancelled, Completed, Started
-from services.agent import prune, prune_service, trash
-from services.agent.folders import Folders
-from services.agent.trash import TRASH
+from services.agent.folders.paths import Folders
+from services.agent.prune import prune, service, trash
+from services.agent.prune.trash import TRASH
 from tests.integration.agent.stage import NODE, Stage, new_ref, python, run_id
 from tests.support import NatsServer, eventually
 from tests.support.small_disk import small_disk
@@ -229,7 +229,7 @@ async def test_storage_that_hangs_at_the_start_holds_up_neither_calls_under_way_
         return []
 
     monkeypatch.setattr(prune, "leftovers", hang)
-    monkeypatch.setattr(prune_service, "ANSWERS_WITHIN_S", 600.0)
+    monkeypatch.setattr(service, "ANSWERS_WITHIN_S", 600.0)
     try:
         async with stage.agent() as running:
             await eventually(hanging.is_set, 20.0)
@@ -504,8 +504,8 @@ def test_what_a_worker_made_unwritable_is_deleted_by_who_is_not_root(tmp_path: P
     script = """if True:
     import os, sys, threading
     from pathlib import Path
-    from services.agent import prune, trash
-    from services.agent.folders import Folders
+    from services.agent.prune import prune, trash
+    from services.agent.folders.paths import Folders
     root, run = Path(sys.argv[1]), sys.argv[2]
     if os.getuid() == 0:
         os.setgid(65534), os.setuid(65534)

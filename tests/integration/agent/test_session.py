@@ -19,8 +19,8 @@ from events.types import (
     NodeRemoved,
     Started,
 )
-from services.agent import attempt_files
-from services.agent.session_types import Phase
+from services.agent.folders import files
+from services.agent.session.values import Phase
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client import subjects
@@ -109,7 +109,7 @@ async def test_a_stop_that_came_before_a_crash_is_carried_out_after_it(stage: St
         await stage.told(ref, Started)
         await first.kill()
     folder = stage.root / "node" / "attempts" / ref.run_id / "1"
-    attempt_files.write_stop(folder, attempt_files.StopReason.CANCEL, 1)
+    files.write_stop(folder, files.StopReason.CANCEL, 1)
     async with stage.agent():
         assert isinstance(await stage.ended(ref), Cancelled)
 
@@ -152,7 +152,7 @@ async def test_after_a_reboot_what_had_started_is_lost(stage: Stage) -> None:
         pid = (await stage.told(ref, Started)).pid
         await first.kill()
     folder = stage.root / "node" / "attempts" / ref.run_id / "1"
-    started = attempt_files.read_started(folder)
+    started = files.read_started(folder)
     assert started is not None
     # A reboot as the folder shows it: other boot ids, and no process.
     os.kill(started.shim_pid, 9)
@@ -170,7 +170,7 @@ async def test_a_killed_shim_is_the_end_of_its_attempt(stage: Stage) -> None:
     async with stage.agent():
         await stage.dispatch(ref, SLEEP)
         pid = (await stage.told(ref, Started)).pid
-        started = attempt_files.read_started(stage.root / "node" / "attempts" / ref.run_id / "1")
+        started = files.read_started(stage.root / "node" / "attempts" / ref.run_id / "1")
         assert started is not None
         os.kill(started.shim_pid, 9)
         end = await stage.ended(ref)

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from services.agent import attempt_files
-from services.agent.attempt_files import ExitReason, StopReason, read_exit, read_started
-from services.agent.workers import ShimAlive, ShimGone, WorkerStarted
+from services.agent.folders import files
+from services.agent.folders.files import ExitReason, StopReason, read_exit, read_started
+from services.agent.processes.workers import ShimAlive, ShimGone, WorkerStarted
 from tests.support import eventually
 from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
 
@@ -31,7 +31,7 @@ COUNT = "import os\nprint('ran', flush=True)\n" + WAIT
 AGENT = """
 import asyncio, sys
 from pathlib import Path
-from services.agent.workers import Workers
+from services.agent.processes.workers import Workers
 
 async def main():
     workers = Workers(state_dir=Path(sys.argv[1]), log_id=sys.argv[2], node=sys.argv[3])
@@ -118,7 +118,7 @@ async def test_a_stop_that_the_killed_agent_wrote_but_did_not_say_is_said_at_ado
     await here.let_go()
     kill_an_agent_that_launched(here, folder)
     await here.said(folder, "up")
-    attempt_files.write_stop(folder, StopReason.CANCEL, 7)
+    files.write_stop(folder, StopReason.CANCEL, 7)
     await here.restart()
     assert await here.workers.adopt(folder)
     assert (await here.ended(folder)).stop_reason is StopReason.CANCEL
@@ -270,7 +270,7 @@ async def test_an_intent_of_another_boot_is_never_carried_out(here: Box) -> None
 
 async def test_a_stop_before_the_shim_comes_up_means_no_exec_and_bury_closes_it(here: Box) -> None:
     folder = python(here, "run", COUNT)
-    attempt_files.write_stop(folder, StopReason.CANCEL, 7)
+    files.write_stop(folder, StopReason.CANCEL, 7)
     await here.workers.launch(folder)
     assert await here.gone(folder) is None
     end = await here.workers.bury(folder, "not_started")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.agent import sweep
-from services.agent.attempt_files import ExitReason, read_started
+from services.agent.folders.files import ExitReason, read_started
+from services.agent.processes import sweep
 from tests.support import eventually
 from tests.support.shims import Box, alive, box, kill, pid_in
 

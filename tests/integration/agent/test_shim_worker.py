@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from services.agent.attempt_files import ExitReason, StopReason, read_started
-from services.agent.workers import ShimGone, WorkerStarted
+from services.agent.folders.files import ExitReason, StopReason, read_started
+from services.agent.processes.workers import ShimGone, WorkerStarted
 from tests.support import eventually
 from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
 

@@ -20,10 +20,11 @@ import pytest
 from events.feed import Message
 from events.types import AttemptRef, Cancelled, Failed, Started
 from projections.read_model.rows import MODULUS, hashed_fields, row_from
-from services.agent import attempt_files, sweep
-from services.agent.folders import Folders
-from services.agent.sockets import sockets_dir
-from services.agent.workers import boot_id
+from services.agent.folders import files
+from services.agent.folders.paths import Folders
+from services.agent.processes import sweep
+from services.agent.processes.sockets import sockets_dir
+from services.agent.processes.workers import boot_id
 from tests.integration.agent.stage import NODE, Stage, new_ref
 from tests.support import NatsServer, eventually
 from tests.support.read_model import dump, fold, memory
@@ -185,7 +186,7 @@ class FirstRelease:
         self.folders.mark(ref)
         self.folders.make_run(ref)
         folder = self.folders.attempt(ref)
-        attempt_files.prepare_folder(folder)
+        files.prepare_folder(folder)
         intent = json.loads(self._of_here(self._intent))
         run_dir, output_dir = str(self.folders.run(ref.run_id)), str(self.folders.output(ref))
         intent |= {"boot_id": boot_id(), "run_id": ref.run_id, "run_dir": run_dir, "output_dir": output_dir}
@@ -205,11 +206,9 @@ async def test_live_shims_that_it_started_are_adopted_told_of_and_stopped(stage:
         release.start(requests, away, "exit 7")
         output = release.folders.output(cancelled) / "stdout.log"
         await eventually(lambda: output.exists() and output.read_text() == "up\n", 15)
-        started = {
-            ref: attempt_files.read_started(release.folders.attempt(ref)) for ref in (ended, cancelled)
-        }
+        started = {ref: files.read_started(release.folders.attempt(ref)) for ref in (ended, cancelled)}
         assert all(started.values())
-        await eventually(lambda: attempt_files.read_exit(release.folders.attempt(away)), 15)
+        await eventually(lambda: files.read_exit(release.folders.attempt(away)), 15)
     async with stage.agent():
         for ref, file in started.items():
             assert file is not None

@@ -1,4 +1,4 @@
-/* A libnvidia-ml.so.1 with made-up devices: just the functions that services/agent/gpus.py calls.
+/* A libnvidia-ml.so.1 with made-up devices: just the functions that services/agent/machine/gpus.py calls.
  *
  * NVML_STUB_DIR names a folder whose files say how it behaves, read at every call, so that a test can change it
  * under a running process:

@@ -1,0 +1,222 @@
+"""One attempt on this node from its grant to its acknowledged end: what the agent keeps beside the session's state.
+
+Owns its tail, its heartbeats and the words that are appended of it; decides nothing (`session` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from events.codec import Writer
+from events.log import UnknownOutcome, last_message
+from events.types import Artifacts, AttemptEnd, AttemptRef, Started
+from services.agent.folders import files
+from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Intent
+from services.agent.folders.paths import Folders
+from services.agent.output import artifacts
+from services.agent.output.tails import Output, Tail
+from services.agent.output.telemetry import is_telemetry
+from services.agent.reports import ends
+from services.agent.reports.appender import Words
+from services.agent.reports.heartbeats import OUTPUT_EVERY_S, RunHeartbeats
+from services.logging import get_logger
+from trainshed_client import subjects
+from trainshed_client.nats_client import SafeClient
+
+_log = get_logger("agent")
+
+_STDOUT_LOOK = 64 * 1024
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What all attempts of one agent share."""
+
+    nc: SafeClient
+    folders: Folders
+    words: Words
+    writer: Writer
+    output: Output
+    clock: Callable[[], int]
+    host: str
+    spawn: Spawn
+
+
+class AttemptWork:
+    """The I/O of one attempt. Its words are told one after the other, also where they are asked for at once."""
+
+    def __init__(self, parts: Parts, ref: AttemptRef, order: asyncio.Lock) -> None:
+        self._parts = parts
+        self.ref = ref
+        self.folder = parts.folders.attempt(ref)
+        self.intent: Intent | None = None
+        self.exit: ExitRecord | None = None
+        self.message: str | None = None
+        """Why it could not be launched, for people."""
+        self.adopted = False
+        self._order = order
+        self._tail: Tail | None = None
+        self._heartbeats: RunHeartbeats | None = None
+        self._followers: list[asyncio.Task[None]] = []
+        self._output_seen = 0.0
+
+    # --- while it runs ------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """The worker runs: publish its output and its heartbeats from now on. A second call is harmless."""
+        intent = self._intent()
+        if self._tail is not None or intent is None:
+            return
+        source = intent.launch.get("heartbeat", {}).get("source", "process")
+        grew = self._output_grew if source == "output" else _nothing
+        parts = self._parts
+        self._tail = parts.output.tail(self.ref, Path(intent.output_dir), grew, from_index=self.adopted)
+        self._heartbeats = RunHeartbeats(
+            parts.nc, parts.writer, self.ref, alive_counts=source == "process", clock=parts.clock
+        )
+        self._followers = [parts.spawn(self._tail.run()), parts.spawn(self._heartbeats.run())]
+
+    def told(self, heartbeat: Heartbeat) -> None:
+        """The shim passes on what the worker told."""
+        self.follow()
+        if self._heartbeats is not None:
+            self._heartbeats.tell(ends.told_of(heartbeat))
+
+    def _output_grew(self) -> None:
+        now = time.monotonic()
+        if self._heartbeats is not None and now - self._output_seen >= OUTPUT_EVERY_S:
+            self._output_seen = now
+            self._heartbeats.seen()
+
+    # --- words --------------------------------------------------------------------------------------------
+
+    async def tell_started(self) -> None:
+        """Append Started; the node's first word on an attempt."""
+        async with self._order:
+            started = files.read_started(self.folder)
+            intent = self._intent()
+            if started is None or intent is None:
+                return  # torn by a power cut: its end says what there is to say
+            event = Started(
+                run_id=self.ref.run_id,
+                attempt=self.ref.attempt,
+                pid=started.pid,
+                host=self._parts.host,
+                slots=intent.slots,
+                devices=tuple(device for device in intent.devices if not device.isdecimal()),
+            )
+            await self._parts.words.tell(event)
+
+    async def tell_end(self) -> None:
+        """Append how it ended, once all that was to be told of its output is."""
+        async with self._order:
+            await self._finish_output()
+            event = await self._end()
+            await self._parts.words.tell(event)
+            _log.info(
+                "attempt ended",
+                run_id=self.ref.run_id,
+                attempt=self.ref.attempt,
+                how=type(event).__name__,
+                reason=getattr(event, "failure_reason", None),
+            )
+
+    async def _finish_output(self) -> None:
+        followers, self._followers = self._followers, []
+        for follower in followers:
+            follower.cancel()
+        if followers:
+            await asyncio.wait(followers)
+        if self._tail is None and (intent := self._intent()) is not None:
+            folder = Path(intent.output_dir)
+            self._tail = self._parts.output.tail(self.ref, folder, _nothing, from_index=self.adopted)
+        if self._tail is not None:
+            await self._tail.finish()
+
+    async def _end(self) -> AttemptEnd:
+        record = self.exit or files.read_exit(self.folder)
+        if record is None:  # torn by a power cut
+            record = ExitRecord(reason=ExitReason.SHIM_LOST, ended_at=0.0)
+        heartbeats = self._heartbeats
+        told, seq = (heartbeats.stored, heartbeats.seq) if heartbeats is not None else (None, 0)
+        if not seq and self.adopted:
+            seq = await self._stored_heartbeat()
+        heartbeat = ends.last_heartbeat(record, told, seq)
+        if ends.failed(record):
+            tail = await asyncio.to_thread(self._output_end)
+            return ends.end_of(self.ref, record, heartbeat, output_tail=tail, message=self.message)
+        event = ends.end_of(self.ref, record, heartbeat)
+        intent = self._intent()
+        if ends.completed(event) and intent is not None:
+            return ends.end_of(
+                self.ref, record, heartbeat, artifacts=await self._artifacts(Path(intent.run_dir))
+            )
+        return event
+
+    async def _artifacts(self, run_dir: Path) -> Artifacts | None:
+        if not artifacts.left_any(run_dir):
+            return artifacts.NONE
+        try:
+            return await asyncio.to_thread(artifacts.take, run_dir)
+        except OSError as error:
+            _log.warning(
+                "artifacts cannot be listed",
+                run_id=self.ref.run_id,
+                attempt=self.ref.attempt,
+                error=str(error),
+            )
+            return None
+
+    async def _stored_heartbeat(self) -> int:
+        """The sequence of the last heartbeat that an agent before this one told; 0 where there is none."""
+        subject = subjects.run_heartbeat(self.ref.run_id, self._parts.words.node)
+        try:
+            found = await last_message(self._parts.nc, subjects.HEARTBEATS_STREAM, subject)
+        except UnknownOutcome:
+            return 0
+        return 0 if found is None else found.seq
+
+    def _output_end(self) -> str | None:
+        """The last of stderr, else of stdout without telemetry. Blocks."""
+        intent = self._intent()
+        if intent is None:
+            return None
+        folder = Path(intent.output_dir)
+        tail = ends.clean_tail(_last_bytes(folder / "stderr.log", ends.TAIL_BYTES))
+        if tail.strip():
+            return tail
+        data = _last_bytes(folder / "stdout.log", _STDOUT_LOOK)
+        if len(data) == _STDOUT_LOOK and b"\n" in data:
+            data = data.partition(b"\n")[2]  # its first line is cut, and might have been telemetry
+        lines = [line for line in data.split(b"\n") if not is_telemetry(line)]
+        return ends.clean_tail(b"\n".join(lines))
+
+    def _intent(self) -> Intent | None:
+        if self.intent is None:
+            self.intent = files.read_intent(self.folder)
+        return self.intent
+
+    def close(self) -> None:
+        """Let go of its files; its tasks were cancelled."""
+        if self._tail is not None:
+            self._tail.close()
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - count))
+            return file.read(count)
+    except OSError:
+        return b""
+
+
+def _nothing() -> None:
+    return None

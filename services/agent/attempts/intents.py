@@ -1,0 +1,64 @@
+"""From a Dispatched to the intent.json that a shim starts from.
+
+Owns what of the node goes into it: devices, folders, sockets, the default time-out; knows no file and no NATS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from events.types import AttemptRef, Dispatched
+from services.agent.folders.files import Intent
+from services.agent.folders.paths import Folders
+from services.agent.machine.inventory import Inventory
+
+
+class Intents(msgspec.Struct, frozen=True, kw_only=True):
+    """What every intent of this node and this boot shares."""
+
+    node: str
+    host: str
+    log_id: str
+    boot_id: str
+    sockets: str
+    heartbeat_timeout_s: float | None
+    inventory: Inventory
+    folders: Folders
+
+    def of(self, seq: int, event: Dispatched) -> tuple[Intent, str | None]:
+        """The intent, and why it cannot be carried out here (None: it can)."""
+        ref = AttemptRef(event.run_id, event.attempt)
+        why_not = None
+        slots = len(self.inventory.gpus)
+        if not all(0 <= index < slots for index in event.slots):
+            why_not = f"node {self.node} has no slot {max(event.slots)}: it has {slots}"
+        launch: dict[str, Any] = {}
+        try:
+            launch = msgspec.json.decode(event.launch, type=dict[str, Any])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            why_not = f"what to launch cannot be read: {error}"
+        intent = Intent(
+            seq=seq,
+            boot_id=self.boot_id,
+            run_id=ref.run_id,
+            attempt=ref.attempt,
+            node=self.node,
+            host=self.host,
+            log_id=self.log_id,
+            launch=launch,
+            slots=event.slots,
+            devices=tuple(self._device(index) for index in event.slots),
+            run_dir=str(self.folders.run(ref.run_id)),
+            output_dir=str(self.folders.output(ref)),
+            sockets=self.sockets,
+            heartbeat_timeout_s=self.heartbeat_timeout_s,
+        )
+        return intent, why_not
+
+    def _device(self, index: int) -> str:
+        """A slot's value for CUDA_VISIBLE_DEVICES: its UUID, else its index."""
+        gpus = self.inventory.gpus
+        uuid = gpus[index].uuid if 0 <= index < len(gpus) else None
+        return uuid or str(index)

@@ -1,0 +1,254 @@
+"""The attempts that live on this node: their folders, shims and tasks, from grant or restart to the acknowledged end.
+
+Owns what has to be done on disk and with shims for each of the session's actions on an attempt; decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+
+from events.types import AttemptRef
+from services.agent.attempts.attempt import AttemptWork, Parts
+from services.agent.folders import files
+from services.agent.folders.files import StopReason
+from services.agent.folders.prepared import Blanks
+from services.agent.processes.workers import ShimAlive, ShimGone, WorkerHeartbeat, Workers, WorkerStarted
+from services.agent.reports.appender import PAUSE_S
+from services.agent.session.values import (
+    BuryReason,
+    EndStored,
+    Found,
+    Input,
+    ShimDied,
+    ShimFound,
+    TreeGone,
+    WorkerUp,
+)
+from services.failpoints import failpoint
+from services.logging import get_logger
+
+_log = get_logger("agent")
+
+FOLLOW_AFTER_S = 0.02
+"""Seconds from a worker's start until its output is followed: one that ends sooner is told of as a whole."""
+
+
+class LiveAttempts:
+    """Every attempt whose end is not acknowledged. What becomes of them goes to ``feed``."""
+
+    def __init__(self, parts: Parts, workers: Workers, blanks: Blanks, feed: Callable[[Input], None]) -> None:
+        self._parts = parts
+        self._folders = parts.folders
+        self._workers = workers
+        self._blanks = blanks
+        self._feed = feed
+        self._work: dict[AttemptRef, AttemptWork] = {}
+        self._orders: dict[str, asyncio.Lock] = {}
+        self._launches: set[asyncio.Task[None]] = set()
+        self._refilling = False
+        self._closed = False
+
+    def on(self, ref: AttemptRef) -> AttemptWork:
+        """The attempt's work, begun here where there is none."""
+        work = self._work.get(ref)
+        if work is None:
+            order = self._orders.setdefault(ref.run_id, asyncio.Lock())
+            work = self._work[ref] = AttemptWork(self._parts, ref, order)
+        return work
+
+    def close(self) -> None:
+        """Let go of every file; the tasks were cancelled. Shims and workers live on."""
+        self._closed = True
+        for work in self._work.values():
+            work.close()
+
+    # --- after a restart ------------------------------------------------------------------------------------
+
+    async def found(self) -> tuple[Found, ...]:
+        """What an earlier process left, its live shims watched again."""
+        return tuple(await asyncio.gather(*(self._find(ref) for ref in self._folders.open_attempts())))
+
+    async def _find(self, ref: AttemptRef) -> Found:
+        work = self.on(ref)
+        work.adopted = True
+        folder = work.folder
+        work.intent = files.read_intent(folder)
+        work.exit = files.read_exit(folder)
+        alive = False
+        if work.exit is None:
+            try:
+                files.prepare_folder(folder)
+                alive = await self._workers.adopt(folder)
+            except OSError as error:
+                _log.warning("not adopted", run_id=ref.run_id, attempt=ref.attempt, error=str(error))
+            work.exit = files.read_exit(folder)
+        stop = files.read_stop(folder)
+        return Found(
+            ref=ref,
+            seq=work.intent.seq if work.intent is not None else 0,
+            slots=work.intent.slots if work.intent is not None else (),
+            alive=alive,
+            ended=not alive and work.exit is not None,
+            started=(folder / files.STARTED).exists(),
+            stop=stop.reason if stop is not None else None,
+        )
+
+    # --- what is written down: each raises OSError, and may be done again -------------------------------------
+
+    def write_grant(self, ref: AttemptRef) -> None:
+        """Marker, the run's folder, and the attempt's with lock and intent.json: then the grant is written down."""
+        work = self._work[ref]
+        intent = work.intent
+        assert intent is not None
+        self._folders.mark(ref)
+        blank = self._blanks.take() if ref.attempt == 1 else None
+        try:
+            self._make_run(ref, blank)
+        except OSError as error:
+            # The runs' folder may be storage that is away: this run cannot start here, others may.
+            work.message = f"the run's folder cannot be made: {error}"
+        if blank is None or not self._blanks.put_attempt(blank, intent, work.folder):
+            files.prepare_folder(work.folder)
+            files.write_intent(work.folder, intent)
+        if self._blanks.short and not self._refilling:
+            self._refilling = True
+            self._parts.spawn(self.refill())
+
+    def _make_run(self, ref: AttemptRef, blank: str | None) -> None:
+        if blank is None or not self._blanks.put_run(blank, self._folders.run(ref.run_id)):
+            self._folders.make_run(ref)
+        elif self._folders.var_logs_dir is not None:
+            os.makedirs(self._folders.output(ref), exist_ok=True)
+
+    async def refill(self) -> None:
+        """Make folders ahead, beside the grants. Without them each grant makes its own."""
+        try:
+            await asyncio.to_thread(self._blanks.refill)
+        except OSError as error:
+            _log.debug("no folders made ahead", error=str(error))
+        finally:
+            self._refilling = False
+
+    def write_folder(self, ref: AttemptRef) -> None:
+        """Marker, folder and lock of an attempt that is not to be launched."""
+        self._folders.mark(ref)
+        files.prepare_folder(self.on(ref).folder)
+
+    def write_stop(self, ref: AttemptRef, reason: StopReason, seq: int) -> None:
+        """stop.json."""
+        files.write_stop(self.on(ref).folder, reason, seq)
+
+    # --- what is done -----------------------------------------------------------------------------------------
+
+    def launch(self, ref: AttemptRef) -> None:
+        """Hand the folder to a shim; ShimDied where none takes it."""
+        launch = self._parts.spawn(self._launch(self._work[ref]))
+        self._launches.add(launch)
+        launch.add_done_callback(self._launches.discard)
+
+    async def _launch(self, work: AttemptWork) -> None:
+        if work.message is None:
+            try:
+                await self._workers.launch(work.folder)
+                failpoint("agent.handed_over")
+                return
+            except OSError as error:
+                work.message = f"it cannot be launched: {error}"
+        _log.warning("not launched", run_id=work.ref.run_id, attempt=work.ref.attempt, reason=work.message)
+        self._feed(ShimDied(work.ref))
+
+    async def wake(self, ref: AttemptRef) -> None:
+        """Have the shim read stop.json."""
+        await self._workers.ask_stop(self._parts.folders.attempt(ref))
+
+    async def bury(self, ref: AttemptRef, reason: BuryReason) -> None:
+        """Close an attempt that no shim answers for, however long that takes; TreeGone, or ShimFound."""
+        work = self._work[ref]
+        while True:
+            try:
+                work.exit = await self._workers.bury(work.folder, reason)
+                failpoint("agent.buried")
+                self._feed(TreeGone(ref))
+                return
+            except ShimAlive:
+                with contextlib.suppress(OSError):
+                    if await self._workers.adopt(work.folder):
+                        self._feed(ShimFound(ref))
+                        return
+            except OSError as error:
+                _log.warning(
+                    "cannot be closed yet; trying again",
+                    run_id=ref.run_id,
+                    attempt=ref.attempt,
+                    error=str(error),
+                )
+            await asyncio.sleep(PAUSE_S)
+
+    async def sweep(self, keep: tuple[AttemptRef, ...]) -> None:
+        """End every process of ours that belongs to none of these, once no launch is on its way."""
+        if self._launches:
+            await asyncio.wait(self._launches)
+        while True:
+            try:
+                ended = await self._workers.sweep([self._folders.attempt(ref) for ref in keep])
+                break
+            except OSError as error:
+                _log.warning("processes of ended attempts cannot be ended yet", error=str(error))
+                await asyncio.sleep(PAUSE_S)
+        if ended:
+            _log.warning("ended processes that belong to no attempt of this node", pids=ended)
+
+    async def tell_started(self, ref: AttemptRef) -> None:
+        """Append Started."""
+        await self._work[ref].tell_started()
+        failpoint("agent.started_told")
+
+    async def tell_end(self, ref: AttemptRef) -> None:
+        """Append the end; then EndStored."""
+        await self._work[ref].tell_end()
+        failpoint("agent.end_told")
+        self._feed(EndStored(ref))
+
+    def forget(self, ref: AttemptRef) -> None:
+        """The end was acknowledged: remove the marker."""
+        self._folders.unmark(ref)
+        failpoint("agent.end_noted")
+        self.drop(ref)
+
+    def drop(self, ref: AttemptRef) -> None:
+        """Keep nothing in memory of an attempt that the session does not know."""
+        work = self._work.pop(ref, None)
+        if work is not None:
+            work.close()
+        if not any(other.run_id == ref.run_id for other in self._work):
+            self._orders.pop(ref.run_id, None)
+
+    # --- what is heard of shims -------------------------------------------------------------------------------
+
+    async def hear(self) -> None:
+        """Pass on what happens to the workers, until `Workers.stop`."""
+        async for event in self._workers.events():
+            folder = event.folder
+            work = self._work.get(AttemptRef(folder.parent.name, int(folder.name)))
+            if work is None:
+                continue
+            match event:
+                case WorkerStarted():
+                    failpoint("agent.start_seen")
+                    self._feed(WorkerUp(work.ref))
+                    asyncio.get_running_loop().call_later(FOLLOW_AFTER_S, self._follow, work)
+                case WorkerHeartbeat():
+                    work.told(event.heartbeat)
+                case ShimGone(exit=None):
+                    self._feed(ShimDied(work.ref))
+                case ShimGone():
+                    failpoint("agent.exit_seen")
+                    work.exit = event.exit
+                    self._feed(TreeGone(work.ref))
+
+    def _follow(self, work: AttemptWork) -> None:
+        if work.exit is None and not self._closed and self._work.get(work.ref) is work:
+            work.follow()

@@ -1,0 +1,168 @@
+"""Where everything of an attempt lies: markers and JSON in the node's state, output and artifacts with the run.
+
+Owns the paths, how they are made and what they show; knows no event and no process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from events.types import AttemptRef
+from services.agent.folders import files
+from services.agent.folders.files import Pruned, PruneRoots
+from services.agent.session.values import OnDisk
+
+RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
+MAX_ATTEMPT = 10**9
+ATTEMPTS = "attempts"
+ARTIFACTS = "artifacts"
+ARTIFACTS_LIST = "artifacts.json"
+OUTPUT_FILES = ("stdout.log", "stderr.log")
+NOTHING = OnDisk()
+GONE = OnDisk(ended=True)
+"""An attempt that had ended when its folder was pruned: whatever is delivered of it again has no effect."""
+_LINKED = "open.marker"
+_PRUNE_ROOTS = "roots.json"
+
+
+def is_ref(run_id: object, attempt: object) -> bool:
+    """Whether these can name an attempt, and so a folder: nothing else ever becomes part of a path."""
+    return (
+        isinstance(run_id, str)
+        and RUN_ID.match(run_id) is not None
+        and isinstance(attempt, int)
+        and not isinstance(attempt, bool)
+        and 1 <= attempt <= MAX_ATTEMPT
+    )
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """The three roots. The runs' folders may be shared storage; the state folder is the node's own."""
+
+    state_dir: Path
+    runs_dir: Path
+    var_logs_dir: Path | None = None
+
+    def attempt(self, ref: AttemptRef) -> Path:
+        """Lock and JSON files."""
+        return self.state_dir / "attempts" / ref.run_id / str(ref.attempt)
+
+    def run(self, run_id: str) -> Path:
+        """``TRAINSHED_RUN_DIR``: kept over attempts."""
+        return self.runs_dir / run_id
+
+    def output(self, ref: AttemptRef) -> Path:
+        """stdout.log, stderr.log and index.jsonl."""
+        if self.var_logs_dir is not None:
+            return self.var_logs_dir / ref.run_id / str(ref.attempt)
+        return self.runs_dir / ref.run_id / "attempts" / str(ref.attempt)
+
+    @property
+    def opened(self) -> Path:
+        """One empty marker file for each attempt whose end was not acknowledged."""
+        return self.state_dir / "open"
+
+    def make_roots(self) -> None:
+        """Make what every attempt needs once. Raises OSError."""
+        self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _touch(f"{self.state_dir}/{_LINKED}")
+        (self.state_dir / "attempts").mkdir(exist_ok=True)
+        self.pruned.mkdir(exist_ok=True)  # now: when it is needed the disk may be full
+        self.runs_dir.mkdir(parents=True, exist_ok=True)
+
+    def mark(self, ref: AttemptRef) -> None:
+        """Make the open marker. Raises OSError.
+
+        A link to one empty file: a file of its own, made and removed with each attempt, takes the file system (ext4
+        looks past what was removed lately) ever longer to make.
+        """
+        marker = f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}"
+        try:
+            os.link(f"{self.state_dir}/{_LINKED}", marker)
+        except FileExistsError:
+            pass
+        except OSError:  # no such links here, or too many
+            _touch(marker)
+
+    def unmark(self, ref: AttemptRef) -> None:
+        """The end was acknowledged."""
+        (self.opened / f"{ref.run_id}.{ref.attempt}").unlink(missing_ok=True)
+
+    def open_attempts(self) -> list[AttemptRef]:
+        """The attempts whose end was not acknowledged, oldest names first; other files are passed over."""
+        found = []
+        for name in sorted(os.listdir(self.opened)):
+            run_id, _, number = name.partition(".")
+            if number.isascii() and number.isdigit() and is_ref(run_id, int(number)):
+                found.append(AttemptRef(run_id, int(number)))
+        return found
+
+    def make_run(self, ref: AttemptRef) -> None:
+        """Make the run's folder with artifacts/ and the attempt's place for output. Raises OSError."""
+
+        try:
+            self._make_run(ref)
+        except FileNotFoundError:  # another node has just pruned it, on storage that they share
+            self._make_run(ref)
+
+    def _make_run(self, ref: AttemptRef) -> None:
+        run = f"{self.runs_dir}/{ref.run_id}"
+        for folder in (run, f"{run}/{ARTIFACTS}"):
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                pass
+        os.makedirs(self.output(ref), exist_ok=True)
+        if self.var_logs_dir is not None:  # by this others who share the runs' folders see that it is in use
+            os.makedirs(f"{run}/{ATTEMPTS}/{ref.attempt}", exist_ok=True)
+
+    @property
+    def pruned(self) -> Path:
+        """A small file for each run of which folders were pruned here, in their place."""
+        return self.state_dir / "pruned"
+
+    def read_pruned(self, run_id: str) -> Pruned:
+        """What was pruned of a run here."""
+        return files.read_pruned(self.pruned / f"{run_id}.json") or Pruned()
+
+    def write_pruned(self, run_id: str, record: Pruned) -> None:
+        """Write that down. Raises OSError."""
+        files.write_pruned(self.pruned / f"{run_id}.json", record)
+
+    def prune_roots(self) -> list[Path]:
+        """Every folder, of earlier settings too, beside whose folders something may wait for its deletion."""
+        record = files.read_prune_roots(self.pruned / _PRUNE_ROOTS)
+        return [] if record is None else [Path(root) for root in record.roots]
+
+    def add_prune_roots(self, roots: Collection[Path]) -> None:
+        """Remember these too. Raises OSError."""
+        known = self.prune_roots()
+        if more := [root for root in roots if root not in known]:
+            record = PruneRoots(roots=tuple(map(str, (*known, *more))))
+            files.write_prune_roots(self.pruned / _PRUNE_ROOTS, record)
+
+    def pruned_at(self, ref: AttemptRef) -> str | None:
+        """When the attempt's folder was pruned; None where it was not."""
+        for each in self.read_pruned(ref.run_id).pruned:
+            if ref.attempt <= each.attempt:
+                return each.at
+        return None
+
+    def on_disk(self, ref: AttemptRef) -> OnDisk:
+        """What an earlier delivery, or an earlier process, left."""
+        folder = f"{self.state_dir}/attempts/{ref.run_id}/{ref.attempt}"
+        if not os.path.exists(folder):
+            return NOTHING if self.pruned_at(ref) is None else GONE
+        return OnDisk(
+            started=os.path.exists(f"{folder}/{files.STARTED}"),
+            ended=os.path.exists(f"{folder}/{files.EXIT}"),
+        )
+
+
+def _touch(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -1,0 +1,160 @@
+"""Serves ranges of the output files of this node's attempts, running or ended.
+
+Owns ``trainshed.api.node.<node>.output`` (docs/contracts.md, "Commands and queries"); knows no event and no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import nats.errors
+from nats.micro.request import Request
+from nats.micro.service import EndpointConfig, Service, ServiceConfig
+
+from events.types import AttemptRef
+from services.agent.folders import files
+from services.agent.folders.paths import Folders, is_ref
+from services.agent.output.output_index import INDEX
+from services.api import begin_service, end_service, error_answer
+from services.logging import get_logger
+from services.version import VERSION
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+_log = get_logger("agent")
+
+MAX_BYTES = 128 * 1024
+FILES = {"stdout": "stdout.log", "stderr": "stderr.log", "index": INDEX}
+AT_ONCE = 16
+"""Requests that are read for at the same time."""
+
+
+class OutputRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A range: ``limit`` bytes (128 KiB at most) from ``offset`` on; a negative offset counts from the end."""
+
+    run_id: str
+    attempt: int
+    stream: str = "stdout"
+    offset: int = 0
+    limit: int = MAX_BYTES
+
+
+class OutputRange(msgspec.Struct, frozen=True):
+    """The bytes, where they begin, and the size that the file has now."""
+
+    data: bytes
+    offset: int
+    size: int
+
+
+def read_request(data: bytes) -> OutputRequest:
+    """Check a request. Raises TrainshedError (INVALID) that names the field."""
+    try:
+        request = msgspec.json.decode(data or b"{}", type=OutputRequest)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        text, _, path = str(error).partition(" - at `$")
+        raise TrainshedError(ErrorCode.INVALID, text, path.strip("`.") or None) from None
+    if not is_ref(request.run_id, request.attempt):
+        field = "attempt" if is_ref(request.run_id, 1) else "run_id"
+        raise TrainshedError(ErrorCode.INVALID, "names no attempt: a run id and a number from 1 on", field)
+    if request.stream not in FILES:
+        raise TrainshedError(ErrorCode.INVALID, f"one of {', '.join(FILES)}", "stream")
+    if request.limit < 0:
+        raise TrainshedError(ErrorCode.INVALID, "0 or more bytes", "limit")
+    return request
+
+
+def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
+    """Read the range; blocks. A file that is not there yet is empty. Raises TrainshedError (NOT_FOUND)."""
+    ref = AttemptRef(request.run_id, request.attempt)
+    folder = folders.attempt(ref)
+    if not folder.is_dir():
+        if (pruned_at := folders.pruned_at(ref)) is not None:
+            raise TrainshedError(
+                ErrorCode.NOT_FOUND,
+                f"the output of attempt {ref.attempt} of run {ref.run_id} was deleted at "
+                f"{pruned_at[:19].replace('T', ' ')} UTC by `trainshed prune`",
+            )
+        raise TrainshedError(
+            ErrorCode.NOT_FOUND,
+            f"attempt {ref.attempt} of run {ref.run_id} did not run on this node, or its files were deleted",
+        )
+    intent = files.read_intent(folder)
+    output = folders.output(ref) if intent is None else Path(intent.output_dir)
+    try:
+        fd = os.open(output / FILES[request.stream], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return OutputRange(b"", 0, 0)
+    except OSError as error:
+        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {error}") from None
+    try:
+        size = os.fstat(fd).st_size
+        at = request.offset if request.offset >= 0 else size + request.offset
+        at = min(max(at, 0), size)
+        data = os.pread(fd, min(request.limit, MAX_BYTES), at)
+        return OutputRange(data, at, max(size, at + len(data)))
+    except OSError as error:
+        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {error}") from None
+    finally:
+        os.close(fd)
+
+
+class OutputService:
+    """The endpoint, as an async context manager; a task for each request."""
+
+    def __init__(self, nc: SafeClient, node: str, folders: Folders) -> None:
+        self._nc = nc
+        self._node = node
+        self._folders = folders
+        self._tasks = asyncio.TaskGroup()
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._service: Service | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        config = ServiceConfig(
+            name="agent", version=VERSION, description="Trainshed's agent", metadata={"node": self._node}
+        )
+        self._service = await begin_service(self._nc, config)
+        call = f"node.{self._node}.output"
+        for name, subject in (
+            ("output", subjects.node_output(self._node)),
+            ("output-as", subjects.api_as(call)),
+        ):
+            endpoint = EndpointConfig(name=name, subject=subject, handler=self._receiver())
+            await self._service.add_endpoint(endpoint)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._service is not None:
+            await end_service(self._nc, self._service)
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def _receiver(self) -> Callable[[Request], Awaitable[None]]:
+        async def receive(request: Request) -> None:
+            self._tasks.create_task(self._answer(request))
+
+        return receive
+
+    async def _answer(self, request: Request) -> None:
+        headers: dict[str, Any] = {}
+        try:
+            async with self._room:
+                found = await asyncio.to_thread(read_range, self._folders, read_request(request.data))
+            data = found.data
+            headers = {subjects.OFFSET_HEADER: str(found.offset), subjects.SIZE_HEADER: str(found.size)}
+        except TrainshedError as error:
+            data = msgspec.json.encode(error_answer(error))
+        try:
+            await request.respond(data, headers=headers or None)
+        except (nats.errors.Error, ValueError) as error:  # ValueError: the request names nowhere to answer to
+            _log.warning("an answer could not be sent", error=str(error))

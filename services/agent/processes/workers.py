@@ -1,0 +1,377 @@
+"""The agent's workers: launch, adopt, stop, sweep and bury them, and hear of their starts, heartbeats and ends.
+
+Owns every process of the agent and the talk with its shims; the only module of the agent that knows them. Knows no NATS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from services.agent.folders import files
+from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Started
+from services.agent.processes import sweep
+from services.agent.processes.pool import ShimPool
+from services.agent.processes.sockets import sockets_dir
+from services.agent.shim import process_tree
+
+_log = structlog.get_logger(__name__)
+
+COMING_UP_S = 5.0
+"""Seconds for a shim that holds the lock to show in the folder who it is."""
+LOCK_S = 2.0
+"""Seconds that a shim which leaves at once may hold the lock."""
+AGENT_SOCKET = "agent.sock"
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+_NOT_INHERITED = frozenset(
+    {
+        "TRAINSHED_RUN_ID",  # an agent may itself be a worker of another stack
+        "TRAINSHED_ATTEMPT",
+        "TRAINSHED_RUN_DIR",
+        "TRAINSHED_MAX_STEPS",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+    }
+)
+
+
+def boot_id() -> str:
+    """This boot's id; `Intent.boot_id` bears it."""
+    return BOOT_ID_FILE.read_text().strip()
+
+
+class WorkerStarted(msgspec.Struct, frozen=True):
+    """The worker has exec'd. Said once for each launch or adoption, and before its ShimGone."""
+
+    folder: Path
+    started: Started
+
+
+class WorkerHeartbeat(msgspec.Struct, frozen=True):
+    """All that the worker told so far; at most one a second."""
+
+    folder: Path
+    heartbeat: Heartbeat
+
+
+class ShimGone(msgspec.Struct, frozen=True):
+    """The shim's process has ended. `exit` is None where it left no exit.json: it never started a worker, or was
+    killed; the agent then calls `Workers.bury`."""
+
+    folder: Path
+    exit: ExitRecord | None
+
+
+WorkerEvent = WorkerStarted | WorkerHeartbeat | ShimGone
+
+
+class ShimAlive(OSError):
+    """The attempt's lock is held: its shim is at work, so the attempt is not to be buried."""
+
+
+class _Watched(msgspec.Struct):
+    """A shim that this agent watches, by a descriptor that names exactly its process."""
+
+    folder: Path
+    pidfd: int
+    told_started: bool = False
+    heartbeat: Heartbeat | None = None
+
+
+class _Datagram(msgspec.Struct):
+    kind: str
+    run_id: str
+    attempt: int
+
+
+class Workers:
+    """Starts workers through pre-forked shims and watches these; workers and their shims outlive it.
+
+    `environment` is what workers inherit (less Trainshed's own), by default this process's.
+    """
+
+    def __init__(
+        self, *, state_dir: Path, log_id: str, node: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._state_dir = state_dir.absolute()
+        self._marks = sweep.Marks(log_id, node)
+        self._events: asyncio.Queue[WorkerEvent | None] = asyncio.Queue()
+        self._watched: dict[Path, _Watched] = {}
+        self._last_words: dict[Path, Heartbeat] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._datagrams: socket.socket | None = None
+        self.sockets_dir: Path = sockets_dir(self._state_dir)
+        inherited = dict(os.environ if environment is None else environment)
+        for name in _NOT_INHERITED:
+            inherited.pop(name, None)
+        inherited.update(TRAINSHED_LOG_ID=log_id, TRAINSHED_NODE=node)
+        self._cgroups = sweep.cgroups_of(self._marks)
+        self._pool = ShimPool(self._state_dir, self.sockets_dir, self._cgroups, inherited, self._taken)
+
+    async def start(self) -> None:
+        """Bring the spawner up and listen to the shims. Raises OSError."""
+        agent_socket = self.sockets_dir / AGENT_SOCKET
+        agent_socket.unlink(missing_ok=True)
+        for left in self.sockets_dir.glob("[0-9]*.sock"):  # named after a shim; a killed one cannot tidy up
+            if not Path(f"/proc/{left.stem}").exists():
+                left.unlink(missing_ok=True)
+        self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._datagrams.bind(str(agent_socket))
+        asyncio.get_running_loop().add_reader(self._datagrams, self._hear)
+        _log.debug("workers' cgroups", parent=self._cgroups or "none can be had here")
+        self._pool.start()
+
+    async def stop(self) -> None:
+        """Let go: the spawner ends, sockets close, `events` ends; workers and their shims live on. A second call is
+        harmless."""
+        loop = asyncio.get_running_loop()
+        await self._pool.close()
+        for watched in self._watched.values():
+            loop.remove_reader(watched.pidfd)
+            os.close(watched.pidfd)
+        self._watched.clear()
+        if self._datagrams is not None:
+            loop.remove_reader(self._datagrams)
+            self._datagrams.close()
+            self._datagrams = None
+            (self.sockets_dir / AGENT_SOCKET).unlink(missing_ok=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._events.put_nowait(None)
+
+    async def events(self) -> AsyncIterator[WorkerEvent]:
+        """What happens to the workers, until `stop`. For one reader."""
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def launch(self, folder: Path) -> None:
+        """Hand a prepared folder (lock, intent.json) to a shim. Returns when its worker has exec'd or never will;
+        WorkerStarted or ShimGone follow. Harmless while this agent already has a shim for it. Raises OSError."""
+        folder = folder.absolute()
+        if folder not in self._watched:
+            await self._pool.hand_over(folder)
+
+    async def adopt(self, folder: Path) -> bool:
+        """Watch the live shim of that folder again, and have it tell everything once more; False: none holds the
+        lock. Raises OSError where one holds it and does not say who it is."""
+        folder = folder.absolute()
+        if folder in self._watched:
+            return True
+        give_up = time.monotonic() + COMING_UP_S
+        while _locked(folder):
+            late = time.monotonic() > give_up
+            pidfd = await self._shim_of(folder, look_around=late)
+            if pidfd is not None:
+                self._watch(_Watched(folder, pidfd))
+                _wake(pidfd, signal.SIGUSR2)
+                if (folder / files.STOP).exists():
+                    # The agent before this one may have died between writing and waking.
+                    _wake(pidfd, signal.SIGUSR1)
+                return True
+            if late:
+                raise OSError(f"{folder}: its lock is held, but by no shim that can be found")
+            await asyncio.sleep(0.005)  # it is coming up (a millisecond), or on its way out
+        return False
+
+    async def ask_stop(self, folder: Path) -> None:
+        """Have the shim read stop.json, which the caller has written. A shim that is coming up either sees the file
+        and leaves without exec, or is woken. Nothing happens where no shim is watched."""
+        folder = folder.absolute()
+        await self._pool.taken_up(folder)
+        watched = self._watched.get(folder)
+        if watched is not None:
+            _wake(watched.pidfd, signal.SIGUSR1)
+
+    async def sweep(self, keep: Collection[Path]) -> list[int]:
+        """End every process with our log id and node in its environment that belongs to no folder in `keep`, shims
+        coming up included, and wait until they are gone (docs/protocol.md rule 8). The pids that there were.
+
+        Not to be called while a launch is on its way. Raises TimeoutError where SIGKILL does not end one.
+        """
+        pool = self._pool.pid
+        folders = [folder.absolute() for folder in keep]
+        named = {each for folder in folders for each in _named(files.read_started(folder))}
+
+        def all_strays() -> list[int]:
+            ended = sweep.end(
+                self._marks,
+                lambda processes: sweep.stray(processes, folders, named, pool, self._state_dir),
+            )
+            return sorted({*ended, *sweep.end_leaves(self._cgroups)})
+
+        return await asyncio.to_thread(all_strays)
+
+    async def bury(self, folder: Path, reason: Literal["not_started", "shim_lost"]) -> ExitRecord:
+        """Close an attempt that no shim answers for: take its lock, end what is left of its tree, write exit.json if
+        there is none, and return what stands there. Raises ShimAlive, TimeoutError, OSError."""
+        folder = folder.absolute()
+        heartbeat = self._last_words.pop(folder, None)
+        return await asyncio.to_thread(_bury, self._marks, folder, ExitReason(reason), heartbeat)
+
+    # What is heard of shims
+
+    def _taken(self, folder: Path, pid: int, pidfd: int) -> None:
+        self._watch(_Watched(folder, pidfd))
+
+    def _watch(self, watched: _Watched) -> None:
+        self._watched[watched.folder] = watched
+        asyncio.get_running_loop().add_reader(watched.pidfd, self._shim_gone, watched)
+
+    def _shim_gone(self, watched: _Watched) -> None:
+        self._hear()  # what it said before it went comes first
+        asyncio.get_running_loop().remove_reader(watched.pidfd)
+        os.close(watched.pidfd)
+        folder = watched.folder
+        self._watched.pop(folder, None)
+        exit_record = files.read_exit(folder)
+        if exit_record is None and _locked(folder):
+            # It left because another shim, of the agent before this one, was there first: watch that one.
+            self._spawn_task(self._adopt_first(folder))
+            return
+        self._tell_started(watched, exit_record)
+        if watched.heartbeat is not None and exit_record is None:
+            self._last_words[folder] = watched.heartbeat
+        self._events.put_nowait(ShimGone(folder, exit_record))
+
+    async def _adopt_first(self, folder: Path) -> None:
+        try:
+            adopted = await self.adopt(folder)
+        except OSError as error:
+            _log.warning("a shim cannot be watched", folder=str(folder), error=str(error))
+            return
+        if not adopted:
+            self._events.put_nowait(ShimGone(folder, files.read_exit(folder)))
+
+    def _spawn_task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _hear(self) -> None:
+        """Datagrams of shims. They only wake: what counts is read from files."""
+        while self._datagrams is not None:
+            try:
+                data = self._datagrams.recv(65536)
+            except BlockingIOError:
+                return
+            try:
+                datagram = msgspec.json.decode(data, type=_Datagram)
+                heartbeat = msgspec.json.decode(data, type=Heartbeat)
+            except msgspec.DecodeError:
+                _log.warning("a datagram that is no shim's", size=len(data))
+                continue
+            folder = self._state_dir / "attempts" / datagram.run_id / str(datagram.attempt)
+            if folder not in self._watched:
+                self._pool.hear()  # that it has the folder was said before, on another socket
+            watched = self._watched.get(folder)
+            if watched is None:
+                continue
+            if datagram.kind in ("started", "heartbeat"):
+                self._tell_started(watched, None)
+            if datagram.kind == "heartbeat":
+                watched.heartbeat = heartbeat
+                self._events.put_nowait(WorkerHeartbeat(folder, heartbeat))
+
+    def _tell_started(self, watched: _Watched, exit_record: ExitRecord | None) -> None:
+        if watched.told_started or (exit_record is not None and exit_record.reason is ExitReason.SPAWN_ERROR):
+            return
+        started = files.read_started(watched.folder)
+        if started is not None:
+            watched.told_started = True
+            self._events.put_nowait(WorkerStarted(watched.folder, started))
+
+    async def _shim_of(self, folder: Path, *, look_around: bool) -> int | None:
+        """A descriptor of the folder's live shim: named in started.json, else (`look_around`) by where it works."""
+        started = files.read_started(folder)
+        if started is not None and started.boot_id == boot_id():
+            return process_tree.pidfd(started.shim_pid, started.shim_start_time)
+        if look_around:
+            processes = await asyncio.to_thread(sweep.census, self._marks)
+            for pid in sweep.shims_of(processes, folder):
+                pidfd = process_tree.pidfd(pid, processes[pid].started)
+                if pidfd is not None:
+                    return pidfd
+        return None
+
+
+def _bury(marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: Heartbeat | None) -> ExitRecord:
+    lock = os.open(folder / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _take(lock, folder)
+        standing = files.read_exit(folder)
+        if standing is not None:
+            return standing
+        give_up = time.monotonic() + sweep.LONGEST_S
+        started = files.read_started(folder)
+        # The lock is free a moment before the kernel ends the worker of a killed shim: see that it is gone.
+        # Only what started.json names can have exec'd.
+        named = _named(started)
+        for pid, start_time in named:
+            process_tree.send(pid, start_time, signal.SIGKILL)
+        sweep.await_gone(named, give_up)
+        if named and started is not None and started.cgroup:
+            sweep.end_leaf(started.cgroup, give_up)
+        sweep.end(marks, lambda processes: sweep.of_attempt(processes, folder))
+        stop = files.read_stop(folder)
+        record = ExitRecord(
+            reason=reason,
+            stop_reason=None if stop is None else stop.reason,
+            ended_at=time.time(),
+            last_heartbeat=heartbeat,
+        )
+        files.write_exit(folder, record)
+        return record
+    finally:
+        os.close(lock)
+
+
+def _named(started: Started | None) -> list[tuple[int, int]]:
+    """Worker and shim by pid and start time; none where these mean nothing, being another boot's."""
+    if started is None or started.boot_id != boot_id():
+        return []
+    return [(started.pid, started.start_time), (started.shim_pid, started.shim_start_time)]
+
+
+def _take(lock: int, folder: Path) -> None:
+    give_up = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise ShimAlive(f"{folder}: its shim is alive and holds the lock") from None
+            time.sleep(0.01)  # a second shim, about to leave
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a shim holds the attempt's lock. One that comes up at this very moment may find it taken, and leave."""
+    try:
+        fd = os.open(folder / files.LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _wake(pidfd: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # its end is on its way to us
+        signal.pidfd_send_signal(pidfd, number)

@@ -1,0 +1,187 @@
+"""The agent's words in the event log: appended against its own last word, and repeated until they are settled.
+
+Owns guards and unknown outcomes of an agent's appends (docs/protocol.md rules 2, 8, 11, 13); knows no process or file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from events.codec import NewEvent, StoredEvent, Unreadable, Writer
+from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome, reconnected
+from events.types import (
+    AttemptEnd,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    RunEvent,
+    Started,
+)
+from services.agent.session.values import Name
+from services.logging import get_logger
+from trainshed_client import subjects
+from trainshed_client.subjects import Role
+
+_log = get_logger("agent")
+
+WORDS = ("started", "completed", "failed", "cancelled", "timed_out")
+"""What an agent may say of a run: its guard covers these five literal subjects."""
+PAUSE_S = 1.0
+REMEMBERED = 1_000
+"""Runs whose last own word is remembered; for others it is read back, which costs a millisecond."""
+
+
+class Words:
+    """What this agent appends. Every call returns only when its outcome is known, however long that takes."""
+
+    def __init__(self, log: EventLog, writer: Writer, node: str) -> None:
+        self._log = log
+        self._writer = writer
+        self.node = node
+        self._last: dict[str, int] = {}
+
+    async def tell(self, event: Started | AttemptEnd) -> int:
+        """Append a word on a run, or find that it was said before; its sequence (0: refused for good).
+
+        Words of one run must be told one after the other.
+        """
+        new = self._writer.new(event)
+        guarded = subjects.agent_words(event.run_id, self.node)
+        while True:
+            guard = Guard(guarded, self._last.get(event.run_id, 0))
+            try:
+                seq = (await self._log.append(new, guard)).seq
+            except Conflict:
+                seq = await self._settle(new, event)
+            except UnknownOutcome:
+                await reconnected(self._log.nc)
+                continue
+            except Refused as error:
+                _log.warning("the event log takes nothing; trying again", error=error.message)
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if seq:
+                self._remember(event.run_id, seq)
+                return seq
+
+    async def tell_node(self, event: NodeEvent) -> None:
+        """Append a word on the node that needs no guard. Gives up after a minute: the caller tells again."""
+        try:
+            await self._log.append_surely(self._writer.new(event))
+        except (UnknownOutcome, Refused) as error:
+            _log.warning("not appended", type=type(event).__name__, error=str(error))
+
+    async def join(self, event: NodeJoined, guard_seq: int) -> int | None:
+        """Append NodeJoined while ``guard_seq`` is the last join of the name; None where another came first."""
+        subject = subjects.node_event(self.node, Role.AGENT, "node_joined")
+        return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
+
+    async def leave(self, event: NodeLeft, guard_seq: int) -> int | None:
+        """Append NodeLeft while the own NodeJoined is the last; None where another has joined."""
+        subject = subjects.node_event(self.node, Role.AGENT, "node_joined")
+        return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
+
+    async def name(self) -> Name:
+        """The last words on this name, by direct gets of literal subjects (docs/protocol.md rule 11)."""
+        while True:
+            try:
+                joined = await self._last_of(Role.AGENT, "node_joined")
+                left = await self._last_of(Role.AGENT, "node_left")
+                removed = await self._last_of(Role.GATEWAY, "node_removed")
+            except UnknownOutcome:
+                await reconnected(self._log.nc)
+                continue
+            left_event = left.event if isinstance(left, StoredEvent) else None
+            return Name(
+                joined=0 if joined is None else joined.seq,
+                joined_by=_incarnation(joined),
+                left=0 if left is None else left.seq,
+                left_by=_incarnation(left),
+                left_empty=isinstance(left_event, NodeLeft) and not left_event.attempts,
+                removed=0 if removed is None else removed.seq,
+                removed_of=_incarnation(removed),
+            )
+
+    async def _last_of(self, role: Role, type_: str) -> StoredEvent | Unreadable | None:
+        return await self._log.last(subjects.node_event(self.node, role, type_))
+
+    async def _guarded(self, new: NewEvent, guard: Guard) -> int | None:
+        while True:
+            try:
+                return (await self._log.append(new, guard)).seq
+            except UnknownOutcome:
+                await reconnected(self._log.nc)
+            except Refused as error:
+                _log.warning("the event log takes nothing; trying again", error=error.message)
+                await asyncio.sleep(PAUSE_S)
+            except Conflict as conflict:
+                last = await self._last_id(guard.subject)
+                mine = last if guard.subject == new.subject else await self._last_id(new.subject)
+                if mine[1] == new.id:
+                    return mine[0]
+                if last[0] != guard.seq:
+                    return None
+                if not conflict.transient:
+                    _log.warning("a conflict that cannot be explained; trying again", subject=new.subject)
+                await asyncio.sleep(PAUSE_S / 10)
+
+    async def _last_id(self, subject: str) -> tuple[int, str | None]:
+        while True:
+            try:
+                return await self._log.last_id(subject)
+            except UnknownOutcome:
+                await reconnected(self._log.nc)
+
+    async def _settle(self, new: NewEvent, event: Started | AttemptEnd) -> int:
+        """What stands there after a conflict: the sequence of this word where it was said, else 0 to say it again.
+
+        A process before this one may have said it under another id: the same kind of word on the attempt is it.
+        """
+        last = 0
+        for type_ in WORDS:
+            subject = f"{subjects.EVENTS}.run.{event.run_id}.agent.{type_}.{self.node}"
+            stored = await self._stored(subject)
+            if stored is None:
+                continue
+            if isinstance(stored, StoredEvent) and (stored.id == new.id or _same(stored.event, event)):
+                self._remember(event.run_id, max(last, stored.seq))
+                return stored.seq
+            last = max(last, stored.seq)
+        if self._last.get(event.run_id, 0) == last:
+            await asyncio.sleep(PAUSE_S / 10)  # a cluster that asks to send again
+        self._remember(event.run_id, last)
+        return 0
+
+    async def _stored(self, subject: str) -> StoredEvent | Unreadable | None:
+        while True:
+            try:
+                return await self._log.last(subject)
+            except UnknownOutcome:
+                await reconnected(self._log.nc)
+
+    def _remember(self, run_id: str, seq: int) -> None:
+        self._last.pop(run_id, None)
+        self._last[run_id] = seq
+        if len(self._last) > REMEMBERED:
+            del self._last[next(iter(self._last))]
+
+
+def _same(stored: object, event: RunEvent) -> bool:
+    match stored, event:
+        case Started(attempt=there), Started(attempt=here):
+            return there == here
+        case AttemptEnd(attempt=there), AttemptEnd(attempt=here):
+            return there == here
+        case _:
+            return False
+
+
+def _incarnation(stored: StoredEvent | Unreadable | None) -> str | None:
+    """Whose word it was; of one that cannot be read, an incarnation that is nobody's."""
+    match stored:
+        case None:
+            return None
+        case StoredEvent(event=NodeEvent(incarnation=incarnation)):
+            return incarnation
+        case _:
+            return f"unreadable (sequence {stored.seq})"

@@ -1,0 +1,159 @@
+"""How an attempt ended: from exit.json to the event that says so. Pure.
+
+Owns that mapping and the clean-up of output tails; knows no file and no NATS.
+"""
+
+from __future__ import annotations
+
+from events.times import rfc3339
+from events.types import (
+    Artifacts,
+    AttemptEnd,
+    AttemptRef,
+    Cancelled,
+    Completed,
+    Failed,
+    LastHeartbeat,
+    TimedOut,
+    Told,
+)
+from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, StopReason
+from trainshed_client.statuses import FailureReason
+
+TAIL_BYTES = 8 * 1024
+
+
+def told_of(heartbeat: Heartbeat) -> Told:
+    """A shim's heartbeat columns as events bear them."""
+    return Told(
+        ready_at=_time(heartbeat.ready_at),
+        last_heartbeat_at=_time(heartbeat.last_heartbeat_at),
+        step=heartbeat.step,
+        progress=heartbeat.progress,
+        status_text=heartbeat.status_text,
+        metrics=heartbeat.metrics,
+    )
+
+
+def last_heartbeat(exit_record: ExitRecord, told: Told | None, seq: int) -> LastHeartbeat | None:
+    """What the end sets for good: the shim's last word where it has one, else the last that was told; None: nothing.
+
+    ``told`` and ``seq`` are of the last heartbeat that was stored.
+    """
+    last = exit_record.last_heartbeat
+    if last is None and told is None:
+        return None
+    words = told_of(last) if last is not None else told or Told()
+    times = [each.last_heartbeat_at for each in (words, told) if each is not None]
+    at = max((time for time in times if time is not None), default=None)
+    return LastHeartbeat(
+        ready_at=words.ready_at,
+        last_heartbeat_at=at,
+        step=words.step,
+        progress=words.progress,
+        status_text=words.status_text,
+        metrics=words.metrics,
+        seq=seq,
+    )
+
+
+def completed(event: AttemptEnd) -> bool:
+    """Whether the end is a Completed one, which bears what the worker left."""
+    return isinstance(event, Completed)
+
+
+def failed(exit_record: ExitRecord) -> bool:
+    """Whether the end is a Failed one, which bears the last of the output."""
+    return failure(exit_record) is not None
+
+
+def failure(exit_record: ExitRecord) -> FailureReason | None:
+    """The reason of a Failed; None for the other ends."""
+    if exit_record.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
+        return None
+    if exit_record.stop_reason is StopReason.RECLAIMED and exit_record.reason is not ExitReason.NOT_STARTED:
+        return FailureReason.NODE_RECLAIMED
+    match exit_record.reason:
+        case ExitReason.EXITED:
+            return FailureReason.EXIT_CODE if exit_record.exit_code != 0 else None
+        case ExitReason.SIGNALLED:
+            return FailureReason.SIGNAL
+        case ExitReason.SPAWN_ERROR:
+            return FailureReason.SPAWN_ERROR
+        case ExitReason.NOT_STARTED:
+            return FailureReason.NOT_STARTED
+        case ExitReason.WORKER_TIMEOUT | ExitReason.TIME_LIMIT:
+            return None
+        case ExitReason.SHIM_LOST | ExitReason.STOPPED | ExitReason.UNSPECIFIED:
+            return FailureReason.SHIM_LOST
+
+
+def end_of(
+    ref: AttemptRef,
+    exit_record: ExitRecord,
+    heartbeat: LastHeartbeat | None,
+    *,
+    artifacts: Artifacts | None = None,
+    output_tail: str | None = None,
+    message: str | None = None,
+) -> AttemptEnd:
+    """The event of an attempt's end. A stop by cancel decides, whatever the exit code (docs/protocol.md rule 3).
+
+    ``message`` stands in where exit.json has none.
+    """
+    ran = exit_record.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
+    duration_s = exit_record.duration_s if ran else None
+    if exit_record.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
+        return Cancelled(
+            run_id=ref.run_id,
+            attempt=ref.attempt,
+            duration_s=duration_s,
+            last_heartbeat=heartbeat,
+            reason=exit_record.stop_reason,
+            exit_code=exit_record.exit_code,
+            signal=exit_record.signal,
+        )
+    reason = failure(exit_record)
+    if reason is not None:
+        return Failed(
+            run_id=ref.run_id,
+            attempt=ref.attempt,
+            duration_s=duration_s,
+            last_heartbeat=heartbeat,
+            failure_reason=reason,
+            exit_code=exit_record.exit_code,
+            signal=exit_record.signal,
+            message=exit_record.message or message,
+            output_tail=output_tail or None,
+        )
+    match exit_record.reason:
+        case ExitReason.WORKER_TIMEOUT | ExitReason.TIME_LIMIT:
+            return TimedOut(
+                run_id=ref.run_id,
+                attempt=ref.attempt,
+                duration_s=duration_s,
+                last_heartbeat=heartbeat,
+                failure_reason=FailureReason(exit_record.reason.value),
+                timeout_s=exit_record.timeout_s,
+                exit_code=exit_record.exit_code,
+                signal=exit_record.signal,
+            )
+        case _:
+            return Completed(
+                run_id=ref.run_id,
+                attempt=ref.attempt,
+                duration_s=duration_s,
+                last_heartbeat=heartbeat,
+                artifacts=artifacts,
+            )
+
+
+def clean_tail(data: bytes, limit: int = TAIL_BYTES) -> str:
+    """The last of ``data`` as valid text of at most ``limit`` bytes of UTF-8, without nul characters."""
+    encoded = data[-limit:].decode("utf-8", "replace").replace("\x00", "\ufffd").encode()
+    text = encoded[-limit:].decode("utf-8", "ignore")
+    return text.strip("\r\n")
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(int(seconds * 1e9))

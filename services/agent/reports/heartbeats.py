@@ -1,0 +1,185 @@
+"""The agent's heartbeats: that the node is alive and how its devices do, and what its workers told.
+
+Owns their pace, guards and sequences (docs/contracts.md, "The worker's contract": 5 s a node, 1 s a run); knows no process and no file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import nats.errors
+
+from events.codec import Writer, decode_heartbeat, event_id
+from events.log import Conflict, Guard, Refused, UnknownOutcome, last_message, publish
+from events.times import rfc3339
+from events.types import AttemptRef, GpuReading, NodeHeartbeat, RunHeartbeat, Told
+from services.agent.machine.gpus import GpuSample
+from services.logging import get_logger
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+_log = get_logger("agent")
+
+NODE_EVERY_S = 5.0
+RUN_EVERY_S = 1.0
+ALIVE_EVERY_S = 30.0
+"""A worker whose being alive is all that it tells (`heartbeat.source` process): so often."""
+OUTPUT_EVERY_S = 5.0
+_REMEMBERED_IDS = 50
+
+Sample = Callable[[], Awaitable[list[GpuSample]]]
+
+
+class NodeHeartbeats:
+    """Says every 5 s that the node is alive, each against the sequence of the one before (docs/protocol.md rule 11)."""
+
+    def __init__(self, nc: SafeClient, writer: Writer, node: str, incarnation: str) -> None:
+        self._nc = nc
+        self._writer = writer
+        self._node = node
+        self._incarnation = incarnation
+        self._subject = subjects.node_heartbeat(node)
+        self._seq: int | None = None
+        self._stored_one = False
+        self._sent: deque[str] = deque(maxlen=_REMEMBERED_IDS)
+
+    async def last_heard(self, now_ns: int) -> str | None:
+        """How long ago the name's last heartbeat was stored, in words; None where there is none or no answer."""
+        with contextlib.suppress(UnknownOutcome):
+            found = await last_message(self._nc, subjects.HEARTBEATS_STREAM, self._subject)
+            if found is not None:
+                return ago(now_ns - found.stored_ns)
+        return None
+
+    async def run(
+        self, readings: Callable[[], tuple[GpuReading, ...]], disk_free_mb: Callable[[], int | None]
+    ) -> None:
+        """Heartbeats until cancelled. Raises TrainshedError (CONFLICT) where another speaks for this node."""
+        while True:
+            begun = time.monotonic()
+            await self._say(readings(), disk_free_mb())
+            await asyncio.sleep(max(0.0, NODE_EVERY_S - (time.monotonic() - begun)))
+
+    async def _say(self, gpus: tuple[GpuReading, ...], disk_free_mb: int | None) -> None:
+        heartbeat = NodeHeartbeat(
+            node=self._node, incarnation=self._incarnation, gpus=gpus, disk_free_mb=disk_free_mb
+        )
+        subject, id_, body = self._writer.heartbeat(heartbeat)
+        try:
+            if self._seq is None:
+                await self._read()
+            self._sent.append(id_)
+            for _ in range(3):
+                try:
+                    stored = await publish(self._nc, subject, id_, body, Guard(subject, self._seq or 0))
+                    self._seq, self._stored_one = stored.seq, True
+                    return
+                except Conflict:
+                    await self._read()
+        except UnknownOutcome:
+            pass  # the next one says the same; a silent node is the dispatcher's to judge
+        except Refused as error:
+            _log.warning("the heartbeat stream takes nothing", error=error.message)
+
+    async def _read(self) -> None:
+        """What stands there: the guard of the next heartbeat, unless it is another's word."""
+        found = await last_message(self._nc, subjects.HEARTBEATS_STREAM, self._subject)
+        self._seq = 0 if found is None else found.seq
+        if found is None or event_id(found.body) in self._sent:
+            return
+        heartbeat = decode_heartbeat(found.subject, found.body)
+        theirs = heartbeat.incarnation if isinstance(heartbeat, NodeHeartbeat) else "unknown"
+        # Before the first own one it is an earlier session's; after it only another agent can have spoken.
+        if self._stored_one:
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"another agent speaks for node {self._node} (incarnation {theirs}, this one is {self._incarnation}). "
+                "Two agents must not share a name or a copied state folder: stop one of them, and give it a node name "
+                "and a state folder of its own",
+            )
+
+
+class RunHeartbeats:
+    """One run's heartbeats: what was told, at most one a second, and nothing where nothing new was told."""
+
+    def __init__(
+        self,
+        nc: SafeClient,
+        writer: Writer,
+        ref: AttemptRef,
+        *,
+        alive_counts: bool,
+        clock: Callable[[], int],
+    ) -> None:
+        self._nc = nc
+        self._writer = writer
+        self._ref = ref
+        self._alive_counts = alive_counts
+        self._clock = clock
+        self._told = Told()
+        self._new = asyncio.Event()
+        self.stored: Told | None = None
+        """The last that was stored."""
+        self.seq = 0
+        """Its sequence; 0: none was."""
+
+    def tell(self, told: Told) -> None:
+        """All that the worker told so far."""
+        self._told = told
+        self._new.set()
+
+    def seen(self) -> None:
+        """A sign of life that says nothing else (a line of output)."""
+        self._told = msgspec.structs.replace(self._told, last_heartbeat_at=rfc3339(self._clock()))
+        self._new.set()
+
+    async def run(self) -> None:
+        """Heartbeats until cancelled.
+
+        The first sign of a worker that is only alive goes out after a second: most that end sooner are counted in
+        hundreds, and their end says it all.
+        """
+        first = True
+        while True:
+            if self._alive_counts:
+                await self._await_news(RUN_EVERY_S if first else ALIVE_EVERY_S)
+            else:
+                await self._new.wait()
+            first = False
+            if not self._new.is_set():
+                self.seen()
+            self._new.clear()
+            await self._say()
+            await asyncio.sleep(RUN_EVERY_S)
+
+    async def _await_news(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._new.wait()
+
+    async def _say(self) -> None:
+        told = self._told
+        heartbeat = RunHeartbeat(
+            run_id=self._ref.run_id, attempt=self._ref.attempt, **msgspec.structs.asdict(told)
+        )
+        try:
+            subject, id_, body = self._writer.heartbeat(heartbeat)
+            self.seq = (await publish(self._nc, subject, id_, body)).seq
+            self.stored = told
+        except (UnknownOutcome, Refused, nats.errors.Error):
+            pass  # the next one carries all of it
+
+
+def ago(ns: int) -> str:
+    """A length of time, in ns, as people say it: ``3 min ago``."""
+    seconds = max(0, ns // 1_000_000_000)
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,269 @@
+"""The shell around the agent's session: a delivery to its acknowledgement, and every action that a step asks for.
+
+Owns the session's state and the order of its inputs; decides nothing (`session` does) and knows no wiring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from events.codec import Unreadable, decode
+from events.types import AttemptRef, Dispatched, NodeLost, Stopping
+from services.agent.attempts.attempt import Parts
+from services.agent.attempts.intents import Intents
+from services.agent.attempts.live import LiveAttempts
+from services.agent.folders.files import StopReason
+from services.agent.folders.paths import is_ref
+from services.agent.folders.prepared import Blanks
+from services.agent.identity import Identity
+from services.agent.processes.workers import Workers
+from services.agent.reports.appender import PAUSE_S
+from services.agent.reports.membership import Membership
+from services.agent.session import machine
+from services.agent.session.parts import attempt_of
+from services.agent.session.values import (
+    Ack,
+    Action,
+    AppendJoined,
+    AppendLeft,
+    Bury,
+    CountedLost,
+    Finish,
+    Forget,
+    Granted,
+    Input,
+    Joined,
+    Launch,
+    Phase,
+    Place,
+    ReadName,
+    Refuse,
+    State,
+    StopOrdered,
+    Sweep,
+    Swept,
+    TellEnd,
+    TellStarted,
+    WakeShim,
+    WriteFolder,
+    WriteGrant,
+    WriteStop,
+)
+from services.failpoints import failpoint
+from services.logging import get_logger
+from trainshed_client.errors import TrainshedError
+
+_log = get_logger("agent")
+
+LAST_WORDS_S = 5.0
+"""Seconds that an agent whose workers are all ended goes on trying to tell their ends before it exits."""
+
+
+class SessionShell:
+    """Feeds one agent's session and carries out what it decides. ``joined`` is called at each of its joins.
+
+    ``finished`` is set once nothing is left to do, or by whoever ends it; it takes nothing after that. ``refusal`` is
+    the error for people where the node's name is another's.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        workers: Workers,
+        blanks: Blanks,
+        *,
+        identity: Identity,
+        intents: Intents,
+        membership: Membership,
+        joined: Callable[[], None],
+    ) -> None:
+        self.state = State(incarnation=identity.incarnation)
+        self.live = LiveAttempts(parts, workers, blanks, self.feed)
+        self.finished = asyncio.Event()
+        self.refusal: TrainshedError | None = None
+        self._nc = parts.nc
+        self._folders = parts.folders
+        self._spawn = parts.spawn
+        self._node = identity.node
+        self._intents = intents
+        self._membership = membership
+        self._joined = joined
+        self._inputs: deque[Input] = deque()
+        self._draining = False
+        self._deliveries: dict[int, Msg] = {}
+        self._last_words: asyncio.TimerHandle | None = None
+
+    # --- inputs -------------------------------------------------------------------------------------------
+
+    def feed(self, event: Input) -> None:
+        """Take an input, and whatever its actions bring about at once, one after the other."""
+        self._inputs.append(event)
+        if self._draining or self.finished.is_set():
+            return
+        self._draining = True
+        try:
+            while self._inputs:
+                self._take(self._inputs.popleft())
+        finally:
+            self._draining = False
+
+    def _take(self, event: Input) -> None:
+        before = self.state
+        self.state, actions = machine.step(before, event)
+        try:
+            for action in actions:
+                self._act(action)
+        except OSError as error:
+            # Only writes raise, and they come first: this step did not happen.
+            self.state = before
+            _log.warning("the state folder cannot be written; trying again", error=str(error))
+            if not isinstance(event, Granted | StopOrdered):  # these are delivered again
+                asyncio.get_running_loop().call_later(PAUSE_S, self.feed, event)
+            return
+        if isinstance(event, Joined) and self.state.phase is Phase.JOINED:
+            self._has_joined()
+        self._limit_last_words()
+
+    def _has_joined(self) -> None:
+        self._joined()
+        _log.info("joined", node=self._node, seq=self.state.joined, attempts=len(self.state.attempts))
+        held, self._deliveries = self._deliveries, {}
+        for msg in held.values():
+            asyncio.get_running_loop().call_soon(self.deliver, msg)
+
+    def _limit_last_words(self) -> None:
+        state = self.state
+        if state.phase is not Phase.RECLAIMING or self._last_words is not None:
+            return
+        if all(each.place is Place.OVER for each in state.attempts):
+            loop = asyncio.get_running_loop()
+            self._last_words = loop.call_later(LAST_WORDS_S, self.finished.set)
+
+    def deliver(self, msg: Msg) -> None:
+        """One decision of the dispatcher, from the node's push consumer (docs/protocol.md rule 10)."""
+        tokens = msg.reply.split(".")
+        if tokens[:2] != ["$JS", "ACK"] or len(tokens) not in (9, 12):
+            return  # the server's idle heartbeat
+        at = 5 if len(tokens) == 9 else 7
+        seq, stored_ns = int(tokens[at]), int(tokens[at + 2])
+        self._deliveries[seq] = msg
+        if self.finished.is_set() or self.state.phase is not Phase.JOINED:
+            return  # taken once the session has begun, or delivered again
+        stored = decode(msg.subject, msg.data, seq, stored_ns)
+        if isinstance(stored, Unreadable):
+            self._pass_over(seq, msg.subject, stored.reason)
+            return
+        event = stored.event
+        failpoint("agent.delivered")
+        match event:
+            case Dispatched() if is_ref(event.run_id, event.attempt):
+                granted = self._granted(seq, event)
+                self.feed(granted)
+                if attempt_of(self.state, granted.ref) is None:
+                    self.live.drop(granted.ref)  # delivered again: nothing of it is left behind
+            case Stopping() if is_ref(event.run_id, event.attempt):
+                ref = AttemptRef(event.run_id, event.attempt)
+                self.feed(
+                    StopOrdered(
+                        seq=seq,
+                        incarnation=event.incarnation,
+                        ref=ref,
+                        reason=StopReason(event.reason),
+                        disk=self._folders.on_disk(ref),
+                    )
+                )
+            case NodeLost():
+                self.feed(CountedLost(seq=seq, incarnation=event.incarnation))
+            case _:
+                self._pass_over(seq, msg.subject, "it is nothing that an agent takes")
+        self._deliveries.pop(seq, None)
+
+    def _pass_over(self, seq: int, subject: str, reason: str) -> None:
+        """What cannot be used must not stand in the way of what follows it."""
+        _log.warning("a decision is passed over", node=self._node, seq=seq, subject=subject, reason=reason)
+        self._act(Ack(seq))
+        self._deliveries.pop(seq, None)
+
+    def _granted(self, seq: int, event: Dispatched) -> Granted:
+        ref = AttemptRef(event.run_id, event.attempt)
+        work = self.live.on(ref)
+        intent, why_not = self._intents.of(seq, event)
+        if work.intent is None:
+            work.intent = intent
+        if why_not is not None:
+            work.message = why_not
+        return Granted(
+            seq=seq,
+            incarnation=event.incarnation,
+            ref=ref,
+            slots=event.slots,
+            usable=why_not is None,
+            disk=self._folders.on_disk(ref),
+        )
+
+    # --- actions ------------------------------------------------------------------------------------------
+
+    def _act(self, action: Action) -> None:
+        spawn, live = self._spawn, self.live
+        match action:
+            case WriteGrant(ref):
+                live.write_grant(ref)
+                failpoint("agent.intent_written")
+            case WriteFolder(ref):
+                live.write_folder(ref)
+            case WriteStop(ref, reason, seq):
+                live.write_stop(ref, reason, seq)
+                failpoint("agent.stop_written")
+            case Launch(ref):
+                live.launch(ref)
+            case WakeShim(ref):
+                spawn(live.wake(ref))
+            case Ack(seq):
+                if (msg := self._deliveries.get(seq)) is not None:
+                    spawn(self._acknowledge(msg))
+            case Bury(ref, reason):
+                spawn(live.bury(ref, reason))
+            case TellStarted(ref):
+                spawn(live.tell_started(ref))
+            case TellEnd(ref):
+                spawn(live.tell_end(ref))
+            case Forget(ref):
+                live.forget(ref)
+            case ReadName():
+                spawn(self._then(self._membership.read_name()))
+            case Sweep(keep):
+                spawn(self._then(self._swept(keep)))
+            case AppendJoined(guard, attempts):
+                spawn(self._then(self._membership.join(guard, attempts)))
+            case AppendLeft():
+                spawn(self._then(self._membership.leave(action, reclaim=self.state.reclaim)))
+            case Refuse(owner):
+                spawn(self._refuse(owner))
+            case Finish():
+                self.finished.set()
+            case _:
+                assert_never(action)
+
+    async def _acknowledge(self, msg: Msg) -> None:
+        with contextlib.suppress(nats.errors.Error):  # then it is delivered again
+            await self._nc.publish(msg.reply, b"+ACK")
+            failpoint("agent.acknowledged")
+
+    async def _then(self, work: Awaitable[Input]) -> None:
+        self.feed(await work)
+
+    async def _swept(self, keep: tuple[AttemptRef, ...]) -> Input:
+        await self.live.sweep(keep)
+        failpoint("agent.swept")
+        return Swept()
+
+    async def _refuse(self, owner: str) -> None:
+        self.refusal = await self._membership.refusal(owner)
+        self.finished.set()
