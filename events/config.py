@@ -33,7 +33,7 @@ RETRY_ON = (
 # plain string: the words of a newer release must not stop a reader.
 
 
-class Gpus(msgspec.Struct, frozen=True, gc=False):
+class GpusConfig(msgspec.Struct, frozen=True, gc=False):
     """GPUs asked for; with ``mandatory`` false the run starts with fewer, or none, rather than wait."""
 
     requested: int = 0
@@ -45,10 +45,10 @@ class Resources(msgspec.Struct, frozen=True):
 
     cpus: int = 1
     memory_mb: int = 0
-    gpus: Gpus = Gpus()
+    gpus: GpusConfig = GpusConfig()
 
 
-class Artifacts(msgspec.Struct, frozen=True, gc=False):
+class ArtifactsConfig(msgspec.Struct, frozen=True, gc=False):
     """Kept for the clients that send it: shown, not acted on."""
 
     output_prefix: str = ""
@@ -63,7 +63,7 @@ class Schedule(msgspec.Struct, frozen=True, gc=False):
     max_steps: int | None = None
 
 
-class Retry(msgspec.Struct, frozen=True):
+class RetryPolicy(msgspec.Struct, frozen=True):
     """When a failed attempt is followed by another; ``backoff_s`` seconds after its end, constant."""
 
     max_attempts: int = 1
@@ -71,14 +71,14 @@ class Retry(msgspec.Struct, frozen=True):
     on: tuple[str, ...] = RETRY_ON
 
 
-class Stop(msgspec.Struct, frozen=True, gc=False):
+class StopPolicy(msgspec.Struct, frozen=True, gc=False):
     """How the worker's tree is stopped: the signal, and seconds until SIGKILL."""
 
     signal: str = "SIGTERM"
     grace_s: float = 5.0
 
 
-class Heartbeat(msgspec.Struct, frozen=True, gc=False):
+class HeartbeatConfig(msgspec.Struct, frozen=True, gc=False):
     """What counts as a sign of life, and seconds of silence that end an attempt (None: the node's)."""
 
     source: str = "process"
@@ -121,12 +121,12 @@ class RunConfig(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
     working_dir: str | None = None
     resources: Resources = Resources()
-    artifacts: Artifacts = Artifacts()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
     schedule: Schedule = Schedule()
     priority: int = 0
-    retry: Retry = Retry()
-    stop: Stop = Stop()
-    heartbeat: Heartbeat = Heartbeat()
+    retry: RetryPolicy = RetryPolicy()
+    stop: StopPolicy = StopPolicy()
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
     after: tuple[str, ...] = ()
     secrets: dict[str, Secret] = {}
     submission_key: str | None = None

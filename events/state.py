@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from events.config import Needs, Retry
+from events.config import Needs, RetryPolicy
 from events.types import AttemptRef, Device
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
 
@@ -84,7 +84,7 @@ class Run(RunProgress, frozen=True, kw_only=True):
     name: str
     priority: int
     needs: Needs
-    retry: Retry
+    retry: RetryPolicy
     after: tuple[str, ...]
     max_duration_s: float | None
     grace_s: float
