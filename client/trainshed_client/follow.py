@@ -15,7 +15,7 @@ from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Range, Requests, read_range
 from trainshed_client.records import AttemptRecord, RunRecord
-from trainshed_client.statuses import RunStatus
+from trainshed_client.statuses import PLACED, RunStatus
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -29,7 +29,6 @@ BUFFERED_BYTES = 1024 * 1024
 """What a follower keeps of live chunks; when it is slower than that, it reads the file instead."""
 
 RETRY_S = 0.5
-_LIVE = (RunStatus.DISPATCHING, RunStatus.RUNNING)
 
 
 class Runs(Requests, Protocol):
@@ -116,7 +115,7 @@ class RunOutput:
         following = self._following
         if following is None:
             return None
-        if not (self.record.attempt == following.attempt and self.record.status in _LIVE):
+        if not (self.record.attempt == following.attempt and self.record.status in PLACED):
             following.end()
         try:
             chunk = await following.next_chunk()

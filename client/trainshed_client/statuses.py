@@ -22,14 +22,17 @@ class RunStatus(enum.StrEnum):
     @property
     def ended(self) -> bool:
         """True for the terminal statuses, which only a retry leaves."""
-        return self in _ENDED
+        return self in ENDED
 
     @classmethod
     def _missing_(cls, value: object) -> RunStatus:
         return cls.UNSPECIFIED
 
 
-_ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+LIVE = (RunStatus.PENDING, RunStatus.DISPATCHING, RunStatus.RUNNING)
+PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
+"""What is granted a place on a node."""
+ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
 class FailureReason(enum.StrEnum):
@@ -64,6 +67,10 @@ class NodeStatus(enum.StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> NodeStatus:
         return cls.UNSPECIFIED
+
+
+GONE = (NodeStatus.LEFT, NodeStatus.REMOVED)
+"""What is granted nothing until it joins again."""
 
 
 class WaitReason(enum.StrEnum):

@@ -20,7 +20,8 @@ from sqlalchemy import Connection, select
 
 from projections.read_model import tables
 from projections.read_model.database import Database
-from projections.read_model.rows import MODULUS, Row, digest, hashed_fields, key_of, record_json, row_from
+from projections.read_model.rows import Row, key_of, record_json, row_from
+from projections.read_model.state_hash import MODULUS, digest, hashed_fields
 from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode, TrainshedError
 

@@ -25,7 +25,7 @@ from projections.read_model.rows import (
 )
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.rendering.timeline import text_of_stored
-from trainshed_client.statuses import RunStatus
+from trainshed_client.statuses import GONE, RunStatus
 
 MAX_FOUND = 6
 MAX_BYTES = 900_000
@@ -129,7 +129,7 @@ class Queries:
         """``slot.list``; the free slots of nodes that left are left out."""
         with self._database.reading() as connection:
             seq, nodes, slots = _seq(connection), _nodes(connection), _slots(connection)
-        gone = {node.node for node in nodes if node.status in ("left", "removed")}
+        gone = {node.node for node in nodes if node.status in GONE}
         shown = [slot for slot in slots if slot.node not in gone or slot.run_id is not None]
         return {"v": 1, "seq": seq, "slots": [msgspec.Raw(record_json(slot)) for slot in shown]}
 
@@ -140,7 +140,7 @@ class Queries:
             seq, nodes = _seq(connection), _nodes(connection)
             statement = select(node).where(tables.IS_LIVE, node.is_not(None)).distinct()
             busy = set(connection.execute(statement).scalars())
-        shown = [row for row in nodes if row.status not in ("left", "removed") or row.node in busy]
+        shown = [row for row in nodes if row.status not in GONE or row.node in busy]
         return {"v": 1, "seq": seq, "nodes": [msgspec.Raw(record_json(row)) for row in shown]}
 
     def health(self) -> dict[str, Any]:

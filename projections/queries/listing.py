@@ -14,9 +14,9 @@ from sqlalchemy import Row as SqlRow
 
 from events.times import nanoseconds, rfc3339
 from projections.read_model import tables
-from projections.read_model.rows import LIVE, RunRow, plain_number, sorted_json
+from projections.read_model.rows import RunRow, plain_number, sorted_json
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.statuses import RunStatus
+from trainshed_client.statuses import LIVE, RunStatus
 
 MAX_RUNS = 500
 _BEYOND_TEXT = chr(0x10FFFF)
@@ -137,7 +137,7 @@ def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
     where: list[ColumnElement[bool]] = []
     if query.status:
         where.append(runs.status.in_(query.status))
-        if LIVE.issuperset(query.status):
+        if set(LIVE).issuperset(query.status):
             where.append(tables.IS_LIVE)  # type: ignore[arg-type]  # their index: they are few, whatever has ended
     if query.name is not None:
         where.append(runs.name == query.name)

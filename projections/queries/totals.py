@@ -13,13 +13,10 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from projections.read_model import tables
 from projections.read_model.database import Database
-from trainshed_client.statuses import RunStatus
+from trainshed_client.statuses import ENDED, GONE, LIVE, RunStatus
 
-ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
-LIVE = (RunStatus.PENDING, RunStatus.DISPATCHING, RunStatus.RUNNING)
 ENDED_SHARE = 20
 """All ended runs are counted anew only after this many times what the last count took: a long history costs time."""
-_GONE = ("left", "removed")
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +91,7 @@ def _by_status(connection: Connection, *, live: bool) -> dict[str, int]:
 def _slots(connection: Connection) -> tuple[int, int]:
     """(all, used): the free slots of nodes that left or were removed do not count."""
     slot, node = tables.slots.c, tables.nodes.c
-    there = or_(slot.run_id.is_not(None), and_(node.status.is_not(None), node.status.not_in(_GONE)))
+    there = or_(slot.run_id.is_not(None), and_(node.status.is_not(None), node.status.not_in(GONE)))
     joined = tables.slots.outerjoin(tables.nodes, node.node == slot.node)
     row = connection.execute(
         select(func.count(), func.count(slot.run_id)).select_from(joined).where(there)

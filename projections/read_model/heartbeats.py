@@ -1,6 +1,6 @@
 """Heartbeats into the read model: what workers report and what nodes measure, outside the state hash.
 
-Owns which columns a heartbeat sets and whose heartbeats count; knows neither NATS nor how a run got where it is.
+Owns whose heartbeats count; knows neither NATS nor how a run got where it is.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from events.state import Active, Run
 from events.types import NodeHeartbeat, RunHeartbeat
 from projections.read_model.core import Projection
 from projections.read_model.projector import Applied, Projector, changed_run, changed_slot
+from projections.read_model.reports import ReportColumns
 from projections.read_model.rows import (
     AttemptRow,
     NodeRow,
-    RunRow,
     SlotRow,
     fitting,
-    plain_number,
     sorted_json,
 )
 from projections.read_model.times import stored_time
@@ -82,8 +81,9 @@ def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, 
     attempt = projection.working.attempts.get((row.submit_seq, heartbeat.attempt))
     if attempt is None or attempt.row is None:
         return
-    for each in (row, attempt.row):
-        _set_report(each, heartbeat, time)
+    report = ReportColumns.of(heartbeat, time)
+    report.set_in(row)
+    report.set_in(attempt.row)
     row.updated_at = max(row.updated_at or "", time)
     changed.runs.append(item)
     changed.attempts.append((row.submit_seq, attempt.row))
@@ -92,15 +92,6 @@ def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, 
 def _is_of(run: Run, attempt: int, node: str) -> bool:
     phase = run.phase
     return isinstance(phase, Active) and phase.attempt == attempt and phase.node == node
-
-
-def _set_report(row: RunRow | AttemptRow, heartbeat: RunHeartbeat, time: str) -> None:
-    row.ready_at = heartbeat.ready_at
-    row.last_heartbeat_at = heartbeat.last_heartbeat_at or time
-    row.step = plain_number(heartbeat.step)
-    row.progress = heartbeat.progress
-    row.status_text = heartbeat.status_text
-    row.metrics = sorted_json(heartbeat.metrics)
 
 
 def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: ChangedRows) -> None:

@@ -11,10 +11,14 @@ from __future__ import annotations
 from events.codec import StoredEvent
 from events.state import Node
 from events.types import Device, Dispatched
+from projections.read_model import reports
 from projections.read_model.rows import NodeRow, SlotRow, fitting
 from projections.read_model.times import stored_time
 from projections.read_model.working_set import WorkingRow, WorkingSet
 from trainshed_client.statuses import NodeStatus
+
+_KEPT = ("seq", "cpus_used", "memory_used_mb", "slots_used", *reports.OF_NODE)
+"""The columns of a node that its own events leave as they are."""
 
 
 def hold(working: WorkingSet, node: str, index: int, ref: Dispatched, time: str) -> None:
@@ -84,16 +88,8 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
         working.touch_node(item)
         return
     before = working.touch_node(item)  # its fold may have changed where its columns did not
-    row.seq, row.last_heartbeat_at, row.disk_free_mb = (
-        before.seq,
-        before.last_heartbeat_at,
-        before.disk_free_mb,
-    )
-    row.cpus_used, row.memory_used_mb, row.slots_used = (
-        before.cpus_used,
-        before.memory_used_mb,
-        before.slots_used,
-    )
+    for column in _KEPT:
+        setattr(row, column, getattr(before, column))
     if row != before or node.status is NodeStatus.REMOVED:
         row.seq = stored.seq
         item.row = row

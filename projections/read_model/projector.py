@@ -18,10 +18,11 @@ from events.codec import StoredEvent, Unreadable, decode
 from events.feed import Message
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
-from projections.read_model.rows import LIVE, RunRow, SlotRow, record_json
+from projections.read_model.rows import RunRow, SlotRow, record_json
 from projections.read_model.store import Store
 from projections.read_model.tables import SCHEMA_VERSION
 from projections.read_model.working_set import Batch
+from trainshed_client.statuses import LIVE
 from trainshed_client.subjects import EVENTS
 
 _log = logging.getLogger("trainshed.projector")

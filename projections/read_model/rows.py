@@ -1,35 +1,20 @@
-"""The rows of the read model as values, and their part in the state hash.
+"""The rows of the read model as values: records, with what is JSON in them kept encoded.
 
-Owns the fields that are hashed and the bytes that they are hashed as; knows neither SQL nor events.
-
-The state hash is the sum modulo 2^256, over every row of runs, attempts, slots, nodes and timeline, of
-``sha256(msgspec.json.encode([table, row], order="sorted"))``, read as a big-endian number. ``row`` is the record as an
-object (lists and objects inside it as such, not as text); heartbeat columns of live runs and attempts, and of nodes
-and slots always, are left out of it.
+Owns their fields, and how they come from a database or a record; knows neither SQL nor events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from copy import copy
-from hashlib import sha256
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from projections.read_model.tables import BOOLEAN_COLUMNS, JSON_COLUMNS
 
-MODULUS = 1 << 256
 EMPTY_OBJECT = Raw(b"{}")
 EMPTY_LIST = Raw(b"[]")
-LIVE = frozenset({"PENDING", "DISPATCHING", "RUNNING"})
-TOLD = ("ready_at", "last_heartbeat_at", "step", "progress", "status_text")
-"""What a worker tells, beside its metrics."""
-RUN_HEARTBEAT = ("ready_at", "updated_at", "last_heartbeat_at", "step", "progress", "status_text", "metrics")
-ATTEMPT_HEARTBEAT = ("ready_at", "last_heartbeat_at", "step", "progress", "status_text", "metrics")
-SLOT_HEARTBEAT = ("memory_used_mb", "utilisation", "other_pids", "updated_at")
-NODE_HEARTBEAT = ("last_heartbeat_at", "disk_free_mb")
 
 _SORTED = msgspec.json.Encoder(order="sorted")
 _ENCODER = msgspec.json.Encoder()
@@ -163,47 +148,6 @@ ROW_TYPES: Mapping[str, type[Row]] = {
 }
 
 
-def digest_of_entry(row: TimelineRow) -> int:
-    """The same as :func:`digest`, for the rows that there are most of."""
-    return int.from_bytes(sha256(_ENCODER.encode(("timeline", row))).digest())
-
-
-def digest(row: Row) -> int:
-    """The row's part in the state hash."""
-    match row:
-        case RunRow() if row.status in LIVE:
-            row = _without(row, RUN_HEARTBEAT)
-        case AttemptRow() if row.status in LIVE:
-            row = _without(row, ATTEMPT_HEARTBEAT)
-        case SlotRow():
-            row = _without(row, SLOT_HEARTBEAT)
-        case NodeRow():
-            row = _without(row, NODE_HEARTBEAT)
-        case _:
-            pass
-    return int.from_bytes(sha256(_ENCODER.encode((row.table, row))).digest())
-
-
-def hashed_fields(row: Row) -> dict[str, Any]:
-    """The row as the object that is hashed: what two read models must agree on."""
-    fields: dict[str, Any] = msgspec.json.decode(record_json(row))
-    left_out: Iterable[str] = ()
-    match row:
-        case RunRow() if row.status in LIVE:
-            left_out = RUN_HEARTBEAT
-        case AttemptRow() if row.status in LIVE:
-            left_out = ATTEMPT_HEARTBEAT
-        case SlotRow():
-            left_out = SLOT_HEARTBEAT
-        case NodeRow():
-            left_out = NODE_HEARTBEAT
-        case _:
-            pass
-    for name in left_out:
-        fields.pop(name, None)
-    return fields
-
-
 def record_json(row: Row) -> bytes:
     """The row as its record's JSON."""
     return _ENCODER.encode(row)
@@ -260,10 +204,3 @@ def fitting(value: int | None) -> int | None:
 
 
 _MAX_WHOLE = 2**53 - 1
-
-
-def _without(row: Any, names: Iterable[str]) -> Any:
-    other = copy(row)
-    for name in names:
-        setattr(other, name, UNSET)
-    return other

@@ -6,9 +6,6 @@ Owns the meaning of these rows' columns; knows no SQL, and of slots only that an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-from msgspec import Raw
 
 from events.change import Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
@@ -22,7 +19,6 @@ from events.types import (
     CancelRequested,
     Dispatched,
     Event,
-    LastHeartbeat,
     RetryRequested,
     RunEvent,
     Started,
@@ -30,13 +26,12 @@ from events.types import (
 )
 from projections.read_model import timeline
 from projections.read_model.nodes import hold, let_go
+from projections.read_model.reports import NO_REPORT, ReportColumns
 from projections.read_model.rows import (
     EMPTY_LIST,
-    EMPTY_OBJECT,
     AttemptRow,
     RunRow,
     fitting,
-    plain_number,
     sorted_json,
 )
 from projections.read_model.times import stored_time
@@ -164,7 +159,7 @@ def _queued(row: RunRow, run: Run) -> None:
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
     row.exit_code = row.signal = row.failure_reason = None
     row.slots = EMPTY_LIST
-    _set_report(row, _NO_REPORT)
+    NO_REPORT.set_in(row)
 
 
 def _attempt_ended(
@@ -178,7 +173,7 @@ def _attempt_ended(
 ) -> None:
     run, number = change.after, end.attempt.attempt
     heartbeat = getattr(event, "last_heartbeat", None)
-    report = _NO_REPORT if heartbeat is None else ReportColumns.of(heartbeat)
+    report = NO_REPORT if heartbeat is None else ReportColumns.of(heartbeat)
     exit_code = fitting(getattr(event, "exit_code", None))
     signal = fitting(getattr(event, "signal", None))
     item = working.attempt(row.submit_seq, number)
@@ -187,11 +182,11 @@ def _attempt_ended(
     attempt = item.row
     attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
-    _set_report(attempt, report)
+    report.set_in(attempt)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
         row.ended_at, row.exit_code, row.signal = time, exit_code, signal
-        _set_report(row, report)
+        report.set_in(row)
     else:
         _queued(row, run)
     row.seq, row.updated_at = stored.seq, time
@@ -221,37 +216,3 @@ _HANDLERS: Mapping[type[Event], Callable[[WorkingSet, Event, RunRow, Run, str], 
     RetryRequested: _retried,
     Cancelled: _cancelled_while_queued,
 }
-
-
-class ReportColumns(NamedTuple):
-    """A worker's last report as columns have it."""
-
-    ready_at: str | None
-    last_heartbeat_at: str | None
-    status_text: str | None
-    step: int | float | None
-    progress: float | None
-    metrics: Raw
-
-    @classmethod
-    def of(cls, last: LastHeartbeat) -> ReportColumns:
-        """What an end carries."""
-        progress = (
-            None if last.progress is None else last.progress + 0.0
-        )  # no database keeps the sign of -0.0
-        return cls(
-            last.ready_at,
-            last.last_heartbeat_at,
-            last.status_text,
-            plain_number(last.step),
-            progress,
-            sorted_json(last.metrics),
-        )
-
-
-_NO_REPORT = ReportColumns(None, None, None, None, None, EMPTY_OBJECT)
-
-
-def _set_report(row: RunRow | AttemptRow, report: ReportColumns) -> None:
-    """Set for good what the worker reported last (nothing: cleared)."""
-    row.ready_at, row.last_heartbeat_at, row.status_text, row.step, row.progress, row.metrics = report

@@ -15,11 +15,10 @@ from sqlalchemy import Connection, Table
 from events.config import stored_config
 from events.run_machine import run_of_config
 from events.state import Node, Run, RunProgress, Snapshot, restore
-from projections.read_model import tables
+from projections.read_model import reports, tables
 from projections.read_model.core import Projection
 from projections.read_model.database import Database, in_chunks
 from projections.read_model.rows import (
-    NODE_HEARTBEAT,
     AttemptRow,
     NodeRow,
     Row,
@@ -262,8 +261,8 @@ class Store:
 
     def put_last_heartbeats(self, rows: list[NodeRow]) -> None:
         """Put what nodes' last heartbeats report, within the caller's transaction."""
-        statement = self.database.update(tables.nodes, NODE_HEARTBEAT, "node")
-        values = [(*(getattr(row, name) for name in NODE_HEARTBEAT), row.node) for row in rows]
+        statement = self.database.update(tables.nodes, reports.OF_NODE, "node")
+        values = [(*(getattr(row, name) for name in reports.OF_NODE), row.node) for row in rows]
         self.database.many(self.connection, statement, values)
 
     def _fresh(self, item: WorkingRun) -> tuple[Any, ...]:

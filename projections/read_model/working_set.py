@@ -13,16 +13,8 @@ import msgspec
 
 from events.codec import StoredEvent
 from events.state import Ended, Node, Run, State
-from projections.read_model.rows import (
-    MODULUS,
-    AttemptRow,
-    NodeRow,
-    RunRow,
-    SlotRow,
-    TimelineRow,
-    digest,
-    digest_of_entry,
-)
+from projections.read_model.rows import AttemptRow, NodeRow, RunRow, SlotRow, TimelineRow
+from projections.read_model.state_hash import MODULUS, digest, digest_of_entry
 from projections.read_model.timeline import encoded
 from trainshed_client.rendering.timeline import TimelineData
 

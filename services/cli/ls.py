@@ -29,7 +29,7 @@ from services.cli.table import Screen, print_lines, render
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import QueuedRunRecord
-from trainshed_client.statuses import RunStatus
+from trainshed_client.statuses import PLACED, RunStatus
 
 if TYPE_CHECKING:
     from trainshed_client.answers import RunPage
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 ENDED_SHOWN = 20
 LIVE_SHOWN = 100
 """So many live runs the table shows for itself: those that run, and the newest that wait. ``--json`` has them all."""
-PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
 PLACED_SHOWN = 500
 _KNOWN = tuple(one.lower() for one in RunStatus if one is not RunStatus.UNSPECIFIED)
 _RUN = msgspec.json.Decoder(QueuedRunRecord)

@@ -13,7 +13,8 @@ from projections.queries.listing import run_query
 from projections.read_model import tables
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
-from projections.read_model.rows import MODULUS, digest, row_from
+from projections.read_model.rows import row_from
+from projections.read_model.state_hash import MODULUS, digest
 from services.projector.waiting import WaitingRuns
 
 LOG_ID = "log-1"

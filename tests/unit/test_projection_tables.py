@@ -14,26 +14,22 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from bench.log_maker import LogMaker
 from events.state import Pending, Run, RunProgress
 from events.times import rfc3339
-from projections.read_model import tables
+from projections.read_model import reports, tables
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from projections.read_model.rows import (
-    ATTEMPT_HEARTBEAT,
-    NODE_HEARTBEAT,
     ROW_TYPES,
-    RUN_HEARTBEAT,
-    SLOT_HEARTBEAT,
     AttemptRow,
     NodeRow,
     RunRow,
     SlotRow,
     TimelineRow,
-    digest,
     plain_number,
     record_json,
     row_from,
     sorted_json,
 )
+from projections.read_model.state_hash import digest
 from projections.read_model.store import fold_of, run_of, run_pair
 from projections.read_model.times import stored_time
 from tests.support.builders import Story
@@ -78,10 +74,10 @@ ROWS = [
     TimelineRow(run_id="r", seq=4, time="t", type="submitted", data=sorted_json({"by": "ada"})),
 ]
 LEFT_OUT = {
-    "runs": RUN_HEARTBEAT,
-    "attempts": ATTEMPT_HEARTBEAT,
-    "slots": SLOT_HEARTBEAT,
-    "nodes": NODE_HEARTBEAT,
+    "runs": reports.OF_RUN,
+    "attempts": reports.OF_ATTEMPT,
+    "slots": reports.OF_SLOT,
+    "nodes": reports.OF_NODE,
     "timeline": (),
 }
 

@@ -19,7 +19,8 @@ import pytest
 
 from events.feed import Message
 from events.types import AttemptRef, Cancelled, Failed, Started
-from projections.read_model.rows import MODULUS, hashed_fields, row_from
+from projections.read_model.rows import row_from
+from projections.read_model.state_hash import MODULUS, hashed_fields
 from services.agent.folders import files
 from services.agent.folders.paths import Folders
 from services.agent.processes import sweep

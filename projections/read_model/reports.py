@@ -1,0 +1,49 @@
+"""The columns that heartbeats set: what workers report, and what nodes measure.
+
+Owns which columns these are and how a worker's report becomes theirs; knows neither SQL nor whose heartbeats count.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec import Raw
+
+from events.types import Told
+from projections.read_model.rows import EMPTY_OBJECT, AttemptRow, RunRow, plain_number, sorted_json
+
+
+class ReportColumns(NamedTuple):
+    """A worker's report as the columns of its attempt and run have it."""
+
+    ready_at: str | None = None
+    last_heartbeat_at: str | None = None
+    step: int | float | None = None
+    progress: float | None = None
+    status_text: str | None = None
+    metrics: Raw = EMPTY_OBJECT
+
+    @classmethod
+    def of(cls, report: Told, stored_at: str | None = None) -> ReportColumns:
+        """From a heartbeat, stored at ``stored_at``, or from what an end carries."""
+        # no database keeps the sign of -0.0
+        progress = None if report.progress is None else report.progress + 0.0
+        return cls(
+            report.ready_at,
+            report.last_heartbeat_at or stored_at,
+            plain_number(report.step),
+            progress,
+            report.status_text,
+            sorted_json(report.metrics),
+        )
+
+    def set_in(self, row: RunRow | AttemptRow) -> None:
+        """Set them in a row."""
+        row.ready_at, row.last_heartbeat_at, row.step, row.progress, row.status_text, row.metrics = self
+
+
+NO_REPORT = ReportColumns()
+OF_ATTEMPT = ReportColumns._fields
+OF_RUN = (*OF_ATTEMPT, "updated_at")
+OF_SLOT = ("memory_used_mb", "utilisation", "other_pids", "updated_at")
+OF_NODE = ("last_heartbeat_at", "disk_free_mb")
