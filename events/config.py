@@ -1,4 +1,4 @@
-"""The run config as a typed, frozen value: its fields, defaults, normal form and digest.
+"""The run config as a typed, frozen value: its fields, defaults and normal form.
 
 Owns what a config means once accepted; knows nothing of text, of what is refused, or of the log.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from events.canonical import Digest, digest_of_json
 from events.json_limits import MAX_INTEGER
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -203,11 +202,6 @@ _LAUNCH = (
     "stop",
     "heartbeat",
 )
-
-
-def digest_of(config: RunConfig) -> Digest:
-    """The digest and run id of ``config``: the same for every way to write the same config."""
-    return digest_of_json(config.normalised())
 
 
 _DECODER = msgspec.json.Decoder(RunConfig)

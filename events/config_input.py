@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from events.canonical import Digest, digest_of_json
 from events.config import RETRY_ON, RUN_NAME_LENGTH, RunConfig
 from events.config_checks import (
     Check,
@@ -32,7 +33,7 @@ from events.credentials import refuse_credentials
 from events.json_limits import MAX_BYTES, below, check_json, invalid, kind, too_large
 from trainshed_client.errors import TrainshedError
 
-__all__ = ["parse_json", "parse_yaml", "run_config"]
+__all__ = ["AcceptedConfig", "accepted_config", "parse_json", "parse_yaml"]
 
 RETRY_REASONS = (*RETRY_ON, "time_limit")
 """What ``retry.on`` may name: every way for an attempt to fail that a new attempt can follow."""
@@ -41,8 +42,19 @@ Table: TypeAlias = "dict[str, Check | Table]"
 """A check for each field of an object; the table of its fields where that is an object too."""
 
 
-def run_config(raw: object, *, allow_credentials: bool = False) -> RunConfig:
-    """Check ``raw`` (parsed JSON or YAML) and fill in the defaults.
+class AcceptedConfig(msgspec.Struct, frozen=True):
+    """A run config that may be submitted, and its normal form: taken apart once, for the event, its size and its name.
+
+    ``stored``: the normalised config as JSON with sorted keys, which is what the log keeps.
+    """
+
+    config: RunConfig
+    stored: bytes
+    digest: Digest
+
+
+def accepted_config(raw: object, *, allow_credentials: bool = False) -> AcceptedConfig:
+    """Check ``raw`` (parsed JSON or YAML), fill in the defaults and name it.
 
     Whether a node is large enough, or a run of ``after`` exists, is asked elsewhere.
     Raises TrainshedError (invalid, or too_large over 256 KiB) with the path of the first field that is wrong,
@@ -60,9 +72,11 @@ def run_config(raw: object, *, allow_credentials: bool = False) -> RunConfig:
         config = msgspec.structs.replace(config, run_name=None)
     if not allow_credentials:
         refuse_credentials(config.environment, config.metadata)
-    if (size := len(msgspec.json.encode(config.normalised()))) > MAX_BYTES:
+    normalised = config.normalised()
+    stored = msgspec.json.encode(normalised, order="sorted")
+    if (size := len(stored)) > MAX_BYTES:
         raise too_large(size, MAX_BYTES)
-    return config
+    return AcceptedConfig(config, stored, digest_of_json(normalised))
 
 
 def _fields(value: object, path: str, table: Table) -> dict[str, object]:

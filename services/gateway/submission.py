@@ -12,8 +12,8 @@ import msgspec
 from events import decide as decisions
 from events.canonical import Digest
 from events.codec import NewEvent, Writer
-from events.config import RunConfig, digest_of
-from events.config_input import run_config
+from events.config import RunConfig
+from events.config_input import accepted_config
 from events.log import Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Submitted
 from services.api import Call
@@ -57,9 +57,8 @@ class Submissions:
 
     async def submit(self, call: Call) -> Answer:
         """Accept one run config. It never reads first; what could not run is answered all the same if it exists."""
-        config = self._checked(call.body, "")
-        submission = self._submission(config, call.by)
-        refusal = await self._refusal(config)
+        submission = self._submission(call.body, call.by)
+        refusal = await self._refusal(submission.config)
         if refusal is not None:
             existing = await self._existing(submission)
             if existing is None:
@@ -69,9 +68,8 @@ class Submissions:
 
     async def check(self, call: Call) -> dict[str, Any]:
         """What `submit` would do with this config, refusals included; appends nothing."""
-        config = self._checked(call.body, "")
-        submission = self._submission(config, call.by)
-        refusal = await self._refusal(config)
+        submission = self._submission(call.body, call.by)
+        refusal = await self._refusal(submission.config)
         existing = await self._existing(submission)
         if refusal is not None and existing is None:
             raise refusal
@@ -80,7 +78,7 @@ class Submissions:
             "digest": submission.digest.hex,
             "new": existing is None,
             "status": None if existing is None else existing["status"],
-            "nodes": decisions.could_run_on(self._fold.state, config),
+            "nodes": decisions.could_run_on(self._fold.state, submission.config),
         }
 
     async def submit_batch(self, call: Call) -> dict[str, Any]:
@@ -97,12 +95,11 @@ class Submissions:
         wanted: dict[str, Submission] = {}
         order: list[str] = []
         for place, raw in enumerate(runs):
-            config = self._checked(raw, f"runs[{place}]")
-            submission = self._submission(config, call.by)
+            submission = self._submission(raw, call.by, f"runs[{place}]")
             order.append(submission.run_id)
             if submission.run_id in wanted:
                 continue
-            refusal = await self._refusal(config)
+            refusal = await self._refusal(submission.config)
             if refusal is not None and await self._existing(submission) is None:
                 if refusal.code is ErrorCode.UNAVAILABLE:
                     raise refusal  # it is of no one run
@@ -117,23 +114,21 @@ class Submissions:
             told.add(run_id)
         return {"runs": out}
 
-    def _checked(self, raw: object, path: str) -> RunConfig:
+    def _submission(self, raw: object, by: str, path: str = "") -> Submission:
+        """What is submitted with this config, if it is accepted; ``path``: where in the request it stands."""
         try:
-            return run_config(raw, allow_credentials=self._allow_credentials)
+            accepted = accepted_config(raw, allow_credentials=self._allow_credentials)
         except TrainshedError as error:
             if not path:
                 raise
             raise TrainshedError(
                 error.code, error.message, f"{path}.{error.path}" if error.path else path
             ) from None
-
-    def _submission(self, config: RunConfig, by: str) -> Submission:
-        digest = digest_of(config)
-        normalised = msgspec.json.encode(config.normalised(), order="sorted")
+        digest = accepted.digest
         event = Submitted(
-            run_id=digest.run_id, config=msgspec.Raw(normalised), digest=digest.hex, submitted_by=by
+            run_id=digest.run_id, config=msgspec.Raw(accepted.stored), digest=digest.hex, submitted_by=by
         )
-        return Submission(digest, self._writer.new(event))
+        return Submission(accepted.config, digest, self._writer.new(event))
 
     async def _refusal(self, config: RunConfig) -> TrainshedError | None:
         """Why this config cannot be accepted now; what exists is answered all the same."""
@@ -202,6 +197,7 @@ class Submissions:
 class Submission(msgspec.Struct, frozen=True):
     """One config about to be submitted."""
 
+    config: RunConfig
     digest: Digest
     event: NewEvent
 

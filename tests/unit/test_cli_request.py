@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from events.config_input import run_config
 from services.cli.request import Request, build, config_options
+from tests.support.configs import run_config
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from events import config_input
 from events.canonical import digest_of_json
-from events.config import RETRY_ON, Needs, RunConfig, digest_of, stored_config
-from events.config_input import parse_json, run_config
+from events.config import RETRY_ON, Needs, RunConfig, stored_config
+from events.config_input import parse_json
+from tests.support.configs import digest_of, run_config
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 # What an existing trainer GUI sends.

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from events.config_input import parse_json, parse_yaml, run_config
+from events.config_input import parse_json, parse_yaml
+from tests.support.configs import run_config
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 # (JSON text, path, a part of the message); a field without entry_point gets one.

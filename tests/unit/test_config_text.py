@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.config import digest_of
-from events.config_input import parse_json, parse_yaml, run_config
+from events.config_input import parse_json, parse_yaml
+from tests.support.configs import digest_of, run_config
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 SAFE = 2**53 - 1
@@ -166,7 +166,7 @@ def test_the_largest_exact_integers_are_read() -> None:
 
 
 def test_reading_json_does_not_load_yaml() -> None:
-    code = 'import sys; from events.config_input import *; run_config(parse_json(b\'{"entry_point":"x"}\'))'
+    code = 'import sys; from events.config_input import *; accepted_config(parse_json(b\'{"entry_point":"x"}\'))'
     loaded = subprocess.run(
         [sys.executable, "-c", f"{code}; print('yaml' in sys.modules, 'difflib' in sys.modules)"],
         capture_output=True,

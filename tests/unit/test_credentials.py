@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from events.config_input import run_config
 from events.credentials import names_credential, refuse_credentials
+from tests.support.configs import run_config
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 ALWAYS = [

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from events.config import RunConfig, digest_of
-from events.config_input import parse_json, parse_yaml, run_config
+from events.config import RunConfig
+from events.config_input import parse_json, parse_yaml
 from events.decide import refuse_impossible
 from tests.support.builders import Story
+from tests.support.configs import digest_of, run_config
 from tests.unit.test_docs import understood
 from trainshed_client.errors import TrainshedError
 

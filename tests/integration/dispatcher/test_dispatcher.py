@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from events.codec import StoredEvent
-from events.config import digest_of, stored_config
+from events.config import stored_config
 from events.evolve import ended_runs_needed, evolve
 from events.feed import ApiError, api_call
 from events.log import Conflict, EventLog, Guard, Refused
@@ -45,6 +45,7 @@ from services.fold import SharedFold
 from services.scheduling.scheduler import SCHEDULER
 from tests.support import NatsServer, eventually
 from tests.support.builders import config, needs
+from tests.support.configs import digest_of
 from tests.support.control import (
     beat,
     everything,

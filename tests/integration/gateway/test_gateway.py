@@ -14,8 +14,6 @@ import msgspec
 import pytest
 
 from events.codec import StoredEvent
-from events.config import digest_of
-from events.config_input import run_config
 from events.log import EventLog
 from events.types import (
     CancelRequested,
@@ -34,6 +32,7 @@ from services.fold import SharedFold
 from services.gateway.gateway import Gateway
 from tests.support import NatsServer, RawNats, eventually
 from tests.support.builders import EXAMPLES
+from tests.support.configs import digest_of, run_config
 from tests.support.control import (
     ask,
     everything,
