@@ -166,7 +166,9 @@ def test_the_largest_exact_integers_are_read() -> None:
 
 
 def test_reading_json_does_not_load_yaml() -> None:
-    code = 'import sys; from events.config_input import *; accepted_config(parse_json(b\'{"entry_point":"x"}\'))'
+    code = (
+        'import sys; from events.config_input import *; accepted_config(parse_json(b\'{"entry_point":"x"}\'))'
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", f"{code}; print('yaml' in sys.modules, 'difflib' in sys.modules)"],
         capture_output=True,
