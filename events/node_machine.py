@@ -84,10 +84,11 @@ def _to_tell_again(state: State, event: NodeJoined) -> tuple[RunChange, ...]:
     """The attempts of this incarnation that were told to stop before: a consumer that is made anew from this join
     would not bring that word (docs/protocol.md rules 3, 10), so it is owed again."""
     changes: list[RunChange] = []
-    stopping = [(run, a) for run, a in state.attempts_of(event.node) if a.stopping]
-    for run, active in sorted(stopping, key=lambda pair: pair[1].dispatched_seq):
-        if active.incarnation == event.incarnation:
-            again = msgspec.structs.replace(run, phase=msgspec.structs.replace(active, stopping=False))
+    stopping = [found for found in state.attempts_of(event.node) if found[2].stopping]
+    for run, active, placement in sorted(stopping, key=lambda found: found[1].dispatched_seq):
+        if placement.incarnation == event.incarnation:
+            phase = active.with_placement(msgspec.structs.replace(placement, stopping=False))
+            again = msgspec.structs.replace(run, phase=phase)
             state.put_run(again)
             changes.append(RunChange(run, again))
     return tuple(changes)
@@ -109,10 +110,11 @@ def _holds(state: State, event: NodeJoined, ref: AttemptRef) -> bool:
     run = state.runs.get(ref.run_id)
     if run is None or not isinstance(run.phase, Active):
         return False
+    placement = run.phase.on(event.node)
     return (
         run.phase.attempt == ref.attempt
-        and run.phase.node == event.node
-        and run.phase.incarnation == event.incarnation
+        and placement is not None
+        and placement.incarnation == event.incarnation
     )
 
 
@@ -124,7 +126,7 @@ def _removed(state: State, stored: StoredEvent, node: Node) -> Change:
     runs: list[RunChange] = []
     ended: list[EndedAttempt] = []
     nodes = [node.name]
-    gone = [(r, a) for r, a in state.attempts_of(node.name) if a.incarnation == node.incarnation]
+    gone = [(r, a) for r, a, p in state.attempts_of(node.name) if p.incarnation == node.incarnation]
     for run, active in sorted(gone, key=lambda pair: pair[1].dispatched_seq):
         change = end_attempt(state, run, active, RunStatus.FAILED, FailureReason.NODE_LOST, stored)
         runs += change.runs

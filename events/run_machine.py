@@ -14,7 +14,7 @@ from events.change import NOTHING, Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
 from events.json_limits import MAX_BYTES, MAX_INTEGER
-from events.state import Active, Ended, Pending, Phase, Run, State
+from events.state import Active, Ended, Pending, Phase, Placement, Run, State
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -116,15 +116,18 @@ def _retried(state: State, run: Run | None, event: RetryRequested) -> Change:
 def _dispatched(state: State, stored: StoredEvent, run: Run, event: Dispatched) -> Change:
     if not isinstance(run.phase, Pending) or run.phase.attempt != event.attempt:
         return NOTHING
-    active = Active(
-        attempt=event.attempt,
+    placement = Placement(
         node=event.node,
         incarnation=event.incarnation,
         slots=event.slots,
         cpus=event.cpus,
         memory_mb=event.memory_mb,
-        dispatched_seq=stored.seq,
         uuids=_devices(state, event),
+    )
+    active = Active(
+        attempt=event.attempt,
+        placements=(placement,),
+        dispatched_seq=stored.seq,
         since_ns=stored.stored_ns,
     )
     return _replace(state, run, phase=active, nodes=(event.node,))
@@ -141,9 +144,10 @@ def _devices(state: State, event: Dispatched) -> tuple[str, ...]:
 def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
     nodes = _told_to_stop(state, event.node, AttemptRef(event.run_id, event.attempt))
     if run is not None and isinstance(run.phase, Active):
-        phase = run.phase
-        if phase.attempt == event.attempt and phase.node == event.node and not phase.stopping:
-            return _replace(state, run, phase=msgspec.structs.replace(phase, stopping=True), nodes=nodes)
+        placement = run.phase.on(event.node) if run.phase.attempt == event.attempt else None
+        if placement is not None and not placement.stopping:
+            told = run.phase.with_placement(msgspec.structs.replace(placement, stopping=True))
+            return _replace(state, run, phase=told, nodes=nodes)
     return Change(nodes=nodes)
 
 
@@ -195,14 +199,15 @@ def verdict_on(state: State, run: Run, active: Active) -> FailureReason | None:
     The last join of its incarnation lists it no longer, or that left before it took it (docs/protocol.md rule 8),
     also where another machine has taken the name since.
     """
-    node = state.nodes.get(active.node)
-    session = None if node is None else node.session_of(active.incarnation)
-    if session is None:
-        return None
-    if active.dispatched_seq < session.joined_seq and run.ref not in session.listed:
-        return FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
-    if session.left_upto is not None and active.dispatched_seq > session.left_upto:
-        return FailureReason.NOT_STARTED
+    for placement in active.placements:
+        node = state.nodes.get(placement.node)
+        session = None if node is None else node.session_of(placement.incarnation)
+        if session is None:
+            continue
+        if active.dispatched_seq < session.joined_seq and run.ref not in session.listed:
+            return FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
+        if session.left_upto is not None and active.dispatched_seq > session.left_upto:
+            return FailureReason.NOT_STARTED
     return None
 
 
@@ -229,7 +234,7 @@ def end_attempt(
 ) -> Change:
     """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4)."""
     change = Change(
-        nodes=(active.node,),
+        nodes=active.nodes,
         ended=(EndedAttempt(run.run_id, active, status, reason),),
     )
     not_started = reason is FailureReason.NOT_STARTED
@@ -289,7 +294,7 @@ def _end_run(state: State, before: Run, after: Run, change: Change) -> Change:
 
 
 def _is_of(active: Active, attempt: int, stored: StoredEvent) -> bool:
-    return active.attempt == attempt and active.node == stored.subject.node
+    return active.attempt == attempt and active.on(stored.subject.node) is not None
 
 
 def _replace(state: State, run: Run, *, nodes: tuple[str, ...] = (), **fields: object) -> Change:

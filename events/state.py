@@ -27,24 +27,47 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True, tag="pending"):
     failed_dependency: str | None = None
 
 
-class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
-    """Granted and not ended: this attempt holds its slots, CPUs and memory.
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt holds of one node, and whether it was told to stop there.
 
     ``uuids`` are the devices that the slots were when it was granted: it holds them even if an inventory that comes
-    later numbers them otherwise. ``since_ns``: when its Dispatched was stored, once ``started`` its Started.
+    later numbers them otherwise.
     """
 
-    attempt: int
     node: str
     incarnation: str
     slots: tuple[int, ...]
     cpus: int
     memory_mb: int
-    dispatched_seq: int
     uuids: tuple[str, ...] = ()
-    started: bool = False
     stopping: bool = False
+
+
+class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
+    """Granted and not ended: this attempt holds its placements, one today, on a node each.
+
+    ``since_ns``: when its Dispatched was stored, once ``started`` its Started.
+    """
+
+    attempt: int
+    placements: tuple[Placement, ...]
+    dispatched_seq: int
+    started: bool = False
     since_ns: int = 0
+
+    def on(self, node: str) -> Placement | None:
+        """Its placement on this node; None where it has none there."""
+        return next((placement for placement in self.placements if placement.node == node), None)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that it is on."""
+        return tuple(placement.node for placement in self.placements)
+
+    def with_placement(self, changed: Placement) -> Active:
+        """The same with another value of its placement on that node."""
+        placements = tuple(changed if one.node == changed.node else one for one in self.placements)
+        return msgspec.structs.replace(self, placements=placements)
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
@@ -198,12 +221,12 @@ class State:
         """What is held of a node (nothing where nothing ever was)."""
         return self.usage.get(node) or Usage({}, set())
 
-    def attempts_of(self, node: str) -> Iterator[tuple[Run, Active]]:
-        """The live attempts of a node, with their runs."""
+    def attempts_of(self, node: str) -> Iterator[tuple[Run, Active, Placement]]:
+        """The live attempts of a node, with their runs and what they hold there."""
         for ref in self.usage_of(node).attempts:
             run = self.runs[ref.run_id]
-            if isinstance(run.phase, Active):
-                yield run, run.phase
+            if isinstance(run.phase, Active) and (placement := run.phase.on(node)) is not None:
+                yield run, run.phase, placement
 
     # --- for evolve alone ---------------------------------------------------------------------------------
 
@@ -224,15 +247,16 @@ class State:
 
     def _index(self, run: Run) -> None:
         match run.phase:
-            case Active() as active:
-                usage = self.usage.setdefault(active.node, Usage({}, set()))
-                usage.attempts.add(run.ref)
-                usage.cpus += active.cpus
-                usage.memory_mb += active.memory_mb
-                for index in active.slots:
-                    usage.slots.setdefault(index, set()).add(run.ref)
-                for uuid in active.uuids:
-                    self.held_uuids.setdefault(uuid, set()).add(run.ref)
+            case Active(placements=placements):
+                for placement in placements:
+                    usage = self.usage.setdefault(placement.node, Usage({}, set()))
+                    usage.attempts.add(run.ref)
+                    usage.cpus += placement.cpus
+                    usage.memory_mb += placement.memory_mb
+                    for index in placement.slots:
+                        usage.slots.setdefault(index, set()).add(run.ref)
+                    for uuid in placement.uuids:
+                        self.held_uuids.setdefault(uuid, set()).add(run.ref)
             case Pending(waiting_for=waiting_for):
                 for dependency in waiting_for:
                     self.waiting.setdefault(dependency, set()).add(run.run_id)
@@ -241,17 +265,18 @@ class State:
 
     def _forget(self, run: Run) -> None:
         match run.phase:
-            case Active() as active:
-                usage = self.usage[active.node]
-                usage.attempts.discard(run.ref)
-                usage.cpus -= active.cpus
-                usage.memory_mb -= active.memory_mb
-                for index in active.slots:
-                    _discard(usage.slots, index, run.ref)
-                for uuid in active.uuids:
-                    _discard(self.held_uuids, uuid, run.ref)
-                if not usage.attempts:
-                    del self.usage[active.node]
+            case Active(placements=placements):
+                for placement in placements:
+                    usage = self.usage[placement.node]
+                    usage.attempts.discard(run.ref)
+                    usage.cpus -= placement.cpus
+                    usage.memory_mb -= placement.memory_mb
+                    for index in placement.slots:
+                        _discard(usage.slots, index, run.ref)
+                    for uuid in placement.uuids:
+                        _discard(self.held_uuids, uuid, run.ref)
+                    if not usage.attempts:
+                        del self.usage[placement.node]
             case Pending(waiting_for=waiting_for):
                 for dependency in waiting_for:
                     _discard(self.waiting, dependency, run.run_id)

@@ -150,8 +150,7 @@ class Invariants:
         """Check one event and what it did."""
         self._unmet.observe(stored)
         for end in change.ended:
-            for index in end.attempt.slots:
-                slot = (end.attempt.node, index)
+            for slot in _slots_of(end.attempt):
                 if self._holders.get(slot) == (end.run_id, end.attempt.attempt):
                     del self._holders[slot]
         for run_change in change.runs:
@@ -175,16 +174,20 @@ class Invariants:
         return self._violations
 
     def _granted(self, seq: int, run_id: str, phase: Active) -> None:
-        for index in phase.slots:
-            holder = self._holders.get((phase.node, index))
+        for slot in _slots_of(phase):
+            holder = self._holders.get(slot)
             if holder is not None:
                 text = (
-                    f"slot {phase.node}.{index} was granted to run {run_id} attempt {phase.attempt} "
+                    f"slot {slot[0]}.{slot[1]} was granted to run {run_id} attempt {phase.attempt} "
                     f"while run {holder[0]} attempt {holder[1]} held it"
                 )
                 self._violated("I2", seq, text)
-            self._holders[phase.node, index] = (run_id, phase.attempt)
+            self._holders[slot] = (run_id, phase.attempt)
 
     def _violated(self, invariant: str, seq: int, message: str) -> None:
         if len(self._violations) < MAX_VIOLATIONS:
             self._violations.append(Violation(invariant, seq, message))
+
+
+def _slots_of(active: Active) -> list[tuple[str, int]]:
+    return [(placement.node, index) for placement in active.placements for index in placement.slots]

@@ -91,7 +91,7 @@ def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, 
 
 def _is_of(run: Run, attempt: int, node: str) -> bool:
     phase = run.phase
-    return isinstance(phase, Active) and phase.attempt == attempt and phase.node == node
+    return isinstance(phase, Active) and phase.attempt == attempt and phase.on(node) is not None
 
 
 def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: ChangedRows) -> None:

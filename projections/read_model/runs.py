@@ -190,8 +190,9 @@ def _attempt_ended(
     else:
         _queued(row, run)
     row.seq, row.updated_at = stored.seq, time
-    for index in end.attempt.slots:
-        let_go(working, end.attempt.node, index, run.run_id, number, time)
+    for placement in end.attempt.placements:
+        for index in placement.slots:
+            let_go(working, placement.node, index, run.run_id, number, time)
     working.add_to_timeline(row, stored, time, timeline.of_end(event, end, change, stored.stored_ns))
 
 

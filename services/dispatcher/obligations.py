@@ -36,16 +36,17 @@ def owed_to_run(state: State, run: Run, epoch: int) -> Event | None:
             verdict = verdict_on(state, run, active)
             if verdict is not None:
                 return Failed(run_id=run.run_id, attempt=active.attempt, failure_reason=verdict, epoch=epoch)
-            if run.cancel_requested and not active.stopping:
-                return Stopping(
-                    run_id=run.run_id,
-                    attempt=active.attempt,
-                    epoch=epoch,
-                    node=active.node,
-                    incarnation=active.incarnation,
-                    reason="cancel",
-                )
-            return None
+            running = next((one for one in active.placements if not one.stopping), None)
+            if not run.cancel_requested or running is None:
+                return None
+            return Stopping(
+                run_id=run.run_id,
+                attempt=active.attempt,
+                epoch=epoch,
+                node=running.node,
+                incarnation=running.incarnation,
+                reason="cancel",
+            )
         case Ended():
             return None
 
@@ -90,7 +91,7 @@ class Obligations:
             else:
                 self._nodes.pop(name, None)
             if isinstance(stored.event, NodeEvent):
-                for run, _ in state.attempts_of(name):
+                for run, _, _ in state.attempts_of(name):
                     self._look(state, run.run_id)
 
     def events(self, state: State, epoch: int) -> Iterator[tuple[str, Event]]:

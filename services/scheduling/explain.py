@@ -11,7 +11,7 @@ import msgspec
 
 from events.resources import could_hold, fits, least_of, whole_of
 from events.run_machine import SECOND_NS
-from events.state import Active, Node, Pending, Run, State
+from events.state import Active, Node, Pending, Placement, Run, State
 from events.times import rfc3339
 from services.scheduling.order import could_be_granted
 from services.scheduling.queue import PendingQueue, Shape, shape_of
@@ -151,21 +151,16 @@ class Explainer:
         nodes = [o.node for o in self._offers if could_hold(o.node, run.needs, unhealthy_too=False)]
         if reason is WaitReason.RESERVATION and self._reservation is not None:
             nodes = [node for node in nodes if node.name == self._reservation.node]
-        found = {
-            holder.run_id: (holder, active)
-            for node in nodes
-            for holder, active in state.attempts_of(node.name)
-        }
+        found = {r.run_id: (r, active) for node in nodes for r, active, _ in state.attempts_of(node.name)}
         if reason in (WaitReason.GPUS, WaitReason.RESERVATION):
             uuids = [uuid for node in nodes for uuid in offer(state, node, Taken()).elsewhere]
-            found |= {
-                holder.run_id: (holder, active) for holder, active, _ in holders_elsewhere(state, uuids)
-            }
-        for holder, active in sorted(
-            found.values(), key=lambda one: (one[1].node, one[1].slots, one[0].submit_seq)
+            found |= {r.run_id: (r, active) for r, active, _ in holders_elsewhere(state, uuids)}
+        held = [(p, holder, active) for holder, active in found.values() for p in active.placements]
+        for placement, holder, active in sorted(
+            held, key=lambda one: (one[0].node, one[0].slots, one[1].submit_seq)
         ):
-            if reason is not WaitReason.GPUS or active.slots:
-                yield _holder(holder, active, self._now_ns)
+            if reason is not WaitReason.GPUS or placement.slots:
+                yield _holder(holder, active, placement, self._now_ns)
 
     def _for_nodes(self, run: Run, reason: WaitReason) -> list[str]:
         """What makes a node that could hold the run take work again."""
@@ -205,15 +200,15 @@ def _reserved(reservation: Reservation) -> Reserved:
     )
 
 
-def _holder(run: Run, active: Active, now_ns: int) -> Holder:
+def _holder(run: Run, active: Active, placement: Placement, now_ns: int) -> Holder:
     ends = ends_ns(run, active, now_ns)
     return Holder(
         run_id=run.run_id,
         name=run.name,
-        node=active.node,
-        slots=list(active.slots),
-        cpus=active.cpus,
-        memory_mb=active.memory_mb,
+        node=placement.node,
+        slots=list(placement.slots),
+        cpus=placement.cpus,
+        memory_mb=placement.memory_mb,
         since=rfc3339(active.since_ns),
         ends_by=None if ends is None else rfc3339(ends),
     )

@@ -223,8 +223,8 @@ def held_of(state: State, taken: Taken, o: Offer, now_ns: int) -> Iterator[Held]
     other nodes among them."""
     node = o.node
     usable = {device.index for device in node.gpus} - node.unhealthy
-    for run, active in state.attempts_of(node.name):
-        what = Amount(len(usable.intersection(active.slots)), active.cpus, active.memory_mb)
+    for run, active, placement in state.attempts_of(node.name):
+        what = Amount(len(usable.intersection(placement.slots)), placement.cpus, placement.memory_mb)
         yield Held(order_of(run), ends_ns(run, active, now_ns), what)
     for run, active, devices in holders_elsewhere(state, o.elsewhere) if o.elsewhere else ():
         if _comes_back(state, active):
@@ -262,9 +262,9 @@ def _lost_with(state: State, uuids: Iterable[str]) -> int:
 
 
 def _comes_back(state: State, active: Active) -> bool:
-    """Whether an attempt's end can be expected: its node has to be there to tell it."""
-    node = state.nodes.get(active.node)
-    return node is not None and node.status is NodeStatus.UP
+    """Whether an attempt's end can be expected: its nodes have to be there to tell it."""
+    nodes = map(state.nodes.get, active.nodes)
+    return all(node is not None and node.status is NodeStatus.UP for node in nodes)
 
 
 def ends_ns(run: Run, active: Active, now_ns: int) -> int | None:

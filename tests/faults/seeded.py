@@ -35,9 +35,10 @@ def _skip_the_release() -> None:
     def leaking(self: State, run: Run) -> None:
         forget(self, run)
         if isinstance(run.phase, Active):
-            usage = self.usage.setdefault(run.phase.node, Usage({}, set()))
-            for index in run.phase.slots:
-                usage.slots.setdefault(index, set()).add(run.ref)
+            for placement in run.phase.placements:
+                usage = self.usage.setdefault(placement.node, Usage({}, set()))
+                for index in placement.slots:
+                    usage.slots.setdefault(index, set()).add(run.ref)
 
     State._forget = leaking  # type: ignore[method-assign]
 
@@ -97,7 +98,7 @@ def _free_on_silence() -> None:
         if not isinstance(event, NodeLost) or not change.nodes:
             return change
         runs, ended = list(change.runs), list(change.ended)
-        for run, active in list(state.attempts_of(event.node)):
+        for run, active, _ in list(state.attempts_of(event.node)):
             end = end_attempt(state, run, active, RunStatus.FAILED, FailureReason.NODE_LOST, stored)
             runs += end.runs
             ended += end.ended

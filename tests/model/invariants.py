@@ -39,12 +39,10 @@ def _is_granted(node: str, proc: Proc, run: Run | None, disowned: Disowned) -> N
     The exception: its incarnation was removed while the machine ran, and has not read so and joined since.
     """
     phase = run.phase if run is not None else None
-    if isinstance(phase, Active) and (phase.attempt, phase.node, phase.incarnation) == (
-        proc.ref.attempt,
-        node,
-        proc.incarnation,
-    ):
-        return
+    if isinstance(phase, Active) and phase.attempt == proc.ref.attempt:
+        placement = phase.on(node)
+        if placement is not None and placement.incarnation == proc.incarnation:
+            return
     if (proc.incarnation, proc.ref) not in disowned:
         raise Broken(f"I3: a worker of {_at(proc)} runs, but the log does not have that attempt active there")
 

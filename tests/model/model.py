@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events.codec import StoredEvent, event_subject
+from events.state import Active
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -265,7 +266,8 @@ class Draft:
         gone = {
             (event.incarnation, run.ref)
             for run in before.runs
-            if getattr(run.phase, "incarnation", None) == event.incarnation
+            if isinstance(run.phase, Active)
+            and event.incarnation in [one.incarnation for one in run.phase.placements]
             and left[run.run_id].phase != run.phase
         }
         if gone:

@@ -159,7 +159,7 @@ def _took_some(truth: Fold, node: Node) -> bool:
     """It left with attempts: so it comes back."""
     return node.left_upto is not None and any(
         isinstance(run.phase, Active)
-        and run.phase.incarnation == node.incarnation
+        and any(one.incarnation == node.incarnation for one in run.phase.placements)
         and run.phase.dispatched_seq <= node.left_upto
         for run in truth.runs
     )

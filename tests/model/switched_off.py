@@ -81,7 +81,7 @@ def ignores_lists(state: State, stored: StoredEvent, history: Mapping[str, Run])
     """A node's list is taken for everything that it ever had."""
     if not isinstance(stored.event, NodeJoined):
         return None
-    held = [run.ref for run, _ in state.attempts_of(stored.event.node)]
+    held = [run.ref for run, _, _ in state.attempts_of(stored.event.node)]
     event = replace(stored.event, attempts=tuple({*stored.event.attempts, *held}))
     return evolving.evolve(state, replace(stored, event=event), history)
 

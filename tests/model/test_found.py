@@ -33,4 +33,4 @@ def test_another_incarnation_of_the_name_makes_no_stop_owed_again() -> None:
     story.cancel()
     story.stop()
     story.join(incarnation="b")
-    assert story.active().stopping
+    assert story.active().placements[0].stopping

@@ -306,4 +306,4 @@ class Cluster:
 
     def live(self) -> list[tuple[Run, Active]]:
         """All live attempts."""
-        return [pair for name in self.agents for pair in self.story.state.attempts_of(name)]
+        return [(run, at) for name in self.agents for run, at, _ in self.story.state.attempts_of(name)]

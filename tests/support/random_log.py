@@ -88,7 +88,7 @@ class RandomLog(LogMaker):
     def _node_of(self, run_id: str) -> str:
         run = self.state.runs.get(run_id)
         if run is not None and isinstance(run.phase, Active) and self.random.random() < 0.9:
-            return run.phase.node
+            return run.phase.placements[0].node
         return self.random.choice(NODES)
 
     def _submit(self) -> None:
@@ -168,7 +168,7 @@ class RandomLog(LogMaker):
 
     def _join(self) -> None:
         node = self.random.choice(NODES)
-        live = [AttemptRef(run.run_id, run.attempt) for run, _ in self.state.attempts_of(node)]
+        live = [AttemptRef(run.run_id, run.attempt) for run, _, _ in self.state.attempts_of(node)]
         self.by_agent(
             NodeJoined(
                 node=node,

@@ -54,15 +54,15 @@ def test_a_run_goes_from_pending_to_completed() -> None:
     assert (story.run().attempt, story.run().submit_seq) == (1, 3)
     seq = story.dispatch(slots=(1,), cpus=2, memory_mb=5)
     assert story.status() is RunStatus.DISPATCHING
-    active = story.active()
-    assert (active.node, active.incarnation, active.slots, active.cpus, active.memory_mb) == (
+    (held,) = story.active().placements
+    assert (held.node, held.incarnation, held.slots, held.cpus, held.memory_mb) == (
         "gpu01",
         "a",
         (1,),
         2,
         5,
     )
-    assert active.dispatched_seq == seq
+    assert story.active().dispatched_seq == seq
     story.start()
     assert story.status() is RunStatus.RUNNING
     story.complete()
@@ -759,7 +759,7 @@ def test_stopping_is_noted_once_and_does_not_end_anything() -> None:
     story = running()
     story.cancel()
     story.stop()
-    assert story.active().stopping
+    assert story.active().placements[0].stopping
     assert story.status() is RunStatus.RUNNING
     story.stop()
     assert not story.change.runs

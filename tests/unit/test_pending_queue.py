@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.state import Active, Ended, Pending, Run
+from events.state import Active, Ended, Pending, Placement, Run
 from services.scheduling.order import order_of
 from services.scheduling.queue import PendingQueue
 from tests.support.builders import Story, needs
@@ -52,11 +52,7 @@ def test_a_walk_gives_every_waiting_run_once_and_in_order(kinds: list[tuple[int,
         {
             "phase": Active(
                 attempt=1,
-                node="n",
-                incarnation="a",
-                slots=(),
-                cpus=1,
-                memory_mb=0,
+                placements=(Placement(node="n", incarnation="a", slots=(), cpus=1, memory_mb=0),),
                 dispatched_seq=1,
             )
         },

@@ -417,7 +417,7 @@ def test_the_head_of_the_queue_is_not_starved(
         if head and story.run(head).status != "PENDING":
             return
         for name in list(story.state.nodes):
-            for run, active in list(story.state.attempts_of(name)):
+            for run, active, _ in list(story.state.attempts_of(name)):
                 lasting[run.run_id] -= 1
                 if lasting[run.run_id] <= 0:
                     story.complete(run.run_id, active.attempt, node=name)

@@ -30,7 +30,7 @@ def test_a_grant_holds_slots_cpus_memory_and_devices_until_its_attempt_ends() ->
     usage = story.state.usage_of("gpu01")
     assert (usage.slots, usage.attempts, usage.cpus, usage.memory_mb) == ({1: {ref}}, {ref}, 3, 100)
     assert story.state.held_uuids == {"GPU-gpu01-1": {ref}}
-    assert [(run.run_id, active.slots) for run, active in story.state.attempts_of("gpu01")] == [("r1", (1,))]
+    assert [(run.run_id, held.slots) for run, _, held in story.state.attempts_of("gpu01")] == [("r1", (1,))]
     story.complete()
     assert story.state.usage == {}
     assert story.state.held_uuids == {}

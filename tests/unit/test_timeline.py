@@ -7,7 +7,7 @@ import pytest
 
 from events.change import EndedAttempt, RunChange
 from events.run_machine import outcome
-from events.state import Active, Ended, Pending, Run
+from events.state import Active, Ended, Pending, Placement, Run
 from events.types import EVENT_KINDS, AttemptEnd, CancelRequested, Failed, Submitted
 from projections.read_model import timeline
 from tests.support.builders import EXAMPLES, START_NS, Story
@@ -28,7 +28,8 @@ from trainshed_client.statuses import FailureReason, RunStatus
 from trainshed_client.subjects import Scope
 
 OF_RUNS = sorted(name for name, kind in EVENT_KINDS.items() if kind.scope is Scope.RUN)
-ACTIVE = Active(attempt=1, node="n", incarnation="a", slots=(), cpus=1, memory_mb=0, dispatched_seq=2)
+PLACEMENT = Placement(node="n", incarnation="a", slots=(), cpus=1, memory_mb=0)
+ACTIVE = Active(attempt=1, placements=(PLACEMENT,), dispatched_seq=2)
 
 
 def some_run() -> Run:
