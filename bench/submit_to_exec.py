@@ -107,7 +107,7 @@ class _Hops:
         for name, subject in (
             ("dispatched stored", f"{subjects.LOG}.>"),
             ("pushed", subjects.push_delivery(NODE)),
-            ("intent written", f"$JS.ACK.{subjects.EVENTS_STREAM}.{NODE}.>"),
+            ("intent written", f"{subjects.ACKS}{subjects.EVENTS_STREAM}.{NODE}.>"),
         ):
             await self._nc.subscribe(subject, cb=self._noting(name))
 

@@ -22,7 +22,7 @@ class Digest(msgspec.Struct, frozen=True, gc=False):
     """The name of a normalised run config.
 
     ``hex`` is the SHA-256 of its canonical JSON in lower-case hex; ``run_id`` the first 26 characters of
-    the same 32 bytes in lower-case base32 (RFC 4648), which is what `[a-z2-7]{26}` matches.
+    the same 32 bytes in lower-case base32 (RFC 4648).
     """
 
     hex: str

@@ -5,7 +5,6 @@ Owns the wording of "must be ..., not ..."; knows no field by name.
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -13,11 +12,11 @@ from typing import TypeAlias
 
 from events.json_limits import below, cut, invalid, kind
 from trainshed_client.errors import TrainshedError
+from trainshed_client.naming import is_run_id
 
 Check: TypeAlias = Callable[[object, str], object]
 """Takes a value and its path; returns the value, or raises TrainshedError (invalid)."""
 
-_RUN_ID = re.compile(r"[a-z2-7]{26}")
 _LONGEST_HINT = 24
 
 
@@ -177,7 +176,7 @@ def run_id(value: object, path: str) -> str:
     """A full run id."""
     if not isinstance(value, str):
         raise invalid(path, f"must be a run id, a string, not {kind(value)}")
-    if not _RUN_ID.fullmatch(value):
+    if not is_run_id(value):
         raise invalid(
             path,
             "must be a full run id, 26 of the characters a-z and 2-7 (ls --json prints it), "

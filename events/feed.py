@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from events.codec import uuid7
+from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
@@ -205,7 +206,7 @@ class Feed:
             if generation != self._generation:
                 return
             reply = msg.reply
-            if not reply.startswith("$JS.ACK."):
+            if not reply.startswith(subjects.ACKS):
                 headers = msg.headers or {}
                 if stalled := reply or headers.get("Nats-Consumer-Stalled", ""):
                     queue.append(stalled)

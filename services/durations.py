@@ -1,4 +1,4 @@
-"""Durations as people write and read them: `90m`, `1-02:00:00`, `3600`; `1h30m`, `2 h ago`.
+"""Durations as people write and read them: `90m`, `1-02:00:00`, `3600`; `1h30m`.
 
 Owns both directions, in seconds; must not know what a duration is for.
 """
@@ -59,16 +59,6 @@ def format_duration(seconds: float) -> str:
     if round(whole / MINUTE_S) * MINUTE_S < DAY_S:
         return _two(whole, HOUR_S, "h", MINUTE_S, "m")
     return _two(whole, DAY_S, "d", HOUR_S, "h")
-
-
-def format_ago(seconds: float) -> str:
-    """How long ago, in its largest unit: ``just now``, ``12 s ago``, ``3 min ago``, ``2 h ago``, ``5 d ago``."""
-    if seconds < 1:
-        return "just now"
-    for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
-        if seconds >= unit_s:
-            return f"{int(seconds // unit_s)} {unit} ago"
-    return f"{int(seconds)} s ago"
 
 
 def _two(whole: int, large_s: int, large: str, small_s: int, small: str) -> str:

@@ -14,7 +14,9 @@ from trainshed_client.records import QueuedRunRecord
 SHOWN = 5
 """So many candidates an error lists."""
 
-_RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
+RUN_ID = r"[a-z2-7]{26}"
+"""A run id, as a pattern: 26 characters of lower-case base32."""
+_RUN_ID = re.compile(rf"{RUN_ID}\Z")
 _PREFIX = re.compile(r"[a-z2-7]{1,26}\Z")
 
 

@@ -18,6 +18,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from trainshed_client import subjects
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -28,8 +29,7 @@ RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S = 5
 REPEAT_QUIET_S = 30.0
 PING = b"PING\r\n"
-DELIVERY = b"$JS.ACK."
-"""How the reply subject of what a JetStream consumer delivers begins."""
+_ACKS = subjects.ACKS.encode()
 
 T = TypeVar("T")
 OnError = Callable[[Exception], None]
@@ -122,7 +122,7 @@ class SafeClient(nats.aio.client.Client):
         try:
             if listener is not None:
                 if sid in self._subs:
-                    delivered = reply.startswith(DELIVERY)
+                    delivered = reply.startswith(_ACKS)
                     headers_read = None if delivered else await self._process_headers(headers)
                     listener(self._build_message(sid, subject, reply, data, headers_read))
                 else:

@@ -25,6 +25,8 @@ ALL_NODE_EVENTS = f"{EVENTS}.node.>"
 ALL_CONTROL_EVENTS = f"{EVENTS}.control.>"
 ALL_NODE_HEARTBEATS = f"{HEARTBEATS}.node.*.*"
 ELECTED = f"{EVENTS}.control.dispatch.dispatcher.elected._"
+ACKS = "$JS.ACK."
+"""How the reply subject of what a JetStream consumer delivers begins."""
 ALIVE_DISPATCHER = "trainshed.alive.dispatcher"
 NO_NODE = "_"
 

@@ -23,9 +23,9 @@ from services.cli.describe import NOTHING
 from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, format_bytes, seconds_between
 from services.cli.verb import verb
-from services.durations import format_ago
 from trainshed_client.answers import NodePage
 from trainshed_client.records import NodeRecord
+from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import NodeStatus
 
 _LITTLE_DISK_MB = 10 * 1024
@@ -92,7 +92,7 @@ def _row(node: NodeRecord, at: str) -> list[str | Cell]:
         f"{node.cpus_used}/{node.cpus}",
         f"{node.memory_used_mb}/{node.memory_mb} MB",
         _disk(node.disk_free_mb),
-        NOTHING if heard is None else format_ago(heard),
+        NOTHING if heard is None else ago(heard),
         clean(node.host),
     ]
 

@@ -17,8 +17,8 @@ from services.cli.common import connected, json_option, nats_option, note, print
 from services.cli.request import Config, Request, build, config_options
 from services.cli.text import seconds_between, short
 from services.cli.verb import verb
-from services.durations import format_ago
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import NodeStatus, RunStatus
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ async def _ended_ago(trainshed: Trainshed, run_id: str) -> str:
         seconds = seconds_between((await trainshed.run(run_id)).run.ended_at, now())
     except TrainshedError:
         return ""
-    return "" if seconds is None else f" {format_ago(seconds)}"
+    return "" if seconds is None else f" {ago(seconds)}"
 
 
 # --- --dry-run --------------------------------------------------------------------------------------------

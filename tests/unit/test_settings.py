@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cli.main import run
-from services.durations import format_ago, format_duration, parse_duration
+from services.durations import format_duration, parse_duration
 from services.setting_values import NODE_NAME, Listen
 from services.settings import (
     LogFormat,
@@ -21,6 +21,7 @@ from services.settings import (
     unknown_settings,
 )
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.rendering.ago import ago
 
 
 def test_with_nothing_set_every_default_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_a_shown_duration_is_read_back_to_within_its_smaller_unit(seconds: float
     ],
 )
 def test_how_long_ago_is_told_in_one_unit(seconds: float, text: str) -> None:
-    assert format_ago(seconds) == text
+    assert ago(seconds) == text
 
 
 @pytest.mark.parametrize(

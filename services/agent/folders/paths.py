@@ -6,7 +6,6 @@ Owns the paths, how they are made and what they show; knows no event and no proc
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from events.types import AttemptRef
 from services.agent.folders import files
 from services.agent.folders.files import Pruned, PruneRoots
 from services.agent.session.values import OnDisk
+from trainshed_client.naming import is_run_id
 
-RUN_ID = re.compile(r"[a-z2-7]{26}\Z")
 MAX_ATTEMPT = 10**9
 ATTEMPTS = "attempts"
 ARTIFACTS = "artifacts"
@@ -34,7 +33,7 @@ def is_ref(run_id: object, attempt: object) -> bool:
     """Whether these can name an attempt, and so a folder: nothing else ever becomes part of a path."""
     return (
         isinstance(run_id, str)
-        and RUN_ID.match(run_id) is not None
+        and is_run_id(run_id)
         and isinstance(attempt, int)
         and not isinstance(attempt, bool)
         and 1 <= attempt <= MAX_ATTEMPT

@@ -22,9 +22,10 @@ from services.agent.folders.files import Pruned, PrunedUpTo
 from services.agent.folders.paths import ATTEMPTS, Folders
 from services.agent.prune import trash
 from services.agent.prune.trash import Stopped, Trashed
+from trainshed_client.naming import RUN_ID
 
 _RIGHT_IN_IT = "+"
-_TRASHED = re.compile(r"([a-z2-7]{26})@([0-9]+)(\+?)(?:\.[0-9]+)?")
+_TRASHED = re.compile(rf"({RUN_ID})@([0-9]+)(\+?)(?:\.[0-9]+)?")
 """``<run_id>@<the last attempt that may go>``, with a ``+`` where the attempts' folders lie right in it."""
 
 

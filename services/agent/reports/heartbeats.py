@@ -23,6 +23,7 @@ from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.rendering.ago import ago
 
 _log = get_logger("agent")
 
@@ -54,7 +55,7 @@ class NodeHeartbeats:
         with contextlib.suppress(UnknownOutcome):
             found = await last_message(self._nc, subjects.HEARTBEATS_STREAM, self._subject)
             if found is not None:
-                return ago(now_ns - found.stored_ns)
+                return ago((now_ns - found.stored_ns) / 1e9)
         return None
 
     async def run(
@@ -174,12 +175,3 @@ class RunHeartbeats:
             self.stored = told
         except (UnknownOutcome, Refused, nats.errors.Error):
             pass  # the next one carries all of it
-
-
-def ago(ns: int) -> str:
-    """A length of time, in ns, as people say it: ``3 min ago``."""
-    seconds = max(0, ns // 1_000_000_000)
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
