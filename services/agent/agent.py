@@ -212,21 +212,21 @@ class AgentService:
                     joined=self._has_joined,
                 )
                 try:
-                    await session.live.refill()
+                    await session.attempts.refill()
                     self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())
-                    self._tasks.create_task(session.live.hear())
+                    self._tasks.create_task(session.attempts.hear())
                     self._tasks.create_task(self._leave_when_asked(session))
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
                     async with (
                         OutputService(self._nc, identity.node, self._folders),
                         PruneService(self._nc, identity.node, self._folders, self._clock),
                     ):
-                        session.feed(Begun(await session.live.found()))
+                        session.feed(Begun(await session.attempts.found()))
                         await session.finished.wait()
                 finally:
                     session.finished.set()
-                    session.live.close()
+                    session.attempts.close()
                 raise _Finished
         finally:
             output.close()

@@ -1,6 +1,7 @@
 """One attempt on this node from its grant to its acknowledged end: what the agent keeps beside the session's state.
 
-Owns its tail, its heartbeats and the words that are appended of it; decides nothing (`session` does).
+Owns its tail, its heartbeats and the words that are appended of it; decides nothing (`session.machine` does) and
+starts nothing (`attempts` does).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Parts(msgspec.Struct, frozen=True):
     spawn: Spawn
 
 
-class AttemptWork:
+class LiveAttempt:
     """The I/O of one attempt. Its words are told one after the other, also where they are asked for at once."""
 
     def __init__(self, parts: Parts, ref: AttemptRef, order: asyncio.Lock) -> None:
