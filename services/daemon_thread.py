@@ -1,17 +1,25 @@
 """Blocking work that may never come back, as on storage that hangs: in a thread that no end of the process waits for.
 
-Owns the thread and the way of its outcome; knows nothing of the work, which must bear being left halfway.
+Owns the threads and the way of an outcome; knows nothing of the work, which must bear being left halfway.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+_Job = Callable[[], Callable[[], None]]
+
+KEPT = 8
+"""Threads that wait for the next work, since a new one costs as much as a short work. There is no highest number: work
+that hangs must hold up no other."""
+_idle: deque[SimpleQueue[_Job]] = deque()
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
@@ -19,11 +27,34 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()  # from here on it is not the future that a cancellation ends
 
-    def run() -> None:
+    def run() -> Callable[[], None]:
         try:
-            outcome.set_result(work())
+            result = work()
         except BaseException as error:  # noqa: BLE001 — whatever it is, it is raised where it is awaited
-            outcome.set_exception(error)
+            failure = error
+            return lambda: outcome.set_exception(failure)
+        return lambda: outcome.set_result(result)
 
-    threading.Thread(target=run, name="daemon-work", daemon=True).start()
+    _start(run)
     return await asyncio.wrap_future(outcome)
+
+
+def _start(job: _Job) -> None:
+    try:
+        jobs = _idle.pop()
+    except IndexError:
+        jobs = SimpleQueue()
+        threading.Thread(target=_work, args=(jobs,), name="daemon-work", daemon=True).start()
+    jobs.put(job)
+
+
+def _work(jobs: SimpleQueue[_Job]) -> None:
+    while True:
+        tell = jobs.get()()
+        stays = len(_idle) < KEPT
+        if stays:  # before it is told: what follows at once finds this thread
+            _idle.append(jobs)
+        tell()
+        if not stays:
+            return
+        del tell  # holds what the work returned

@@ -179,7 +179,6 @@ checkpoint = Table(
     Column("log_id", Text, nullable=False),
     Column("epoch", _BIG, nullable=False),
     Column("epoch_of", Text, nullable=False),
-    Column("rules", _BIG, nullable=False),
 )
 
 HASHED: dict[str, Table] = {

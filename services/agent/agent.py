@@ -45,6 +45,10 @@ from trainshed_client.subjects import Role
 _log = get_logger("agent")
 
 
+ANSWERS_WITHIN_S = 1.0
+"""Seconds that a start waits for the storage of the runs' folders."""
+
+
 class _Finished(Exception):
     """Ends the agent's tasks from inside its task group."""
 
@@ -189,7 +193,6 @@ class AgentService:
         output = Output(self._nc, identity.node, self._clock)
         pushed: Subscription | None = None
         try:
-            await asyncio.to_thread(blanks.clear)
             await workers.start()
             async with asyncio.TaskGroup() as self._tasks:
                 parts = Parts(
@@ -212,21 +215,21 @@ class AgentService:
                     joined=self._has_joined,
                 )
                 try:
-                    await session.attempts.refill()
+                    await self._begin_folders(session)
                     self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())
-                    self._tasks.create_task(session.attempts.hear())
+                    self._tasks.create_task(session.live.hear())
                     self._tasks.create_task(self._leave_when_asked(session))
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
                     async with (
                         OutputService(self._nc, identity.node, self._folders),
                         PruneService(self._nc, identity.node, self._folders, self._clock),
                     ):
-                        session.feed(Begun(await session.attempts.found()))
+                        session.feed(Begun(await session.live.found()))
                         await session.finished.wait()
                 finally:
                     session.finished.set()
-                    session.attempts.close()
+                    session.live.close()
                 raise _Finished
         finally:
             output.close()
@@ -242,6 +245,19 @@ class AgentService:
                 await pushed.unsubscribe()
             if self._nc.is_connected:
                 await self._nc.flush(timeout=1)
+
+    async def _begin_folders(self, session: SessionShell) -> None:
+        """Have folders made ahead; storage that does not answer is waited for a moment only.
+
+        Raises OSError where folders cannot be made.
+        """
+        making = self._tasks.create_task(session.live.begin_folders())
+        await asyncio.wait({making}, timeout=ANSWERS_WITHIN_S)
+        if not making.done():
+            _log.warning(
+                "the storage of the runs' folders does not answer: runs start here once it does",
+                folder=str(self._folders.runs_dir),
+            )
 
     def _has_joined(self) -> None:
         self._devices.joined()

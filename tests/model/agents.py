@@ -1,6 +1,6 @@
 """Moves of the agents: what each process of `machine.step`'s actions does on disk, to shims and in the log.
 
-Owns the shell around the session (`session.shell`, `attempts` and `workers` in small); every decision is `machine.step`'s.
+Owns the shell around the session (`session.shell`, `live` and `workers` in small); every decision is `machine.step`'s.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from services.agent.session.values import (
     CountedLost,
     EndStored,
     Finish,
+    FoldersPrepared,
     Forget,
     Found,
     Granted,
@@ -45,6 +46,7 @@ from services.agent.session.values import (
     NameRead,
     OnDisk,
     Phase,
+    PrepareFolders,
     ReadName,
     Refuse,
     ShimDied,
@@ -137,6 +139,8 @@ def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, 
     agent = draft.agent(m)
     assert agent is not None
     state, actions = draft.model.code.step(agent.state, event)
+    if not draft.model.config.slow_storage:
+        state, actions = _prepared(draft.model, state, actions)
     if state.phase in _HAS_JOINED:
         state = replace(state, name=Name())  # read anew before it counts again
     after = draft.copy()
@@ -162,6 +166,20 @@ def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, 
     yield from wrong
 
 
+def _prepared(
+    model: Model, state: SessionState, actions: tuple[Action, ...]
+) -> tuple[SessionState, tuple[Action, ...]]:
+    """The same, where storage answers at once."""
+    done: list[Action] = []
+    for action in actions:
+        if isinstance(action, PrepareFolders):
+            state, more = model.code.step(state, FoldersPrepared(action.ref))
+            done += more
+        else:
+            done.append(action)
+    return state, tuple(done)
+
+
 def fed(model: Model, draft: Draft, m: int, event: Input, label: str) -> Moves:
     """One input, as moves."""
     for said, after in feed(draft, m, event, label):
@@ -183,6 +201,8 @@ def _act(draft: Draft, m: int, action: Action) -> None:
             proc = Proc(ref, agent.state.incarnation, attempt.slots, Stage.COMING)
             draft.set_procs(m, (*draft.of_procs(m), proc))
             draft.set_agent(m, replace(agent, watched=agent.watched | {ref}))
+        case PrepareFolders(ref):
+            draft.set_agent(m, replace(agent, tasks=(*agent.tasks, FoldersPrepared(ref))))
         case WakeShim(ref):
             shims.wake(draft, m, ref)
         case Ack(seq):
@@ -265,6 +285,8 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
             event = end(draft, m, ref)
             say(draft, m, event)
             yield from fed(model, draft, m, EndStored(ref), f"{who} {short(event)}")
+        case FoldersPrepared(ref):
+            yield from fed(model, draft, m, task, f"{who} has the folders of {_at(ref)}")
         case NameRead() | Left():
             yield from fed(model, draft, m, task, f"{who} tries again")
         case _:
@@ -296,7 +318,6 @@ def store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
         memory_mb=0,
         gpus=devices,
         attempts=task.attempts,
-        borrowed=draft.model.config.borrowed,
     )
     return draft.store(Role.AGENT, event, node)
 

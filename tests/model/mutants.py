@@ -108,6 +108,13 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(2, faults="silence, remove"),
         catches="I3",
     ),
+    "late folders launch": Mutant(
+        rule=10,
+        says="an attempt that was closed is launched when the storage of its folder answers, and its shim does not look",
+        apply=off.both(off.with_session(off.launches_whatever_has_folders), off.with_flags(looks=False)),
+        config=_config(1, faults="cancel", slow_storage=True),
+        catches="I3",
+    ),
     "lock not taken": Mutant(
         rule=9,
         says="a shim is started and buried without the lock",
@@ -267,29 +274,6 @@ MUTANTS: dict[str, Mutant] = {
         says="a grant on its way to an agent that left stays",
         apply=off.with_evolve(off.forgets_upto),
         config=_config(1, faults="leave", machines=(("n", "a"), ("o", "c")), stays_away=True),
-        catches="I1",
-    ),
-    "grants after a removal stay": Mutant(
-        rule=18,
-        says="a grant to an incarnation that was removed is nobody's to end",
-        apply=off.with_evolve(off.removal_closes_nothing),
-        config=Config(
-            machines=(("n", "a"), ("o", "c")), stays_away=True, total=2, faults={"leave": 1, "remove": 1}
-        ),
-        catches="I1",
-    ),
-    "forgets who holds": Mutant(
-        rule=18,
-        says="a node on loan is forgotten as it leaves, whatever it holds",
-        apply=off.with_evolve(off.forgets_who_holds),
-        config=_config(1, faults="leave", borrowed=True),
-        catches="I3",
-    ),
-    "forgotten grants stay": Mutant(
-        rule=18,
-        says="a grant to a node that was forgotten is nobody's to end",
-        apply=off.with_evolve(off.knows_whom_it_grants),
-        config=_config(1, faults="leave", machines=(("n", "a"), ("o", "c")), borrowed=True, stays_away=True),
         catches="I1",
     ),
 }

@@ -13,7 +13,7 @@ from events import evolve as evolving
 from events import node_machine, run_machine
 from events.change import Change
 from events.codec import StoredEvent
-from events.state import Active, Ended, Node, Run, State
+from events.state import Active, Ended, Run, State
 from events.types import (
     AttemptEnd,
     Dispatched,
@@ -24,15 +24,18 @@ from events.types import (
     RetryRequested,
 )
 from services.agent.session import machine
-from services.agent.session.machine import attempt_of
+from services.agent.session.parts import attempt_of, put
 from services.agent.session.values import (
     Ack,
     AppendJoined,
     CountedLost,
+    FoldersPrepared,
     Granted,
     Input,
+    Launch,
     NameRead,
     Phase,
+    Place,
     Step,
     StopOrdered,
     Swept,
@@ -181,51 +184,6 @@ def forgets_upto(state: State, stored: StoredEvent, history: Mapping[str, Run]) 
     return change
 
 
-def removal_closes_nothing(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
-    """As by the first rules: what is granted to a removed incarnation is nobody's to end."""
-    event = stored.event
-    before = state.nodes.get(event.node) if isinstance(event, NodeRemoved) else None
-    if before is None:
-        return None
-    change = evolving.evolve(state, stored, history)
-    if change.nodes:
-        state.put_node(replace(before, status=NodeStatus.REMOVED, left_upto=None, to_stop=frozenset()))
-    return change
-
-
-def forgets_who_holds(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
-    """A node on loan is forgotten as it leaves, whatever it holds."""
-    event = stored.event
-    if not isinstance(event, NodeLeft):
-        return None
-    change = evolving.evolve(state, stored, history)
-    node = state.nodes.get(event.node)
-    if node is not None and node.status is NodeStatus.LEFT and node.borrowed:
-        state.drop_node(node.name)
-    return change
-
-
-def knows_whom_it_grants(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
-    """A grant makes its node known, as one that may yet take it."""
-    event = stored.event
-    change = evolving.evolve(state, stored, history)
-    if isinstance(event, Dispatched) and change.runs and event.node not in state.nodes:
-        state.put_node(
-            Node(
-                name=event.node,
-                host="",
-                incarnation=event.incarnation,
-                status=NodeStatus.LOST,
-                joined_seq=0,
-                joined_ns=0,
-                seq=0,
-                cpus=0,
-                memory_mb=0,
-            )
-        )
-    return change
-
-
 # --- the agent -----------------------------------------------------------------------------------------------
 
 
@@ -295,12 +253,22 @@ def lists_nothing(state: SessionState, event: Input) -> Step | None:
 
 def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
     """A slot is free to the agent as soon as the log says so."""
-    if not isinstance(event, Granted) or state.phase is not Phase.JOINED or event.seq < state.joined:
+    if not isinstance(event, Granted | FoldersPrepared) or state.phase is not Phase.JOINED:
+        return None
+    if isinstance(event, Granted) and event.seq < state.joined:
         return None
     others = tuple(a for a in state.attempts if a.ref != event.ref)
     alone = replace(state, attempts=tuple(a for a in state.attempts if a.ref == event.ref))
     after, actions = machine.step(alone, event)
     return replace(after, attempts=(*others, *after.attempts)), actions
+
+
+def launches_whatever_has_folders(state: SessionState, event: Input) -> Step | None:
+    """A launch that storage held up comes when it answers, also of an attempt that was closed meanwhile."""
+    attempt = attempt_of(state, event.ref) if isinstance(event, FoldersPrepared) else None
+    if attempt is None or state.phase is not Phase.JOINED:
+        return None
+    return put(state, replace(attempt, place=Place.UP)), (Launch(attempt.ref),)
 
 
 # --- shim, server, dispatcher --------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ INPUTS = {
     "Granted",
     "StopOrdered",
     "CountedLost",
+    "FoldersPrepared",
     "WorkerUp",
     "ShimDied",
     "ShimFound",

@@ -84,7 +84,6 @@ def joined(
     slots: int = 2,
     cpus: int = 8,
     attempts: tuple[AttemptRef, ...] = (),
-    borrowed: bool = False,
 ) -> NodeJoined:
     """A node's join."""
     return NodeJoined(
@@ -95,7 +94,6 @@ def joined(
         memory_mb=64_000,
         gpus=tuple(Device(index=index, uuid=f"GPU-{node}-{index}") for index in range(slots)),
         attempts=attempts,
-        borrowed=borrowed,
     )
 
 

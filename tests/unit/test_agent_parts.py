@@ -203,7 +203,7 @@ def test_many_artifacts_are_all_listed_and_the_first_are_told(tmp_path: Path) ->
     for number in range(250):
         (top / f"{number:03}").write_text(str(number))
     os.mkfifo(top / "pipe")
-    taken = artifacts.take(tmp_path)
+    taken = artifacts.take(tmp_path, artifacts.Progress())
     assert (taken.count, len(taken.entries)) == (250, artifacts.FIRST)
     content = (tmp_path / "artifacts.json").read_bytes()
     assert taken.sha256 == hashlib.sha256(content).hexdigest()
@@ -215,7 +215,7 @@ def test_long_paths_do_not_make_the_event_too_large(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     for number in range(100):
         (deep / f"{number:0200}").touch()
-    taken = artifacts.take(tmp_path)
+    taken = artifacts.take(tmp_path, artifacts.Progress())
     assert taken.count == 100
     assert len(msgspec.json.encode(taken)) < 200_000
 
@@ -224,7 +224,7 @@ def test_a_large_file_is_weighed_and_not_hashed(tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
     with open(tmp_path / "artifacts" / "large", "wb") as file:
         file.truncate(artifacts.HASHED_BYTES + 1)
-    entry = artifacts.take(tmp_path).entries[0]
+    entry = artifacts.take(tmp_path, artifacts.Progress()).entries[0]
     assert (entry.bytes, entry.sha256) == (artifacts.HASHED_BYTES + 1, None)
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from events.types import AttemptRef
 from services.agent.folders.files import StopReason
-from services.agent.session.machine import attempt_of, step
+from services.agent.session.machine import step
+from services.agent.session.parts import attempt_of
 from services.agent.session.values import (
     WRITES,
     Ack,
@@ -20,6 +21,7 @@ from services.agent.session.values import (
     CountedLost,
     EndStored,
     Finish,
+    FoldersPrepared,
     Forget,
     Found,
     Granted,
@@ -34,6 +36,7 @@ from services.agent.session.values import (
     OnDisk,
     Phase,
     Place,
+    PrepareFolders,
     ReadName,
     Refuse,
     ShimDied,
@@ -57,13 +60,19 @@ A, B = AttemptRef("a", 1), AttemptRef("b", 1)
 CANCEL, ENDED, RECLAIMED = StopReason.CANCEL, StopReason.ENDED, StopReason.RECLAIMED
 
 
-def play(*inputs: Input, state: State | None = None) -> tuple[State, list[Action]]:
-    """All inputs one after the other; the last state and every action."""
+def play(
+    *inputs: Input, state: State | None = None, storage_hangs: bool = False
+) -> tuple[State, list[Action]]:
+    """All inputs one after the other; the last state and every action. Folders are prepared at once."""
     state = state or State(incarnation=OWN)
     actions: list[Action] = []
     for event in inputs:
         state, more = step(state, event)
         actions += more
+        for action in () if storage_hangs else more:
+            if isinstance(action, PrepareFolders):
+                state, launched = step(state, FoldersPrepared(action.ref))
+                actions += launched
     return state, actions
 
 
@@ -155,7 +164,32 @@ class TestGrants:
     """Rules 5, 9, 10 and 11."""
 
     def test_it_is_written_down_before_it_is_acknowledged(self) -> None:
-        assert play(grant(), state=joined())[1] == [WriteGrant(A, 20), Launch(A), Ack(20)]
+        actions = play(grant(), state=joined())[1]
+        assert actions == [WriteGrant(A, 20), PrepareFolders(A), Ack(20), Launch(A)]
+
+    def test_storage_that_hangs_holds_up_its_own_launch_and_no_acknowledgement(self) -> None:
+        state, actions = play(grant(A, 20, slots=(0,)), state=joined(), storage_hangs=True)
+        assert actions == [WriteGrant(A, 20), PrepareFolders(A), Ack(20)]
+        state, actions = play(grant(B, 21, slots=(1,)), state=state)
+        assert Launch(B) in actions and Launch(A) not in actions
+        assert play(FoldersPrepared(A), state=state)[1] == [Launch(A)]
+
+    def test_what_was_closed_while_its_storage_hung_is_not_launched_when_it_answers(self) -> None:
+        hung, _ = play(grant(), state=joined(), storage_hangs=True)
+        closed, actions = play(stop(), state=hung)
+        assert actions == [WriteStop(A, CANCEL, 30), Bury(A, "not_started"), Ack(30)]
+        over, _ = play(TreeGone(A), state=closed)
+        gone, _ = play(EndStored(A), state=over)
+        for state in (closed, over, gone):
+            assert play(FoldersPrepared(A), state=state) == (state, [])
+
+    def test_what_storage_held_up_beyond_its_session_is_not_launched(self) -> None:
+        hung, _ = play(grant(), state=joined(), storage_hangs=True)
+        leaving, _ = play(LeaveAsked(False), state=hung)
+        assert play(FoldersPrepared(A), state=leaving)[1] == []
+        lost, _ = play(CountedLost(seq=25, incarnation=OWN), FoldersPrepared(A), state=hung)
+        actions = play(NameRead(Name(joined=10, joined_by=OWN)), Swept(), Joined(26), state=lost)[1]
+        assert Bury(A, "not_started") in actions and Launch(A) not in actions
 
     def test_before_the_join_it_is_neither_taken_nor_acknowledged(self) -> None:
         assert play(Begun(()), grant())[1] == [ReadName()]
@@ -176,7 +210,7 @@ class TestGrants:
     def test_a_taken_slot_is_waited_for_and_the_grant_acknowledged(self) -> None:
         state, _ = play(grant(A, 20, slots=(0, 1)), state=joined())
         state, actions = play(grant(B, 21, slots=(1,)), state=state)
-        assert actions == [WriteGrant(B, 21), Ack(21)]
+        assert actions == [WriteGrant(B, 21), PrepareFolders(B), Ack(21)]
         assert play(TreeGone(A), state=state)[1] == [Launch(B), TellEnd(A)]
 
     def test_the_next_attempt_waits_for_the_tree_of_the_one_before(self) -> None:
@@ -325,6 +359,7 @@ inputs: st.SearchStrategy[Input] = st.one_of(
         disk=disks,
     ),
     st.builds(CountedLost, seq=seqs, incarnation=whose),
+    st.builds(FoldersPrepared, refs),
     st.builds(WorkerUp, refs),
     st.builds(ShimDied, refs),
     st.builds(ShimFound, refs),
@@ -362,6 +397,7 @@ def test_any_inputs_have_an_answer_and_break_no_rule(found: list[Found], events:
                     assert launched is not None and launched.seq > state.joined - 1
                     already = attempt_of(before, ref)
                     assert already is None or already.place is Place.WAITING
+                    assert launched.prepared
                 case TellStarted() | TellEnd() | Ack():
                     assert state.joined > 0
                 case _:

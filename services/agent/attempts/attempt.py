@@ -1,7 +1,6 @@
 """One attempt on this node from its grant to its acknowledged end: what the agent keeps beside the session's state.
 
-Owns its tail, its heartbeats and the words that are appended of it; decides nothing (`session.machine` does) and
-starts nothing (`attempts` does).
+Owns its tail, its heartbeats and the words that are appended of it; decides nothing (`session` does).
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ from services.agent.output.telemetry import is_telemetry
 from services.agent.reports import ends
 from services.agent.reports.appender import Words
 from services.agent.reports.heartbeats import OUTPUT_EVERY_S, RunHeartbeats
+from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
 _log = get_logger("agent")
 
+ANSWERS_WITHIN_S = 10.0
+"""Seconds without any progress after which an end bears nothing of the storage of its run's folder."""
+_SILENT = "its storage does not answer"
 _STDOUT_LOOK = 64 * 1024
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
@@ -49,7 +53,7 @@ class Parts(msgspec.Struct, frozen=True):
     spawn: Spawn
 
 
-class LiveAttempt:
+class AttemptWork:
     """The I/O of one attempt. Its words are told one after the other, also where they are asked for at once."""
 
     def __init__(self, parts: Parts, ref: AttemptRef, order: asyncio.Lock) -> None:
@@ -60,6 +64,8 @@ class LiveAttempt:
         self.exit: ExitRecord | None = None
         self.message: str | None = None
         """Why it could not be launched, for people."""
+        self.blank: str | None = None
+        """The folders made ahead that it takes."""
         self.adopted = False
         self._order = order
         self._tail: Tail | None = None
@@ -117,7 +123,8 @@ class LiveAttempt:
     async def tell_end(self) -> None:
         """Append how it ended, once all that was to be told of its output is."""
         async with self._order:
-            await self._finish_output()
+            if not self._never_ran():
+                await self._finish_output()
             event = await self._end()
             await self._parts.words.tell(event)
             _log.info(
@@ -127,6 +134,10 @@ class LiveAttempt:
                 how=type(event).__name__,
                 reason=getattr(event, "failure_reason", None),
             )
+
+    def _never_ran(self) -> bool:
+        """Then there is no output, and its storage may be what it waited for."""
+        return self._tail is None and self.exit is not None and self.exit.reason is ExitReason.NOT_STARTED
 
     async def _finish_output(self) -> None:
         followers, self._followers = self._followers, []
@@ -150,8 +161,9 @@ class LiveAttempt:
             seq = await self._stored_heartbeat()
         heartbeat = ends.last_heartbeat(record, told, seq)
         if ends.failed(record):
-            tail = await asyncio.to_thread(self._output_end)
-            return ends.end_of(self.ref, record, heartbeat, output_tail=tail, message=self.message)
+            return ends.end_of(
+                self.ref, record, heartbeat, output_tail=await self._last_output(), message=self.message
+            )
         event = ends.end_of(self.ref, record, heartbeat)
         intent = self._intent()
         if ends.completed(event) and intent is not None:
@@ -161,16 +173,36 @@ class LiveAttempt:
         return event
 
     async def _artifacts(self, run_dir: Path) -> Artifacts | None:
-        if not artifacts.left_any(run_dir):
-            return artifacts.NONE
+        """None where they cannot be listed, or the storage does not get on: an end, and its slot, do not wait for it."""
+        progress = artifacts.Progress()
+        taking = asyncio.ensure_future(in_daemon_thread(partial(artifacts.take, run_dir, progress)))
         try:
-            return await asyncio.to_thread(artifacts.take, run_dir)
-        except OSError as error:
+            seen = -1
+            while not taking.done() and seen < progress.steps:
+                seen = progress.steps
+                await asyncio.wait({taking}, timeout=ANSWERS_WITHIN_S)
+            if taking.done():
+                return taking.result()
+            error = _SILENT
+        except OSError as failure:
+            error = str(failure)
+        finally:
+            taking.cancel()
+        _log.warning(
+            "artifacts cannot be listed", run_id=self.ref.run_id, attempt=self.ref.attempt, error=error
+        )
+        return None
+
+    async def _last_output(self) -> str | None:
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                return await in_daemon_thread(self._output_end)
+        except TimeoutError:
             _log.warning(
-                "artifacts cannot be listed",
+                "the last of the output cannot be read",
                 run_id=self.ref.run_id,
                 attempt=self.ref.attempt,
-                error=str(error),
+                error=_SILENT,
             )
             return None
 

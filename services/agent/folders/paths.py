@@ -67,12 +67,11 @@ class Folders(msgspec.Struct, frozen=True):
         return self.state_dir / "open"
 
     def make_roots(self) -> None:
-        """Make what every attempt needs once. Raises OSError."""
+        """Make what every attempt needs once in the node's own state. Raises OSError."""
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
         _touch(f"{self.state_dir}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
         self.pruned.mkdir(exist_ok=True)  # now: when it is needed the disk may be full
-        self.runs_dir.mkdir(parents=True, exist_ok=True)
 
     def mark(self, ref: AttemptRef) -> None:
         """Make the open marker. Raises OSError.
@@ -107,6 +106,7 @@ class Folders(msgspec.Struct, frozen=True):
         try:
             self._make_run(ref)
         except FileNotFoundError:  # another node has just pruned it, on storage that they share
+            self.runs_dir.mkdir(parents=True, exist_ok=True)
             self._make_run(ref)
 
     def _make_run(self, ref: AttemptRef) -> None:

@@ -29,7 +29,13 @@ class _List(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-def left_any(run_dir: Path) -> bool:
+class Progress:
+    """Counts what was looked at, so that who waits can tell much work from storage that hangs."""
+
+    steps = 0
+
+
+def _left_any(run_dir: Path) -> bool:
     """Whether there is anything at all: one look, cheap enough for every end."""
     try:
         with os.scandir(run_dir / ARTIFACTS) as entries:
@@ -38,14 +44,16 @@ def left_any(run_dir: Path) -> bool:
         return False
 
 
-def take(run_dir: Path) -> Artifacts:
-    """List the artifacts, write the full list to ``artifacts.json`` and return what the event carries.
+def take(run_dir: Path, progress: Progress) -> Artifacts:
+    """List the artifacts, if there are any, write the full list to ``artifacts.json`` and return what the event carries.
 
     Files only, by path; links are not followed. A file that cannot be read is listed without its hash.
     Raises OSError where the list cannot be written.
     """
+    if not _left_any(run_dir):
+        return NONE
     top = run_dir / ARTIFACTS
-    every = sorted(_files(os.fsencode(top), b""), key=lambda artifact: artifact.path)
+    every = sorted(_files(os.fsencode(top), b"", progress), key=lambda artifact: artifact.path)
     content = msgspec.json.encode(_List(every)) + b"\n"
     temporary = run_dir / f".{ARTIFACTS_LIST}.{os.getpid()}"
     temporary.write_bytes(content)
@@ -65,23 +73,24 @@ def take(run_dir: Path) -> Artifacts:
     )
 
 
-def _files(top: bytes, below: bytes) -> Iterator[Artifact]:
+def _files(top: bytes, below: bytes, progress: Progress) -> Iterator[Artifact]:
     try:
         entries = list(os.scandir(os.path.join(top, below)))
     except OSError:
         return
     for entry in entries:
+        progress.steps += 1
         path = os.path.join(below, entry.name)
         try:
             if entry.is_dir(follow_symlinks=False):
-                yield from _files(top, path)
+                yield from _files(top, path, progress)
             elif entry.is_file(follow_symlinks=False):
-                yield _artifact(os.path.join(top, path), path)
+                yield _artifact(os.path.join(top, path), path, progress)
         except OSError:
             continue
 
 
-def _artifact(where: bytes, path: bytes) -> Artifact:
+def _artifact(where: bytes, path: bytes, progress: Progress) -> Artifact:
     shown = path.decode("utf-8", "replace")
     size = os.lstat(where).st_size
     if size > HASHED_BYTES:
@@ -96,6 +105,7 @@ def _artifact(where: bytes, path: bytes) -> Artifact:
                 return Artifact(path=shown, bytes=size)
             while chunk := file.read(_CHUNK):
                 read += len(chunk)
+                progress.steps += 1
                 if read > HASHED_BYTES:
                     return Artifact(path=shown, bytes=size)
                 digest.update(chunk)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from services.agent.folders import files
 from services.agent.folders.paths import Folders, is_ref
 from services.agent.output.output_index import INDEX
 from services.api import begin_service, end_service, error_answer
+from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client import subjects
@@ -32,8 +34,10 @@ _log = get_logger("agent")
 
 MAX_BYTES = 128 * 1024
 FILES = {"stdout": "stdout.log", "stderr": "stderr.log", "index": INDEX}
-AT_ONCE = 16
-"""Requests that are read for at the same time."""
+AT_ONCE = 4
+"""Requests of one attempt that are read for at the same time: what hangs holds up those alone."""
+ANSWERS_WITHIN_S = 3.0
+"""Seconds after which a request is told that the storage does not answer."""
 
 
 class OutputRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +118,7 @@ class OutputService:
         self._node = node
         self._folders = folders
         self._tasks = asyncio.TaskGroup()
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._reading: dict[AttemptRef, set[asyncio.Future[OutputRange]]] = {}
         self._service: Service | None = None
 
     async def __aenter__(self) -> Self:
@@ -148,8 +152,7 @@ class OutputService:
     async def _answer(self, request: Request) -> None:
         headers: dict[str, Any] = {}
         try:
-            async with self._room:
-                found = await asyncio.to_thread(read_range, self._folders, read_request(request.data))
+            found = await self._read(read_request(request.data))
             data = found.data
             headers = {subjects.OFFSET_HEADER: str(found.offset), subjects.SIZE_HEADER: str(found.size)}
         except TrainshedError as error:
@@ -158,3 +161,28 @@ class OutputService:
             await request.respond(data, headers=headers or None)
         except (nats.errors.Error, ValueError) as error:  # ValueError: the request names nowhere to answer to
             _log.warning("an answer could not be sent", error=str(error))
+
+    async def _read(self, wanted: OutputRequest) -> OutputRange:
+        """Read in a thread, which counts until it is back. Raises TrainshedError."""
+        ref = AttemptRef(wanted.run_id, wanted.attempt)
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                while len(reading := self._reading.setdefault(ref, set())) >= AT_ONCE:
+                    await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+                read = asyncio.ensure_future(in_daemon_thread(partial(read_range, self._folders, wanted)))
+                reading.add(read)
+                read.add_done_callback(partial(self._has_read, ref))
+                return await asyncio.shield(read)
+        except TimeoutError:
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"the storage of the output of attempt {wanted.attempt} of run {wanted.run_id} does not answer",
+            ) from None
+
+    def _has_read(self, ref: AttemptRef, read: asyncio.Future[OutputRange]) -> None:
+        if not read.cancelled():
+            read.exception()  # who asked has heard it, or waits no more
+        reading = self._reading[ref]
+        reading.discard(read)
+        if not reading:
+            del self._reading[ref]

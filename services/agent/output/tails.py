@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import nats.errors
 from asyncinotify import Inotify, Mask, Watch
 
@@ -19,6 +22,7 @@ from events.times import rfc3339
 from events.types import AttemptRef
 from services.agent.output import output_index, telemetry
 from services.agent.output.output_index import OutputIndex, Seen
+from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
@@ -33,36 +37,43 @@ TURN_S = 0.1
 """Seconds from one turn of an attempt to the next."""
 TURN_LINES = 500
 """Telemetry lines that one turn publishes at most: the newest."""
+ANSWERS_WITHIN_S = 2.0
+"""Seconds that an end waits for the storage of its output; what was not told then is in the file."""
 PENDING_BYTES = 1 << 20
 """Bytes waiting in the connection's buffer above which nothing is added to it."""
 
 
 class _Stream:
-    """How far one file was published."""
+    """How far one file was published. Its files are touched in the thread of a look alone: their storage may hang."""
 
-    def __init__(self, name: str, path: Path, offset: int) -> None:
+    def __init__(self, name: str, path: Path) -> None:
         self.name = name
         self.path = path
-        self.offset = offset
+        self.offset = 0
         self.fd = -1
         self.watch: Watch | None = None
         self.lines = telemetry.LineCutter() if name == "stdout" else None
 
-    def open(self) -> bool:
-        """Open the file once the shim has made it; False while there is none."""
-        if self.fd < 0:
+    def read(self) -> Grown | None:
+        """What is new, a bounded part of it: where more is there, the newest; None where there is nothing."""
+        within = self.fd >= 0
+        if not within:
             try:
                 self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return False
-            if self.lines is not None and self.offset and os.pread(self.fd, 1, self.offset - 1) != b"\n":
-                self.lines.skip()
-        return True
-
-    @property
-    def size(self) -> int:
-        """Bytes that the file has now."""
-        return os.fstat(self.fd).st_size if self.fd >= 0 else self.offset
+            except FileNotFoundError:  # the shim has not made it yet
+                return None
+        size = os.fstat(self.fd).st_size
+        cut = not within and self.offset > 0 and os.pread(self.fd, 1, self.offset - 1) != b"\n"
+        self.offset = min(self.offset, size)  # cut short by somebody: begin where it ends now
+        if size == self.offset:
+            return Grown(self, self.offset, b"", size, cut)
+        if size - self.offset > TURN_BYTES:
+            self.offset = size - TURN_BYTES
+            cut = True
+        offset = self.offset
+        data = os.pread(self.fd, size - offset, offset)
+        self.offset += len(data)
+        return Grown(self, offset, data, size, cut)
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -70,19 +81,34 @@ class _Stream:
             self.fd = -1
 
 
+class Grown(msgspec.Struct, frozen=True):
+    """What one look at a file found: bytes from ``offset`` on, and its size. ``cut``: they begin within a line."""
+
+    stream: _Stream
+    offset: int
+    data: bytes
+    size: int
+    cut: bool
+
+
 class Tail:
     """The output of one attempt. ``grew`` is called after each turn that found something new."""
 
     def __init__(
-        self, output: Output, ref: AttemptRef, folder: Path, offsets: dict[str, int], grew: Callable[[], None]
+        self, output: Output, ref: AttemptRef, folder: Path, grew: Callable[[], None], *, from_index: bool
     ) -> None:
         self._output = output
         self._ref = ref
+        self._folder = folder
         self._index = OutputIndex(folder)
-        self._streams = [_Stream(name, folder / f"{name}.log", offsets[name]) for name in STREAMS]
+        self._streams = [_Stream(name, folder / f"{name}.log") for name in STREAMS]
+        self._from_index = from_index
         self._dirty = asyncio.Event()
         self._grew = grew
         self._index_failed = False
+        self._look: asyncio.Task[list[Grown]] | None = None
+        self._files = threading.Lock()
+        self._closed = False
 
     def wake(self) -> None:
         """A file has grown."""
@@ -93,8 +119,14 @@ class Tail:
         try:
             while True:
                 self._dirty.clear()
-                self._output.arm(self)
-                if await self._turn():
+                unclaimed = self._output.unclaimed
+                grown = await self._seen(watch=True)
+                self._output.claim(self)
+                if self._output.unclaimed != unclaimed:
+                    self._output.disarm(self)  # one of ours may have fired before it was known to be ours
+                    self._dirty.set()
+                await self._publish(grown)
+                if any(each.data for each in grown):
                     self._grew()
                     await asyncio.sleep(TURN_S)
                 else:
@@ -108,12 +140,17 @@ class Tail:
             )
 
     async def finish(self) -> None:
-        """The tree is gone: tell what is left, and each stream's size last."""
+        """The tree is gone: tell what is left, and each stream's size last. Storage that hangs is not waited for."""
         self._output.disarm(self)
         try:
-            await self._turn()
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                if self._look is not None:
+                    await self._publish(await self._seen(watch=False))
+                grown = await self._seen(watch=False)
+            await self._publish(grown)
+            sizes = {each.stream.name: each.size for each in grown}
             for stream in self._streams:
-                size = str(stream.size)
+                size = str(sizes.get(stream.name, stream.offset))
                 headers = {subjects.OFFSET_HEADER: size, subjects.SIZE_HEADER: size}
                 await self._output.publish(self._subject(stream), b"", headers)
         except OSError as error:
@@ -121,61 +158,82 @@ class Tail:
                 "the rest of the output was not told; its file has it all",
                 run_id=self._ref.run_id,
                 attempt=self._ref.attempt,
-                error=str(error),
+                error=str(error) or "its storage does not answer",
             )
         finally:
             self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files; a look that hangs does it when it is done with them."""
         self._output.disarm(self)
-        self._index.close()
-        for stream in self._streams:
-            stream.close()
+        self._closed = True
+        self._close_unless_in_use()
+
+    def _close_unless_in_use(self) -> None:
+        if self._files.acquire(blocking=False):
+            try:
+                self._index.close()
+                for stream in self._streams:
+                    stream.close()
+            finally:
+                self._files.release()
 
     @property
     def streams(self) -> list[_Stream]:
         """For Output, which watches the files."""
         return self._streams
 
-    async def _turn(self) -> bool:
-        """Publish what is new, a bounded part of it; True where something was new."""
-        found = False
-        for stream in self._streams:
-            if not stream.open():
-                continue
-            size = stream.size
-            stream.offset = min(stream.offset, size)  # cut short by somebody: begin where it ends now
-            if size == stream.offset:
-                continue
-            found = True
-            await self._publish(stream, size)
-            self._note(stream, size)
-        return found
-
-    async def _publish(self, stream: _Stream, size: int) -> None:
-        if size - stream.offset > TURN_BYTES:
-            stream.offset = size - TURN_BYTES
-            if stream.lines is not None:
-                stream.lines.skip()
-        lines: list[telemetry.Line] = []
-        while stream.offset < size:
-            chunk = os.pread(stream.fd, min(CHUNK, size - stream.offset), stream.offset)
-            if not chunk:
-                break
-            offset = stream.offset
-            stream.offset += len(chunk)
-            headers = {subjects.OFFSET_HEADER: str(offset)}
-            await self._output.publish(self._subject(stream), chunk, headers)
-            if stream.lines is not None:
-                lines = (lines + stream.lines.feed(offset, chunk))[-TURN_LINES:]
-        subject = subjects.telemetry(self._ref.run_id, self._ref.attempt, self._output.node)
-        for line in lines:
-            await self._output.publish(subject, line.text, {subjects.OFFSET_HEADER: str(line.offset)})
-
-    def _note(self, stream: _Stream, size: int) -> None:
+    async def _seen(self, *, watch: bool) -> list[Grown]:
+        """What is new. One look at a time: where one is under way, it is what that finds. Raises OSError."""
+        if self._look is None:
+            self._look = asyncio.ensure_future(in_daemon_thread(partial(self._look_now, watch)))
+            self._look.add_done_callback(_heard)
         try:
-            self._index.append(Seen(rfc3339(self._output.clock()), stream.name, size))
+            grown = await asyncio.shield(self._look)
+        except OSError:
+            self._look = None
+            raise
+        self._look = None  # not where this was cancelled: then `finish` tells what it has found
+        return grown
+
+    def _look_now(self, watch: bool) -> list[Grown]:
+        """For a thread."""
+        try:
+            with self._files:
+                if self._from_index:
+                    self._from_index = False
+                    for name, offset in output_index.ends(self._folder, STREAMS).items():
+                        self._streams[STREAMS.index(name)].offset = offset
+                if watch:
+                    self._output.arm(self)
+                grown = [each for stream in self._streams if (each := stream.read()) is not None]
+                for each in grown:
+                    if each.data:
+                        self._note(each)
+                return grown
+        finally:
+            if self._closed:
+                self._close_unless_in_use()
+
+    async def _publish(self, grown: list[Grown]) -> None:
+        for each in grown:
+            stream = each.stream
+            if stream.lines is not None and each.cut:
+                stream.lines.skip()
+            lines: list[telemetry.Line] = []
+            for at in range(0, len(each.data), CHUNK):
+                chunk = each.data[at : at + CHUNK]
+                headers = {subjects.OFFSET_HEADER: str(each.offset + at)}
+                await self._output.publish(self._subject(stream), chunk, headers)
+                if stream.lines is not None:
+                    lines = (lines + stream.lines.feed(each.offset + at, chunk))[-TURN_LINES:]
+            subject = subjects.telemetry(self._ref.run_id, self._ref.attempt, self._output.node)
+            for line in lines:
+                await self._output.publish(subject, line.text, {subjects.OFFSET_HEADER: str(line.offset)})
+
+    def _note(self, grown: Grown) -> None:
+        try:
+            self._index.append(Seen(rfc3339(self._output.clock()), grown.stream.name, grown.size))
         except OSError as error:
             if not self._index_failed:
                 self._index_failed = True
@@ -190,6 +248,12 @@ class Tail:
         return subjects.output(self._ref.run_id, self._ref.attempt, self._output.node, stream.name)
 
 
+def _heard(look: asyncio.Task[list[Grown]]) -> None:
+    """Whoever still waits hears of the error; no one need."""
+    if not look.cancelled():
+        look.exception()
+
+
 class Output:
     """Every attempt's output on this node: one inotify for all, told at most once a turn by one-shot watches."""
 
@@ -199,11 +263,17 @@ class Output:
         self.clock = clock
         self._inotify = Inotify()
         self._tails: dict[Watch, Tail] = {}
+        self.unclaimed = 0
+        """Events so far of files that no tail had claimed (yet)."""
 
     async def run(self) -> None:
         """Hear of files that grow, until cancelled."""
         async for event in self._inotify:
-            if event.watch is not None and (tail := self._tails.pop(event.watch, None)) is not None:
+            if Mask.IGNORED in event.mask:
+                continue
+            if event.watch is None or (tail := self._tails.pop(event.watch, None)) is None:
+                self.unclaimed += 1
+            else:
                 for stream in tail.streams:
                     if stream.watch is event.watch:
                         stream.watch = None
@@ -217,16 +287,21 @@ class Output:
         self, ref: AttemptRef, folder: Path, grew: Callable[[], None], *, from_index: bool = False
     ) -> Tail:
         """The tail of an attempt; ``from_index``: an agent before this one may have told a part already."""
-        offsets = output_index.ends(folder, STREAMS) if from_index else dict.fromkeys(STREAMS, 0)
-        return Tail(self, ref, folder, offsets, grew)
+        return Tail(self, ref, folder, grew, from_index=from_index)
 
     def arm(self, tail: Tail) -> None:
-        """Watch for the next change of its files; before they are looked at, so that none is missed. Raises OSError."""
+        """Watch for the next change of its files; before they are looked at, so that none is missed. For a thread, and
+        then `claim`. Raises OSError."""
         for stream in tail.streams:
             if stream.watch is None:
                 # The shim opens them with O_APPEND | O_CREAT: whoever comes first makes them.
                 os.close(os.open(stream.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
                 stream.watch = self._inotify.add_watch(stream.path, Mask.MODIFY | Mask.ONESHOT)
+
+    def claim(self, tail: Tail) -> None:
+        """What `arm` has watched is this tail's."""
+        for stream in tail.streams:
+            if stream.watch is not None:
                 self._tails[stream.watch] = tail
 
     def disarm(self, tail: Tail) -> None:

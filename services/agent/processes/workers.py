@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from services.agent.processes import sweep
 from services.agent.processes.pool import ShimPool
 from services.agent.processes.sockets import sockets_dir
 from services.agent.shim import process_tree
+from services.daemon_thread import in_daemon_thread
 
 _log = structlog.get_logger(__name__)
 
@@ -212,14 +214,14 @@ class Workers:
             )
             return sorted({*ended, *sweep.end_leaves(self._cgroups)})
 
-        return await asyncio.to_thread(all_strays)
+        return await in_daemon_thread(all_strays)
 
     async def bury(self, folder: Path, reason: Literal["not_started", "shim_lost"]) -> ExitRecord:
         """Close an attempt that no shim answers for: take its lock, end what is left of its tree, write exit.json if
         there is none, and return what stands there. Raises ShimAlive, TimeoutError, OSError."""
         folder = folder.absolute()
         heartbeat = self._last_words.pop(folder, None)
-        return await asyncio.to_thread(_bury, self._marks, folder, ExitReason(reason), heartbeat)
+        return await in_daemon_thread(partial(_bury, self._marks, folder, ExitReason(reason), heartbeat))
 
     # What is heard of shims
 
@@ -299,7 +301,7 @@ class Workers:
         if started is not None and started.boot_id == boot_id():
             return process_tree.pidfd(started.shim_pid, started.shim_start_time)
         if look_around:
-            processes = await asyncio.to_thread(sweep.census, self._marks)
+            processes = await in_daemon_thread(partial(sweep.census, self._marks))
             for pid in sweep.shims_of(processes, folder):
                 pidfd = process_tree.pidfd(pid, processes[pid].started)
                 if pidfd is not None:

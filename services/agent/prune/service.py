@@ -72,7 +72,7 @@ class PruneService:
     async def _tidy(self) -> None:
         """Delete what an earlier process had moved away, also where the settings were others."""
         async with self._turn:
-            for root in await asyncio.to_thread(prune.roots, self._folders):
+            for root in await in_daemon_thread(partial(prune.roots, self._folders)):
                 look = partial(prune.leftovers, self._folders, self._node, root)
                 try:
                     async with asyncio.timeout(ANSWERS_WITHIN_S):
@@ -131,17 +131,17 @@ class PruneService:
 
     async def _one(self, run_id: str, attempt: int, dry_run: bool) -> int | None:
         """Bytes that a run's folders took, None where there were none. Raises Kept, OSError, Stopped."""
-        left = await asyncio.to_thread(prune.find, self._folders, run_id)
+        left = await in_daemon_thread(partial(prune.find, self._folders, run_id))
         if not left.places:
             return None
         if dry_run:
             prune.check(self._folders, left, attempt)
-            return await asyncio.to_thread(prune.on_disk, left, self._stopped)
+            return await in_daemon_thread(partial(prune.on_disk, left, self._stopped))
         taken = self._take(left, attempt)
         size = await self._delete(taken)
         if not taken.whole:  # now there may be room
             with contextlib.suppress(prune.Kept, OSError):
-                left = await asyncio.to_thread(prune.find, self._folders, run_id)
+                left = await in_daemon_thread(partial(prune.find, self._folders, run_id))
                 size += await self._delete(self._take(left, attempt))
         _log.info("pruned", run_id=run_id, bytes=size)
         return size
@@ -154,7 +154,7 @@ class PruneService:
         size, failed = 0, None
         for trashed in taken.aside:
             try:
-                size += await asyncio.to_thread(trash.delete, trashed, self._stopped)
+                size += await in_daemon_thread(partial(trash.delete, trashed, self._stopped))
             except OSError as error:
                 self._undeleted[trashed] = str(error)
                 failed = OSError(_still_to_delete(trashed, str(error)))

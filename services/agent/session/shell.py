@@ -17,8 +17,8 @@ from nats.aio.msg import Msg
 from events.codec import Unreadable, decode
 from events.types import AttemptRef, Dispatched, NodeLost, Stopping
 from services.agent.attempts.attempt import Parts
-from services.agent.attempts.attempts import Attempts
 from services.agent.attempts.intents import Intents
+from services.agent.attempts.live import LiveAttempts
 from services.agent.folders.files import StopReason
 from services.agent.folders.paths import is_ref
 from services.agent.folders.prepared import Blanks
@@ -27,7 +27,7 @@ from services.agent.processes.workers import Workers
 from services.agent.reports.appender import PAUSE_S
 from services.agent.reports.membership import Membership
 from services.agent.session import machine
-from services.agent.session.machine import attempt_of
+from services.agent.session.parts import attempt_of
 from services.agent.session.values import (
     Ack,
     Action,
@@ -43,6 +43,7 @@ from services.agent.session.values import (
     Launch,
     Phase,
     Place,
+    PrepareFolders,
     ReadName,
     Refuse,
     State,
@@ -85,7 +86,7 @@ class SessionShell:
         joined: Callable[[], None],
     ) -> None:
         self.state = State(incarnation=identity.incarnation)
-        self.attempts = Attempts(parts, workers, blanks, self.feed)
+        self.live = LiveAttempts(parts, workers, blanks, self.feed)
         self.finished = asyncio.Event()
         self.refusal: TrainshedError | None = None
         self._nc = parts.nc
@@ -167,7 +168,7 @@ class SessionShell:
                 granted = self._granted(seq, event)
                 self.feed(granted)
                 if attempt_of(self.state, granted.ref) is None:
-                    self.attempts.drop(granted.ref)  # delivered again: nothing of it is left behind
+                    self.live.drop(granted.ref)  # delivered again: nothing of it is left behind
             case Stopping() if is_ref(event.run_id, event.attempt):
                 ref = AttemptRef(event.run_id, event.attempt)
                 self.feed(
@@ -193,7 +194,7 @@ class SessionShell:
 
     def _granted(self, seq: int, event: Dispatched) -> Granted:
         ref = AttemptRef(event.run_id, event.attempt)
-        work = self.attempts.on(ref)
+        work = self.live.on(ref)
         intent, why_not = self._intents.of(seq, event)
         if work.intent is None:
             work.intent = intent
@@ -211,37 +212,39 @@ class SessionShell:
     # --- actions ------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
-        spawn, attempts = self._spawn, self.attempts
+        spawn, live = self._spawn, self.live
         match action:
             case WriteGrant(ref):
-                attempts.write_grant(ref)
+                live.write_grant(ref)
                 failpoint("agent.intent_written")
             case WriteFolder(ref):
-                attempts.write_folder(ref)
+                live.write_folder(ref)
             case WriteStop(ref, reason, seq):
-                attempts.write_stop(ref, reason, seq)
+                live.write_stop(ref, reason, seq)
                 failpoint("agent.stop_written")
+            case PrepareFolders(ref):
+                spawn(live.prepare(ref))
             case Launch(ref):
-                attempts.launch(ref)
+                live.launch(ref)
             case WakeShim(ref):
-                spawn(attempts.wake(ref))
+                spawn(live.wake(ref))
             case Ack(seq):
                 if (msg := self._deliveries.get(seq)) is not None:
                     spawn(self._acknowledge(msg))
             case Bury(ref, reason):
-                spawn(attempts.bury(ref, reason))
+                spawn(live.bury(ref, reason))
             case TellStarted(ref):
-                spawn(attempts.tell_started(ref))
+                spawn(live.tell_started(ref))
             case TellEnd(ref):
-                spawn(attempts.tell_end(ref))
+                spawn(live.tell_end(ref))
             case Forget(ref):
-                attempts.forget(ref)
+                live.forget(ref)
             case ReadName():
                 spawn(self._then(self._membership.read_name()))
             case Sweep(keep):
                 spawn(self._then(self._swept(keep)))
-            case AppendJoined(guard, refs):
-                spawn(self._then(self._membership.join(guard, refs)))
+            case AppendJoined(guard, attempts):
+                spawn(self._then(self._membership.join(guard, attempts)))
             case AppendLeft():
                 spawn(self._then(self._membership.leave(action, reclaim=self.state.reclaim)))
             case Refuse(owner):
@@ -260,7 +263,7 @@ class SessionShell:
         self.feed(await work)
 
     async def _swept(self, keep: tuple[AttemptRef, ...]) -> Input:
-        await self.attempts.sweep(keep)
+        await self.live.sweep(keep)
         failpoint("agent.swept")
         return Swept()
 

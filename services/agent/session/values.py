@@ -33,7 +33,9 @@ class Phase(enum.Enum):
 class Place(enum.Enum):
     """Where an attempt is whose end was not acknowledged yet."""
 
-    WAITING = "waiting"  # written down; its slot, or an older attempt of its run, is not free yet
+    WAITING = (
+        "waiting"  # written down; its folder is not made, or its slot or its run's older attempt not gone
+    )
     UP = "up"  # handed to a shim: its tree may live
     CLOSING = "closing"  # no shim answers for it: being buried
     OVER = "over"  # its tree is gone and exit.json stands: the end is to be told
@@ -46,6 +48,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     slots: tuple[int, ...]
     place: Place
+    prepared: bool = False
+    """The run's folder is made, or cannot be: a launch waits for storage to answer, nothing else does."""
     stop: StopReason | None = None
     started: bool = False
     started_told: bool = False
@@ -157,6 +161,12 @@ class CountedLost(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
 
 
+class FoldersPrepared(msgspec.Struct, frozen=True):
+    """The storage of the run's folder has answered: the folder is made, or cannot be."""
+
+    ref: AttemptRef
+
+
 class WorkerUp(msgspec.Struct, frozen=True):
     """The attempt's worker has exec'd."""
 
@@ -206,6 +216,7 @@ Input = (
     | Granted
     | StopOrdered
     | CountedLost
+    | FoldersPrepared
     | WorkerUp
     | ShimDied
     | ShimFound
@@ -238,6 +249,12 @@ class WriteStop(msgspec.Struct, frozen=True):
     ref: AttemptRef
     reason: StopReason
     seq: int
+
+
+class PrepareFolders(msgspec.Struct, frozen=True):
+    """Make the run's folder, however long its storage takes; then FoldersPrepared."""
+
+    ref: AttemptRef
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -322,6 +339,7 @@ Action = (
     WriteGrant
     | WriteFolder
     | WriteStop
+    | PrepareFolders
     | Launch
     | WakeShim
     | Ack

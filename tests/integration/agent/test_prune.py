@@ -393,7 +393,7 @@ def test_a_link_in_the_place_of_the_trash_is_refused_and_leads_nowhere(
     for name in (NODE, f"{RUN}@1"):
         (precious / name / "set").mkdir(parents=True)
     link = folders.runs_dir / which
-    link.parent.mkdir(exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(precious)
     with pytest.raises(OSError, match="is a link or no folder"):
         prune.leftovers(folders, NODE, folders.runs_dir)

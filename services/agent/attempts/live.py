@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 
 from events.types import AttemptRef
-from services.agent.attempts.attempt import LiveAttempt, Parts
+from services.agent.attempts.attempt import AttemptWork, Parts
 from services.agent.folders import files
 from services.agent.folders.files import StopReason
 from services.agent.folders.prepared import Blanks
@@ -20,6 +21,7 @@ from services.agent.reports.appender import PAUSE_S
 from services.agent.session.values import (
     BuryReason,
     EndStored,
+    FoldersPrepared,
     Found,
     Input,
     ShimDied,
@@ -27,6 +29,7 @@ from services.agent.session.values import (
     TreeGone,
     WorkerUp,
 )
+from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
 from services.logging import get_logger
 
@@ -36,8 +39,8 @@ FOLLOW_AFTER_S = 0.02
 """Seconds from a worker's start until its output is followed: one that ends sooner is told of as a whole."""
 
 
-class Attempts:
-    """Every attempt whose end is not acknowledged, a LiveAttempt each. What becomes of them goes to ``feed``."""
+class LiveAttempts:
+    """Every attempt whose end is not acknowledged. What becomes of them goes to ``feed``."""
 
     def __init__(self, parts: Parts, workers: Workers, blanks: Blanks, feed: Callable[[Input], None]) -> None:
         self._parts = parts
@@ -45,18 +48,18 @@ class Attempts:
         self._workers = workers
         self._blanks = blanks
         self._feed = feed
-        self._work: dict[AttemptRef, LiveAttempt] = {}
+        self._work: dict[AttemptRef, AttemptWork] = {}
         self._orders: dict[str, asyncio.Lock] = {}
         self._launches: set[asyncio.Task[None]] = set()
         self._refilling = False
         self._closed = False
 
-    def on(self, ref: AttemptRef) -> LiveAttempt:
+    def on(self, ref: AttemptRef) -> AttemptWork:
         """The attempt's work, begun here where there is none."""
         work = self._work.get(ref)
         if work is None:
             order = self._orders.setdefault(ref.run_id, asyncio.Lock())
-            work = self._work[ref] = LiveAttempt(self._parts, ref, order)
+            work = self._work[ref] = AttemptWork(self._parts, ref, order)
         return work
 
     def close(self) -> None:
@@ -99,17 +102,12 @@ class Attempts:
     # --- what is written down: each raises OSError, and may be done again -------------------------------------
 
     def write_grant(self, ref: AttemptRef) -> None:
-        """Marker, the run's folder, and the attempt's with lock and intent.json: then the grant is written down."""
+        """Marker, and the attempt's folder with lock and intent.json: then the grant is written down."""
         work = self._work[ref]
         intent = work.intent
         assert intent is not None
         self._folders.mark(ref)
-        blank = self._blanks.take() if ref.attempt == 1 else None
-        try:
-            self._make_run(ref, blank)
-        except OSError as error:
-            # The runs' folder may be storage that is away: this run cannot start here, others may.
-            work.message = f"the run's folder cannot be made: {error}"
+        work.blank = blank = self._blanks.take() if ref.attempt == 1 else None
         if blank is None or not self._blanks.put_attempt(blank, intent, work.folder):
             files.prepare_folder(work.folder)
             files.write_intent(work.folder, intent)
@@ -117,16 +115,32 @@ class Attempts:
             self._refilling = True
             self._parts.spawn(self.refill())
 
+    async def prepare(self, ref: AttemptRef) -> None:
+        """Make the run's folder, in a thread: its storage may hang. FoldersPrepared as soon as it has answered."""
+        work = self._work[ref]
+        try:
+            await in_daemon_thread(partial(self._make_run, ref, work.blank))
+        except OSError as error:
+            # The runs' folder may be storage that is away: this run cannot start here, others may.
+            work.message = f"the run's folder cannot be made: {error}"
+        self._feed(FoldersPrepared(ref))
+
     def _make_run(self, ref: AttemptRef, blank: str | None) -> None:
         if blank is None or not self._blanks.put_run(blank, self._folders.run(ref.run_id)):
             self._folders.make_run(ref)
         elif self._folders.var_logs_dir is not None:
             os.makedirs(self._folders.output(ref), exist_ok=True)
 
+    async def begin_folders(self) -> None:
+        """Remove what an earlier process made ahead, and make it anew. Raises OSError where it cannot be removed."""
+        self._refilling = True
+        await in_daemon_thread(self._blanks.clear)
+        await self.refill()
+
     async def refill(self) -> None:
         """Make folders ahead, beside the grants. Without them each grant makes its own."""
         try:
-            await asyncio.to_thread(self._blanks.refill)
+            await in_daemon_thread(self._blanks.refill)
         except OSError as error:
             _log.debug("no folders made ahead", error=str(error))
         finally:
@@ -149,7 +163,7 @@ class Attempts:
         self._launches.add(launch)
         launch.add_done_callback(self._launches.discard)
 
-    async def _launch(self, work: LiveAttempt) -> None:
+    async def _launch(self, work: AttemptWork) -> None:
         if work.message is None:
             try:
                 await self._workers.launch(work.folder)
@@ -249,6 +263,6 @@ class Attempts:
                     work.exit = event.exit
                     self._feed(TreeGone(work.ref))
 
-    def _follow(self, work: LiveAttempt) -> None:
+    def _follow(self, work: AttemptWork) -> None:
         if work.exit is None and not self._closed and self._work.get(work.ref) is work:
             work.follow()
