@@ -37,8 +37,9 @@ if TYPE_CHECKING:
         RunRecord,
         SlotRecord,
         TimelineEntry,
+        Wait,
     )
-    from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+    from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus, WaitReason
     from trainshed_client.watch import RunWatch
 
 __all__ = [
@@ -65,6 +66,8 @@ __all__ = [
     "TimelineEntry",
     "Trainshed",
     "TrainshedError",
+    "Wait",
+    "WaitReason",
     "discover",
 ]
 
@@ -92,6 +95,8 @@ _MODULE_OF = {
     "TimelineEntry": "records",
     "Trainshed": "client",
     "TrainshedError": "errors",
+    "Wait": "records",
+    "WaitReason": "statuses",
     "discover": "endpoint",
 }
 

@@ -17,7 +17,7 @@ from services.cli.output import print_chunks, tell_attempt
 from services.cli.run_argument import RUN
 from services.cli.text import clean, short
 from services.cli.verb import verb
-from services.cli.waiting import Waiting
+from services.cli.waiting import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
 
@@ -98,11 +98,11 @@ async def _follow(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
         if attempt != told:
             tell_attempt(attempt, node)
 
-    async with Waiting(trainshed) as waiting:
+    async with WaitNotice(trainshed) as notice:
         if waits:
-            waiting.tell(view.run)
+            notice.show(view.run)
         async with trainshed.output(
-            run_id, first_attempt=first, begin=begin, on_attempt=tell, on_record=waiting.seen
+            run_id, first_attempt=first, begin=begin, on_attempt=tell, on_record=notice.seen
         ) as output:
             chunks = _arriving(output) if wanted.timestamps else output
             await print_chunks(chunks, merged=True, only=wanted.only)

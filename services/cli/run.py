@@ -15,7 +15,7 @@ from services.cli.request import Request, build, config_options
 from services.cli.submit import Submitting, already, resolve_after
 from services.cli.text import clean, short
 from services.cli.verb import verb
-from services.cli.waiting import Waiting
+from services.cli.waiting import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import FailureReason
 
@@ -57,9 +57,9 @@ async def _run(request: Request) -> int:
         # A run that fails at once may be at a later attempt already.
         first = 1 if submission.created else None
         async with (
-            Waiting(trainshed) as waiting,
+            WaitNotice(trainshed) as notice,
             trainshed.output(
-                run_id, first_attempt=first, patient=True, on_attempt=tell_attempt, on_record=waiting.seen
+                run_id, first_attempt=first, patient=True, on_attempt=tell_attempt, on_record=notice.seen
             ) as output,
         ):
             await print_chunks(output, merged=False)

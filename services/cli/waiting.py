@@ -1,6 +1,6 @@
 """While somebody follows a run that waits: what it waits for, on stderr.
 
-Owns when that is told and how often; why a run waits is the read side's word.
+Owns when that is shown and how often; why a run waits comes from the read side.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ AFTER_S = 1.0
 """A run that starts within this time never waited, for a person."""
 
 
-class Waiting:
+class WaitNotice:
     """An async context manager; `seen` takes every record of the followed run."""
 
     def __init__(self, trainshed: Trainshed) -> None:
         self._trainshed = trainshed
-        self._told = 0
-        """The attempt that was told of last."""
+        self._shown = 0
+        """The attempt that was shown last."""
         self._task: asyncio.Task[None] | None = None
         self._tasks = asyncio.TaskGroup()
 
@@ -42,10 +42,10 @@ class Waiting:
         self._drop()
         await self._tasks.__aexit__(kind, error, trace)
 
-    def tell(self, record: RunRecord) -> None:
+    def show(self, record: RunRecord) -> None:
         """Say now what a queued run waits for."""
         text = record.waits_for.text if isinstance(record, QueuedRunRecord) and record.waits_for else "queued"
-        self._told = record.attempt
+        self._shown = record.attempt
         again = f" again (attempt {record.attempt})" if record.attempt > 1 else ""
         note(f"run {short(record.run_id)} has not started{again}: {clean(text)}")
 
@@ -53,7 +53,7 @@ class Waiting:
         """Say it after a moment, if the run has not started by then."""
         if record.status is not RunStatus.PENDING:
             self._drop()
-        elif record.attempt > self._told and self._task is None:
+        elif record.attempt > self._shown and self._task is None:
             self._task = self._tasks.create_task(self._ask(record.run_id))
 
     def _drop(self) -> None:
@@ -68,4 +68,4 @@ class Waiting:
         except TrainshedError:
             return  # a courtesy
         if record.status is RunStatus.PENDING:
-            self.tell(record)
+            self.show(record)

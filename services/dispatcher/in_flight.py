@@ -9,11 +9,11 @@ import msgspec
 
 from events.state import State
 from events.types import Dispatched, Event, NodeLost, RunEvent
-from services.scheduling.reservation import Taken, uuids_of
+from services.scheduling.reservation import Claims, uuids_of
 
 
 class Decision(msgspec.Struct):
-    """One event that was decided; ``seq`` is 0 until its acknowledgement told it."""
+    """One event that was decided; ``seq`` is 0 until it was acknowledged."""
 
     event: Event
     seq: int = 0
@@ -42,9 +42,9 @@ class InFlight:
         """Let go of what the fold has passed."""
         self._decisions = [d for d in self._decisions if d.seq == 0 or d.seq > position]
 
-    def taken(self, state: State) -> Taken:
+    def taken(self, state: State) -> Claims:
         """What these decisions hold."""
-        taken = Taken()
+        taken = Claims()
         for decision in self._decisions:
             match decision.event:
                 case Dispatched() as grant:

@@ -17,8 +17,8 @@ from services.scheduling.order import could_be_granted
 from services.scheduling.queue import PendingQueue, Shape, shape_of
 from services.scheduling.reservation import (
     MARGIN_S,
+    Claims,
     Reservation,
-    Taken,
     ends_ns,
     holders_elsewhere,
     offer,
@@ -50,7 +50,7 @@ class Explainer:
         for run in state.runs.values():
             self._queue.update(run)
         self._queue.promote(now_ns)
-        decision = plan(state, self._queue, Taken(), most_granted, now_ns)
+        decision = plan(state, self._queue, Claims(), most_granted, now_ns)
         self._granted = {grant.run.run_id for grant in decision.grants}
         self._reservation = decision.reservation
         self._offers = list(decision.offers.values())
@@ -153,7 +153,7 @@ class Explainer:
             nodes = [node for node in nodes if node.name == self._reservation.node]
         found = {r.run_id: (r, active) for node in nodes for r, active, _ in state.attempts_of(node.name)}
         if reason in (WaitReason.GPUS, WaitReason.RESERVATION):
-            uuids = [uuid for node in nodes for uuid in offer(state, node, Taken()).elsewhere]
+            uuids = [uuid for node in nodes for uuid in offer(state, node, Claims()).elsewhere]
             found |= {r.run_id: (r, active) for r, active, _ in holders_elsewhere(state, uuids)}
         held = [(p, holder, active) for holder, active in found.values() for p in active.placements]
         for placement, holder, active in sorted(

@@ -28,7 +28,7 @@ MARGIN_S = 10
 """Counted for a run that is to be over in time: STARTING_S, ENDING_S, and what the clocks of two machines differ."""
 
 
-class Taken(msgspec.Struct):
+class Claims(msgspec.Struct):
     """What decisions that are not folded yet hold, beside the state (docs/protocol.md rule 1)."""
 
     runs: set[str] = msgspec.field(default_factory=set)
@@ -40,7 +40,7 @@ class Taken(msgspec.Struct):
     grants: list[Dispatched] = msgspec.field(default_factory=list)
 
 
-class Kept(msgspec.Struct):
+class KeptRoom(msgspec.Struct):
     """What is kept for the one that waits; changed as grants are made.
 
     ``left`` is what a run behind may have of the reserved node beside it, and ``until_ns`` when it starts at the latest:
@@ -63,7 +63,7 @@ class Offer(msgspec.Struct):
     cpus: int
     memory_mb: int
     elsewhere: tuple[str, ...] = ()
-    kept: Kept | None = None
+    kept: KeptRoom | None = None
     shared: frozenset[int] | None = None
 
     def take(self, slots: tuple[int, ...], cpus: int, memory_mb: int, *, in_time: bool) -> None:
@@ -91,7 +91,7 @@ class Offer(msgspec.Struct):
             free = min(free, own + max(0, self.kept.left.slots))
         return min(gpus, free)
 
-    def keep(self, kept: Kept, others: Iterable[Offer]) -> None:
+    def keep(self, kept: KeptRoom, others: Iterable[Offer]) -> None:
         """This node is reserved: ``others`` that were given devices of it are bound by what is kept too."""
         self.kept = kept
         devices = {
@@ -105,14 +105,14 @@ class Offer(msgspec.Struct):
 
 
 class Reservation(NamedTuple):
-    """The first run that does not fit, and the node that is kept for it; ``until_ns`` as in Kept."""
+    """The first run that does not fit, and the node that is kept for it; ``until_ns`` as in KeptRoom."""
 
     run: Run
     node: str
     until_ns: int | None
 
 
-def offer(state: State, node: Node, taken: Taken) -> Offer:
+def offer(state: State, node: Node, taken: Claims) -> Offer:
     """What of ``node`` no attempt holds and no decision has taken; a device that another node holds is not offered."""
     usage = state.usage_of(node.name)
     slots, elsewhere = [], []
@@ -129,7 +129,7 @@ def offer(state: State, node: Node, taken: Taken) -> Offer:
     return Offer(node, slots, cpus, memory_mb, tuple(elsewhere))
 
 
-def offers_of(state: State, taken: Taken) -> dict[str, Offer]:
+def offers_of(state: State, taken: Claims) -> dict[str, Offer]:
     """The offers of all nodes that take work and whose loss is not decided, by name."""
     return {
         node.name: offer(state, node, taken)
@@ -162,7 +162,7 @@ class _Choice(NamedTuple):
 
 
 def reserve(
-    state: State, taken: Taken, run: Run, offers: Mapping[str, Offer], now_ns: int
+    state: State, taken: Claims, run: Run, offers: Mapping[str, Offer], now_ns: int
 ) -> Reservation | None:
     """Keep one node for ``run``. None where none could hold it.
 
@@ -198,7 +198,7 @@ def reserve(
     if best is None:
         return None
     choice, chosen, left = best
-    kept = Kept(left, None if choice.unknown else choice.until_ns)
+    kept = KeptRoom(left, None if choice.unknown else choice.until_ns)
     chosen.keep(kept, offers.values())
     return Reservation(run, choice.node, kept.until_ns)
 
@@ -218,7 +218,7 @@ def earliest(needs: Amount, free: Amount, held: Iterable[Held], now_ns: int) -> 
     return (at if free.holds(needs) else None), free.less(needs)
 
 
-def held_of(state: State, taken: Taken, o: Offer, now_ns: int) -> Iterator[Held]:
+def held_of(state: State, taken: Claims, o: Offer, now_ns: int) -> Iterator[Held]:
     """What is held of a node: by the attempts of the log, and by grants that are not folded, those of its devices on
     other nodes among them."""
     node = o.node
@@ -262,7 +262,7 @@ def _lost_with(state: State, uuids: Iterable[str]) -> int:
 
 
 def _comes_back(state: State, active: Active) -> bool:
-    """Whether an attempt's end can be expected: its nodes have to be there to tell it."""
+    """Whether an attempt's end can be expected: its nodes have to be there to report it."""
     nodes = map(state.nodes.get, active.nodes)
     return all(node is not None and node.status is NodeStatus.UP for node in nodes)
 

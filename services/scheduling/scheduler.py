@@ -18,9 +18,9 @@ from events.types import SchedulerInfo
 from services.scheduling.queue import PendingQueue, shape_of
 from services.scheduling.reservation import (
     MARGIN_S,
+    Claims,
     Offer,
     Reservation,
-    Taken,
     offers_of,
     reserve,
     uuids_of,
@@ -54,12 +54,12 @@ class Plan(NamedTuple):
     offers: dict[str, Offer]
 
 
-def schedule(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns: int) -> list[Grant]:
+def schedule(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: int) -> list[Grant]:
     """Grants for the runs that fit now (ns since 1970), in the queue's order, ``limit`` at most: see `plan`."""
     return plan(state, queue, taken, limit, now_ns).grants if queue.queued else []
 
 
-def plan(state: State, queue: PendingQueue, taken: Taken, limit: int, now_ns: int) -> Plan:
+def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: int) -> Plan:
     """The decision as a whole.
 
     The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left

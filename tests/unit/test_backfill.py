@@ -15,7 +15,7 @@ from events.types import Dispatched
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import Decision
 from services.scheduling.queue import PendingQueue, shape_of
-from services.scheduling.reservation import ENDING_S, MARGIN_S, STARTING_S, Taken, offers_of, reserve
+from services.scheduling.reservation import ENDING_S, MARGIN_S, STARTING_S, Claims, offers_of, reserve
 from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import SECOND_NS, START_NS, Story, needs
 
@@ -44,15 +44,15 @@ def hold(
     story.start(run_id, node=node)
 
 
-def grants_of(story: Story, now_s: float = 0, taken: Taken | None = None) -> list[Grant]:
+def grants_of(story: Story, now_s: float = 0, taken: Claims | None = None) -> list[Grant]:
     """What is granted now."""
     queue = PendingQueue()
     for run in story.state.runs.values():
         queue.update(run)
-    return schedule(story.state, queue, taken or Taken(), 100, at(now_s))
+    return schedule(story.state, queue, taken or Claims(), 100, at(now_s))
 
 
-def passing(story: Story, now_s: float = 0, taken: Taken | None = None) -> list[str]:
+def passing(story: Story, now_s: float = 0, taken: Claims | None = None) -> list[str]:
     """Who is granted now."""
     return [grant.run.run_id for grant in grants_of(story, now_s, taken)]
 
@@ -153,7 +153,7 @@ def test_a_grant_whose_worker_is_not_up_yet_ends_later_than_its_limit() -> None:
     submit(story, "head", 2)
 
     def forecast(now_s: float) -> int | None:
-        found = reserve(story.state, Taken(), story.run("head"), offers_of(story.state, Taken()), at(now_s))
+        found = reserve(story.state, Claims(), story.run("head"), offers_of(story.state, Claims()), at(now_s))
         assert found is not None
         return found.until_ns
 
@@ -176,7 +176,7 @@ def test_of_two_nodes_the_one_where_it_starts_first_is_kept() -> None:
     hold(story, "two hours", (0, 1), 2 * HOUR)
     hold(story, "an hour", (0, 1), HOUR, node="gpu02")
     submit(story, "head", 2)
-    found = reserve(story.state, Taken(), story.run("head"), offers_of(story.state, Taken()), at(0))
+    found = reserve(story.state, Claims(), story.run("head"), offers_of(story.state, Claims()), at(0))
     assert found is not None
     assert (found.node, found.until_ns) == ("gpu02", at(HOUR + ENDING_S))
 
@@ -289,7 +289,7 @@ def held_through_another(small: float | None) -> Story:
 @pytest.mark.parametrize(("limit", "passes"), [(HOUR / 2, True), (2 * HOUR, False), (None, False)])
 def test_who_is_over_in_time_passes_on_a_device_that_is_kept_too(limit: float | None, passes: bool) -> None:
     story = held_through_another(limit)
-    found = reserve(story.state, Taken(), story.run("head"), offers_of(story.state, Taken()), at(0))
+    found = reserve(story.state, Claims(), story.run("head"), offers_of(story.state, Claims()), at(0))
     assert found is not None
     assert (found.node, found.until_ns) == ("whole", at(HOUR + ENDING_S))
     assert passing(story) == (["small"] if passes else [])
@@ -320,7 +320,7 @@ def test_a_device_that_a_lost_node_holds_is_not_waited_for_where_another_node_co
     submit(story, "small", 1)
 
     def kept() -> str | None:
-        found = reserve(story.state, Taken(), story.run("head"), offers_of(story.state, Taken()), at(0))
+        found = reserve(story.state, Claims(), story.run("head"), offers_of(story.state, Claims()), at(0))
         return None if found is None else found.node
 
     assert kept() == "other"

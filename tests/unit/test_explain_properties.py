@@ -15,7 +15,7 @@ from events.state import Pending, Run, State, restore, snapshot
 from events.types import SlotUnhealthy
 from services.scheduling.explain import Explainer
 from services.scheduling.queue import PendingQueue
-from services.scheduling.reservation import Taken
+from services.scheduling.reservation import Claims
 from services.scheduling.scheduler import Grant, Plan, plan, schedule
 from tests.support.builders import SECOND_NS, START_NS, Story, config, needs
 from trainshed_client.statuses import WaitReason
@@ -114,7 +114,7 @@ def queue_of(*runs: Run, now_ns: int) -> PendingQueue:
 def alone(state: State, run: Run, at_s: float | None) -> list[Grant]:
     """What the scheduler grants this run if nobody else waits, and so nothing is kept for anybody."""
     now_ns = START_NS + int((at_s or 0) * SECOND_NS)
-    return schedule(state, queue_of(run, now_ns=now_ns), Taken(), 1, now_ns)
+    return schedule(state, queue_of(run, now_ns=now_ns), Claims(), 1, now_ns)
 
 
 def emptied(state: State, name: str) -> State:
@@ -126,7 +126,7 @@ def emptied(state: State, name: str) -> State:
 
 
 def decided(story: Story, now_ns: int, limit: int = EVERYTHING) -> Plan:
-    return plan(story.state, queue_of(*story.state.runs.values(), now_ns=now_ns), Taken(), limit, now_ns)
+    return plan(story.state, queue_of(*story.state.runs.values(), now_ns=now_ns), Claims(), limit, now_ns)
 
 
 @settings(max_examples=300)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.state import State
 from events.types import AttemptRef, Device, Dispatched, NodeJoined, SlotUnhealthy
 from services.dispatcher.decisions import Decisions
+from services.scheduling import scheduler
 from services.scheduling.queue import PendingQueue
-from services.scheduling.reservation import Taken
+from services.scheduling.reservation import Claims, Offer
 from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import START_NS, Story, needs
 from trainshed_client.subjects import Role
@@ -23,13 +25,13 @@ def a_story() -> Story:
     return story
 
 
-def decided(story: Story, taken: Taken | None = None, limit: int = 100) -> list[Grant]:
+def decided(story: Story, taken: Claims | None = None, limit: int = 100) -> list[Grant]:
     """What the scheduler grants now."""
     queue = PendingQueue()
     for run in story.state.runs.values():
         queue.update(run)
     queue.promote(2**62)
-    return schedule(story.state, queue, taken or Taken(), limit, START_NS)
+    return schedule(story.state, queue, taken or Claims(), limit, START_NS)
 
 
 def granted(story: Story, limit: int = 100) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -250,7 +252,7 @@ def test_rule_1_what_is_in_flight_is_neither_granted_again_nor_counted_as_free()
     submit(story, "r1", 1)
     submit(story, "r2", 1, 2)
     submit(story, "r3", 0, 2)
-    taken = Taken(
+    taken = Claims(
         runs={"r1"}, slots={("gpu01", 0)}, uuids={"GPU-gpu01-0"}, cpus={"gpu01": 1}, memory_mb={"gpu01": 0}
     )
     assert [(g.run.run_id, g.slots) for g in decided(story, taken)] == [("r2", (1,))]
@@ -271,14 +273,14 @@ def test_rule_1_a_slot_in_flight_is_taken_also_where_its_device_has_no_uuid() ->
         "gpu01",
     )
     submit(story, "r1", 1)
-    assert [grant.slots for grant in decided(story, Taken(slots={("gpu01", 0)}))] == [(1,)]
+    assert [grant.slots for grant in decided(story, Claims(slots={("gpu01", 0)}))] == [(1,)]
 
 
 def test_rule_1_a_node_whose_loss_is_in_flight_is_granted_nothing() -> None:
     story = a_story()
     story.join()
     submit(story, "r1")
-    assert decided(story, Taken(nodes={"gpu01"})) == []
+    assert decided(story, Claims(nodes={"gpu01"})) == []
 
 
 # --- starvation -----------------------------------------------------------------------------------------------
@@ -438,7 +440,7 @@ def test_the_same_view_gives_the_same_grants_however_the_queue_came_to_it(order:
     queue = PendingQueue()
     for number in order:
         queue.update(story.run(f"r{number}"))
-    assert schedule(story.state, queue, Taken(), 100, START_NS) == decided(story)
+    assert schedule(story.state, queue, Claims(), 100, START_NS) == decided(story)
 
 
 def test_an_attempts_slots_are_free_once_it_has_ended_and_not_before() -> None:
@@ -458,3 +460,28 @@ def test_an_attempts_slots_are_free_once_it_has_ended_and_not_before() -> None:
     assert story.state.usage_of("gpu01").slots == {0: {AttemptRef("r1", 1)}}
     story.stopped()
     assert set(granted(story)) == {"r2"}
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_no_node_is_looked_at_where_nothing_could_be_granted(
+    delayed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(state: State, taken: Claims) -> dict[str, Offer]:
+        raise AssertionError("an offer was computed")
+
+    monkeypatch.setattr(scheduler, "offers_of", looked)
+    story = Story()
+    story.elect()
+    story.join()
+    queue = PendingQueue()
+    if delayed:
+        story.submit(retry={"max_attempts": 2, "backoff_s": 60})
+        story.dispatch()
+        story.fail()
+        queue.update(story.run())
+        assert len(queue) == 1
+    assert schedule(story.state, queue, Claims(), 10, START_NS) == []
+    story.submit("r2")
+    queue.update(story.run("r2"))
+    with pytest.raises(AssertionError, match="an offer"):
+        schedule(story.state, queue, Claims(), 10, START_NS)

@@ -123,12 +123,12 @@ def _most(wait: Wait) -> int | float:
     return wait.numbers.get("free", 0)
 
 
-def _of(wait: Wait, name: str, word: str) -> str:
-    return _count(wait.numbers.get(name, 0), word)
+def _of(wait: Wait, name: str, unit: str) -> str:
+    return _count(wait.numbers.get(name, 0), unit)
 
 
-def _count(number: float, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _count(number: float, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _runs(wait: Wait, shown: Callable[[str], str]) -> str:
