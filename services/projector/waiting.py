@@ -68,7 +68,7 @@ class WaitingRuns:
         now_ns, last = self._clock(), self._last
         if last is not None and last[0] is live and 0 <= now_ns - last[1] < KEPT_NS:
             return last[2]
-        explainer = Explainer(live, now_ns)
+        explainer = Explainer(live, now_ns, None if last is None else last[2])
         self._last = (live, now_ns, explainer)
         return explainer
 

@@ -40,16 +40,20 @@ class Explainer:
     """One state at one moment (ns since 1970), explained: one decision for all of its runs.
 
     What that decision would grant has its turn. Every other run is judged by its shape against what the decision leaves.
-    ``state`` must not change meanwhile.
+    ``state`` must not change meanwhile. ``before``: one of an earlier moment, whose queue need not be made anew.
     """
 
-    def __init__(self, state: State, now_ns: int, *, most_granted: int = MOST_GRANTED) -> None:
+    def __init__(
+        self,
+        state: State,
+        now_ns: int,
+        before: Explainer | None = None,
+        *,
+        most_granted: int = MOST_GRANTED,
+    ) -> None:
         self._state = state
         self._now_ns = now_ns
-        self._queue = PendingQueue()
-        for run in state.runs.values():
-            self._queue.update(run)
-        self._queue.promote(now_ns)
+        self._queue = self._queue_after(None if before is None or before._now_ns > now_ns else before)
         decision = plan(state, self._queue, Claims(), most_granted, now_ns)
         self._granted = {grant.run.run_id for grant in decision.grants}
         self._reservation = decision.reservation
@@ -92,6 +96,18 @@ class Explainer:
             holders_total=len(holders),
             commands=self._for_nodes(run, wait.reason),
         )
+
+    def _queue_after(self, before: Explainer | None) -> PendingQueue:
+        runs = self._state.runs
+        known = {} if before is None else before._state.runs
+        queue = PendingQueue() if before is None else before._queue.copy()
+        for run_id in known.keys() - runs.keys():
+            queue.remove(run_id)
+        for run in runs.values():
+            if known.get(run.run_id) is not run:
+                queue.update(run)
+        queue.promote(self._now_ns)
+        return queue
 
     def _of_shape(self, run: Run, shape: Shape) -> Wait:
         """Why a run that the decision did not grant has no room."""

@@ -69,9 +69,17 @@ class PendingQueue:
     def __len__(self) -> int:
         return len(self._places)
 
+    def copy(self) -> PendingQueue:
+        """The same runs in a queue of its own."""
+        other = PendingQueue()
+        other._shapes = {shape: waiting.copy() for shape, waiting in self._shapes.items()}
+        other._all, other._delayed = self._all.copy(), self._delayed.copy()
+        other._places, other._runs = self._places.copy(), self._runs.copy()
+        return other
+
     def update(self, run: Run) -> None:
         """Take in a run's new value: it waits here only while it could be granted."""
-        self._remove(run.run_id)
+        self.remove(run.run_id)
         due = due_ns(run)
         if due is None:
             return
@@ -82,6 +90,22 @@ class PendingQueue:
             self._places[run.run_id] = delayed
         else:
             self._enqueue(run)
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run, if it waits here."""
+        place = self._places.pop(run_id, None)
+        self._runs.pop(run_id, None)
+        match place:
+            case (Shape() as shape, tuple() as order):
+                self._all.remove(order)
+                waiting = self._shapes[shape]
+                waiting.remove(order)
+                if not waiting:
+                    del self._shapes[shape]
+            case (int(), str()):
+                self._delayed.remove(place)
+            case _:
+                pass
 
     def promote(self, now_ns: int) -> None:
         """Move the runs whose back-off is over into the queue proper."""
@@ -115,21 +139,6 @@ class PendingQueue:
         self._shapes[shape].add(order)
         self._all.add(order)
         self._places[run.run_id] = (shape, order)
-
-    def _remove(self, run_id: str) -> None:
-        place = self._places.pop(run_id, None)
-        self._runs.pop(run_id, None)
-        match place:
-            case (Shape() as shape, tuple() as order):
-                self._all.remove(order)
-                waiting = self._shapes[shape]
-                waiting.remove(order)
-                if not waiting:
-                    del self._shapes[shape]
-            case (int(), str()):
-                self._delayed.remove(place)
-            case _:
-                pass
 
 
 class Heads:

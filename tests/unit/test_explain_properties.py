@@ -179,6 +179,31 @@ def test_what_is_said_of_a_run_is_what_the_scheduler_does(
             assert wait.nodes[-1] == decision.reservation.node == whole.reservation.node
 
 
+@given(
+    nodes=st.lists(a_node, min_size=1, max_size=3),
+    runs=st.lists(a_run, min_size=2, max_size=10),
+    at_s=st.sampled_from([0, 60]),
+    later_s=st.sampled_from([-50, 0, 31]),
+)
+def test_one_that_goes_on_from_an_earlier_moment_says_what_one_made_anew_says(
+    nodes: list[dict[str, Any]], runs: list[dict[str, Any]], at_s: int, later_s: int
+) -> None:
+    story = a_story(nodes, runs)
+    now_ns = START_NS + (story.seq + at_s) * SECOND_NS
+    before = Explainer(restore(snapshot(story.state)), now_ns)
+    for number, grant in enumerate(decided(story, now_ns).grants):
+        give(story, grant)
+        if number % 2 == 0:
+            story.complete(grant.run.run_id, grant.run.attempt, node=grant.node)
+    story.submit("late")
+    story.cancel(next(iter(story.state.runs)))
+    now_ns += later_s * SECOND_NS
+    one, other = Explainer(story.state, now_ns, before), Explainer(story.state, now_ns)
+    for run in story.state.runs.values():
+        if isinstance(run.phase, Pending):
+            assert one.explain(run) == other.explain(run)
+
+
 @given(nodes=st.lists(a_node, min_size=1, max_size=3), one=a_run)
 def test_dry_run_names_the_nodes_on_which_an_empty_cluster_would_place_it(
     nodes: list[dict[str, Any]], one: dict[str, Any]
