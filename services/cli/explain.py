@@ -123,6 +123,10 @@ def _why(answer: Explanation, at: str, screen: Screen) -> Iterator[Fact]:
             yield "why", "a cancel was asked for" if text == describe.NOTHING else text, None
             yield "again", f"trainshed retry {run}", None
         case _:
+            if record.cancel_requested:
+                yield "why", "it is told to stop, and keeps what it holds until its processes are gone", None
+            elif record.status is RunStatus.DISPATCHING:
+                yield "why", "its folder is made and its worker launched there, once storage answers", None
             yield "where", describe.where(record), None
             yield "ran", describe.ran(record, at), None
             yield "last", describe.last(record), None

@@ -6,6 +6,7 @@ Owns that, and the request that goes with the signal (`<state>/down.json`); know
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -24,6 +25,9 @@ REQUEST_FILE = "down.json"
 GONE_WITHIN_S = 20.0
 """Far more than a stop may take that leaves the workers alone."""
 TELL_AFTER_S = 3.0
+LOOK_EVERY_S = 1.0
+EXITS_WITHIN_S = 1.0
+"""Far more than a process takes from letting go of the state folder to its end."""
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -74,30 +78,37 @@ def _stop(process: int, pid: int, state_dir: Path, stop_workers: bool, tell: Cal
         raise TrainshedError(
             ErrorCode.DENIED, f"the stack on {state_dir} (pid {pid}) is another user's; ask them"
         ) from None
-    if _gone(process, TELL_AFTER_S):
+    if _gone(process, pid, state_dir, TELL_AFTER_S):
         return
     tell(
         f"waiting for the workers to end (pid {pid}); Ctrl-C stops the waiting"
         if stop_workers
         else f"waiting for pid {pid} to end"
     )
-    if not _gone(process, None if stop_workers else GONE_WITHIN_S - TELL_AFTER_S):
+    if not _gone(process, pid, state_dir, None if stop_workers else GONE_WITHIN_S - TELL_AFTER_S):
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"pid {pid} does not end. `kill -9 {pid}` is safe: what was acknowledged is on disk, and workers go on",
         )
 
 
-def _gone(process: int, within_s: float | None) -> bool:
-    """Whether the process of this pidfd ends within ``within_s`` seconds (None: however long it takes)."""
-    deadline = None if within_s is None else time.monotonic() + within_s
+def _gone(process: int, pid: int, state_dir: Path, within_s: float | None) -> bool:
+    """Whether the process of this pidfd ends within ``within_s`` seconds (None: however long it takes).
+
+    One that has let go of the folder has ended as well: threads that storage holds in the kernel keep its number, and
+    nothing ends them before that storage answers.
+    """
+    deadline = math.inf if within_s is None else time.monotonic() + within_s
     poller = select.poll()
     poller.register(process, select.POLLIN)
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if poller.poll(left):
+        left = max(0.0, min(deadline - time.monotonic(), LOOK_EVERY_S))
+        if poller.poll(left * 1000):
             return True
-        if deadline is not None and time.monotonic() >= deadline:
+        if holder(state_dir) != pid:
+            poller.poll(EXITS_WITHIN_S * 1000)
+            return True
+        if time.monotonic() >= deadline:
             return False
 
 
