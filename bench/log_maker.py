@@ -7,6 +7,7 @@ import msgspec
 from events.canonical import digest_of_json
 from events.codec import NewEvent, Writer, uuid7
 from events.feed import Message
+from events.rules import KNOWN
 from events.types import (
     AttemptRef,
     Completed,
@@ -68,9 +69,10 @@ class LogMaker:
 
     # --- a few words that most logs need ------------------------------------------------------------------
 
-    def elect(self, name: str = "dispatcher-1") -> int:
+    def elect(self, name: str = "dispatcher-1", *, rules: int = KNOWN) -> int:
         """A dispatcher's election."""
-        self.epoch = self.by_dispatcher(Elected(name=name, scheduler=SchedulerInfo(name="fifo", version=1)))
+        scheduler = SchedulerInfo(name="fifo", version=1)
+        self.epoch = self.by_dispatcher(Elected(name=name, scheduler=scheduler, rules=rules))
         return self.epoch
 
     def join(
@@ -81,6 +83,7 @@ class LogMaker:
         cpus: int = 8,
         incarnation: str | None = None,
         attempts: tuple[AttemptRef, ...] = (),
+        borrowed: bool = False,
     ) -> int:
         """A node with ``slots`` devices joins."""
         return self.by_agent(
@@ -95,6 +98,7 @@ class LogMaker:
                     for i in range(slots)
                 ),
                 attempts=attempts,
+                borrowed=borrowed,
             ),
             node,
         )

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from events import rules
 from events.change import NOTHING, Change
 from events.codec import StoredEvent
 from events.config import stored_config
-from events.node_machine import evolve_node
+from events.node_machine import begin_forgetting, evolve_node, forget
 from events.run_machine import evolve_run
 from events.state import NO_HISTORY, Run, State
 from events.types import Elected, Event, NodeEvent, RetryRequested, RunEvent, Submitted
@@ -46,14 +47,25 @@ def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run] = NO_HI
         return NOTHING
     match event:
         case RunEvent():
-            return evolve_run(state, stored, event, history)
+            change = evolve_run(state, stored, event, history)
         case NodeEvent():
-            return evolve_node(state, stored, event)
+            change = evolve_node(state, stored, event)
         case Elected():
-            state.epoch, state.epoch_of = stored.seq, event.name
-            return NOTHING
+            return _elected(state, stored.seq, event)
         case _:
             return NOTHING
+    if state.rules >= rules.FORGETTING:
+        forget(state, change.nodes)
+    return change
+
+
+def _elected(state: State, seq: int, event: Elected) -> Change:
+    """The rules that it names hold for what is stored after it, and never again older ones (rule 17)."""
+    state.epoch, state.epoch_of = seq, event.name
+    before, state.rules = state.rules, max(state.rules, event.rules)
+    if before < rules.FORGETTING <= state.rules:
+        return Change(nodes=begin_forgetting(state))
+    return NOTHING
 
 
 def _of_present_epoch(state: State, event: Event) -> bool:

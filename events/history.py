@@ -1,6 +1,7 @@
 """An ended run's past, read back from the log: what the index no longer holds.
 
-Owns which subjects that takes and the fold of one run; evolve itself is the only state machine.
+Owns which subjects that takes and the fold of one run; evolve itself is the only state machine. Costs what the run and
+the nodes that it was on cost (docs/decisions/0003): that others are not folded changes no run (docs/protocol.md rule 18).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from events.codec import StoredEvent
 from events.evolve import ended_runs_needed, evolve
 from events.log import EventLog
 from events.state import Run, State
+from events.types import Dispatched
 from trainshed_client import subjects
 
 
@@ -25,16 +27,26 @@ class History(Protocol):
 
 
 class LogHistory:
-    """Reads a run's own events and those of nodes and elections, which decide how it ended."""
+    """Reads a run's own events, then those of elections and of the nodes that it was on, which decide how it ended."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
     async def run_before(self, run_id: str, seq: int) -> Run | None:
         """See History. Costs a few milliseconds: asked for retries and for dependencies on ended runs only."""
-        filters = (subjects.run_events(run_id), subjects.ALL_NODE_EVENTS, subjects.ALL_CONTROL_EVENTS)
-        past = self._log.read(filters, end_seq=seq - 1)
-        return last_value(run_id, [event async for event in past if isinstance(event, StoredEvent)])
+        own = await self._read((subjects.run_events(run_id),), seq)
+        beside = (subjects.ALL_CONTROL_EVENTS, *map(subjects.node_events, nodes_of(own)))
+        past = [*own, *(await self._read(beside, seq))] if own else []
+        return last_value(run_id, sorted(past, key=lambda stored: stored.seq))
+
+    async def _read(self, filters: tuple[str, ...], before_seq: int) -> list[StoredEvent]:
+        past = self._log.read(filters, end_seq=before_seq - 1)
+        return [stored async for stored in past if isinstance(stored, StoredEvent)]
+
+
+def nodes_of(own: Iterable[StoredEvent]) -> list[str]:
+    """The nodes that a run was ever granted, from its own events."""
+    return sorted({stored.event.node for stored in own if isinstance(stored.event, Dispatched)})
 
 
 def last_value(run_id: str, past: Iterable[StoredEvent]) -> Run | None:

@@ -1,13 +1,16 @@
 """The node state machine: what each event of a node makes of it, and of the attempts that it has.
 
-Owns every transition of a node and its sessions (docs/protocol.md rules 6, 8, 12); knows no epoch, and nothing of how a
+Owns every transition of a node and its sessions, up to its being forgotten (docs/protocol.md rules 6, 8, 12, 18); knows no epoch, and nothing of how a
 run goes on after an end. Total; no clock, no I/O.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
+from events import rules
 from events.change import NOTHING, Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.run_machine import end_attempt
@@ -37,10 +40,10 @@ def evolve_node(state: State, stored: StoredEvent, event: NodeEvent) -> Change:
     if node is None or node.incarnation != event.incarnation or node.status is NodeStatus.REMOVED:
         return NOTHING
     match event:
-        case NodeLeft(upto=upto, attempts=attempts):
-            return _node(
-                state, stored, node, status=NodeStatus.LEFT, left_upto=upto, left_attempts=len(attempts)
-            )
+        case NodeLeft() if state.rules < rules.FORGETTING:
+            return _left(state, stored, node, event, event.upto)
+        case NodeLeft(upto=upto) if node.status is not NodeStatus.LEFT:
+            return _left(state, stored, node, event, min(upto, stored.seq))
         case NodeLost() if node.status is NodeStatus.UP:
             return _node(state, stored, node, status=NodeStatus.LOST)
         case NodeDrained():
@@ -74,7 +77,7 @@ def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJ
         borrowed=event.borrowed,
         listed=listed,
         to_stop=frozenset(ref for ref in listed if not _holds(state, event, ref)),
-        earlier=_earlier(before, event),
+        earlier=_earlier(state, before, event),
     )
     state.put_node(node)
     return Change(runs=_to_tell_again(state, event), nodes=(event.node,))
@@ -94,8 +97,11 @@ def _to_tell_again(state: State, event: NodeJoined) -> tuple[RunChange, ...]:
     return tuple(changes)
 
 
-def _earlier(before: Node | None, event: NodeJoined) -> tuple[Session, ...]:
-    """What a join of another incarnation must not make forgotten: a grant may still be held that nobody will end."""
+def _earlier(state: State, before: Node | None, event: NodeJoined) -> tuple[Session, ...]:
+    """What a join of another incarnation must not make forgotten: a grant may still be held that nobody will end.
+
+    A session that holds none need not be known: whatever is granted to it yet is owed its end (rule 18).
+    """
     if before is None:
         return ()
     sessions = [
@@ -103,7 +109,15 @@ def _earlier(before: Node | None, event: NodeJoined) -> tuple[Session, ...]:
     ]
     if before.incarnation != event.incarnation:
         sessions.append(before.session)
-    return tuple(sessions[-EARLIER_KEPT:])
+    if state.rules < rules.FORGETTING:
+        return tuple(sessions[-EARLIER_KEPT:])
+    holders = {placement.incarnation for _, _, placement in state.attempts_of(event.node)}
+    return tuple(_closed(one, state.seq) for one in sessions if one.incarnation in holders)
+
+
+def _closed(session: Session, seq: int) -> Session:
+    """Nothing that is granted above ``seq`` was ever taken by this session."""
+    return session if session.left_upto is not None else msgspec.structs.replace(session, left_upto=seq)
 
 
 def _holds(state: State, event: NodeJoined, ref: AttemptRef) -> bool:
@@ -118,15 +132,31 @@ def _holds(state: State, event: NodeJoined, ref: AttemptRef) -> bool:
     )
 
 
+def _left(state: State, stored: StoredEvent, node: Node, event: NodeLeft, upto: int) -> Change:
+    left = len(event.attempts)
+    return _node(state, stored, node, status=NodeStatus.LEFT, left_upto=upto, left_attempts=left)
+
+
 def _removed(state: State, stored: StoredEvent, node: Node) -> Change:
-    """The operator's word is itself the end of this incarnation's live attempts (docs/protocol.md rule 12)."""
-    state.put_node(
-        msgspec.structs.replace(node, status=NodeStatus.REMOVED, seq=stored.seq, to_stop=frozenset())
-    )
+    """The operator's word is itself the end of this incarnation's live attempts (docs/protocol.md rule 12).
+
+    A grant that it left without having taken it is owed its end as it was before (rule 18): that a node which is gone
+    is still known changes no run.
+    """
+    upto = stored.seq
+    removed = msgspec.structs.replace(node, status=NodeStatus.REMOVED, seq=upto, to_stop=frozenset())
+    if state.rules >= rules.FORGETTING:
+        upto = upto if node.left_upto is None else node.left_upto
+        removed = msgspec.structs.replace(removed, left_upto=upto)
+    state.put_node(removed)
     runs: list[RunChange] = []
     ended: list[EndedAttempt] = []
     nodes = [node.name]
-    gone = [(r, a) for r, a, p in state.attempts_of(node.name) if p.incarnation == node.incarnation]
+    gone = [
+        (run, active)
+        for run, active, placement in state.attempts_of(node.name)
+        if placement.incarnation == node.incarnation and active.dispatched_seq <= upto
+    ]
     for run, active in sorted(gone, key=lambda pair: pair[1].dispatched_seq):
         change = end_attempt(state, run, active, RunStatus.FAILED, FailureReason.NODE_LOST, stored)
         runs += change.runs
@@ -137,3 +167,33 @@ def _removed(state: State, stored: StoredEvent, node: Node) -> Change:
 def _node(state: State, stored: StoredEvent, node: Node, **fields: object) -> Change:
     state.put_node(msgspec.structs.replace(node, seq=stored.seq, **fields))
     return Change(nodes=(node.name,))
+
+
+def begin_forgetting(state: State) -> tuple[str, ...]:
+    """What an Elected does that is the first to name these rules; the names of the nodes that it changed."""
+    changed: dict[str, None] = {}
+    for node in list(state.nodes.values()):
+        # what it still holds was granted to it after its removal
+        upto = node.joined_seq if node.status is NodeStatus.REMOVED else node.left_upto
+        earlier = tuple(_closed(one, state.seq) for one in node.earlier)
+        closed = msgspec.structs.replace(node, left_upto=upto, earlier=earlier)
+        if closed != node:
+            state.put_node(closed)
+            changed[node.name] = None
+    changed.update(dict.fromkeys(forget(state, tuple(state.nodes))))
+    return tuple(changed)
+
+
+def forget(state: State, names: Iterable[str]) -> tuple[str, ...]:
+    """Forget those of these nodes that are gone, hold nothing and are owed nothing (docs/protocol.md rule 18)."""
+    gone = tuple(name for name in names if _is_over(state, state.nodes.get(name)))
+    for name in gone:
+        state.drop_node(name)
+    return gone
+
+
+def _is_over(state: State, node: Node | None) -> bool:
+    """A drained node is kept: that it is granted nothing is the operator's word, until NodeResumed."""
+    if node is None or node.drained or node.to_stop or state.usage_of(node.name).attempts:
+        return False
+    return node.status is NodeStatus.REMOVED or (node.status is NodeStatus.LEFT and node.borrowed)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from events import rules
 from events.change import NOTHING, Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
@@ -196,18 +197,22 @@ def _dispatchers_end(state: State, stored: StoredEvent, run: Run | None, event: 
 def verdict_on(state: State, run: Run, active: Active) -> FailureReason | None:
     """Why the dispatcher may end this attempt without its agent's word; None where it may not.
 
-    The last join of its incarnation lists it no longer, or that left before it took it (docs/protocol.md rule 8),
-    also where another machine has taken the name since.
+    The last join of its incarnation lists it no longer, or that left before it took it (docs/protocol.md rule 8), or
+    its incarnation is not there any more (rule 18).
     """
+    forgetting = state.rules >= rules.FORGETTING
+    unseen = FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
     for placement in active.placements:
         node = state.nodes.get(placement.node)
         session = None if node is None else node.session_of(placement.incarnation)
         if session is None:
+            if forgetting:
+                return unseen
             continue
         if active.dispatched_seq < session.joined_seq and run.ref not in session.listed:
-            return FailureReason.SHIM_LOST if active.started else FailureReason.NOT_STARTED
+            return unseen
         if session.left_upto is not None and active.dispatched_seq > session.left_upto:
-            return FailureReason.NOT_STARTED
+            return unseen if forgetting else FailureReason.NOT_STARTED
     return None
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from events import rules
 from events.config import Needs, RetryPolicy
 from events.types import AttemptRef, Device
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
@@ -135,7 +136,10 @@ class Run(RunProgress, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """An incarnation's last word on what it has: by it the dispatcher may end what its agent will not tell of."""
+    """An incarnation's last word on what it has: by it the dispatcher may end what its agent will not tell of.
+
+    ``left_upto``: nothing that was granted above it was ever taken; None while the session lasts.
+    """
 
     incarnation: str
     joined_seq: int
@@ -182,6 +186,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return next((one for one in self.earlier if one.incarnation == incarnation), None)
 
     @property
+    def is_there(self) -> bool:
+        """It has joined, and neither left nor been removed; silence makes it no less so."""
+        return self.status in (NodeStatus.UP, NodeStatus.LOST)
+
+    @property
     def takes_work(self) -> bool:
         """True where a grant may be made: it guides decisions and never makes a Dispatched not count."""
         return self.status is NodeStatus.UP and not self.drained
@@ -205,12 +214,13 @@ class State:
     Ended runs are not in it, so its size goes with what is live and not with history.
     """
 
-    __slots__ = ("epoch", "epoch_of", "held_uuids", "nodes", "runs", "seq", "usage", "waiting")
+    __slots__ = ("epoch", "epoch_of", "held_uuids", "nodes", "rules", "runs", "seq", "usage", "waiting")
 
     def __init__(self) -> None:
         self.seq = 0
         self.epoch = 0
         self.epoch_of = ""
+        self.rules = rules.FIRST
         self.runs: dict[str, Run] = {}
         self.nodes: dict[str, Node] = {}
         self.usage: dict[str, Usage] = {}
@@ -244,6 +254,10 @@ class State:
     def put_node(self, node: Node) -> None:
         """Keep a node's new value."""
         self.nodes[node.name] = node
+
+    def drop_node(self, name: str) -> None:
+        """Forget a node."""
+        del self.nodes[name]
 
     def _index(self, run: Run) -> None:
         match run.phase:
@@ -307,6 +321,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     epoch: int
     epoch_of: str
+    rules: int
     runs: tuple[Run, ...]
     nodes: tuple[Node, ...]
 
@@ -317,6 +332,7 @@ def snapshot(state: State) -> Snapshot:
         seq=state.seq,
         epoch=state.epoch,
         epoch_of=state.epoch_of,
+        rules=state.rules,
         runs=tuple(state.runs.values()),
         nodes=tuple(state.nodes.values()),
     )
@@ -325,7 +341,7 @@ def snapshot(state: State) -> Snapshot:
 def restore(kept: Snapshot) -> State:
     """The State that a snapshot was taken of."""
     state = State()
-    state.seq, state.epoch, state.epoch_of = kept.seq, kept.epoch, kept.epoch_of
+    state.seq, state.epoch, state.epoch_of, state.rules = kept.seq, kept.epoch, kept.epoch_of, kept.rules
     state.nodes = {node.name: node for node in kept.nodes}
     for run in kept.runs:
         state.put_run(run)

@@ -93,10 +93,14 @@ class SchedulerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Elected(Event, frozen=True, kw_only=True):
-    """A dispatcher became the active one; the event's sequence is its epoch."""
+    """A dispatcher became the active one; the event's sequence is its epoch.
+
+    ``rules``: the rules of ``evolve`` for what is stored after it (`events/rules.py`); absent in release 0.1.
+    """
 
     name: str
     scheduler: SchedulerInfo
+    rules: Integer = 1
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,6 +94,11 @@ def agent_words(run_id: str, node: str) -> str:
     return f"{EVENTS}.run.{run_id}.agent.*.{node}"
 
 
+def node_events(node: str) -> str:
+    """Everything that is stored of one node itself."""
+    return f"{EVENTS}.node.{node}.>"
+
+
 def node_event(node: str, role: Role, type_: str) -> str:
     """The literal subject of one kind of event about a node."""
     return f"{EVENTS}.node.{node}.{role}.{type_}.{node}"

@@ -3,7 +3,8 @@
 Owns the meaning of these rows' columns; knows no SQL, and of an attempt only that it holds or lets go of slots.
 
 A grant or an end moves a node's ``seq`` because it moves what is used of the node. A slot has a row while its node's last
-inventory names it and the node is not removed, or while an attempt holds it.
+inventory names it and the node is not removed, or while an attempt holds it. A node that the fold forgets takes its rows
+with it in the same event.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def let_go(working: WorkingSet, node: str, index: int, run_id: str, attempt: int
         return
     working.touch_slot(node, index, item)
     working.held[node] -= 1
+    if not working.held[node]:
+        del working.held[node]
     row.run_id = row.attempt = None
     row.seq, row.updated_at = working.seq, time
     if _device(working, node, index) is None:
@@ -71,20 +74,41 @@ def _device(working: WorkingSet, name: str, index: int) -> Device | None:
 def use_changed(working: WorkingSet, name: str, moves: bool) -> None:
     """A grant or an end (``moves``) changed what is used of a node; a Stopping changes its fold alone."""
     item = working.nodes.get(name)
-    if item is not None:  # a grant may name a node that never joined
+    if name not in working.state.nodes:
+        _forgotten(working, name)
+    elif item is not None:
         row = working.touch_node(item)
         if moves:
             row.seq = working.seq
 
 
+def _forgotten(working: WorkingSet, name: str) -> None:
+    """The fold knows this node no longer (or, of a grant to one that never joined, not yet)."""
+    item = working.nodes.get(name)
+    if item is None or item.row is None:
+        return
+    working.touch_node(item)
+    item.row = None
+    for index, slot in sorted(working.slots.get(name, {}).items()):
+        if slot.row is not None:
+            working.touch_slot(name, index, slot)
+            slot.row = None
+
+
 def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
     """An event of the node itself: its row and its slots, as the fold has it now."""
-    node = working.state.nodes[name]
+    node = working.state.nodes.get(name)
+    if node is None:
+        _forgotten(working, name)
+        return
     _inventory(working, node, stored.seq, stored_time(stored.stored_ns))
     row = _node_row(node)
     item = working.nodes.get(name)
     if item is None or item.row is None:
-        item = working.nodes[name] = WorkingRow(row)
+        if item is None:
+            item = working.nodes[name] = WorkingRow(row)
+        else:
+            item.row = row
         working.touch_node(item)
         return
     before = working.touch_node(item)  # its fold may have changed where its columns did not
@@ -99,7 +123,8 @@ def set_used(working: WorkingSet) -> None:
     """Set in the row of each touched node what is used of it."""
     for name in working.dirty_nodes:
         row = working.nodes[name].row
-        assert row is not None
+        if row is None:
+            continue
         usage = working.state.usage_of(name)
         row.cpus_used, row.memory_used_mb = fitting(usage.cpus), fitting(usage.memory_mb)
         row.slots_used = working.held.get(name, 0)

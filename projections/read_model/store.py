@@ -52,7 +52,7 @@ _ENCODER = msgspec.json.Encoder(
 )  # sets too: a row is the same whichever process wrote it
 _NODE_FOLD = msgspec.json.Decoder(Node)
 _ENTRY = ("submit_seq", "run_id", "seq", "time", "type", "data")
-_CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of")
+_CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of", "rules")
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -64,6 +64,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     log_id: str
     epoch: int
     epoch_of: str
+    rules: int
 
 
 class Columns:
@@ -104,6 +105,7 @@ class Store:
         self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
         self._drop_attempt = db.delete(tables.attempts, attempt_key)
         self._drop_slot = db.delete(tables.slots, ("node", "index"))
+        self._drop_node = db.delete(tables.nodes, ("node",))
 
     def close(self) -> None:
         """Give the connection back; what is not committed is undone."""
@@ -129,7 +131,13 @@ class Store:
         if row is None:
             return None
         return Checkpoint(
-            row.seq, int(row.state_hash, 16), row.schema_version, row.log_id, row.epoch, row.epoch_of
+            row.seq,
+            int(row.state_hash, 16),
+            row.schema_version,
+            row.log_id,
+            row.epoch,
+            row.epoch_of,
+            row.rules,
         )
 
     def projection(self) -> Projection:
@@ -149,6 +157,7 @@ class Store:
                 seq=at.seq,
                 epoch=at.epoch,
                 epoch_of=at.epoch_of,
+                rules=at.rules,
                 runs=tuple(run for _, run in runs),
                 nodes=tuple(nodes),
             )
@@ -210,6 +219,7 @@ class Store:
         many, conn = self.database.many, self.connection
         many(conn, self._drop_attempt, list(batch.gone_attempts))
         many(conn, self._drop_slot, list(batch.gone_slots))
+        many(conn, self._drop_node, [(name,) for name in batch.gone_nodes])
         many(conn, self._put_run, [self._fresh(item) for item in batch.fresh_runs])
         many(conn, self._change_run, [self._changed(item) for item in batch.runs])
         many(conn, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in batch.attempts])
@@ -242,6 +252,7 @@ class Store:
                 log_id,
                 batch.epoch,
                 batch.epoch_of,
+                batch.rules,
             ),
         )
 

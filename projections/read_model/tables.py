@@ -179,6 +179,7 @@ checkpoint = Table(
     Column("log_id", Text, nullable=False),
     Column("epoch", _BIG, nullable=False),
     Column("epoch_of", Text, nullable=False),
+    Column("rules", _BIG, nullable=False),
 )
 
 HASHED: dict[str, Table] = {

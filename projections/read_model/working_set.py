@@ -71,6 +71,7 @@ class Batch(msgspec.Struct):
     state_hash: int
     epoch: int
     epoch_of: str
+    rules: int
     fresh_runs: list[WorkingRun]
     runs: list[WorkingRun]
     attempts: list[tuple[int, AttemptRow]]
@@ -80,6 +81,7 @@ class Batch(msgspec.Struct):
     gone_attempts: list[tuple[int, int]]
     """(``submit_seq``, attempt)."""
     gone_slots: list[tuple[str, int]]
+    gone_nodes: list[str]
     timeline: list[tuple[int, TimelineRow]]
     quarantine: list[Quarantined]
 
@@ -208,7 +210,7 @@ class WorkingSet:
     def take_batch(self) -> Batch:
         """The rows that changed since the last batch; what is no longer live is let go of."""
         total = self.state_hash
-        batch = Batch(0, 0, 0, "", [], [], [], [], [], [], [], self._timeline, self.quarantine)
+        batch = Batch(0, 0, 0, "", 0, [], [], [], [], [], [], [], [], self._timeline, self.quarantine)
         for item in self._dirty_runs:
             assert item.row is not None
             new = digest(item.row)
@@ -236,18 +238,24 @@ class WorkingSet:
             if slot.row is None:
                 batch.gone_slots.append((node, index))
                 self.slots[node].pop(index, None)
+                if not self.slots[node]:
+                    del self.slots[node]
             else:
                 batch.slots.append(slot.row)
         for name in self.dirty_nodes:
             node_item = self.nodes[name]
-            assert node_item.row is not None
             total += self._hash_change(node_item)
-            batch.nodes.append((node_item.row, self.state.nodes[name]))
+            if node_item.row is None:
+                batch.gone_nodes.append(name)
+                del self.nodes[name]
+            else:
+                batch.nodes.append((node_item.row, self.state.nodes[name]))
         for _, row in self._timeline:
             total += digest_of_entry(row)
         self.state_hash = total % MODULUS
         batch.seq, batch.state_hash = self.seq, self.state_hash
         batch.epoch, batch.epoch_of = self.state.epoch, self.state.epoch_of
+        batch.rules = self.state.rules
         self._dirty_runs, self._dirty_attempts, self._dirty_slots, self.dirty_nodes = [], [], [], []
         self._timeline, self.quarantine, self._loaded = [], [], []
         self._absent.clear()

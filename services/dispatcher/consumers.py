@@ -5,6 +5,8 @@ Owns their configuration (docs/protocol.md rule 10); knows no decision.
 
 from __future__ import annotations
 
+import asyncio
+
 import nats.errors
 
 from events.feed import ApiError, api_call
@@ -13,7 +15,6 @@ from services.failpoints import failpoint
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
-from trainshed_client.statuses import NodeStatus
 
 _log = get_logger("dispatcher")
 
@@ -24,37 +25,75 @@ _NOT_FOUND = 10014
 
 
 class NodeConsumers:
-    """Makes and removes them as nodes come and go. Only the active dispatcher does."""
+    """Makes and removes them as nodes come and go. Only the active dispatcher does.
+
+    What is due is looked at by name; all of them once where another dispatcher or another server may have been at work.
+    """
 
     def __init__(self, nc: SafeClient) -> None:
         self._nc = nc
-        self._settled: dict[str, bool] = {}
+        self._due: dict[str, None] = {}
+        self._all = True
+        self.changed = asyncio.Event()
+        self.changed.set()
 
-    def forget(self) -> None:
-        """Look at every consumer again: another dispatcher or another server may have been at work."""
-        self._settled.clear()
+    def look_at_all(self) -> None:
+        """From now on nothing is known of any consumer."""
+        self._all = True
+        self._due.clear()
+        self.changed.set()
 
-    def forget_one(self, node: str) -> None:
-        """Look at this node's again: the server says that somebody removed it."""
-        self._settled.pop(node, None)
+    def look_at(self, node: str) -> None:
+        """This node has changed, or somebody has removed its consumer."""
+        if not self._all:  # then it is looked at anyway
+            self._due[node] = None
+            self.changed.set()
 
-    async def settle(self, state: State) -> bool:
-        """Bring the consumers in line with ``state``. False where the server did not answer: ask again."""
-        settled = True
-        for name in list(state.nodes):
-            node = state.nodes[name]
-            needed = is_needed(state, node)
-            if self._settled.get(name) is needed:
-                continue
-            self._settled[name] = needed  # before the call: what forget() says during it must stay said
-            try:
-                await (self._make(node) if needed else self._remove(name))
-                failpoint("dispatcher.consumer_settled")
-            except (TimeoutError, nats.errors.Error, ApiError) as error:
-                self._settled.pop(name, None)
-                _log.warning("a node's consumer could not be settled", node=name, why=str(error))
-                settled = False
-        return settled
+    async def reconcile(self, state: State) -> bool:
+        """Bring what is due in line with ``state``. False where the server did not answer: ask again."""
+        self.changed.clear()
+        failed: list[str] = []
+        try:
+            if self._all:
+                self._all = False
+                try:
+                    there = await self._there()
+                except (TimeoutError, nats.errors.Error, ApiError) as error:
+                    self.look_at_all()
+                    _log.warning("the nodes' consumers could not be listed", why=str(error))
+                    return False
+                known = (
+                    name for name, node in state.nodes.items() if is_needed(state, node) != (name in there)
+                )
+                self._due.update(dict.fromkeys([*known, *(there - state.nodes.keys())]))
+            while self._due:
+                name = next(iter(self._due))
+                del self._due[name]  # before the call: a change during it is looked at again
+                node = state.nodes.get(name)
+                try:
+                    await (self._make(node) if node and is_needed(state, node) else self._remove(name))
+                    failpoint("dispatcher.consumer_reconciled")
+                except (TimeoutError, nats.errors.Error, ApiError) as error:
+                    failed.append(name)
+                    _log.warning("a node's consumer could not be made or removed", node=name, why=str(error))
+        finally:
+            for name in failed:
+                self.look_at(name)
+        return not failed
+
+    async def _there(self) -> set[str]:
+        """The nodes whose consumers the server has, also of nodes that the fold has forgotten."""
+        found: set[str] = set()
+        offset = 0
+        while True:
+            page = await api_call(self._nc, f"CONSUMER.LIST.{subjects.EVENTS_STREAM}", {"offset": offset})
+            listed = page.get("consumers") or []
+            for info in listed:
+                if info["config"].get("deliver_subject") == subjects.push_delivery(info["name"]):
+                    found.add(info["name"])
+            offset += len(listed)
+            if not listed or offset >= page["total"]:
+                return found
 
     async def _make(self, node: Node) -> None:
         try:
@@ -96,4 +135,4 @@ class NodeConsumers:
 
 def is_needed(state: State, node: Node) -> bool:
     """A node that is joined or has attempts must hear of decisions."""
-    return node.status in (NodeStatus.UP, NodeStatus.LOST) or bool(state.usage_of(node.name).attempts)
+    return node.is_there or bool(state.usage_of(node.name).attempts)

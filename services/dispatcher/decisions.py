@@ -6,7 +6,7 @@ Owns the queue, the obligations and what is in flight, kept from each change of 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import msgspec
 
@@ -56,22 +56,21 @@ class Decisions:
         position: int,
         epoch: int,
         now_ns: int,
-        silent_s: Callable[[str], float],
-        lost_after_s: float,
+        silent: Mapping[str, float],
     ) -> list[Event]:
         """What ``state``, folded up to ``position``, and the clock ask for now; rests on nothing that is not folded.
 
-        ``silent_s`` tells how long a node has been silent: longer than ``lost_after_s`` and it is lost.
+        ``silent`` are the nodes that were silent too long, each with its seconds.
         """
         self.in_flight.folded(position)
         taken = self.in_flight.taken(state)
         owed = (event for run_id, event in self._owed.events(state, epoch) if run_id not in taken.runs)
         lost = (
-            NodeLost(node=n.name, incarnation=n.incarnation, epoch=epoch, silent_s=round(silent, 3))
-            for n in state.nodes.values()
-            if n.status is NodeStatus.UP
-            and n.name not in taken.nodes
-            and (silent := silent_s(n.name)) > lost_after_s
+            NodeLost(node=name, incarnation=node.incarnation, epoch=epoch, silent_s=round(seconds, 3))
+            for name, seconds in silent.items()
+            if (node := state.nodes.get(name)) is not None
+            and node.status is NodeStatus.UP
+            and name not in taken.nodes
         )
         decided = list(itertools.islice(itertools.chain(lost, owed), BATCH_LIMIT))
         if decided:

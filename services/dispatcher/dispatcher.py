@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 
 from nats.aio.msg import Msg
 
+from events import rules
 from events.change import Change
 from events.codec import StoredEvent, Writer, uuid7
 from events.log import Conflict, EventLog, Refused, UnknownOutcome
-from events.types import Dispatched, Event, NodeJoined
+from events.types import Dispatched, Event, NodeEvent, NodeJoined
 from services.dispatcher.consumers import DELETED, NodeConsumers
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.election import Election, Epoch, NotActive, Silence
@@ -62,7 +63,7 @@ class Dispatcher:
         self._stand_at_once = stand_at_once
         self._decisions = Decisions()
         self._wake = asyncio.Event()
-        self._nodes_changed = asyncio.Event()
+        self._suspects: tuple[str, ...] = ()
         self._stopping = False
         self.ready = asyncio.Event()
 
@@ -72,7 +73,7 @@ class Dispatcher:
         self._decisions.rebuild(self._fold.state)
         self._fold.listen(self._folded)
         nc = self._log.nc
-        hooks = {self._silence.count_anew, self._consumers.forget, self._nodes_changed.set}
+        hooks = {self._silence.count_anew, self._consumers.look_at_all}
         nc.reconnect_hooks |= hooks
         heard = [
             await nc.subscribe(subjects.ALL_NODE_HEARTBEATS, cb=self._silence.hear),
@@ -99,6 +100,9 @@ class Dispatcher:
     # --- election -------------------------------------------------------------------------------------------
 
     async def _candidate(self) -> None:
+        if self._fold.state.rules > rules.KNOWN:
+            await self._stand_aside()
+            return
         if self._stand_at_once:
             self._stand_at_once = False
             return
@@ -111,6 +115,18 @@ class Dispatcher:
                 waking.cancel()
             silence.cancel()
 
+    async def _stand_aside(self) -> None:
+        """Rules that were in force stay so: until it is stopped this dispatcher can decide nothing more."""
+        _log.error(
+            "the event log goes by the rules of a newer release: this dispatcher does not stand for election; "
+            "start the release that wrote it",
+            rules=self._fold.state.rules,
+            known=rules.KNOWN,
+        )
+        while not self._stopping:
+            self._wake.clear()
+            await self._wake.wait()
+
     async def _active(self) -> None:
         """One term of office: ends when stopped or deposed."""
         try:
@@ -120,13 +136,11 @@ class Dispatcher:
             return
         self._decisions.in_flight.clear()
         self._silence.count_anew()
-        self._consumers.forget()
-        self._nodes_changed.set()
         self.ready.set()
         async with asyncio.TaskGroup() as tasks:
             helpers = [
                 tasks.create_task(self._election.tell()),
-                tasks.create_task(self._settle_consumers()),
+                tasks.create_task(self._keep_consumers()),
                 tasks.create_task(self._watch_silence()),
             ]
             try:
@@ -136,6 +150,7 @@ class Dispatcher:
                 _log.warning("another dispatcher was elected", epoch=epoch.seq, by=self._fold.state.epoch_of)
                 self._election.listen_anew()
             finally:
+                self._consumers.look_at_all()
                 for helper in helpers:
                     helper.cancel()
 
@@ -145,8 +160,13 @@ class Dispatcher:
         self._decisions.note(self._fold.state, stored, change)
         if isinstance(stored.event, NodeJoined):
             self._silence.joined(stored.event.node)
-        if change.nodes:
-            self._nodes_changed.set()
+        for name in change.nodes:
+            node = self._fold.state.nodes.get(name)
+            if node is None:
+                self._silence.forget(name)
+            # of a node that is there a grant or an end changes nothing
+            if node is None or not node.is_there or isinstance(stored.event, NodeEvent):
+                self._consumers.look_at(name)
         self._wake.set()
 
     async def _turn(self, epoch: Epoch) -> Epoch:
@@ -181,8 +201,7 @@ class Dispatcher:
             self._fold.position,
             epoch.seq,
             self._clock(),
-            self._silence.silent_s,
-            self._silence.limit_s,
+            self._silence.too_long(self._suspects),
         )
 
     async def _append(self, events: Sequence[Event], epoch: Epoch) -> None:
@@ -219,24 +238,24 @@ class Dispatcher:
 
     async def _consumer_deleted(self, msg: Msg) -> None:
         """A dispatcher that does not know yet that it was deposed may have removed what we made."""
-        self._consumers.forget_one(msg.subject.rpartition(".")[2])
-        self._nodes_changed.set()
+        name = msg.subject.rpartition(".")[2]
+        if name in self._fold.state.nodes:  # readers' consumers come and go as well
+            self._consumers.look_at(name)
 
-    async def _settle_consumers(self) -> None:
+    async def _keep_consumers(self) -> None:
         while True:
-            await self._nodes_changed.wait()
-            self._nodes_changed.clear()
-            if not await self._consumers.settle(self._fold.state):
-                self._nodes_changed.set()
+            await self._consumers.changed.wait()
+            if not await self._consumers.reconcile(self._fold.state):
                 await asyncio.sleep(CONSUMER_RETRY_S)
 
     async def _watch_silence(self) -> None:
-        """Wake the decisions when the next node will have been silent too long."""
+        """Wake the decisions when the next node has been silent too long: this alone looks at every node, by time."""
         while True:
             limit = self._silence.limit_s
-            up = [n.name for n in self._fold.state.nodes.values() if n.status is NodeStatus.UP]
+            up = tuple(n.name for n in self._fold.state.nodes.values() if n.status is NodeStatus.UP)
             longest = max((self._silence.silent_s(name) for name in up), default=0.0)
-            if longest > limit:
+            self._suspects = tuple(self._silence.too_long(up)) if longest > limit else ()
+            if self._suspects:
                 self._wake.set()
             await asyncio.sleep(max(0.1, min(limit, limit - longest + 0.01)))
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from nats.aio.msg import Msg
 
+from events import rules
 from events.codec import StoredEvent, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
 from events.types import Elected
@@ -69,12 +70,16 @@ class Election:
     async def stand(self) -> int:
         """Append Elected until one is stored, fold up to it and return the epoch.
 
-        Raises NotActive where another was elected meanwhile: to stand against it would only depose it.
+        Raises NotActive where another was elected meanwhile: to stand against it would only depose it; and where the
+        last Elected, which is folded first, leaves rules in force that this release does not know.
         """
         while True:
-            event = self._writer.new(Elected(name=self._name, scheduler=SCHEDULER))
+            event = self._writer.new(Elected(name=self._name, scheduler=SCHEDULER, rules=rules.KNOWN))
             try:
                 seq, _ = await self._log.last_id(subjects.ELECTED)
+                await self._fold.reached(seq)
+                if self._fold.state.rules > rules.KNOWN:
+                    raise NotActive
                 epoch = (await self._log.append(event, Guard(subjects.ELECTED, seq))).seq
             except Conflict:
                 if await self._another_was():
@@ -136,6 +141,10 @@ class Silence:
         """A join counts as a word."""
         self._heard[node] = self._monotonic()
 
+    def forget(self, node: str) -> None:
+        """The node is known no longer."""
+        self._heard.pop(node, None)
+
     def count_anew(self) -> None:
         """From an election or a reconnection on."""
         self._counted_from = self._connected_at = self._monotonic()
@@ -151,6 +160,10 @@ class Silence:
         """How long the node has been silent, in seconds."""
         since = max(self._heard.get(node, float("-inf")), self._counted_from)
         return max(0.0, self._connected_at - since)
+
+    def too_long(self, nodes: Iterable[str]) -> dict[str, float]:
+        """Those that have been silent longer than the limit, each with its seconds."""
+        return {node: silent for node in nodes if (silent := self.silent_s(node)) > self.limit_s}
 
 
 class NotActive(Exception):

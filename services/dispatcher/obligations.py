@@ -13,7 +13,7 @@ from events.change import Change
 from events.codec import StoredEvent
 from events.run_machine import verdict_on
 from events.state import Active, Ended, Node, Pending, Run, State
-from events.types import Cancelled, Event, Failed, NodeEvent, Stopping
+from events.types import Cancelled, Elected, Event, Failed, NodeEvent, Stopping
 from trainshed_client.statuses import FailureReason
 
 
@@ -81,7 +81,10 @@ class Obligations:
         self._nodes = {node.name: None for node in state.nodes.values() if node.to_stop}
 
     def note(self, state: State, stored: StoredEvent, change: Change) -> None:
-        """Take in what an event changed."""
+        """Take in what an event changed. An election may bring rules by which more is owed."""
+        if isinstance(stored.event, Elected):
+            self.rebuild(state)
+            return
         for run_change in change.runs:
             self._look(state, run_change.after.run_id)
         for name in change.nodes:

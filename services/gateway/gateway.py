@@ -140,19 +140,20 @@ class Gateway:
         self, command: decisions.Drain | decisions.Resume | decisions.Remove
     ) -> dict[str, Any]:
         wanted = decisions.decide(self._fold.state, command)
-        seq = await self._append_all(wanted) if wanted else self._fold.position
-        node = self._fold.state.nodes[command.node]
+        before = self._fold.state.nodes[command.node]
+        seq = await self._append_all(wanted, before.joined_seq) if wanted else self._fold.position
+        node = self._fold.state.nodes.get(command.node, before)  # it may be forgotten by now
         # its guard held, so a NodeRemoved counts, also where the node has joined again since
         removed = isinstance(command, decisions.Remove)
         return {"node": node.name, "status": NodeStatus.REMOVED if removed else node.status, "seq": seq}
 
-    async def _append_all(self, wanted: list[Event]) -> int:
+    async def _append_all(self, wanted: list[Event], joined_seq: int = 0) -> int:
         seq = 0
         for event in wanted:
             new = self._writer.new(event)
             async with settling():
                 if isinstance(event, NodeRemoved):
-                    appended = await self._append_removal(event, new)
+                    appended = await self._append_removal(event, new, joined_seq)
                 else:
                     appended = await self._log.append_surely(new)
             failpoint("gateway.commanded")
@@ -165,9 +166,8 @@ class Gateway:
             _log.warning("the fold is behind; the answer tells an older status", seq=seq)
         return seq
 
-    async def _append_removal(self, event: NodeRemoved, new: NewEvent) -> Appended:
+    async def _append_removal(self, event: NodeRemoved, new: NewEvent, joined_seq: int) -> Appended:
         """Only while the join that was folded is still the last one (docs/protocol.md rule 12)."""
-        joined_seq = self._fold.state.nodes[event.node].joined_seq
         guard = Guard(subjects.node_event(event.node, Role.AGENT, "node_joined"), joined_seq)
         while True:
             conflict = False

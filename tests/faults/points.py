@@ -25,7 +25,7 @@ POINTS: dict[str, Point] = {
     "dispatcher.elected": Point(Role.DISPATCHER, "Elected is stored, not folded", first_only=True),
     "dispatcher.decided": Point(Role.DISPATCHER, "decided and counted as in flight, not appended"),
     "dispatcher.appended": Point(Role.DISPATCHER, "Dispatched, Stopping or NodeLost is stored, not folded"),
-    "dispatcher.consumer_settled": Point(Role.DISPATCHER, "a node's push consumer is made or removed"),
+    "dispatcher.consumer_reconciled": Point(Role.DISPATCHER, "a node's push consumer is made or removed"),
     "agent.joined": Point(Role.AGENT, "NodeJoined is stored, the session has not begun", first_only=True),
     "agent.swept": Point(
         Role.AGENT, "what belongs to no attempt is ended, nothing is joined", first_only=True

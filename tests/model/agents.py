@@ -318,6 +318,7 @@ def store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
         memory_mb=0,
         gpus=devices,
         attempts=task.attempts,
+        borrowed=draft.model.config.borrowed,
     )
     return draft.store(Role.AGENT, event, node)
 

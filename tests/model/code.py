@@ -126,9 +126,7 @@ class Code:
             decisions.rebuild(state)
             for each in sent:
                 decisions.in_flight.add(each.event).seq = each.seq
-            events = decisions.decide(
-                state, 0, epoch, LATE_NS, lambda node: float(node in silent), lost_after_s=0.5
-            )
+            events = decisions.decide(state, 0, epoch, LATE_NS, dict.fromkeys(silent, 1.0))
             known = self._decided[key] = tuple(_plain(event) for event in events)
         return known
 
@@ -145,7 +143,7 @@ def still_in_flight(sent: tuple[Sent, ...], position: int) -> tuple[Sent, ...]:
 def state_of(fold: Fold, seq: int) -> State:
     """The index that evolve changes."""
     state = State()
-    state.seq, state.epoch = seq, fold.epoch
+    state.seq, state.epoch, state.rules = seq, fold.epoch, fold.rules
     state.nodes = {node.name: node for node in fold.nodes}
     for run in fold.runs:
         state.put_run(run)
@@ -156,6 +154,7 @@ def _fold_of(state: State, ended: dict[str, Run]) -> Fold:
     nodes = sorted(state.nodes.values(), key=lambda node: node.name)
     return Fold(
         epoch=state.epoch,
+        rules=state.rules,
         runs=tuple(sorted(state.runs.values(), key=lambda run: run.submit_seq)),
         nodes=tuple(_without_display(node) for node in nodes),
         ended=tuple(sorted(ended.values(), key=lambda run: run.submit_seq)),
@@ -193,8 +192,8 @@ def _check_state(state: State, fold: Fold, decisions: Decisions) -> None:
         raise Broken("the index is not what its runs and nodes say")
     again = Decisions()
     again.rebuild(state_of(fold, 0))
-    noted = decisions.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0)
-    anew = again.decide(state, 0, fold.epoch, LATE_NS, lambda _: 0.0, 1.0)
+    noted = decisions.decide(state, 0, fold.epoch, LATE_NS, {})
+    anew = again.decide(state, 0, fold.epoch, LATE_NS, {})
     # the order goes by what was noted first
     if {_plain(event) for event in noted} != {_plain(event) for event in anew}:
         raise Broken("the dispatcher's index, kept from changes, is not what the state says")

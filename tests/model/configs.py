@@ -5,6 +5,7 @@ Owns their names; the first two run in `make test`, the others by hand and in th
 
 from __future__ import annotations
 
+from events import rules
 from tests.model.model import Config
 
 
@@ -44,6 +45,29 @@ CONFIGS: dict[str, Config] = {
         machines=(("n", "a"), ("o", "c")),
         total=3,
         faults=_faults("crash, silence, remove, leave, timeout, election, cancel"),
+    ),
+    # nodes on loan that come and go: forgotten where they hold nothing, with grants on their way
+    "forgetting": Config(
+        machines=(("n", "a"), ("n", "b")),
+        borrowed=True,
+        total=3,
+        faults=_faults("leave, silence, remove, crash, timeout, election, cancel"),
+    ),
+    "loans": Config(
+        machines=(("n", "a"), ("o", "c")),
+        borrowed=True,
+        stays_away=True,
+        runs=2,
+        total=3,
+        faults=_faults("leave, reclaim, silence, remove, crash, timeout, cancel"),
+    ),
+    # the log goes by the first release's rules up to the election of a newer one
+    "new-rules": Config(
+        machines=(("n", "a"), ("n", "b")),
+        borrowed=True,
+        first_rules=rules.FIRST,
+        total=4,
+        faults=_faults("leave, silence, remove, crash, timeout, election, cancel"),
     ),
     "late-words": Config(
         runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)

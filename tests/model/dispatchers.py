@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from events import rules
 from events.decide import Cancel, Command, Remove, Retry, decide
 from events.state import Ended, Run
 from events.types import (
@@ -242,7 +243,8 @@ def _gives_up(draft: Draft, d: int) -> Draft:
 def _stand(draft: Draft, d: int) -> None:
     """Elected is stored, and folded up to it before anything is decided."""
     before: Office | None = draft.offices[d].value
-    seq = draft.store(Role.DISPATCHER, Elected(name="d", scheduler=SCHEDULER))
+    named = rules.KNOWN if draft.truth.value.epoch else draft.model.config.first_rules
+    seq = draft.store(Role.DISPATCHER, Elected(name="d", scheduler=SCHEDULER, rules=named))
     queue = before.queue if before is not None and not draft.model.code.clears_queue else ()
     draft.offices[d] = draft.cell(Office(epoch=seq, queue=tuple(_anew(event, seq) for event in queue)))
     draft.folds[d] = draft.truth

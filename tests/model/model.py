@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from events import rules
 from events.codec import StoredEvent, event_subject
 from events.state import Active
 from events.types import (
@@ -56,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What there is, and how much may go wrong. ``faults``: how often each kind may happen, ``total`` all together.
 
     ``machines``: (node name, incarnation of its state folder). ``hang``: workers end only when they are stopped.
+    ``borrowed``: the nodes are on loan. ``first_rules``: those of the first Elected; each later one names the newest.
     ``stays_away``: a node that left does not come back by itself. ``half_reads``: other things happen between an
     agent's reads of its name's last words. ``slow_storage``: run folders are made whenever their storage answers.
     """
@@ -65,6 +67,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 2
     gpus: int = 1
     hang: bool = False
+    borrowed: bool = False
+    first_rules: int = rules.KNOWN
     stays_away: bool = False
     half_reads: bool = False
     slow_storage: bool = False

@@ -10,7 +10,7 @@ from typing import cast
 
 import msgspec
 
-from events.state import Active, Node
+from events.state import Active
 from events.types import Submitted
 from services.agent.session.values import Name
 from tests.model import agent_faults, agents, dispatchers, shims
@@ -143,24 +143,20 @@ def _restarting(model: Model, world: World) -> Moves:
         name = names.get(node, Name())
         if world.agents[m].value is not None:
             continue
-        away = model.config.stays_away and any(
-            each.name == node
-            and each.incarnation == incarnation
-            and each.status is NodeStatus.LEFT
-            and not _took_some(truth, each)
-            for each in truth.nodes
-        )
+        left = name.left > name.joined and name.left_by == name.joined_by == incarnation
+        away = model.config.stays_away and left and not _took_some(truth, node, incarnation)
         own = any(proc.incarnation == incarnation for proc in world.procs[m].value)
         if (_may_have(name, incarnation) and not away) or own:
             yield from itertools.islice(agents.starts(model, world, m), 1)
 
 
-def _took_some(truth: Fold, node: Node) -> bool:
+def _took_some(truth: Fold, name: str, incarnation: str) -> bool:
     """It left with attempts: so it comes back."""
-    return node.left_upto is not None and any(
+    upto = next((node.left_upto for node in truth.nodes if node.name == name), None)
+    return upto is not None and any(
         isinstance(run.phase, Active)
-        and any(one.incarnation == node.incarnation for one in run.phase.placements)
-        and run.phase.dispatched_seq <= node.left_upto
+        and any(one.incarnation == incarnation for one in run.phase.placements)
+        and run.phase.dispatched_seq <= upto
         for run in truth.runs
     )
 

@@ -276,4 +276,27 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(1, faults="leave", machines=(("n", "a"), ("o", "c")), stays_away=True),
         catches="I1",
     ),
+    "grants after a removal stay": Mutant(
+        rule=18,
+        says="a grant to an incarnation that was removed is nobody's to end",
+        apply=off.with_evolve(off.removal_closes_nothing),
+        config=Config(
+            machines=(("n", "a"), ("o", "c")), stays_away=True, total=2, faults={"leave": 1, "remove": 1}
+        ),
+        catches="I1",
+    ),
+    "forgets who holds": Mutant(
+        rule=18,
+        says="a node on loan is forgotten as it leaves, whatever it holds",
+        apply=off.with_evolve(off.forgets_who_holds),
+        config=_config(1, faults="leave", borrowed=True),
+        catches="I3",
+    ),
+    "forgotten grants stay": Mutant(
+        rule=18,
+        says="a grant to a node that was forgotten is nobody's to end",
+        apply=off.with_evolve(off.knows_whom_it_grants),
+        config=_config(1, faults="leave", machines=(("n", "a"), ("o", "c")), borrowed=True, stays_away=True),
+        catches="I1",
+    ),
 }

@@ -13,7 +13,7 @@ from events import evolve as evolving
 from events import node_machine, run_machine
 from events.change import Change
 from events.codec import StoredEvent
-from events.state import Active, Ended, Run, State
+from events.state import Active, Ended, Node, Run, State
 from events.types import (
     AttemptEnd,
     Dispatched,
@@ -181,6 +181,51 @@ def forgets_upto(state: State, stored: StoredEvent, history: Mapping[str, Run]) 
         return None
     change = evolving.evolve(state, stored, history)
     state.put_node(replace(state.nodes[stored.event.node], left_upto=None))
+    return change
+
+
+def removal_closes_nothing(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """As by the first rules: what is granted to a removed incarnation is nobody's to end."""
+    event = stored.event
+    before = state.nodes.get(event.node) if isinstance(event, NodeRemoved) else None
+    if before is None:
+        return None
+    change = evolving.evolve(state, stored, history)
+    if change.nodes:
+        state.put_node(replace(before, status=NodeStatus.REMOVED, left_upto=None, to_stop=frozenset()))
+    return change
+
+
+def forgets_who_holds(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """A node on loan is forgotten as it leaves, whatever it holds."""
+    event = stored.event
+    if not isinstance(event, NodeLeft):
+        return None
+    change = evolving.evolve(state, stored, history)
+    node = state.nodes.get(event.node)
+    if node is not None and node.status is NodeStatus.LEFT and node.borrowed:
+        state.drop_node(node.name)
+    return change
+
+
+def knows_whom_it_grants(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """A grant makes its node known, as one that may yet take it."""
+    event = stored.event
+    change = evolving.evolve(state, stored, history)
+    if isinstance(event, Dispatched) and change.runs and event.node not in state.nodes:
+        state.put_node(
+            Node(
+                name=event.node,
+                host="",
+                incarnation=event.incarnation,
+                status=NodeStatus.LOST,
+                joined_seq=0,
+                joined_ns=0,
+                seq=0,
+                cpus=0,
+                memory_mb=0,
+            )
+        )
     return change
 
 

@@ -26,6 +26,7 @@ class Fold(msgspec.Struct, frozen=True):
     """events.state.State as a value, with the runs that ended: what a reader of the whole log knows."""
 
     epoch: int = 0
+    rules: int = 1
     runs: tuple[Run, ...] = ()
     nodes: tuple[Node, ...] = ()
     ended: tuple[Run, ...] = ()

@@ -10,6 +10,7 @@ import msgspec
 from events.change import Change
 from events.codec import StoredEvent, event_subject
 from events.evolve import ended_runs_needed, evolve
+from events.rules import KNOWN
 from events.state import Active, Ended, Node, Pending, Run, State, restore, snapshot
 from events.types import (
     Artifact,
@@ -60,7 +61,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
     "node_removed": (Role.GATEWAY, NodeRemoved(node="gpu01", incarnation="a")),
     "elected": (
         Role.DISPATCHER,
-        Elected(name="box/1", scheduler=SchedulerInfo(name="s", version=3, settings={"x": [1]})),
+        Elected(name="box/1", scheduler=SchedulerInfo(name="s", version=3, settings={"x": [1]}), rules=2),
     ),
     "dispatched": (
         Role.DISPATCHER,
@@ -253,9 +254,10 @@ class Story:
 
     # --- the dispatcher -------------------------------------------------------------------------------------
 
-    def elect(self, name: str = "box/1") -> int:
+    def elect(self, name: str = "box/1", *, rules: int = KNOWN) -> int:
         """A new epoch."""
-        return self.put(Role.DISPATCHER, Elected(name=name, scheduler=SchedulerInfo(name="fifo", version=1)))
+        scheduler = SchedulerInfo(name="fifo", version=1)
+        return self.put(Role.DISPATCHER, Elected(name=name, scheduler=scheduler, rules=rules))
 
     def dispatch(
         self,
@@ -370,6 +372,7 @@ class Story:
         memory_mb: int = 64_000,
         attempts: Sequence[tuple[str, int]] = (),
         uuids: Sequence[str] | None = None,
+        borrowed: bool = False,
     ) -> int:
         """NodeJoined; the devices are GPU-<node>-<index> unless ``uuids`` names them."""
         names = [f"GPU-{node}-{index}" for index in range(slots)] if uuids is None else list(uuids)
@@ -383,6 +386,7 @@ class Story:
                 memory_mb=memory_mb,
                 gpus=tuple(Device(index=index, uuid=uuid) for index, uuid in enumerate(names)),
                 attempts=tuple(AttemptRef(run_id, attempt) for run_id, attempt in attempts),
+                borrowed=borrowed,
             ),
             node,
         )

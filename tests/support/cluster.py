@@ -9,6 +9,7 @@ import msgspec
 
 from events.codec import StoredEvent
 from events.evolve import ended_runs_needed, evolve
+from events.rules import KNOWN
 from events.state import Active, Run, State
 from events.types import AttemptRef, Dispatched, Elected, Event, NodeLost, SchedulerInfo, Started, Stopping
 from services.dispatcher.decisions import BATCH_LIMIT, Decisions
@@ -111,7 +112,7 @@ class Cluster:
         """It is elected and folds up to its own Elected."""
         dispatcher.epoch = self.put(
             Role.DISPATCHER,
-            Elected(name=dispatcher.name, scheduler=SchedulerInfo(name="s", version=1)),
+            Elected(name=dispatcher.name, scheduler=SchedulerInfo(name="s", version=1), rules=KNOWN),
         )
         dispatcher.fold(self.story.log)
         dispatcher.decisions.in_flight.clear()
@@ -128,8 +129,7 @@ class Cluster:
             dispatcher.position,
             dispatcher.epoch,
             START_NS + int(self.now_s * SECOND_NS),
-            self.silent_s,
-            15.0,
+            self.silent(),
         )
         assert len(events) <= BATCH_LIMIT
         for place, event in enumerate(events):
@@ -144,10 +144,9 @@ class Cluster:
             decision.seq = seq
         return len(events)
 
-    def silent_s(self, node: str) -> float:
-        """How long a node has been silent: for ever, or not at all."""
-        agent = self.agents[node]
-        return 0.0 if agent.alive and agent.reachable else 99.0
+    def silent(self) -> dict[str, float]:
+        """The nodes that have been silent too long."""
+        return {name: 99.0 for name, agent in self.agents.items() if not (agent.alive and agent.reachable)}
 
     # --- agents -----------------------------------------------------------------------------------------------
 
@@ -239,8 +238,9 @@ class Cluster:
     def leave(self, name: str) -> None:
         """A clean shutdown; workers run on."""
         agent = self.agents[name]
-        node = self.story.state.nodes[name]
-        if not agent.alive or node.incarnation != agent.incarnation or node.joined_seq != agent.joined_seq:
+        node = self.story.state.nodes.get(name)
+        own = node is not None and node.incarnation == agent.incarnation
+        if not agent.alive or node is None or not own or node.joined_seq != agent.joined_seq:
             return
         agent.alive = False
         self.story.leave(
@@ -257,8 +257,8 @@ class Cluster:
     def remove(self, name: str) -> None:
         """The operator's word, which is true here: the machine that comes next is another one."""
         agent = self.agents[name]
-        node = self.story.state.nodes[name]
-        if agent.alive or node.status not in (NodeStatus.LOST, NodeStatus.LEFT):
+        node = self.story.state.nodes.get(name)
+        if agent.alive or node is None or node.status not in (NodeStatus.LOST, NodeStatus.LEFT):
             return
         agent.workers.clear()
         self.story.remove(name, node.incarnation)
@@ -271,7 +271,6 @@ class Cluster:
         """Everybody is back and does what is theirs: invariant I1 says that every run ends then."""
         for name, agent in self.agents.items():
             agent.reachable = True
-            node = self.story.state.nodes[name]
             if not agent.alive:
                 self.join(name)
                 if not agent.alive:  # the name is another's: a machine that is gone is removed
@@ -279,8 +278,9 @@ class Cluster:
                     if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
                         self.story.remove(name, node.incarnation)
                     self.join(name)
-            if self.story.state.nodes[name].drained:
-                self.story.resume(name, self.story.state.nodes[name].incarnation)
+            node = self.story.state.nodes[name]
+            if node.drained:
+                self.story.resume(name, node.incarnation)
         active = self.dispatchers[0]
         active.fold(self.story.log)
         self.stand(active)

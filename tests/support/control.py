@@ -84,6 +84,7 @@ def joined(
     slots: int = 2,
     cpus: int = 8,
     attempts: tuple[AttemptRef, ...] = (),
+    borrowed: bool = False,
 ) -> NodeJoined:
     """A node's join."""
     return NodeJoined(
@@ -94,6 +95,7 @@ def joined(
         memory_mb=64_000,
         gpus=tuple(Device(index=index, uuid=f"GPU-{node}-{index}") for index in range(slots)),
         attempts=attempts,
+        borrowed=borrowed,
     )
 
 

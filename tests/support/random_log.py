@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from bench.log_maker import LogMaker
 from events.codec import StoredEvent, decode
 from events.evolve import evolve
+from events.run_machine import verdict_on
 from events.state import Active, Pending, State
 from events.types import (
     AttemptRef,
@@ -46,7 +48,7 @@ class RandomLog(LogMaker):
         self.state = State()
         self.ids: list[str] = []
         self._folded = 0
-        self.elect()
+        self._elect()
 
     def grow(self) -> None:
         """One more event."""
@@ -62,11 +64,17 @@ class RandomLog(LogMaker):
             (3, self._join),
             (2, self._node),
             (1, self._dispatchers_end),
-            (1, lambda: self.elect(f"d{self.random.randrange(3)}")),
+            (1, self._elect),
             (1, self._junk),
         )
+        self._one_of(chances)
+
+    def _one_of(self, chances: Sequence[tuple[int, Callable[[], object]]]) -> None:
         weights = [weight for weight, _ in chances]
         self.random.choices([step for _, step in chances], weights)[0]()
+
+    def _elect(self) -> None:
+        self.elect(f"d{self.random.randrange(3)}", rules=self.random.choice([1, 1, 2]))
 
     def _fold(self) -> None:
         for message in self.messages[self._folded :]:
@@ -183,6 +191,7 @@ class RandomLog(LogMaker):
                     for i in range(self.random.randint(0, 3))
                 ),
                 attempts=tuple(live[: self.random.randint(0, len(live))]),
+                borrowed=self.random.random() < 0.5,
             ),
             node,
         )
@@ -232,3 +241,60 @@ class RandomLog(LogMaker):
         body = self.random.choice([b"", b"{}", b"\xff\xfe", msgspec.json.encode({"specversion": "1.0"})])
         tail = self.random.choice(["failed.gpu01", "exploded.gpu01", "submitted._", "*.x"])
         self.raw(f"trainshed.events.run.{self._run()}.agent.{tail}", body)
+
+
+class ComingAndGoing(RandomLog):
+    """Nodes on loan that come and go under few names, with grants that were on their way to them."""
+
+    def grow(self) -> None:
+        """One more event."""
+        self._fold()
+        self._one_of(
+            (
+                (2, self._submit),
+                (6, self._grant),
+                (1, self._start),
+                (1, self._end),
+                (4, self._join),
+                (4, self._leave),
+                (2, self._lose),
+                (3, self._remove),
+                (5, self._verdict),
+                (1, self._elect),
+                (1, self._retry),
+                (1, self._node),
+            )
+        )
+
+    def _grant(self) -> None:
+        queued = [run for run in self.state.runs.values() if isinstance(run.phase, Pending)]
+        if queued:
+            run, node = self.random.choice(queued), self.random.choice(NODES)
+            self.dispatch(
+                run.run_id, run.attempt, node, (0,), incarnation=f"{node}-{self.random.choice('ab')}"
+            )
+
+    def _who(self) -> dict[str, Any]:
+        node = self.random.choice(NODES)
+        known = self.state.nodes.get(node)
+        incarnation = known.incarnation if known is not None else f"{node}-{self.random.choice('ab')}"
+        return {"node": node, "incarnation": incarnation}
+
+    def _leave(self) -> None:
+        who = self._who()
+        self.by_agent(NodeLeft(**who, upto=self.random.randint(max(0, self.seq - 12), self.seq)), who["node"])
+
+    def _lose(self) -> None:
+        self.by_dispatcher(NodeLost(**self._who(), epoch=self.epoch, silent_s=15.0))
+
+    def _remove(self) -> None:
+        self.by_gateway(NodeRemoved(**self._who()))
+
+    def _verdict(self) -> None:
+        """What is owed, also by other rules than those in force."""
+        active = [(run, run.phase) for run in self.state.runs.values() if isinstance(run.phase, Active)]
+        if active:
+            run, phase = self.random.choice(active)
+            reason = verdict_on(self.state, run, phase) or FailureReason.NOT_STARTED
+            failed = Failed(run_id=run.run_id, attempt=phase.attempt, failure_reason=reason, epoch=self.epoch)
+            self.by_dispatcher(failed)

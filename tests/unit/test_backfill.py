@@ -202,7 +202,7 @@ def test_rule_1_a_back_filled_grant_in_flight_puts_the_start_off_no_more_than_a_
 
 
 def decide(story: Story, decisions: Decisions, now_s: float) -> list[Dispatched]:
-    events = decisions.decide(story.state, story.seq, story.state.epoch, at(now_s), lambda _: 0.0, 15.0)
+    events = decisions.decide(story.state, story.seq, story.state.epoch, at(now_s), {})
     return [event for event in events if isinstance(event, Dispatched)]
 
 
@@ -498,5 +498,5 @@ def test_a_replay_of_state_and_clock_decides_the_same(data: st.DataObject) -> No
         for event in in_flight_then:
             again.in_flight.add(event)
         now_ns = nanoseconds(first.view.now)
-        decided = again.decide(state.state, first.view.seq, first.epoch, now_ns, lambda _: 0.0, 15.0)
+        decided = again.decide(state.state, first.view.seq, first.epoch, now_ns, {})
         assert decided[0] == first

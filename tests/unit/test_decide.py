@@ -30,7 +30,7 @@ from events.types import (
 )
 from tests.support.builders import Story, config, needs
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.statuses import NodeStatus, RunStatus
+from trainshed_client.statuses import RunStatus
 from trainshed_client.subjects import Role
 
 
@@ -130,7 +130,7 @@ def test_rule_12_a_node_that_is_lost_or_left_can_be_removed(gone: str) -> None:
     assert event == NodeRemoved(node="gpu01", incarnation="a")
     story.remove()
     assert story.change != NOTHING
-    assert story.node().status is NodeStatus.REMOVED
+    assert story.state.nodes == {}
 
 
 def test_rule_12_a_node_that_is_up_cannot_be_removed() -> None:

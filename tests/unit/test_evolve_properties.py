@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from events.change import NOTHING
 from events.codec import StoredEvent
 from events.evolve import evolve
-from events.history import last_value
+from events.history import last_value, nodes_of
 from events.state import Active, Ended, Pending, Snapshot, State, restore, snapshot
 from events.types import (
     AttemptRef,
@@ -77,7 +77,10 @@ gateway = st.one_of(
 )
 dispatcher = st.one_of(
     st.builds(
-        Elected, name=st.sampled_from(["x", "y"]), scheduler=st.just(SchedulerInfo(name="s", version=1))
+        Elected,
+        name=st.sampled_from(["x", "y"]),
+        scheduler=st.just(SchedulerInfo(name="s", version=1)),
+        rules=st.sampled_from([1, 2]),
     ),
     st.builds(
         Dispatched,
@@ -105,6 +108,7 @@ agent = st.one_of(
         memory_mb=st.integers(0, 4),
         gpus=st.lists(st.builds(Device, index=st.integers(0, 2), uuid=uuids), max_size=3).map(tuple),
         attempts=ref_lists,
+        borrowed=st.booleans(),
     ),
     st.builds(NodeLeft, **about_node, upto=st.integers(0, 40), attempts=ref_lists),
     *(st.builds(kind, **about_node, index=st.integers(0, 2)) for kind in (SlotUnhealthy, SlotHealthy)),
@@ -250,18 +254,22 @@ def test_once_cancel_is_requested_nothing_requeues(log: list[StoredEvent]) -> No
 
 @settings(max_examples=60)
 @given(logs())
-def test_an_ended_runs_past_can_be_read_back_from_its_own_events_and_those_of_nodes_and_elections(
+def test_an_ended_runs_past_can_be_read_back_from_its_own_events_and_those_of_its_nodes_and_elections(
     log: list[StoredEvent],
 ) -> None:
     story = folded(log)
     for run_id, run in story.past.items():
         if isinstance(run.phase, Ended):
-            own = [
+            own = [one for one in log if one.subject.scope == Scope.RUN and one.subject.id == run_id]
+            nodes = nodes_of(own)
+            beside = [
                 one
                 for one in log
-                if one.subject.scope in (Scope.NODE, Scope.CONTROL) or one.subject.id == run_id
+                if one.subject.scope == Scope.CONTROL
+                or (one.subject.scope == Scope.NODE and one.subject.id in nodes)
             ]
-            assert last_value(run_id, own) == run
+            past = sorted([*own, *beside], key=lambda one: one.seq)
+            assert last_value(run_id, past) == run
 
 
 @given(logs())

@@ -358,9 +358,7 @@ def test_rule_1_grants_in_flight_count_against_what_is_left_beside_the_one_that_
     decisions.rebuild(story.state)
     sent: list[str] = []
     for _ in range(4):
-        for event in decisions.decide(
-            story.state, story.seq, story.state.epoch, START_NS, lambda _: 0.0, 15.0
-        ):
+        for event in decisions.decide(story.state, story.seq, story.state.epoch, START_NS, {}):
             assert isinstance(event, Dispatched)
             decisions.in_flight.add(event)
             sent.append(event.run_id)
@@ -408,9 +406,7 @@ def test_the_head_of_the_queue_is_not_starved(
             decisions.note(story.state, story.log[-1], story.change)
         in_flight = []
         for _ in range(data.draw(st.integers(1, 3)) if round_ < 20 else 2):
-            for event in decisions.decide(
-                story.state, story.seq, story.state.epoch, START_NS, lambda _: 0.0, 15.0
-            ):
+            for event in decisions.decide(story.state, story.seq, story.state.epoch, START_NS, {}):
                 assert isinstance(event, Dispatched)
                 in_flight.append((decisions.in_flight.add(event), event))
         for decision, event in in_flight:

@@ -82,7 +82,9 @@ class Playing(RuleBasedStateMachine):
 
     @rule(name=names, again=st.booleans())
     def drain_or_resume(self, name: str, again: bool) -> None:
-        node = self.cluster.story.state.nodes[name]
+        node = self.cluster.story.state.nodes.get(name)
+        if node is None:
+            return
         (self.cluster.story.resume if again else self.cluster.story.drain)(name, node.incarnation)
 
     @rule(name=names)
@@ -174,9 +176,10 @@ class Playing(RuleBasedStateMachine):
     def another_machine_takes_the_name(self, name: str) -> None:
         """With the old one's leave without attempts; else its join is refused."""
         agent = self.cluster.agents[name]
-        node = self.cluster.story.state.nodes[name]
+        node = self.cluster.story.state.nodes.get(name)
         if (
-            not agent.alive
+            node is not None
+            and not agent.alive
             and not agent.workers
             and node.status is NodeStatus.LEFT
             and not node.left_attempts

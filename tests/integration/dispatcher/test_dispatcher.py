@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from events import rules
 from events.codec import StoredEvent
 from events.config import stored_config
 from events.evolve import ended_runs_needed, evolve
@@ -416,6 +418,38 @@ async def test_rule_10_a_consumer_left_over_from_another_dispatchers_time_is_rem
         await eventually(gone)
 
 
+async def test_rule_18_a_forgotten_nodes_consumer_goes_also_where_no_dispatcher_saw_it_leave(
+    nats_server: NatsServer, log: EventLog
+) -> None:
+    async def gone(name: str) -> bool:
+        return await consumer(log, name) is None
+
+    async def made(name: str) -> bool:
+        return await consumer(log, name) is not None
+
+    await agent_says(log, joined("away", borrowed=True), "away")
+    await agent_says(log, joined("back", borrowed=True), "back")
+    one = await new_dispatcher(nats_server, "d1")
+    async with dispatching(one):
+        await agent_says(log, joined("gpu01", borrowed=True))
+        for name in ("away", "back", "gpu01"):
+            await eventually(partial(made, name))
+        await agent_says(log, NodeLeft(node="gpu01", incarnation="a", upto=99))
+        await eventually(partial(gone, "gpu01"))
+        assert "gpu01" not in one.fold.state.nodes
+    async with log.follow(1) as feed:  # a reader's consumer, which is none of these
+        for name in ("away", "back"):
+            await agent_says(log, NodeLeft(node=name, incarnation="a", upto=99), name)
+        await agent_says(log, joined("back", borrowed=True), "back")
+        two = await new_dispatcher(nats_server, "d2")
+        async with dispatching(two):
+            await eventually(partial(gone, "away"))
+            assert set(two.fold.state.nodes) == {"back"}
+            assert await made("back")
+            listed = await api_call(log.nc, f"CONSUMER.NAMES.{subjects.EVENTS_STREAM}")
+            assert feed._consumer in listed["consumers"]
+
+
 async def test_a_node_whose_consumer_cannot_be_made_holds_up_no_other(log: EventLog, active: Active) -> None:
     await agent_says(log, joined("bad\\name"), "bad\\name")
     await agent_says(log, joined())
@@ -484,6 +518,34 @@ async def test_one_that_loses_an_election_stands_back(nats_server: NatsServer, l
         assert len(await _of(log, Elected)) == 1
         first = True
         assert await one.service._election.stand() == 3
+
+
+async def test_rule_17_one_that_does_not_know_the_rules_in_force_does_not_stand(
+    nats_server: NatsServer, log: EventLog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It learns of them at its start, or after years in office; it deposes nobody, and says so once."""
+    newer = Elected(name="newer", scheduler=SCHEDULER, rules=rules.KNOWN + 1)
+    one, two = await new_dispatcher(nats_server, "d1"), await new_dispatcher(nats_server, "d2")
+    async with dispatching(one):
+        await asyncio.wait_for(one.service.ready.wait(), 10)
+        seq = await say(log, Role.DISPATCHER, newer)
+        async with dispatching(two):
+            await two.fold.reached(seq)
+            await asyncio.sleep(2 * elections.SILENCE_S)
+            assert not two.service.ready.is_set()
+        assert (await _of(log, Elected))[-1].seq == seq
+    assert capsys.readouterr().out.count("rules of a newer release") == 2
+
+
+async def test_rule_17_what_was_elected_is_folded_before_standing(
+    nats_server: NatsServer, log: EventLog
+) -> None:
+    one = await new_dispatcher(nats_server, "d1")
+    await say(log, Role.DISPATCHER, Elected(name="newer", scheduler=SCHEDULER, rules=rules.KNOWN + 1))
+    async with running(one.fold):
+        with pytest.raises(elections.NotActive):
+            await one.service._election.stand()
+    assert len(await _of(log, Elected)) == 1
 
 
 async def test_rule_1_the_guard_refuses_a_deposed_dispatcher(nats_server: NatsServer, log: EventLog) -> None:
