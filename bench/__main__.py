@@ -17,7 +17,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Callable[[], list[Figure]]]
     "command_line": (command_line.figures, lambda: command_line.figures(5, 100)),
     "start_up": (start_up.figures, lambda: start_up.figures(2_500, times=2)),
 }
-PRINTING = ("scheduler", "projector_rebuild")
+PRINTING = ("scheduler", "nodes", "projector_rebuild")
 """Those that print for themselves: they need no stack."""
 
 

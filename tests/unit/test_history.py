@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable
+from typing import cast
+
 import pytest
 
 from events.codec import StoredEvent
 from events.evolve import ended_runs_needed
-from events.history import fold, last_value
-from events.state import Run, State
+from events.history import LogHistory, fold, last_value
+from events.log import EventLog
+from events.state import Ended, Run, State
 from events.types import RetryRequested, Submitted
 from tests.support.builders import Story, config, stored
 from trainshed_client.statuses import FailureReason, RunStatus
@@ -52,6 +56,43 @@ def test_a_retry_within_the_past_is_followed() -> None:
     story.fail(attempt=3, reason=FailureReason.SIGNAL)
     assert last_value("r1", story.log) == story.run()
     assert story.run().attempt == 4, "queued again: a retry counts tries anew"
+
+
+class Recorded:
+    """An event log that was told what it holds, and remembers what was read of it."""
+
+    def __init__(self, log: list[StoredEvent]) -> None:
+        self._log = log
+        self.read_seqs: list[int] = []
+
+    async def read(self, filters: Iterable[str], *, end_seq: int) -> AsyncIterator[StoredEvent]:
+        """As EventLog's."""
+        prefixes = tuple(one.removesuffix(">") for one in filters)
+        for one in self._log:
+            if one.seq <= end_seq and str(one.subject).startswith(prefixes):
+                self.read_seqs.append(one.seq)
+                yield one
+
+
+async def test_of_nodes_only_those_are_read_that_the_run_was_on() -> None:
+    story = Story()
+    story.elect()
+    for number in range(50):
+        story.join(f"other{number}")
+    story.join("gpu01")
+    story.join("gpu02")
+    submitted = story.submit()
+    story.dispatch(node="gpu02")
+    story.lose("gpu02")
+    story.remove("gpu02")
+    end = story.seq
+    story.retry()
+    log = Recorded(story.log)
+    run = await LogHistory(cast("EventLog", log)).run_before("r1", end + 1)
+    assert run is not None and isinstance(run.phase, Ended)
+    assert run.phase.reason is FailureReason.NODE_LOST
+    assert sorted(log.read_seqs) == [1, submitted - 1, *range(submitted, end + 1)]
+    assert await LogHistory(cast("EventLog", Recorded(story.log))).run_before("r9", end) is None
 
 
 async def test_a_retry_of_an_ended_run_asks_for_its_past() -> None:

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from events.feed import Message
-from tests.support.random_log import RandomLog
+from tests.support.random_log import ComingAndGoing, RandomLog
 from tests.support.read_model import dump, fold, kept_hash, memory, recomputed_hash
 
 
 def _log(seed: int, events: int) -> list[Message]:
-    log = RandomLog(seed)
+    log = RandomLog(seed) if seed % 2 else ComingAndGoing(seed)
     for _ in range(events):
         log.grow()
     return log.messages

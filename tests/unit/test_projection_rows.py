@@ -15,6 +15,7 @@ from events.types import (
     Completed,
     Failed,
     LastHeartbeat,
+    NodeLeft,
     NodeLost,
     NodeRemoved,
     RetryRequested,
@@ -251,6 +252,22 @@ def test_a_removed_node_ends_its_attempts_and_loses_its_slots(model: Model) -> N
     assert model.table("slots") == []
     text = "node gpu01 was removed, queued again: attempt 2 in 10 s"
     assert model.told(run_id)[-1] == ("node_removed", text)
+
+
+def test_a_node_on_loan_takes_its_rows_with_it_and_comes_back_as_a_new_one(model: Model) -> None:
+    model.log.join(borrowed=True)
+    run_id = model.running()
+    left = NodeLeft(
+        node="gpu01", incarnation="gpu01-a", upto=model.log.seq, attempts=(AttemptRef(run_id, 1),)
+    )
+    model.log.by_agent(left, "gpu01")
+    assert (model.node()["status"], model.node()["slots_used"]) == ("left", 1)
+    model.log.complete(run_id)
+    assert (model.table("nodes"), model.table("slots")) == ([], [])
+    assert model.run(run_id)["node"] == "gpu01"
+    seq = model.log.join(slots=1, borrowed=True)
+    assert (model.node()["status"], model.node()["seq"], model.node()["slots_used"]) == ("up", seq, 0)
+    assert len(model.table("slots")) == 1
 
 
 def test_a_slot_that_left_the_inventory_stays_while_an_attempt_holds_it(model: Model) -> None:
