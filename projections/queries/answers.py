@@ -32,7 +32,7 @@ MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
 WAITING_BYTES = 1_000
-"""So much room is left beside a PENDING run's record for why it waits, which is for others to say."""
+"""So much room is left beside a PENDING run's record for why it waits, which others add."""
 _ENTRY = msgspec.json.Encoder()
 
 

@@ -66,7 +66,7 @@ def runs_changed(working: WorkingSet, stored: StoredEvent, event: Event, change:
                 handler(working, event, row, run, time)
                 row.seq, row.updated_at = stored.seq, time
             working.add_to_timeline(row, stored, time, timeline.of_event(event, run_change))
-        # else: a run that waited for the one that ended. Its columns say nothing of that
+        # else: a run that waited for the one that ended. None of its columns changes
 
 
 def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: Run, time: str) -> None:

@@ -25,7 +25,7 @@ _SIGNS_OF_DAMAGE = ("no such table", "no such column", "Could not decode to UTF-
 
 
 class Damaged(Exception):
-    """A query found the database to be damaged; the text says how."""
+    """A query found the database to be damaged; the text is how."""
 
 
 FAILURES = (SQLAlchemyError, Damaged, OSError, msgspec.MsgspecError, ValueError)

@@ -17,7 +17,7 @@ from trainshed_client.records import Wait, WaitsFor
 from trainshed_client.rendering import waiting as rendering
 
 EXPLAINED = 10
-"""So many entries of the timeline `run.explain` tells, the last ones."""
+"""So many entries of the timeline `run.explain` bears, the last ones."""
 KEPT_NS = 1_000_000_000
 """So long a decision stands for the same state: the pages of one listing are asked for within it."""
 

@@ -186,7 +186,7 @@ def test_live_and_ended_runs_are_found_by_their_indexes(tmp_path: Path) -> None:
             assert any(index in str(step) for step in plan), plan
 
 
-@pytest.mark.parametrize("wrong", ["log", "schema", "beyond", "garbage", "truncated"])
+@pytest.mark.parametrize("wrong", ["log", "schema", "release 0.1", "beyond", "garbage", "truncated"])
 def test_a_database_that_cannot_be_used_is_moved_aside_and_rebuilt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: str
 ) -> None:
@@ -206,6 +206,10 @@ def test_a_database_that_cannot_be_used_is_moved_aside_and_rebuilt(
         case "schema":
             with database.engine.begin() as connection:
                 connection.execute(tables.checkpoint.update().values(schema_version=99))
+        case "release 0.1":
+            with database.engine.begin() as connection:
+                connection.exec_driver_sql("ALTER TABLE timeline RENAME COLUMN data TO text")
+                connection.execute(tables.checkpoint.update().values(schema_version=2))
         case "beyond":
             end = log.seq - 1
         case "garbage":
