@@ -237,10 +237,6 @@ class ApiError(TrainshedError):
         self.http_code = code
 
 
-class _ApiAnswer(msgspec.Struct):
-    error: dict[str, Any] | None = None
-
-
 async def api_call(nc: SafeClient, call: str, request: object = None) -> dict[str, Any]:
     """One call of the JetStream API. Raises ApiError on a refusal, TimeoutError or nats' NoRespondersError on silence."""
     payload = b"" if request is None else msgspec.json.encode(request)

@@ -67,6 +67,21 @@ def test_every_page_and_section_that_code_names_exists(file: Path) -> None:
     assert not missing
 
 
+RULE = re.compile(r"\bprotocol\.md rules? (\d+(?:(?:, | and | to )\d+)*)")
+
+
+def test_every_rule_of_the_protocol_that_code_names_exists() -> None:
+    rules = set(re.findall(r"^(\d+)\. ", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE))
+    named = {
+        (page_id(file), number)
+        for file in SOURCES
+        for numbers in RULE.findall(file.read_text())
+        for number in re.findall(r"\d+", numbers)
+    }
+    assert named
+    assert {(file, number) for file, number in named if number not in rules} == set()
+
+
 def commands(page: Path) -> list[str]:
     """Lines in code blocks and inline code that begin with our command."""
     text = page.read_text()
