@@ -80,10 +80,10 @@ def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJ
         earlier=_earlier(state, before, event),
     )
     state.put_node(node)
-    return Change(runs=_to_tell_again(state, event), nodes=(event.node,))
+    return Change(runs=_stops_owed_again(state, event), nodes=(event.node,))
 
 
-def _to_tell_again(state: State, event: NodeJoined) -> tuple[RunChange, ...]:
+def _stops_owed_again(state: State, event: NodeJoined) -> tuple[RunChange, ...]:
     """The attempts of this incarnation that were told to stop before: a consumer that is made anew from this join
     would not bring that word (docs/protocol.md rules 3, 10), so it is owed again."""
     changes: list[RunChange] = []

@@ -143,7 +143,7 @@ def _devices(state: State, event: Dispatched) -> tuple[str, ...]:
 
 
 def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
-    nodes = _told_to_stop(state, event.node, AttemptRef(event.run_id, event.attempt))
+    nodes = _stop_appended(state, event.node, AttemptRef(event.run_id, event.attempt))
     if run is not None and isinstance(run.phase, Active):
         placement = run.phase.on(event.node) if run.phase.attempt == event.attempt else None
         if placement is not None and not placement.stopping:
@@ -152,7 +152,7 @@ def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
     return Change(nodes=nodes)
 
 
-def _told_to_stop(state: State, name: str, ref: AttemptRef) -> tuple[str, ...]:
+def _stop_appended(state: State, name: str, ref: AttemptRef) -> tuple[str, ...]:
     """A listed attempt of the node needs no Stopping any more; the node's name where that changed it."""
     node = state.nodes.get(name)
     if node is None or ref not in node.to_stop:
@@ -173,7 +173,7 @@ def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: Atte
     if stored.subject.role == Role.DISPATCHER:
         return _dispatchers_end(state, stored, run, event)
     ref = AttemptRef(event.run_id, event.attempt)
-    nodes = _told_to_stop(state, stored.subject.node, ref)
+    nodes = _stop_appended(state, stored.subject.node, ref)
     if run is None or not isinstance(run.phase, Active) or not _is_of(run.phase, event.attempt, stored):
         return Change(late=ref, nodes=nodes)
     return end_attempt(state, run, run.phase, *outcome(event), stored)

@@ -139,7 +139,7 @@ class Dispatcher:
         self.ready.set()
         async with asyncio.TaskGroup() as tasks:
             helpers = [
-                tasks.create_task(self._election.tell()),
+                tasks.create_task(self._election.announce()),
                 tasks.create_task(self._keep_consumers()),
                 tasks.create_task(self._watch_silence()),
             ]
@@ -218,7 +218,7 @@ class Dispatcher:
         failpoint("dispatcher.appended")
         for decision, seq in zip(decisions, seqs, strict=True):
             decision.seq = seq
-            _told(decision.event, seq)
+            _log_decision(decision.event, seq)
 
     async def _something_new(self) -> None:
         """Wait for a change of the fold, or for the next back-off to be over."""
@@ -260,7 +260,7 @@ class Dispatcher:
             await asyncio.sleep(max(0.1, min(limit, limit - longest + 0.01)))
 
 
-def _told(event: Event, seq: int) -> None:
+def _log_decision(event: Event, seq: int) -> None:
     match event:
         case Dispatched(run_id=run_id, attempt=attempt, node=node, slots=slots):
             _log.info("dispatched", run_id=run_id, attempt=attempt, node=node, slots=list(slots), seq=seq)

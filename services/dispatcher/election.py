@@ -1,4 +1,4 @@
-"""Who is the active dispatcher: standing for election by the log, and the word that keeps others from standing.
+"""Who is the active dispatcher: standing for election by the log, and the announcement that keeps others from standing.
 
 Owns Elected, the epoch and ``trainshed.alive.dispatcher`` (docs/protocol.md rules 1, 16); decides nothing else.
 """
@@ -49,7 +49,7 @@ class Election:
         self._listening_since = monotonic()
 
     def hear(self, msg: Msg) -> bool:
-        """Take in a word on ``trainshed.alive.dispatcher``; True where it was our own that came back."""
+        """Take in an announcement on ``trainshed.alive.dispatcher``; True where it was our own that came back."""
         if msg.data == self._name.encode():
             return True
         self._heard = self._monotonic()
@@ -97,7 +97,7 @@ class Election:
             _log.info("elected", epoch=epoch, name=self._name)
             return epoch
 
-    async def tell(self) -> None:
+    async def announce(self) -> None:
         """Say that we are active, every 0.5 s, until cancelled."""
         while True:
             if self._log.nc.is_connected:  # what is said later than it was true must not be said at all
@@ -138,7 +138,7 @@ class Silence:
             self._heard[where[1]] = self._monotonic()
 
     def joined(self, node: str) -> None:
-        """A join counts as a word."""
+        """A join counts as a heartbeat."""
         self._heard[node] = self._monotonic()
 
     def forget(self, node: str) -> None:
@@ -150,7 +150,7 @@ class Silence:
         self._counted_from = self._connected_at = self._monotonic()
 
     def heard_ourselves(self) -> None:
-        """Our own word came back, so what others say comes through as well."""
+        """Our own announcement came back, so what others send comes through as well."""
         now = self._monotonic()
         if now - self._connected_at > SILENCE_S:
             self._counted_from = now
