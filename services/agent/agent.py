@@ -218,18 +218,18 @@ class AgentService:
                     await self._begin_folders(session)
                     self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())
-                    self._tasks.create_task(session.live.hear())
+                    self._tasks.create_task(session.attempts.hear())
                     self._tasks.create_task(self._leave_when_asked(session))
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
                     async with (
                         OutputService(self._nc, identity.node, self._folders),
                         PruneService(self._nc, identity.node, self._folders, self._clock),
                     ):
-                        session.feed(Begun(await session.live.found()))
+                        session.feed(Begun(await session.attempts.found()))
                         await session.finished.wait()
                 finally:
                     session.finished.set()
-                    session.live.close()
+                    session.attempts.close()
                 raise _Finished
         finally:
             output.close()
@@ -251,7 +251,7 @@ class AgentService:
 
         Raises OSError where folders cannot be made.
         """
-        making = self._tasks.create_task(session.live.begin_folders())
+        making = self._tasks.create_task(session.attempts.begin_folders())
         await asyncio.wait({making}, timeout=ANSWERS_WITHIN_S)
         if not making.done():
             _log.warning(

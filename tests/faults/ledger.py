@@ -28,7 +28,7 @@ class Attempt(NamedTuple):
 
 
 class Ledger:
-    """Fed with every event in order. `live` and `ended` are attempts by (run id, number)."""
+    """Fed with every event in order. `attempts` and `ended` are attempts by (run id, number)."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []

@@ -1,6 +1,6 @@
 """Moves of the agents: what each process of `machine.step`'s actions does on disk, to shims and in the log.
 
-Owns the shell around the session (`session.shell`, `live` and `workers` in small); every decision is `machine.step`'s.
+Owns the shell around the session (`session.shell`, `attempts` and `workers` in small); every decision is `machine.step`'s.
 """
 
 from __future__ import annotations

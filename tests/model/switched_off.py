@@ -24,7 +24,7 @@ from events.types import (
     RetryRequested,
 )
 from services.agent.session import machine
-from services.agent.session.parts import attempt_of, put
+from services.agent.session.machine import attempt_of, put
 from services.agent.session.values import (
     Ack,
     AppendJoined,

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from events.types import AttemptRef
 from services.agent.folders.files import StopReason
-from services.agent.session.machine import step
-from services.agent.session.parts import attempt_of
+from services.agent.session.machine import attempt_of, step
 from services.agent.session.values import (
     WRITES,
     Ack,

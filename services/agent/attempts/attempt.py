@@ -53,7 +53,7 @@ class Parts(msgspec.Struct, frozen=True):
     spawn: Spawn
 
 
-class AttemptWork:
+class LiveAttempt:
     """The I/O of one attempt. Its words are told one after the other, also where they are asked for at once."""
 
     def __init__(self, parts: Parts, ref: AttemptRef, order: asyncio.Lock) -> None:

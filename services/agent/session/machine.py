@@ -1,7 +1,6 @@
 """The agent's session as a pure step: joining, grants, stops, ends and leaving (docs/protocol.md rules 5, 8 to 12).
 
-Owns the one entry and which module decides on what comes in; knows no clock, file, process or NATS: `session.shell`
-carries the actions out.
+Owns every decision of an agent; knows no clock, file, process or NATS: `session.shell` carries the actions out.
 
 Actions that write come before the others, in the order in which they must happen. A step whose write fails did not
 happen: the caller keeps the state before it, acknowledges nothing and takes the same input again.
@@ -9,29 +8,59 @@ happen: the caller keeps the state before it, acknowledges nothing and takes the
 
 from __future__ import annotations
 
-from services.agent.session import decisions, joining, leaving, workers
+from msgspec.structs import replace
+
+from events.types import AttemptRef
+from services.agent.folders.files import StopReason
 from services.agent.session.values import (
+    WRITES,
+    Ack,
+    Action,
+    AppendJoined,
+    AppendLeft,
+    Attempt,
     Begun,
+    Bury,
+    BuryReason,
     CountedLost,
     EndStored,
+    Finish,
     FoldersPrepared,
+    Forget,
+    Found,
     Granted,
     Input,
     Joined,
     JoinRefused,
+    Launch,
     LeaveAsked,
     Left,
+    Name,
     NameRead,
     Phase,
+    Place,
+    PrepareFolders,
+    ReadName,
+    Refuse,
     ShimDied,
     ShimFound,
     State,
     Step,
     StopOrdered,
+    Sweep,
     Swept,
+    TellEnd,
+    TellStarted,
     TreeGone,
+    WakeShim,
     WorkerUp,
+    WriteFolder,
+    WriteGrant,
+    WriteStop,
 )
+
+_TELLING = frozenset({Phase.JOINED, Phase.LEAVING, Phase.RECLAIMING, Phase.LEAVING_EMPTY})
+_HOLDS = frozenset({Place.UP, Place.CLOSING})
 
 
 def step(state: State, event: Input) -> Step:
@@ -40,34 +69,362 @@ def step(state: State, event: Input) -> Step:
         return state, ()
     match event:
         case Begun(found):
-            return joining.begun(state, found)
+            return _begun(state, found)
         case NameRead(name):
-            return joining.name_read(state, name)
+            return _name_read(state, name)
         case Swept():
-            return joining.swept(state)
+            return _swept(state)
         case Joined(seq):
-            return joining.joined(state, seq)
+            return _joined(state, seq)
         case JoinRefused():
-            return joining.join_refused(state)
-        case Granted():
-            return decisions.granted(state, event)
-        case StopOrdered():
-            return decisions.stop_ordered(state, event)
-        case CountedLost():
-            return decisions.counted_lost(state, event)
-        case FoldersPrepared(ref):
-            return workers.folders_prepared(state, ref)
-        case WorkerUp(ref):
-            return workers.worker_up(state, ref)
-        case ShimDied(ref):
-            return workers.shim_died(state, ref)
-        case ShimFound(ref):
-            return workers.shim_found(state, ref)
-        case TreeGone(ref):
-            return workers.tree_gone(state, ref)
-        case EndStored(ref):
-            return workers.end_stored(state, ref)
+            return _join_refused(state)
+        case Granted() | StopOrdered() | CountedLost():
+            return _decided(state, event)
+        case (
+            FoldersPrepared(ref)
+            | WorkerUp(ref)
+            | ShimDied(ref)
+            | ShimFound(ref)
+            | TreeGone(ref)
+            | EndStored(ref)
+        ):
+            attempt = attempt_of(state, ref)
+            return (state, ()) if attempt is None else _happened(state, attempt, event)
         case LeaveAsked(reclaim):
-            return leaving.leave_asked(state, reclaim)
+            return _leave_asked(state, reclaim)
         case Left():
-            return leaving.left(state)
+            return _left(state)
+
+
+# --- the way to NodeJoined: the name, the sweep, the join (rules 8 and 11) ----------------------------------
+
+
+def _begun(state: State, found: tuple[Found, ...]) -> Step:
+    """The session begins: first its name is read."""
+    attempts: list[Attempt] = []
+    actions: list[Action] = []
+    for each in found:
+        place = Place.OVER if each.ended else Place.UP if each.alive else Place.CLOSING
+        attempts.append(
+            Attempt(
+                ref=each.ref,
+                seq=each.seq,
+                slots=each.slots,
+                place=place,
+                stop=each.stop,
+                started=each.started,
+            )
+        )
+        if place is Place.CLOSING:
+            actions.append(Bury(each.ref, "shim_lost" if each.started else "not_started"))
+        elif place is Place.UP and each.stop is not None:
+            actions.append(WakeShim(each.ref))
+    state = replace(state, phase=Phase.READING, attempts=tuple(attempts))
+    return state, (*actions, ReadName())
+
+
+def _name_read(state: State, name: Name) -> Step:
+    """Sweep and join, once the name may be joined and whoever must end before has ended."""
+    if state.phase is not Phase.READING:
+        return state, ()
+    state = replace(state, name=name)
+    removed = name.removed_of == state.incarnation and name.removed > name.joined
+    if not removed and name.joined_by in (None, state.incarnation):
+        return _sweep(state)
+    # The log has given this incarnation up, or another has joined since: what runs here runs for nobody.
+    state, actions = _stop_all(replace(state, phase=Phase.CLEARING), StopReason.ENDED)
+    state, more = _once_cleared(state)
+    return state, actions + more
+
+
+def _once_cleared(state: State) -> Step:
+    """Go on once no worker is left, where every worker had to end before the join."""
+    if state.phase is not Phase.CLEARING or any(each.place is not Place.OVER for each in state.attempts):
+        return state, ()
+    owner = _owner(state.name, state.incarnation)
+    if owner is not None:
+        return replace(state, phase=Phase.GONE), (Refuse(owner),)
+    return _sweep(state)
+
+
+def _owner(name: Name, incarnation: str) -> str | None:
+    """The other incarnation that the name belongs to (docs/protocol.md rule 11); None where it may be joined."""
+    if name.joined_by in (None, incarnation):
+        return None
+    removed = name.removed_of == name.joined_by and name.removed > name.joined
+    left = name.left_by == name.joined_by and name.left > name.joined and name.left_empty
+    return None if removed or left else name.joined_by
+
+
+def _sweep(state: State) -> Step:
+    return replace(state, phase=Phase.SWEEPING), (Sweep(_refs(state)),)
+
+
+def _swept(state: State) -> Step:
+    """Nothing runs here but what is listed: join."""
+    if state.phase is not Phase.SWEEPING:
+        return state, ()
+    return replace(state, phase=Phase.JOINING), (AppendJoined(state.name.joined, _refs(state)),)
+
+
+def _joined(state: State, seq: int) -> Step:
+    """The session's NodeJoined is stored as ``seq``: what was waiting for it is told now."""
+    if state.phase is not Phase.JOINING:
+        return state, ()
+    state = replace(state, phase=Phase.JOINED, joined=seq, upto=max(state.upto, seq))
+    actions: list[Action] = []
+    for attempt in state.attempts:
+        if attempt.place is Place.WAITING:
+            # Older than this NodeJoined and without a shim: never launched.
+            state, more = _bury(state, attempt, "not_started")
+            actions += more
+    for attempt in state.attempts:
+        state, more = _tell(state, attempt)
+        actions += more
+    return state, tuple(actions)
+
+
+def _join_refused(state: State) -> Step:
+    """Something was stored under the name since it was read: read it again."""
+    if state.phase is not Phase.JOINING:
+        return state, ()
+    return replace(state, phase=Phase.READING), (ReadName(),)
+
+
+# --- decisions of the dispatcher (rules 8, 10 and 11) -------------------------------------------------------
+
+
+def _decided(state: State, event: Granted | StopOrdered | CountedLost) -> Step:
+    """For this session; another's has no effect if older than the own NodeJoined, else the name is another's now."""
+    if state.phase is not Phase.JOINED:
+        return state, ()  # delivered again
+    if event.incarnation != state.incarnation:
+        if event.seq < state.joined:
+            return state, (Ack(event.seq),)
+        return replace(state, phase=Phase.GONE), (Refuse(event.incarnation),)
+    match event:
+        case Granted():
+            return _granted(state, event)
+        case StopOrdered():
+            return _stop_ordered(state, event)
+        case CountedLost():
+            return _counted_lost(state, event)
+
+
+def _granted(state: State, event: Granted) -> Step:
+    """A Dispatched: written down, and launched if it is this session's, once its folder is made and its slots have no tree
+    (rule 5)."""
+    ack = Ack(event.seq)
+    if event.disk.ended or attempt_of(state, event.ref) is not None:
+        return _noted(state, event.seq), (ack,)
+    attempt = Attempt(ref=event.ref, seq=event.seq, slots=event.slots, place=Place.WAITING)
+    if event.seq < state.joined or not event.usable or event.disk.started:
+        state, actions = _bury(
+            _noted(put(state, attempt), event.seq),
+            attempt,
+            "shim_lost" if event.disk.started else "not_started",
+        )
+        return state, (WriteFolder(event.ref), ack, *actions)
+    # Acknowledged as soon as it is written down: storage that hangs must not hold up what is delivered after it.
+    grant = (WriteGrant(event.ref, event.seq), PrepareFolders(event.ref), ack)
+    return _noted(put(state, attempt), event.seq), grant
+
+
+def _stop_ordered(state: State, event: StopOrdered) -> Step:
+    """A Stopping: written down for the shim; an attempt never seen is closed before it could be launched."""
+    ack = Ack(event.seq)
+    state = _noted(state, event.seq)
+    attempt = attempt_of(state, event.ref)
+    if attempt is None and event.disk.ended:
+        return state, (ack,)
+    stop = WriteStop(event.ref, event.reason, event.seq)
+    if attempt is None:
+        # Never seen: closed before any Dispatched can launch it.
+        attempt = Attempt(ref=event.ref, seq=0, slots=(), place=Place.WAITING, stop=event.reason)
+        reason: BuryReason = "shim_lost" if event.disk.started else "not_started"
+        state, actions = _bury(put(state, attempt), attempt, reason)
+        return state, (WriteFolder(event.ref), stop, ack, *actions)
+    if attempt.place is Place.OVER:
+        return state, (ack,)
+    if attempt.stop is not None:
+        again = (WakeShim(event.ref),) if attempt.place is Place.UP else ()
+        return state, (ack, *again)
+    state, actions = _stop_attempt(state, attempt, event.reason, event.seq)
+    return state, (*actions, ack)
+
+
+def _counted_lost(state: State, event: CountedLost) -> Step:
+    """A NodeLost of this session: the next one begins."""
+    if event.seq < state.joined:
+        return state, (Ack(event.seq),)
+    return replace(state, phase=Phase.READING), (Ack(event.seq), ReadName())
+
+
+def _noted(state: State, seq: int) -> State:
+    return replace(state, upto=max(state.upto, seq))
+
+
+# --- news of workers ----------------------------------------------------------------------------------------
+
+
+def _happened(
+    state: State,
+    attempt: Attempt,
+    event: FoldersPrepared | WorkerUp | ShimDied | ShimFound | TreeGone | EndStored,
+) -> Step:
+    """What became of an attempt; what is known already, or comes too late, changes nothing."""
+    match event:
+        case FoldersPrepared() if attempt.place is Place.WAITING:  # else closed while its storage hung
+            return _launch_free(put(state, replace(attempt, prepared=True)))
+        case WorkerUp() if not attempt.started:
+            attempt = replace(attempt, started=True)
+            return _tell(put(state, attempt), attempt)
+        case ShimDied() if attempt.place is Place.UP:
+            return _bury(state, attempt, "shim_lost" if attempt.started else "not_started")
+        case ShimFound() if attempt.place is Place.CLOSING:  # taken for gone, it runs after all
+            woken = (WakeShim(attempt.ref),) if attempt.stop is not None else ()
+            return put(state, replace(attempt, place=Place.UP)), woken
+        case TreeGone() if attempt.place is not Place.OVER:
+            attempt = replace(attempt, place=Place.OVER)
+            state, told = _tell(put(state, attempt), attempt)
+            state, launched = _launch_free(state)
+            state, cleared = _once_cleared(state)
+            return state, launched + told + cleared
+        case EndStored() if attempt.place is Place.OVER:
+            state = replace(state, attempts=tuple(each for each in state.attempts if each != attempt))
+            state, left = _once_reclaimed(state)
+            return state, (Forget(attempt.ref), *left)
+        case _:
+            return state, ()
+
+
+# --- NodeLeft, and a second one where the workers are reclaimed (rule 8) ------------------------------------
+
+
+def _leave_asked(state: State, reclaim: bool) -> Step:
+    """Leave; with ``reclaim`` the workers are ended, and the node is left without attempts."""
+    state = replace(state, reclaim=state.reclaim or reclaim)
+    match state.phase:
+        case Phase.JOINED:
+            left_some = bool(state.attempts)
+            return replace(state, phase=Phase.LEAVING, left_some=left_some), (_leave(state),)
+        case Phase.LEAVING | Phase.RECLAIMING | Phase.LEAVING_EMPTY | Phase.GONE:
+            return state, ()
+        case Phase.READING | Phase.CLEARING | Phase.SWEEPING | Phase.JOINING:
+            # Between sessions nothing is appended; its workers stay with their shims.
+            return replace(state, phase=Phase.GONE), (Finish(),)
+
+
+def _left(state: State) -> Step:
+    """NodeLeft is stored, or can never be: exit, or where attempts are to be reclaimed end them first."""
+    match state.phase:
+        case Phase.LEAVING if state.reclaim and state.left_some:
+            state, stopped = _stop_all(replace(state, phase=Phase.RECLAIMING), StopReason.RECLAIMED)
+            state, leave = _once_reclaimed(state)
+            return state, stopped + leave
+        case Phase.LEAVING | Phase.LEAVING_EMPTY:
+            return replace(state, phase=Phase.GONE), (Finish(),)
+        case _:
+            return state, ()
+
+
+def _once_reclaimed(state: State) -> Step:
+    """Leave once more, without attempts, when the last end of a reclaiming session is stored."""
+    if state.phase is not Phase.RECLAIMING or state.attempts:
+        return state, ()
+    return replace(state, phase=Phase.LEAVING_EMPTY), (_leave(state),)
+
+
+def _leave(state: State) -> AppendLeft:
+    return AppendLeft(state.joined, state.upto, _refs(state))
+
+
+# --- one attempt: launched, appended, stopped, closed -------------------------------------------------------
+
+
+def attempt_of(state: State, ref: AttemptRef) -> Attempt | None:
+    """The attempt, while its end is not acknowledged."""
+    for attempt in state.attempts:
+        if attempt.ref == ref:
+            return attempt
+    return None
+
+
+def put(state: State, attempt: Attempt) -> State:
+    """The state with this attempt in the place of what it had of it."""
+    others = tuple(each for each in state.attempts if each.ref != attempt.ref)
+    return replace(state, attempts=(*others, attempt))
+
+
+def _refs(state: State) -> tuple[AttemptRef, ...]:
+    """The list that is told and kept: the attempts whose end is not acknowledged."""
+    return tuple(each.ref for each in state.attempts)
+
+
+def _launch_free(state: State) -> Step:
+    """Launch what waits for nothing any more, the oldest first (docs/protocol.md rule 5)."""
+    if state.phase is not Phase.JOINED:
+        return state, ()
+    actions: list[Action] = []
+    for attempt in sorted(state.attempts, key=lambda each: each.seq):
+        ready = attempt.place is Place.WAITING and attempt.prepared
+        if ready and not any(_blocks(each, attempt) for each in state.attempts):
+            state = put(state, replace(attempt, place=Place.UP))
+            actions.append(Launch(attempt.ref))
+    return state, tuple(actions)
+
+
+def _blocks(other: Attempt, attempt: Attempt) -> bool:
+    if other.ref == attempt.ref or not (
+        other.place in _HOLDS or (other.place is Place.WAITING and other.seq < attempt.seq)
+    ):
+        return False
+    return other.ref.run_id == attempt.ref.run_id or not set(other.slots).isdisjoint(attempt.slots)
+
+
+def _tell(state: State, attempt: Attempt) -> Step:
+    """What of this attempt is to be appended now: nothing before the session's NodeJoined is stored."""
+    if state.phase not in _TELLING:
+        return state, ()
+    actions: list[Action] = []
+    if attempt.started and not attempt.started_told:
+        attempt = replace(attempt, started_told=True)
+        actions.append(TellStarted(attempt.ref))
+    if attempt.place is Place.OVER and not attempt.end_told:
+        attempt = replace(attempt, end_told=True)
+        actions.append(TellEnd(attempt.ref))
+    return put(state, attempt), tuple(actions)
+
+
+def _stop_attempt(state: State, attempt: Attempt, reason: StopReason, seq: int) -> Step:
+    """Write the word to stop and see that it is heard."""
+    attempt = replace(attempt, stop=reason)
+    write = WriteStop(attempt.ref, reason, seq)
+    if attempt.place is Place.WAITING:
+        state, actions = _bury(put(state, attempt), attempt, "not_started")
+        return state, (write, *actions)
+    woken = (WakeShim(attempt.ref),) if attempt.place is Place.UP else ()
+    return put(state, attempt), (write, *woken)
+
+
+def _stop_all(state: State, reason: StopReason) -> Step:
+    """The word to stop to each attempt that has none; who has one is woken for it again. Writes come first."""
+    writes: list[Action] = []
+    others: list[Action] = []
+    for attempt in state.attempts:
+        if attempt.place is Place.OVER:
+            continue
+        if attempt.place is Place.WAITING:
+            state, actions = _bury(state, attempt, "not_started")
+        elif attempt.stop is not None:
+            actions = (WakeShim(attempt.ref),) if attempt.place is Place.UP else ()
+        else:
+            state, actions = _stop_attempt(state, attempt, reason, 0)
+        for action in actions:
+            (writes if isinstance(action, WRITES) else others).append(action)
+    return state, (*writes, *others)
+
+
+def _bury(state: State, attempt: Attempt, reason: BuryReason) -> Step:
+    """End what may be left of the attempt, and write its end for it."""
+    return put(state, replace(attempt, place=Place.CLOSING)), (Bury(attempt.ref, reason),)

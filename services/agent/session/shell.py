@@ -17,8 +17,8 @@ from nats.aio.msg import Msg
 from events.codec import Unreadable, decode
 from events.types import AttemptRef, Dispatched, NodeLost, Stopping
 from services.agent.attempts.attempt import Parts
+from services.agent.attempts.attempts import Attempts
 from services.agent.attempts.intents import Intents
-from services.agent.attempts.live import LiveAttempts
 from services.agent.folders.files import StopReason
 from services.agent.folders.paths import is_ref
 from services.agent.folders.prepared import Blanks
@@ -27,7 +27,7 @@ from services.agent.processes.workers import Workers
 from services.agent.reports.appender import PAUSE_S
 from services.agent.reports.membership import Membership
 from services.agent.session import machine
-from services.agent.session.parts import attempt_of
+from services.agent.session.machine import attempt_of
 from services.agent.session.values import (
     Ack,
     Action,
@@ -86,7 +86,7 @@ class SessionShell:
         joined: Callable[[], None],
     ) -> None:
         self.state = State(incarnation=identity.incarnation)
-        self.live = LiveAttempts(parts, workers, blanks, self.feed)
+        self.attempts = Attempts(parts, workers, blanks, self.feed)
         self.finished = asyncio.Event()
         self.refusal: TrainshedError | None = None
         self._nc = parts.nc
@@ -168,7 +168,7 @@ class SessionShell:
                 granted = self._granted(seq, event)
                 self.feed(granted)
                 if attempt_of(self.state, granted.ref) is None:
-                    self.live.drop(granted.ref)  # delivered again: nothing of it is left behind
+                    self.attempts.drop(granted.ref)  # delivered again: nothing of it is left behind
             case Stopping() if is_ref(event.run_id, event.attempt):
                 ref = AttemptRef(event.run_id, event.attempt)
                 self.feed(
@@ -194,7 +194,7 @@ class SessionShell:
 
     def _granted(self, seq: int, event: Dispatched) -> Granted:
         ref = AttemptRef(event.run_id, event.attempt)
-        work = self.live.on(ref)
+        work = self.attempts.on(ref)
         intent, why_not = self._intents.of(seq, event)
         if work.intent is None:
             work.intent = intent
@@ -212,39 +212,39 @@ class SessionShell:
     # --- actions ------------------------------------------------------------------------------------------
 
     def _act(self, action: Action) -> None:
-        spawn, live = self._spawn, self.live
+        spawn, attempts = self._spawn, self.attempts
         match action:
             case WriteGrant(ref):
-                live.write_grant(ref)
+                attempts.write_grant(ref)
                 failpoint("agent.intent_written")
             case WriteFolder(ref):
-                live.write_folder(ref)
+                attempts.write_folder(ref)
             case WriteStop(ref, reason, seq):
-                live.write_stop(ref, reason, seq)
+                attempts.write_stop(ref, reason, seq)
                 failpoint("agent.stop_written")
             case PrepareFolders(ref):
-                spawn(live.prepare(ref))
+                spawn(attempts.prepare(ref))
             case Launch(ref):
-                live.launch(ref)
+                attempts.launch(ref)
             case WakeShim(ref):
-                spawn(live.wake(ref))
+                spawn(attempts.wake(ref))
             case Ack(seq):
                 if (msg := self._deliveries.get(seq)) is not None:
                     spawn(self._acknowledge(msg))
             case Bury(ref, reason):
-                spawn(live.bury(ref, reason))
+                spawn(attempts.bury(ref, reason))
             case TellStarted(ref):
-                spawn(live.tell_started(ref))
+                spawn(attempts.tell_started(ref))
             case TellEnd(ref):
-                spawn(live.tell_end(ref))
+                spawn(attempts.tell_end(ref))
             case Forget(ref):
-                live.forget(ref)
+                attempts.forget(ref)
             case ReadName():
                 spawn(self._then(self._membership.read_name()))
             case Sweep(keep):
                 spawn(self._then(self._swept(keep)))
-            case AppendJoined(guard, attempts):
-                spawn(self._then(self._membership.join(guard, attempts)))
+            case AppendJoined(guard, refs):
+                spawn(self._then(self._membership.join(guard, refs)))
             case AppendLeft():
                 spawn(self._then(self._membership.leave(action, reclaim=self.state.reclaim)))
             case Refuse(owner):
@@ -263,7 +263,7 @@ class SessionShell:
         self.feed(await work)
 
     async def _swept(self, keep: tuple[AttemptRef, ...]) -> Input:
-        await self.live.sweep(keep)
+        await self.attempts.sweep(keep)
         failpoint("agent.swept")
         return Swept()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from events.types import AttemptRef
-from services.agent.attempts.attempt import AttemptWork, Parts
+from services.agent.attempts.attempt import LiveAttempt, Parts
 from services.agent.folders import files
 from services.agent.folders.files import StopReason
 from services.agent.folders.prepared import Blanks
@@ -39,8 +39,8 @@ FOLLOW_AFTER_S = 0.02
 """Seconds from a worker's start until its output is followed: one that ends sooner is told of as a whole."""
 
 
-class LiveAttempts:
-    """Every attempt whose end is not acknowledged. What becomes of them goes to ``feed``."""
+class Attempts:
+    """Every attempt whose end is not acknowledged, a LiveAttempt each. What becomes of them goes to ``feed``."""
 
     def __init__(self, parts: Parts, workers: Workers, blanks: Blanks, feed: Callable[[Input], None]) -> None:
         self._parts = parts
@@ -48,18 +48,18 @@ class LiveAttempts:
         self._workers = workers
         self._blanks = blanks
         self._feed = feed
-        self._work: dict[AttemptRef, AttemptWork] = {}
+        self._work: dict[AttemptRef, LiveAttempt] = {}
         self._orders: dict[str, asyncio.Lock] = {}
         self._launches: set[asyncio.Task[None]] = set()
         self._refilling = False
         self._closed = False
 
-    def on(self, ref: AttemptRef) -> AttemptWork:
+    def on(self, ref: AttemptRef) -> LiveAttempt:
         """The attempt's work, begun here where there is none."""
         work = self._work.get(ref)
         if work is None:
             order = self._orders.setdefault(ref.run_id, asyncio.Lock())
-            work = self._work[ref] = AttemptWork(self._parts, ref, order)
+            work = self._work[ref] = LiveAttempt(self._parts, ref, order)
         return work
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class LiveAttempts:
         self._launches.add(launch)
         launch.add_done_callback(self._launches.discard)
 
-    async def _launch(self, work: AttemptWork) -> None:
+    async def _launch(self, work: LiveAttempt) -> None:
         if work.message is None:
             try:
                 await self._workers.launch(work.folder)
@@ -263,6 +263,6 @@ class LiveAttempts:
                     work.exit = event.exit
                     self._feed(TreeGone(work.ref))
 
-    def _follow(self, work: AttemptWork) -> None:
+    def _follow(self, work: LiveAttempt) -> None:
         if work.exit is None and not self._closed and self._work.get(work.ref) is work:
             work.follow()
