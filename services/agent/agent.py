@@ -22,6 +22,7 @@ from services.agent.attempts.attempt import Parts
 from services.agent.attempts.intents import Intents
 from services.agent.folders.paths import Folders
 from services.agent.folders.prepared import Blanks
+from services.agent.folders.turns import Turns
 from services.agent.identity import Identity, identify, only_agent
 from services.agent.machine.devices import Devices
 from services.agent.machine.disk import Disk
@@ -191,6 +192,7 @@ class AgentService:
             with_output=self._folders.var_logs_dir is None,
         )
         output = Output(self._nc, identity.node, self._clock)
+        turns = Turns()
         pushed: Subscription | None = None
         try:
             await workers.start()
@@ -198,6 +200,7 @@ class AgentService:
                 parts = Parts(
                     self._nc,
                     self._folders,
+                    turns,
                     words,
                     writer,
                     output,
@@ -223,7 +226,7 @@ class AgentService:
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
                     async with (
                         OutputService(self._nc, identity.node, self._folders),
-                        PruneService(self._nc, identity.node, self._folders, self._clock),
+                        PruneService(self._nc, identity.node, self._folders, turns, self._clock),
                     ):
                         session.feed(Begun(await session.attempts.found()))
                         await session.finished.wait()

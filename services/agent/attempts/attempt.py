@@ -20,6 +20,7 @@ from events.types import Artifacts, AttemptEnd, AttemptRef, Started
 from services.agent.folders import files
 from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Intent
 from services.agent.folders.paths import Folders
+from services.agent.folders.turns import Turns
 from services.agent.output import artifacts
 from services.agent.output.tails import Output, Tail
 from services.agent.output.telemetry import is_telemetry
@@ -45,6 +46,7 @@ class Parts(msgspec.Struct, frozen=True):
 
     nc: SafeClient
     folders: Folders
+    turns: Turns
     words: Words
     writer: Writer
     output: Output

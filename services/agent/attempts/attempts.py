@@ -119,7 +119,8 @@ class Attempts:
         """Make the run's folder, in a thread: its storage may hang. FoldersPrepared as soon as it has answered."""
         work = self._work[ref]
         try:
-            await in_daemon_thread(partial(self._make_run, ref, work.blank))
+            async with self._parts.turns.of(ref.run_id):
+                await in_daemon_thread(partial(self._make_run, ref, work.blank))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
             work.message = f"the run's folder cannot be made: {error}"

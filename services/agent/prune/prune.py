@@ -3,7 +3,8 @@
 Owns what may go and how it goes so that a kill at any moment leaves nothing half deleted in its place; knows no NATS.
 
 A folder is first renamed into the trash beside it, under a name that says up to which attempt it may go, and deleted
-there (`trash`). `take` belongs into the agent's event loop: a grant comes before or after it.
+there (`trash`). `take_shared` is for a thread, in the run's turn (`folders.turns`): storage may hang. `take_own` belongs
+into the agent's event loop: a grant comes before or after it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Where what was taken lies now. Not ``whole``: there was no room to say that it is gone; take the rest again."""
+    """Where what was taken lies now. Not ``whole``: there was no room to say that it is gone, so the attempts' own files
+    stay for now; take them again."""
 
     aside: list[Trashed]
     whole: bool
@@ -90,30 +92,30 @@ def check(folders: Folders, left: Left, attempt: int) -> None:
             raise Kept(f"attempt {younger} came after the end that this is about (attempt {attempt})")
 
 
-def take(folders: Folders, node: str, left: Left, attempt: int, at: str) -> Taken:
-    """Move what a run left out of the way, and say in its place that it is gone.
+def take_shared(folders: Folders, node: str, left: Left, attempt: int, at: str) -> Taken:
+    """Say that what a run left is gone, and move all of it but its attempts' own files out of the way. Blocks.
 
     Raises Kept where it must stay, OSError where it cannot be moved; then all of it is where it was.
     """
     check(folders, left, attempt)
-    places = left.places
+    own = folders.state_dir / ATTEMPTS / left.run_id
+    places = tuple(place for place in left.places if place.path != own)
+    whole = True
     if left.attempt:
         # First of all: from here on nothing that is delivered again of these attempts is launched
         # (docs/protocol.md rule 9), whatever becomes of their folders.
         try:
             _write_word(folders, left, at)
         except OSError as error:
-            own = folders.state_dir / ATTEMPTS / left.run_id
-            places = tuple(place for place in places if place.path != own)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not places:
                 raise
+            whole = False
             # On a full disk the attempts' own files, some kB, stay for now: they say that these ended.
     taken: list[tuple[Place, Trashed]] = []
     try:
         for place in places:
-            name = f"{left.run_id}@{attempt}{'' if place.below == ATTEMPTS else _RIGHT_IN_IT}"
             try:
-                aside = trash.move(place.path, node, name)
+                aside = trash.move(place.path, node, _name(left, place, attempt))
             except FileNotFoundError:  # another node that shares this storage has taken it
                 continue
             taken.append((place, aside))
@@ -123,7 +125,23 @@ def take(folders: Folders, node: str, left: Left, attempt: int, at: str) -> Take
     except BaseException:
         _put_back(taken)
         raise
-    return Taken([aside for _, aside in taken], places == left.places)
+    return Taken([aside for _, aside in taken], whole)
+
+
+def take_own(folders: Folders, node: str, left: Left, attempt: int) -> list[Trashed]:
+    """Move the attempts' own files too, once `take_shared` has said that they are gone; nothing where a grant of the run
+    came meanwhile. Raises OSError: then they stay, say that these attempts ended, and go with the next pruning."""
+    own = folders.state_dir / ATTEMPTS / left.run_id
+    granted = any(ref.run_id == left.run_id for ref in folders.open_attempts())
+    return [
+        trash.move(place.path, node, _name(left, place, attempt))
+        for place in left.places
+        if place.path == own and not granted
+    ]
+
+
+def _name(left: Left, place: Place, attempt: int) -> str:
+    return f"{left.run_id}@{attempt}{'' if place.below == ATTEMPTS else _RIGHT_IN_IT}"
 
 
 def on_disk(left: Left, stopped: threading.Event) -> int:

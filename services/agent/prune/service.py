@@ -17,6 +17,7 @@ from typing import Self
 
 from events.times import rfc3339
 from services.agent.folders.paths import Folders, is_ref
+from services.agent.folders.turns import Turns
 from services.agent.prune import prune, trash
 from services.agent.prune.trash import Trashed
 from services.api import ApiServer, Call
@@ -41,9 +42,12 @@ STOPS_WITHIN_S = 2.0
 class PruneService:
     """The endpoint, as an async context manager. One request is worked on at a time."""
 
-    def __init__(self, nc: SafeClient, node: str, folders: Folders, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, nc: SafeClient, node: str, folders: Folders, turns: Turns, clock: Callable[[], int]
+    ) -> None:
         self._node = node
         self._folders = folders
+        self._turns = turns
         self._clock = clock
         self._api = ApiServer(nc, "agent", {f"node.{node}.prune": self._prune}, max_bytes=MAX_BYTES)
         self._turn = asyncio.Lock()
@@ -135,24 +139,31 @@ class PruneService:
         if not left.places:
             return None
         if dry_run:
-            prune.check(self._folders, left, attempt)
+            await in_daemon_thread(partial(prune.check, self._folders, left, attempt))
             return await in_daemon_thread(partial(prune.on_disk, left, self._stopped))
-        taken = self._take(left, attempt)
-        size = await self._delete(taken)
-        if not taken.whole:  # now there may be room
+        taken = await self._take(left, attempt)
+        size = await self._delete(taken.aside)
+        word_stands = taken.whole
+        if not word_stands:  # now there may be room
             with contextlib.suppress(prune.Kept, OSError):
                 left = await in_daemon_thread(partial(prune.find, self._folders, run_id))
-                size += await self._delete(self._take(left, attempt))
+                word_stands = (await self._take(left, attempt)).whole
+        if word_stands:
+            size += await self._delete(prune.take_own(self._folders, self._node, left, attempt))
         _log.info("pruned", run_id=run_id, bytes=size)
         return size
 
-    def _take(self, left: prune.Left, attempt: int) -> prune.Taken:
-        return prune.take(self._folders, self._node, left, attempt, rfc3339(self._clock()))
+    async def _take(self, left: prune.Left, attempt: int) -> prune.Taken:
+        at = rfc3339(self._clock())
+        async with self._turns.of(left.run_id):  # a grant of the run makes its folder before this or after it
+            return await in_daemon_thread(
+                partial(prune.take_shared, self._folders, self._node, left, attempt, at)
+            )
 
-    async def _delete(self, taken: prune.Taken) -> int:
+    async def _delete(self, aside: Iterable[Trashed]) -> int:
         """Bytes. Raises Stopped, and OSError once all is deleted that can be."""
         size, failed = 0, None
-        for trashed in taken.aside:
+        for trashed in aside:
             try:
                 size += await in_daemon_thread(partial(trash.delete, trashed, self._stopped))
             except OSError as error:

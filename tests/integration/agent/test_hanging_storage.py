@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from events.types import AttemptRef, Cancelled, Completed
-from tests.integration.agent.stage import Stage, new_ref, python
-from tests.support import NatsServer
+from events.types import Cancelled, Completed
+from tests.integration.agent.stage import NODE, Stage, new_ref, python
+from tests.support import NatsServer, eventually
 from tests.support.hanging import HANGS_READS, HangingStorage, hanging_storage
+from trainshed_client import subjects
 
 
 @pytest.fixture(params=HANGS_READS)
@@ -44,13 +48,11 @@ async def stage(nats_server: NatsServer, tmp_path: Path, storage: HangingStorage
     return stage
 
 
-def elsewhere(stage: Stage, number: int, folder: Path) -> AttemptRef:
-    """A run of the same node whose folder is on other storage: it is a link there."""
-    ref = new_ref(number)
-    (folder / ref.run_id).mkdir(parents=True)
-    stage.runs_dir.mkdir(exist_ok=True)
-    (stage.runs_dir / ref.run_id).symlink_to(folder / ref.run_id)
-    return ref
+async def prune(stage: Stage, *runs: dict[str, object]) -> Any:
+    """The node's answer."""
+    body = msgspec.json.encode({"runs": runs, "dry_run": False})
+    answer = await stage.nc.request(subjects.api(f"node.{NODE}.prune"), body, timeout=20)
+    return msgspec.json.decode(answer.data)
 
 
 async def test_what_hangs_starts_when_its_storage_answers_or_is_cancelled_before(
@@ -86,3 +88,46 @@ async def test_an_agent_starts_and_joins_while_its_storage_hangs(
         await stage.dispatch(ref, python("print('out')"))
         storage.answer()
         assert isinstance(await stage.ended(ref), Completed)
+
+
+async def test_a_pruning_that_hangs_holds_up_nothing_and_ends_when_its_storage_answers(
+    stage: Stage, storage: HangingStorage
+) -> None:
+    ref = new_ref()
+    async with stage.agent():
+        await stage.dispatch(ref, python("print('out')"))
+        assert isinstance(await stage.ended(ref), Completed)
+        await eventually(lambda: not (stage.root / "node/open" / f"{ref.run_id}.1").exists())
+        storage.hang()
+        pruning = asyncio.create_task(prune(stage, {"run_id": ref.run_id, "attempt": 1}))
+        await asyncio.sleep(0.5)
+        assert (await prune(stage))["kept"] == []
+        await stage.dispatch(new_ref(2), python("pass"), slots=(1,))
+        await stage.order_stop(new_ref(2))
+        assert isinstance(await stage.ended(new_ref(2)), Cancelled)
+        assert not pruning.done()
+        storage.answer()
+        assert (await pruning)["runs"] == [ref.run_id]
+        assert not (stage.runs_dir / ref.run_id).exists()
+
+
+async def test_with_50_hung_runs_of_the_same_node_start_whose_folders_are_on_other_storage(
+    stage: Stage, storage: HangingStorage
+) -> None:
+    stage.runs_dir = stage.root / "runs"
+    stage.runs_dir.mkdir()
+    hung = [new_ref(number) for number in range(10, 60)]
+    for ref in hung:
+        (storage.folder / ref.run_id).mkdir()
+        (stage.runs_dir / ref.run_id).symlink_to(storage.folder / ref.run_id)
+    async with stage.agent():
+        storage.hang()
+        for ref in hung:
+            await stage.dispatch(ref, python("pass"))
+        await stage.dispatch(new_ref(1), python("print('out')"), slots=(0,))
+        assert isinstance(await stage.ended(new_ref(1)), Completed)
+        assert (stage.runs_dir / new_ref(1).run_id / "attempts/1/stdout.log").read_text() == "out\n"
+        assert await stage.words(hung[0]) == []
+        storage.answer()
+        for ref in hung:
+            assert isinstance(await stage.ended(ref, within=60.0), Completed)

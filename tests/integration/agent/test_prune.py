@@ -16,6 +16,7 @@ import pytest
 
 from events.types import Cancelled, Completed, Started
 from services.agent.folders.paths import Folders
+from services.agent.folders.turns import Turns
 from services.agent.prune import prune, service, trash
 from services.agent.prune.trash import TRASH
 from tests.integration.agent.stage import NODE, Stage, new_ref, python, run_id
@@ -60,6 +61,14 @@ def left(stage: Stage) -> list[str]:
     return sorted(
         str(place.relative_to(stage.root)) for place in places if place.name not in (".blank", TRASH)
     )
+
+
+def take(folders: Folders, node: str, left: prune.Left, attempt: int, at: str) -> prune.Taken:
+    """All of it, as the service does."""
+    taken = prune.take_shared(folders, node, left, attempt, at)
+    if taken.whole:
+        taken.aside.extend(prune.take_own(folders, node, left, attempt))
+    return taken
 
 
 def trashed(folders: Folders) -> list[str]:
@@ -161,7 +170,7 @@ async def test_an_agent_deletes_at_its_start_what_a_killed_one_had_moved_away(st
     async with stage.agent():
         run = await finished(stage)
     folders = Folders(stage.root / "node", stage.runs_dir)
-    prune.take(folders, NODE, prune.find(folders, run), 1, AT)
+    take(folders, NODE, prune.find(folders, run), 1, AT)
     assert trashed(folders) == [f"{run}@1", f"{run}@1+"]
     async with stage.agent():
         await eventually(lambda: trashed(folders) == [])
@@ -181,7 +190,7 @@ async def test_what_cannot_be_deleted_is_told_at_each_start_and_by_each_prune_al
     async with stage.agent():
         run = await finished(stage)
     folders = Folders(stage.root / "node", stage.runs_dir)
-    (aside, _) = prune.take(folders, NODE, prune.find(folders, run), 1, AT).aside
+    (aside, _) = take(folders, NODE, prune.find(folders, run), 1, AT).aside
     with small_disk(aside.path / "data", 1):
         stage.runs_dir = stage.root / "new"
         for _ in ("first", "second"):
@@ -288,7 +297,7 @@ def old_run(folders: Folders, attempt: int = 1) -> prune.Left:
 def take_and_delete(
     folders: Folders, left: prune.Left, attempt: int = 1, at: str = AT, node: str = NODE
 ) -> int:
-    taken = prune.take(folders, node, left, attempt, at)
+    taken = take(folders, node, left, attempt, at)
     return sum(trash.delete(each, threading.Event()) for each in taken.aside)
 
 
@@ -303,7 +312,7 @@ def test_a_grant_between_the_look_and_the_move_keeps_everything(folders: Folders
     left = old_run(folders)
     folders.mark(new_ref(5, 2))
     with pytest.raises(prune.Kept, match="attempt 2 has not ended here"):
-        prune.take(folders, NODE, left, 1, AT)
+        take(folders, NODE, left, 1, AT)
     assert folders.run(RUN).exists()
 
 
@@ -320,12 +329,12 @@ def test_another_nodes_grant_during_the_move_puts_everything_back(
 
     monkeypatch.setattr(os, "rename", as_it_moves)
     with pytest.raises(prune.Kept, match="attempt 2 has just begun"):
-        prune.take(folders, NODE, left, 1, AT)
+        take(folders, NODE, left, 1, AT)
     assert (folders.run(RUN) / "attempts/2").is_dir()
     assert folders.attempt(new_ref(5)).is_dir()
 
 
-def test_a_move_that_fails_halfway_leaves_everything_where_it_was(
+def test_the_attempts_own_files_that_cannot_be_moved_go_with_the_next_pruning(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = old_run(folders)
@@ -336,10 +345,42 @@ def test_a_move_that_fails_halfway_leaves_everything_where_it_was(
             raise PermissionError("no")
         real(source, target, **within)
 
-    monkeypatch.setattr(os, "rename", refusing)
-    with pytest.raises(PermissionError):
-        prune.take(folders, NODE, left, 1, AT)
-    assert folders.run(RUN).is_dir() and folders.attempt(new_ref(5)).is_dir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refusing)
+        with pytest.raises(PermissionError):
+            take(folders, NODE, left, 1, AT)
+    assert not folders.run(RUN).exists() and folders.attempt(new_ref(5)).is_dir()
+    assert folders.pruned_at(new_ref(5)) == AT
+    take_and_delete(folders, prune.find(folders, RUN))
+    assert not folders.attempt(new_ref(5)).exists()
+
+
+def test_a_grant_between_the_two_moves_keeps_the_attempts_own_files(folders: Folders) -> None:
+    left = old_run(folders)
+    prune.take_shared(folders, NODE, left, 1, AT)
+    folders.mark(new_ref(5, 2))
+    assert prune.take_own(folders, NODE, left, 1) == []
+    assert folders.attempt(new_ref(5)).is_dir()
+
+
+async def test_a_run_s_folder_is_made_or_moved_by_one_at_a_time() -> None:
+    turns, order = Turns(), list[str]()
+
+    async def have(run: str, name: str, until: asyncio.Event) -> None:
+        async with turns.of(run):
+            order.append(name)
+            await until.wait()
+
+    first, now = asyncio.Event(), asyncio.Event()
+    now.set()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(have(RUN, "moves", first))
+        await eventually(lambda: order == ["moves"])
+        tasks.create_task(have(RUN, "makes", now))
+        await tasks.create_task(have(run_id(6), "another run", now))
+        assert order == ["moves", "another run"]
+        first.set()
+    assert order == ["moves", "another run", "makes"]
 
 
 def test_a_link_is_deleted_and_not_what_it_leads_to(folders: Folders, tmp_path: Path) -> None:
@@ -378,7 +419,7 @@ def test_a_stop_interrupts_the_deletion(folders: Folders) -> None:
     stopped.set()
     with pytest.raises(trash.Stopped):
         prune.on_disk(left, stopped)
-    taken = prune.take(folders, NODE, left, 1, AT)
+    taken = take(folders, NODE, left, 1, AT)
     with pytest.raises(trash.Stopped):
         trash.delete(taken.aside[0], stopped)
     begin_anew(folders)
@@ -429,14 +470,14 @@ def test_on_a_full_disk_the_large_goes_first_and_the_word_is_written_then(tmp_pa
         disk.fill()
         with pytest.raises(OSError, match="No space left"):
             (disk.folder / "more").write_bytes(b"x")
-        taken = prune.take(folders, NODE, left, 1, AT)
+        taken = take(folders, NODE, left, 1, AT)
         assert not taken.whole
         assert not folders.run(RUN).exists()
         # What is delivered again is not launched (rule 9): the attempt's own files are still there.
         assert folders.attempt(new_ref(5)).is_dir() and folders.pruned_at(new_ref(5)) is None
         for each in taken.aside:
             trash.delete(each, threading.Event())
-        rest = prune.take(folders, NODE, prune.find(folders, RUN), 1, AT)
+        rest = take(folders, NODE, prune.find(folders, RUN), 1, AT)
         assert rest.whole and folders.pruned_at(new_ref(5)) == AT
         assert not folders.attempt(new_ref(5)).exists()
 
@@ -469,7 +510,7 @@ def test_a_kill_before_the_look_for_a_younger_attempt_gives_the_folder_back_at_t
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", killed)
         with pytest.raises(Killed):
-            prune.take(folders, NODE, left, 1, AT)
+            take(folders, NODE, left, 1, AT)
     assert not (run / "ckpt").exists()
     begin_anew(folders)
     assert (run / "ckpt").read_text() == "c"
@@ -517,7 +558,7 @@ def test_what_a_worker_made_unwritable_is_deleted_by_who_is_not_root(tmp_path: P
         (below / "x").write_text("x")
         below.chmod(mode), below.parent.chmod(mode)
     folders.run(run).chmod(0o555)
-    taken = prune.take(folders, "gpu01", prune.find(folders, run), 1, "now")
+    taken = prune.take_shared(folders, "gpu01", prune.find(folders, run), 1, "now")
     for each in taken.aside:
         trash.delete(each, threading.Event())
     assert os.listdir(folders.runs_dir) == [".pruned"], os.listdir(folders.runs_dir)
@@ -542,7 +583,7 @@ def test_a_file_system_that_is_mounted_in_a_run_is_not_emptied(folders: Folders)
     left = old_run(folders)
     (folders.run(RUN) / "data").mkdir()
     (folders.run(RUN) / "ckpt").write_text("c")
-    (aside, _) = prune.take(folders, NODE, left, 1, AT).aside
+    (aside, _) = take(folders, NODE, left, 1, AT).aside
     with small_disk(aside.path / "data", 1) as disk:
         (disk.folder / "set").write_text("x")
         with pytest.raises(OSError, match="another file system"):
