@@ -20,6 +20,9 @@ import pytest
 HANGS_READS = {"frozen": False, "stopped": True}
 """The kinds, and whether reads hang too."""
 
+LONGEST_S = 150
+"""Seconds after which nothing hangs any more, whatever became of the test."""
+
 
 class HangingStorage:
     """A mounted folder; ``hang`` and ``answer`` may be called again and again."""
@@ -91,9 +94,12 @@ def _stopped(folder: Path) -> Iterator[HangingStorage]:
 
 @contextlib.contextmanager
 def _let_go(script: str) -> Iterator[None]:
-    """Run the script when the block ends, and also when this process is killed: a guard sees its pipe close."""
+    """Run the script when the block ends, and also when this process is killed: a guard sees its pipe close.
+
+    A process that hangs there itself cannot be killed: then the guard lets go after a while.
+    """
     guard = subprocess.Popen(
-        ["/bin/sh", "-c", f"cat >/dev/null; {script}"],
+        ["/bin/sh", "-c", f"timeout {LONGEST_S} cat >/dev/null; {script}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
