@@ -1,4 +1,4 @@
-"""The agent of one node: takes grants and stops, has shims run them, and tells the event log what came of it.
+"""The agent of one node: takes grants and stops, has shims run them, and appends what came of it to the event log.
 
 Owns what an agent is put together from, its start and its end; what comes in between is `session.shell`'s.
 """
@@ -21,7 +21,7 @@ from events.log import EventLog, reconnected
 from services.agent.attempts.attempt import Parts
 from services.agent.attempts.intents import Intents
 from services.agent.folders.paths import Folders
-from services.agent.folders.prepared import Blanks
+from services.agent.folders.prepared import PreparedFolders
 from services.agent.folders.turns import Turns
 from services.agent.identity import Identity, identify, only_agent
 from services.agent.machine.devices import Devices
@@ -32,11 +32,11 @@ from services.agent.output.service import OutputService
 from services.agent.output.tails import Output
 from services.agent.processes.workers import Workers, boot_id
 from services.agent.prune.service import PruneService
-from services.agent.reports.appender import Words
+from services.agent.reports.appender import Appender
 from services.agent.reports.heartbeats import NodeHeartbeats
 from services.agent.reports.membership import Membership
 from services.agent.session.shell import SessionShell
-from services.agent.session.values import Begun, LeaveAsked, State
+from services.agent.session.values import Begun, LeaveAsked, SessionState
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
@@ -109,9 +109,9 @@ class AgentService:
         return self._identity.node if self._identity is not None else self._asked_node or ""
 
     @property
-    def state(self) -> State:
+    def state(self) -> SessionState:
         """Where its session is; for tests and for who looks."""
-        return self._session.state if self._session is not None else State(incarnation="")
+        return self._session.state if self._session is not None else SessionState(incarnation="")
 
     async def run(self) -> None:
         """Serve until stopped.
@@ -141,27 +141,27 @@ class AgentService:
 
     async def _log_id(self) -> str | None:
         """The log's id, as soon as the control side has made it; None where a stop was asked first."""
-        said = False
+        logged = False
         while not self._asked_to_stop.is_set():
             try:
                 if log_id := await self._log.log_id():
                     return log_id
             except (TimeoutError, nats.errors.Error, ApiError) as error:
-                if not said:
+                if not logged:
                     _log.info("waiting for the event log", reason=str(error) or type(error).__name__)
-                    said = True
+                    logged = True
             await reconnected(self._nc)
         return None
 
     async def _serve(self, identity: Identity) -> None:
         writer = Writer(Role.AGENT, self._clock, self._ids, identity.node)
-        words = Words(self._log, writer, identity.node)
-        self._tell_node = words.tell_node
+        appender = Appender(self._log, writer, identity.node)
+        self._append_node_event = appender.append_node_event
         self._heartbeats = NodeHeartbeats(self._nc, writer, identity.node, identity.incarnation)
         self._devices = Devices(self._gpus, identity.node, identity.incarnation, identity.log_id)
         self._disk = Disk(self._folders.runs_dir)
         membership = Membership(
-            words,
+            appender,
             self._heartbeats,
             identity=identity,
             inventory=self._inventory,
@@ -185,7 +185,7 @@ class AgentService:
             inventory=self._inventory,
             folders=self._folders,
         )
-        blanks = Blanks(
+        prepared = PreparedFolders(
             self._folders.state_dir,
             self._folders.runs_dir,
             identity.node,
@@ -201,7 +201,7 @@ class AgentService:
                     self._nc,
                     self._folders,
                     turns,
-                    words,
+                    appender,
                     writer,
                     output,
                     self._clock,
@@ -211,7 +211,7 @@ class AgentService:
                 session = self._session = SessionShell(
                     parts,
                     workers,
-                    blanks,
+                    prepared,
                     identity=identity,
                     intents=intents,
                     membership=membership,
@@ -267,7 +267,7 @@ class AgentService:
         if not self.ready.is_set():
             self.ready.set()
             self._tasks.create_task(self._heartbeats.run(self._devices.readings, self._disk.free_mb))
-            self._tasks.create_task(self._devices.run(self._tell_node))
+            self._tasks.create_task(self._devices.run(self._append_node_event))
 
     async def _leave_when_asked(self, session: SessionShell) -> None:
         await self._asked_to_stop.wait()

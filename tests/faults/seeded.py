@@ -161,7 +161,7 @@ def spawner(bug: str) -> None:
     match bug:
         case "forget the subreaper":
             process_tree.become_subreaper = lambda: None
-            cgroup.join = lambda leaf: ""
+            cgroup.join = lambda path: ""
         case "write the secret down":
             command = launch.command
 

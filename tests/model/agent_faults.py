@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from events.types import AttemptEnd, Started
 from services.agent.session.values import (
+    AppendEnd,
     AppendJoined,
     AppendLeft,
+    AppendStarted,
     LeaveAsked,
-    Left,
-    Phase,
-    TellEnd,
-    TellStarted,
+    LeaveStored,
+    SessionPhase,
 )
 from tests.model import agents
 from tests.model.dispatchers import Moves, settled, short
@@ -35,7 +35,7 @@ def faults(model: Model, world: World, m: int) -> Moves:
         agents.gone(draft, m)
         yield f"{who} crashes", settled(draft.spend("crash"))
     for kind, reclaim in (("leave", False), ("reclaim", True)):
-        if model.left(world, kind) and agent.state.phase is Phase.JOINED:
+        if model.left(world, kind) and agent.state.phase is SessionPhase.JOINED:
             draft = Draft(model, world).spend(kind)
             for label, after in agents.feed(draft, m, LeaveAsked(reclaim), f"{who} is to leave"):
                 yield label, settled(after)
@@ -46,7 +46,7 @@ def faults(model: Model, world: World, m: int) -> Moves:
 
 
 def _duplicates(model: Model, world: World, m: int, agent: Agent, who: str) -> Moves:
-    if agent.state.phase is not Phase.JOINED:
+    if agent.state.phase is not SessionPhase.JOINED:
         return
     push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
     for stored in push.events[: push.acked]:
@@ -79,9 +79,9 @@ def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> M
                 draft = agents.without(draft, m, task)
                 draft.wire = draft.cell((*draft.wire.value, letter))
                 draft.spend("timeout")
-                yield from agents.fed(model, draft, m, Left(), f"{who} leaves, its NodeLeft is late")
-            case TellStarted(ref) | TellEnd(ref):
-                if isinstance(task, TellEnd):
+                yield from agents.fed(model, draft, m, LeaveStored(), f"{who} leaves, its NodeLeft is late")
+            case AppendStarted(ref) | AppendEnd(ref):
+                if isinstance(task, AppendEnd):
                     event: Started | AttemptEnd = agents.end(draft, m, ref)
                 else:
                     event = Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host="")

@@ -20,18 +20,21 @@ from events.types import (
     Started,
     Stopping,
 )
-from services.agent.folders.files import ExitReason, ExitRecord, StopReason
+from services.agent.folders.files import ExitFile, ExitReason, StopReason
 from services.agent.reports.ends import end_of
 from services.agent.session.values import (
     WRITES,
     Ack,
     Action,
+    AppendEnd,
     AppendJoined,
     AppendLeft,
+    AppendStarted,
     Begun,
-    Bury,
     CountedLost,
     EndStored,
+    ExitWritten,
+    Finalise,
     Finish,
     FoldersPrepared,
     Forget,
@@ -41,35 +44,34 @@ from services.agent.session.values import (
     Joined,
     JoinRefused,
     Launch,
-    Left,
+    LeaveStored,
     Name,
     NameRead,
     OnDisk,
-    Phase,
     PrepareFolders,
     ReadName,
     Refuse,
-    ShimDied,
-    ShimFound,
+    SessionPhase,
+    SessionState,
+    ShimAlive,
+    ShimLost,
     StopOrdered,
     Sweep,
     Swept,
-    TellEnd,
-    TellStarted,
-    TreeGone,
     WakeShim,
     WriteFolder,
     WriteGrant,
     WriteStop,
 )
-from services.agent.session.values import State as SessionState
 from tests.model import shims
 from tests.model.dispatchers import Moves, settled, short
 from tests.model.model import Draft, Model
 from tests.model.values import Agent, Files, Proc, Push, Stage, World
 from trainshed_client.subjects import Role
 
-_HAS_JOINED = frozenset({Phase.JOINED, Phase.LEAVING, Phase.RECLAIMING, Phase.LEAVING_EMPTY})
+_HAS_JOINED = frozenset(
+    {SessionPhase.JOINED, SessionPhase.LEAVING, SessionPhase.RECLAIMING, SessionPhase.LEAVING_EMPTY}
+)
 
 
 def going_on(model: Model, world: World, m: int) -> Moves:
@@ -83,7 +85,7 @@ def going_on(model: Model, world: World, m: int) -> Moves:
             yield from _hear_end(model, world, m, ref, who)
     told: set[str] = set()
     for task in agent.tasks:
-        if isinstance(task, TellStarted | TellEnd):
+        if isinstance(task, AppendStarted | AppendEnd):
             if task.ref.run_id in told:
                 continue
             told.add(task.ref.run_id)
@@ -263,8 +265,8 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
             yield from _join(model, world, draft, m, task, who)
         case AppendLeft():
             _store_left(draft, m, task)
-            yield from fed(model, draft, m, Left(), f"{who} NodeLeft")
-        case Bury(ref, reason):
+            yield from fed(model, draft, m, LeaveStored(), f"{who} NodeLeft")
+        case Finalise(ref, reason):
             holder = shims.holder(draft, m, ref)
             if holder is not None and holder.stage is Stage.LOCKED and model.code.lock:
                 return  # waits
@@ -273,21 +275,21 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
                 assert now is not None
                 draft.set_agent(m, replace(now, watched=now.watched | {ref}))
                 shims.wake(draft, m, ref)
-                yield from fed(model, draft, m, ShimFound(ref), f"{who} finds the shim of {_at(ref)}")
+                yield from fed(model, draft, m, ShimAlive(ref), f"{who} finds the shim of {_at(ref)}")
                 return
             shims.bury(draft, m, ref, ExitReason(reason))
-            yield from fed(model, draft, m, TreeGone(ref), f"{who} buries {_at(ref)}")
-        case TellStarted(ref):
+            yield from fed(model, draft, m, ExitWritten(ref), f"{who} finalises {_at(ref)}")
+        case AppendStarted(ref):
             if shims.files(draft, m, ref).started:
                 say(draft, m, Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host=""))
             yield f"{who} Started {_at(ref)}", settled(draft)
-        case TellEnd(ref):
+        case AppendEnd(ref):
             event = end(draft, m, ref)
             say(draft, m, event)
             yield from fed(model, draft, m, EndStored(ref), f"{who} {short(event)}")
         case FoldersPrepared(ref):
             yield from fed(model, draft, m, task, f"{who} has the folders of {_at(ref)}")
-        case NameRead() | Left():
+        case NameRead() | LeaveStored():
             yield from fed(model, draft, m, task, f"{who} tries again")
         case _:
             raise TypeError(task)
@@ -351,7 +353,7 @@ def left(draft: Draft, m: int, task: AppendLeft) -> NodeLeft:
 
 
 def say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
-    """Append a word on a run, unless it stands there (`Words.tell`)."""
+    """Append an event of a run, unless it stands there (`Appender.append`)."""
     node = draft.node(m)
     if not draft.said(node, event):
         draft.store(Role.AGENT, event, node)
@@ -359,7 +361,7 @@ def say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
 
 def end(draft: Draft, m: int, ref: AttemptRef) -> AttemptEnd:
     """The end that exit.json says."""
-    record = shims.files(draft, m, ref).exit or ExitRecord(reason=ExitReason.SHIM_LOST, ended_at=0.0)
+    record = shims.files(draft, m, ref).exit or ExitFile(reason=ExitReason.SHIM_LOST, ended_at=0.0)
     return end_of(ref, record, None)
 
 
@@ -369,7 +371,7 @@ def _hear_end(model: Model, world: World, m: int, ref: AttemptRef, who: str) -> 
     assert agent is not None
     draft.set_agent(m, replace(agent, watched=agent.watched - {ref}))
     ended = shims.files(draft, m, ref).exit is not None
-    event = TreeGone(ref) if ended else ShimDied(ref)
+    event = ExitWritten(ref) if ended else ShimLost(ref)
     yield from fed(model, draft, m, event, f"{who} hears that the shim of {_at(ref)} is gone")
 
 
@@ -378,7 +380,7 @@ def _hear_end(model: Model, world: World, m: int, ref: AttemptRef, who: str) -> 
 
 def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
     agent: Agent = world.agents[m].value
-    if agent.state.phase is not Phase.JOINED:
+    if agent.state.phase is not SessionPhase.JOINED:
         return  # held back until then, or delivered again
     push: Push = world.pushes[model.config.names.index(model.config.machines[m][0])].value
     ahead = push.events[push.acked :]

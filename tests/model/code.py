@@ -27,8 +27,7 @@ from events.types import (
     Why,
 )
 from services.agent.session import machine
-from services.agent.session.values import Input, Step
-from services.agent.session.values import State as SessionState
+from services.agent.session.values import Input, SessionState, Step
 from services.agent.shim import core
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import InFlight

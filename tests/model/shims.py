@@ -10,8 +10,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from events.types import AttemptRef
-from services.agent.folders.files import ExitReason, ExitRecord, StopReason
-from services.agent.session.values import WorkerUp
+from services.agent.folders.files import ExitFile, ExitReason, StopReason
+from services.agent.session.values import StartedWritten
 from services.agent.shim import core_types
 from tests.model.dispatchers import Moves, settled
 from tests.model.model import Draft, Model
@@ -110,14 +110,14 @@ def _exec(draft: Draft, m: int, place: int, proc: Proc) -> None:
     if proc.ref in dict(draft.disk(m).files):
         write(draft, m, proc.ref, started=True)
     shim, _ = draft.model.code.core_step(
-        core_types.State(core_types.Limits(grace_s=1.0)), core_types.Released(0.0, 0)
+        core_types.ShimState(core_types.Limits(grace_s=1.0)), core_types.Released(0.0, 0)
     )
     _replace(draft, m, place, replace(proc, stage=Stage.UP, shim=shim, woken=False))
     if proc.woken:
         _ask_stop(draft, m, place)
     agent = draft.agent(m)
     if agent is not None and proc.ref in agent.watched:
-        state, actions = draft.model.code.step(agent.state, WorkerUp(proc.ref))
+        state, actions = draft.model.code.step(agent.state, StartedWritten(proc.ref))
         draft.set_agent(m, replace(agent, state=state, tasks=(*agent.tasks, *actions)))
 
 
@@ -128,7 +128,7 @@ def _supervise(model: Model, world: World, m: int, place: int, proc: Proc) -> Mo
     if shim.worker_gone_at is not None:
         _step(draft, m, place, core_types.TreeGone(0.0))
         yield f"tree of {at(proc)} is gone", settled(draft)
-    elif shim.phase is core_types.Phase.ENDING:
+    elif shim.phase is core_types.ShimPhase.ENDING:
         # With its grace over it is killed: either way the shim sees it go.
         if model.config.hang:
             _step(draft, m, place, core_types.Tick(shim.due or 0.0))
@@ -154,8 +154,8 @@ def _step(draft: Draft, m: int, place: int, event: core_types.Input) -> None:
     _replace(draft, m, place, replace(proc, shim=shim))
 
 
-def _record(end: core_types.WriteExit) -> ExitRecord:
-    return ExitRecord(
+def _record(end: core_types.WriteExit) -> ExitFile:
+    return ExitFile(
         exit_code=end.exit_code,
         signal=end.signal,
         reason=ExitReason(end.reason.value),
@@ -216,7 +216,7 @@ def bury(draft: Draft, m: int, ref: AttemptRef, reason: ExitReason) -> None:
     if draft.model.code.buries_trees:
         left = (p for p in draft.of_procs(m) if not (p.ref == ref and p.stage is Stage.ORPHAN))
         draft.set_procs(m, tuple(left))
-    write(draft, m, ref, exit=ExitRecord(reason=reason, stop_reason=there.stop, ended_at=0.0))
+    write(draft, m, ref, exit=ExitFile(reason=reason, stop_reason=there.stop, ended_at=0.0))
 
 
 # --- faults --------------------------------------------------------------------------------------------------

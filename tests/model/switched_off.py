@@ -28,20 +28,18 @@ from services.agent.session.machine import attempt_of, put
 from services.agent.session.values import (
     Ack,
     AppendJoined,
+    AttemptPlace,
     CountedLost,
     FoldersPrepared,
     Granted,
     Input,
     Launch,
     NameRead,
-    Phase,
-    Place,
+    SessionPhase,
+    SessionState,
     Step,
     StopOrdered,
     Swept,
-)
-from services.agent.session.values import (
-    State as SessionState,
 )
 from services.agent.shim import core, core_types
 from tests.model.code import Code
@@ -251,7 +249,7 @@ def launches_old_grants(state: SessionState, event: Input) -> Step | None:
 
 
 def stays_when_lost(state: SessionState, event: Input) -> Step | None:
-    if isinstance(event, CountedLost) and state.phase is Phase.JOINED:
+    if isinstance(event, CountedLost) and state.phase is SessionPhase.JOINED:
         return state, (Ack(event.seq),)
     return None
 
@@ -298,7 +296,7 @@ def lists_nothing(state: SessionState, event: Input) -> Step | None:
 
 def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
     """A slot is free to the agent as soon as the log says so."""
-    if not isinstance(event, Granted | FoldersPrepared) or state.phase is not Phase.JOINED:
+    if not isinstance(event, Granted | FoldersPrepared) or state.phase is not SessionPhase.JOINED:
         return None
     if isinstance(event, Granted) and event.seq < state.joined:
         return None
@@ -311,15 +309,15 @@ def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
 def launches_whatever_has_folders(state: SessionState, event: Input) -> Step | None:
     """A launch that storage held up comes when it answers, also of an attempt that was closed meanwhile."""
     attempt = attempt_of(state, event.ref) if isinstance(event, FoldersPrepared) else None
-    if attempt is None or state.phase is not Phase.JOINED:
+    if attempt is None or state.phase is not SessionPhase.JOINED:
         return None
-    return put(state, replace(attempt, place=Place.UP)), (Launch(attempt.ref),)
+    return put(state, replace(attempt, place=AttemptPlace.UP)), (Launch(attempt.ref),)
 
 
 # --- shim, server, dispatcher --------------------------------------------------------------------------------
 
 
-def _writes_early(state: core_types.State, event: core_types.Input) -> core_types.Step:
+def _writes_early(state: core_types.ShimState, event: core_types.Input) -> core_types.Step:
     """The end is written when the worker is gone, not when its tree is."""
     after, actions = core.step(state, event)
     if isinstance(event, core_types.WorkerExited):

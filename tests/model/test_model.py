@@ -34,13 +34,13 @@ INPUTS = {
     "StopOrdered",
     "CountedLost",
     "FoldersPrepared",
-    "WorkerUp",
-    "ShimDied",
-    "ShimFound",
-    "TreeGone",
+    "StartedWritten",
+    "ShimLost",
+    "ShimAlive",
+    "ExitWritten",
     "EndStored",
     "LeaveAsked",
-    "Left",
+    "LeaveStored",
 }
 
 

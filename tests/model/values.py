@@ -15,9 +15,8 @@ import msgspec
 from events.codec import StoredEvent
 from events.state import Node, Run
 from events.types import AttemptRef, Event
-from services.agent.folders.files import ExitRecord, StopReason
-from services.agent.session.values import Action, Input, Name
-from services.agent.session.values import State as SessionState
+from services.agent.folders.files import ExitFile, StopReason
+from services.agent.session.values import Action, Input, Name, SessionState
 from services.agent.shim import core_types
 from trainshed_client.subjects import Role
 
@@ -95,7 +94,7 @@ class Files(msgspec.Struct, frozen=True):
     intent: int = 0
     started: bool = False
     stop: StopReason | None = None
-    exit: ExitRecord | None = None
+    exit: ExitFile | None = None
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -121,7 +120,7 @@ class Proc(msgspec.Struct, frozen=True):
     incarnation: str
     slots: tuple[int, ...]
     stage: Stage
-    shim: core_types.State | None = None
+    shim: core_types.ShimState | None = None
     woken: bool = False
 
     @property

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import pytest
 
 from services.agent.folders import files
-from services.agent.folders.files import ExitRecord, Intent, StopReason
+from services.agent.folders.files import ExitFile, IntentFile, StopReason
 from services.agent.processes import sweep
 from services.agent.processes.workers import (
-    ShimGone,
+    ShimExited,
     WorkerEvent,
     WorkerHeartbeat,
     Workers,
@@ -26,7 +26,7 @@ from services.agent.processes.workers import (
 )
 from tests.support.deadline import eventually
 
-T = TypeVar("T", WorkerStarted, ShimGone)
+T = TypeVar("T", WorkerStarted, ShimExited)
 
 DAEMON = """
 import os, sys, time
@@ -113,7 +113,7 @@ class Box:
         files.prepare_folder(folder)
         files.write_intent(
             folder,
-            Intent(
+            IntentFile(
                 seq=1,
                 boot_id=boot_id(),
                 run_id=run_id,
@@ -157,7 +157,9 @@ class Box:
         """Wait for its start."""
         return await self._event(folder, WorkerStarted)
 
-    async def heartbeat(self, folder: Path, when: Callable[[files.Heartbeat], object]) -> files.Heartbeat:
+    async def heartbeat(
+        self, folder: Path, when: Callable[[files.HeartbeatFields], object]
+    ) -> files.HeartbeatFields:
         """Wait for a heartbeat of that kind."""
 
         def found() -> WorkerHeartbeat | None:
@@ -170,11 +172,11 @@ class Box:
         assert event is not None
         return event.heartbeat
 
-    async def gone(self, folder: Path) -> ExitRecord | None:
+    async def gone(self, folder: Path) -> ExitFile | None:
         """Wait for its shim's end."""
-        return (await self._event(folder, ShimGone)).exit
+        return (await self._event(folder, ShimExited)).exit
 
-    async def ended(self, folder: Path) -> ExitRecord:
+    async def ended(self, folder: Path) -> ExitFile:
         """Wait for its end, which must be written."""
         record = await self.gone(folder)
         assert record is not None, (self.state_dir / "spawner.log").read_text()

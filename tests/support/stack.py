@@ -186,7 +186,7 @@ class Stack:
             with contextlib.suppress(FileNotFoundError):
                 identity = json.loads((self.state_dir / "node.json").read_text())
                 # Shims that are killed cannot remove their workers' cgroups.
-                sweep.end_leaves(sweep.cgroups_of(sweep.Marks(identity["log_id"], identity["node"])))
+                sweep.end_worker_cgroups(sweep.cgroups_of(sweep.Marks(identity["log_id"], identity["node"])))
 
     def _swept(self) -> bool:
         left = self.processes()

@@ -26,9 +26,9 @@ from events.types import (
     TimedOut,
     Told,
 )
-from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Intent, StopReason
+from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile, StopReason
 from services.agent.folders.paths import Folders, is_ref
-from services.agent.folders.prepared import Blanks
+from services.agent.folders.prepared import PreparedFolders
 from services.agent.identity import identify, only_agent
 from services.agent.machine import devices
 from services.agent.machine.devices import Devices
@@ -44,8 +44,8 @@ from trainshed_client.statuses import FailureReason
 REF = AttemptRef("a" * 26, 2)
 
 
-def exited(reason: ExitReason, **fields: object) -> ExitRecord:
-    return ExitRecord(**{"reason": reason, "ended_at": 1.0, "duration_s": 2.5, **fields})  # type: ignore[arg-type]
+def exited(reason: ExitReason, **fields: object) -> ExitFile:
+    return ExitFile(**{"reason": reason, "ended_at": 1.0, "duration_s": 2.5, **fields})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def exited(reason: ExitReason, **fields: object) -> ExitRecord:
         ),
     ],
 )
-def test_every_exit_has_its_end(record: ExitRecord, kind: type, reason: FailureReason | None) -> None:
+def test_every_exit_has_its_end(record: ExitFile, kind: type, reason: FailureReason | None) -> None:
     end = ends.end_of(REF, record, None)
     assert type(end) is kind
     assert getattr(end, "failure_reason", None) is reason
@@ -93,7 +93,9 @@ def test_what_never_ran_has_no_duration() -> None:
 
 
 def test_an_end_keeps_the_shims_last_word_and_the_latest_sign_of_life() -> None:
-    record = exited(ExitReason.EXITED, exit_code=0, last_heartbeat=Heartbeat(step=7, last_heartbeat_at=1.5))
+    record = exited(
+        ExitReason.EXITED, exit_code=0, last_heartbeat=HeartbeatFields(step=7, last_heartbeat_at=1.5)
+    )
     told = Told(step=3, last_heartbeat_at="2026-01-01T00:00:00.000000Z")
     last = ends.last_heartbeat(record, told, 12)
     assert last is not None
@@ -284,8 +286,8 @@ def test_markers_are_what_is_open(tmp_path: Path) -> None:
     assert folders.open_attempts() == []
 
 
-def intent(tmp_path: Path) -> Intent:
-    return Intent(
+def intent(tmp_path: Path) -> IntentFile:
+    return IntentFile(
         seq=1,
         boot_id="b",
         run_id=REF.run_id,
@@ -303,7 +305,7 @@ def intent(tmp_path: Path) -> Intent:
 def test_a_blank_becomes_a_whole_folder_and_never_replaces_one(tmp_path: Path) -> None:
     folders = Folders(tmp_path / "state", tmp_path / "runs")
     folders.make_roots()
-    blanks = Blanks(folders.state_dir, folders.runs_dir, "n")
+    blanks = PreparedFolders(folders.state_dir, folders.runs_dir, "n")
     blanks.clear()
     assert blanks.take() is None
     blanks.refill()

@@ -13,12 +13,16 @@ from services.agent.session.values import (
     WRITES,
     Ack,
     Action,
+    AppendEnd,
     AppendJoined,
     AppendLeft,
+    AppendStarted,
+    AttemptPlace,
     Begun,
-    Bury,
     CountedLost,
     EndStored,
+    ExitWritten,
+    Finalise,
     Finish,
     FoldersPrepared,
     Forget,
@@ -29,26 +33,22 @@ from services.agent.session.values import (
     JoinRefused,
     Launch,
     LeaveAsked,
-    Left,
+    LeaveStored,
     Name,
     NameRead,
     OnDisk,
-    Phase,
-    Place,
     PrepareFolders,
     ReadName,
     Refuse,
-    ShimDied,
-    ShimFound,
-    State,
+    SessionPhase,
+    SessionState,
+    ShimAlive,
+    ShimLost,
+    StartedWritten,
     StopOrdered,
     Sweep,
     Swept,
-    TellEnd,
-    TellStarted,
-    TreeGone,
     WakeShim,
-    WorkerUp,
     WriteFolder,
     WriteGrant,
     WriteStop,
@@ -60,10 +60,10 @@ CANCEL, ENDED, RECLAIMED = StopReason.CANCEL, StopReason.ENDED, StopReason.RECLA
 
 
 def play(
-    *inputs: Input, state: State | None = None, storage_hangs: bool = False
-) -> tuple[State, list[Action]]:
+    *inputs: Input, state: SessionState | None = None, storage_hangs: bool = False
+) -> tuple[SessionState, list[Action]]:
     """All inputs one after the other; the last state and every action. Folders are prepared at once."""
-    state = state or State(incarnation=OWN)
+    state = state or SessionState(incarnation=OWN)
     actions: list[Action] = []
     for event in inputs:
         state, more = step(state, event)
@@ -75,7 +75,7 @@ def play(
     return state, actions
 
 
-def joined(*found: Found, at: int = 10, name: Name | None = None) -> State:
+def joined(*found: Found, at: int = 10, name: Name | None = None) -> SessionState:
     """A session that has begun."""
     return play(Begun(found), NameRead(name or Name()), Swept(), Joined(at))[0]
 
@@ -100,13 +100,13 @@ class TestJoining:
     def test_nothing_is_told_before_the_join_is_stored(self) -> None:
         found = (Found(ref=A, started=True, ended=True),)
         state, before = play(Begun(found), NameRead(Name()), Swept())
-        assert not any(isinstance(action, TellEnd | TellStarted) for action in before)
-        assert play(Joined(9), state=state)[1] == [TellStarted(A), TellEnd(A)]
+        assert not any(isinstance(action, AppendEnd | AppendStarted) for action in before)
+        assert play(Joined(9), state=state)[1] == [AppendStarted(A), AppendEnd(A)]
 
     def test_a_name_of_another_incarnation_is_refused(self) -> None:
         state, actions = play(Begun(()), NameRead(Name(joined=7, joined_by=OTHER)))
         assert actions == [ReadName(), Refuse(OTHER)]
-        assert state.phase is Phase.GONE
+        assert state.phase is SessionPhase.GONE
 
     @pytest.mark.parametrize(
         ("name", "free"),
@@ -127,7 +127,7 @@ class TestJoining:
         name = Name(joined=7, joined_by=OWN, removed=8, removed_of=OWN)
         state, actions = play(Begun((Found(ref=A, alive=True),)), NameRead(name))
         assert actions == [ReadName(), WriteStop(A, ENDED, 0), WakeShim(A)]
-        assert play(TreeGone(A), state=state)[1] == [Sweep((A,))]
+        assert play(ExitWritten(A), state=state)[1] == [Sweep((A,))]
 
     def test_a_removal_before_its_last_join_ends_nothing(self) -> None:
         name = Name(joined=7, joined_by=OWN, removed=6, removed_of=OWN)
@@ -135,8 +135,8 @@ class TestJoining:
 
     def test_an_agent_whose_name_was_taken_ends_its_workers_and_is_refused(self) -> None:
         state, _ = play(Begun((Found(ref=A, alive=True),)), NameRead(Name(joined=7, joined_by=OTHER)))
-        assert state.phase is Phase.CLEARING
-        assert play(TreeGone(A), state=state)[1] == [Refuse(OTHER)]
+        assert state.phase is SessionPhase.CLEARING
+        assert play(ExitWritten(A), state=state)[1] == [Refuse(OTHER)]
 
     def test_a_join_that_came_too_late_reads_the_name_again(self) -> None:
         state, _ = play(Begun(()), NameRead(Name()), Swept())
@@ -144,16 +144,16 @@ class TestJoining:
 
     def test_what_has_no_shim_is_buried_by_whether_it_had_started(self) -> None:
         found = (Found(ref=A, started=True), Found(ref=B))
-        assert play(Begun(found))[1] == [Bury(A, "shim_lost"), Bury(B, "not_started"), ReadName()]
+        assert play(Begun(found))[1] == [Finalise(A, "shim_lost"), Finalise(B, "not_started"), ReadName()]
 
     def test_a_node_counted_lost_joins_again_and_launches_nothing_older(self) -> None:
         state, _ = play(grant(A, 20, slots=(0,)), grant(B, 21, slots=(0,)), state=joined())
         state, actions = play(CountedLost(seq=25, incarnation=OWN), state=state)
         assert actions == [Ack(25), ReadName()]
         state, actions = play(NameRead(Name(joined=10, joined_by=OWN)), Swept(), Joined(26), state=state)
-        assert Bury(B, "not_started") in actions
+        assert Finalise(B, "not_started") in actions
         assert not any(isinstance(action, Launch) for action in actions)
-        assert play(TreeGone(A), state=state)[1] == [TellEnd(A)]
+        assert play(ExitWritten(A), state=state)[1] == [AppendEnd(A)]
 
     def test_an_old_verdict_is_acknowledged_without_effect(self) -> None:
         assert play(CountedLost(seq=5, incarnation=OWN), state=joined())[1] == [Ack(5)]
@@ -176,8 +176,8 @@ class TestGrants:
     def test_what_was_closed_while_its_storage_hung_is_not_launched_when_it_answers(self) -> None:
         hung, _ = play(grant(), state=joined(), storage_hangs=True)
         closed, actions = play(stop(), state=hung)
-        assert actions == [WriteStop(A, CANCEL, 30), Bury(A, "not_started"), Ack(30)]
-        over, _ = play(TreeGone(A), state=closed)
+        assert actions == [WriteStop(A, CANCEL, 30), Finalise(A, "not_started"), Ack(30)]
+        over, _ = play(ExitWritten(A), state=closed)
         gone, _ = play(EndStored(A), state=over)
         for state in (closed, over, gone):
             assert play(FoldersPrepared(A), state=state) == (state, [])
@@ -188,7 +188,7 @@ class TestGrants:
         assert play(FoldersPrepared(A), state=leaving)[1] == []
         lost, _ = play(CountedLost(seq=25, incarnation=OWN), FoldersPrepared(A), state=hung)
         actions = play(NameRead(Name(joined=10, joined_by=OWN)), Swept(), Joined(26), state=lost)[1]
-        assert Bury(A, "not_started") in actions and Launch(A) not in actions
+        assert Finalise(A, "not_started") in actions and Launch(A) not in actions
 
     def test_before_the_join_it_is_neither_taken_nor_acknowledged(self) -> None:
         assert play(Begun(()), grant())[1] == [ReadName()]
@@ -200,27 +200,27 @@ class TestGrants:
 
     def test_older_than_the_join_it_is_closed_and_not_launched(self) -> None:
         actions = play(grant(seq=9), state=joined())[1]
-        assert actions == [WriteFolder(A), Ack(9), Bury(A, "not_started")]
+        assert actions == [WriteFolder(A), Ack(9), Finalise(A, "not_started")]
 
     def test_one_that_cannot_be_taken_is_not_started(self) -> None:
         actions = play(grant(usable=False), state=joined())[1]
-        assert actions == [WriteFolder(A), Ack(20), Bury(A, "not_started")]
+        assert actions == [WriteFolder(A), Ack(20), Finalise(A, "not_started")]
 
     def test_a_taken_slot_is_waited_for_and_the_grant_acknowledged(self) -> None:
         state, _ = play(grant(A, 20, slots=(0, 1)), state=joined())
         state, actions = play(grant(B, 21, slots=(1,)), state=state)
         assert actions == [WriteGrant(B, 21), PrepareFolders(B), Ack(21)]
-        assert play(TreeGone(A), state=state)[1] == [Launch(B), TellEnd(A)]
+        assert play(ExitWritten(A), state=state)[1] == [Launch(B), AppendEnd(A)]
 
     def test_the_next_attempt_waits_for_the_tree_of_the_one_before(self) -> None:
         state, _ = play(grant(A, 20), state=joined())
         again = AttemptRef("a", 2)
         state, actions = play(grant(again, 21), state=state)
         assert Launch(again) not in actions
-        assert Launch(again) in play(TreeGone(A), state=state)[1]
+        assert Launch(again) in play(ExitWritten(A), state=state)[1]
 
     def test_a_slot_is_not_free_while_a_dead_shims_tree_is_being_ended(self) -> None:
-        state, _ = play(grant(A, 20, slots=(0,)), ShimDied(A), state=joined())
+        state, _ = play(grant(A, 20, slots=(0,)), ShimLost(A), state=joined())
         state, actions = play(grant(B, 21, slots=(0,)), state=state)
         assert Launch(B) not in actions
 
@@ -229,7 +229,9 @@ class TestGrants:
         state, _ = play(grant(A, 20, slots=(0,)), grant(B, 21, slots=(0, 1)), state=joined())
         state, actions = play(grant(c, 22, slots=(1,)), state=state)
         assert Launch(c) not in actions
-        assert [each for each in play(TreeGone(A), state=state)[1] if isinstance(each, Launch)] == [Launch(B)]
+        assert [each for each in play(ExitWritten(A), state=state)[1] if isinstance(each, Launch)] == [
+            Launch(B)
+        ]
 
     def test_of_another_incarnation_it_has_no_effect_if_older_and_ends_the_agent_if_younger(self) -> None:
         assert play(grant(seq=9, incarnation=OTHER), state=joined())[1] == [Ack(9)]
@@ -250,13 +252,13 @@ class TestStops:
     def test_what_waits_is_closed_and_never_launched(self) -> None:
         state, _ = play(grant(B, 20, slots=(0,)), grant(A, 21, slots=(0,)), state=joined())
         state, actions = play(stop(), state=state)
-        assert actions == [WriteStop(A, CANCEL, 30), Bury(A, "not_started"), Ack(30)]
-        assert Launch(A) not in play(TreeGone(A), TreeGone(B), state=state)[1]
+        assert actions == [WriteStop(A, CANCEL, 30), Finalise(A, "not_started"), Ack(30)]
+        assert Launch(A) not in play(ExitWritten(A), ExitWritten(B), state=state)[1]
 
     def test_an_attempt_never_seen_is_closed_and_told(self) -> None:
         state, actions = play(stop(), state=joined())
-        assert actions == [WriteFolder(A), WriteStop(A, CANCEL, 30), Ack(30), Bury(A, "not_started")]
-        assert play(TreeGone(A), state=state)[1] == [TellEnd(A)]
+        assert actions == [WriteFolder(A), WriteStop(A, CANCEL, 30), Ack(30), Finalise(A, "not_started")]
+        assert play(ExitWritten(A), state=state)[1] == [AppendEnd(A)]
 
     def test_what_has_ended_is_acknowledged(self) -> None:
         assert play(stop(disk=OnDisk(ended=True)), state=joined())[1] == [Ack(30)]
@@ -273,20 +275,22 @@ class TestEnds:
     """Rules 8 and 13."""
 
     def test_started_and_the_end_are_told_once_each_and_the_marker_goes_last(self) -> None:
-        state, actions = play(grant(), WorkerUp(A), WorkerUp(A), TreeGone(A), TreeGone(A), state=joined())
-        assert [each for each in actions if isinstance(each, TellStarted | TellEnd)] == [
-            TellStarted(A),
-            TellEnd(A),
+        state, actions = play(
+            grant(), StartedWritten(A), StartedWritten(A), ExitWritten(A), ExitWritten(A), state=joined()
+        )
+        assert [each for each in actions if isinstance(each, AppendStarted | AppendEnd)] == [
+            AppendStarted(A),
+            AppendEnd(A),
         ]
         state, actions = play(EndStored(A), state=state)
         assert actions == [Forget(A)] and attempt_of(state, A) is None
 
     def test_a_dead_shim_is_buried_and_one_that_turns_up_is_watched(self) -> None:
-        state, actions = play(grant(), WorkerUp(A), ShimDied(A), state=joined())
-        assert actions[-1] == Bury(A, "shim_lost")
-        state, _ = play(ShimFound(A), state=state)
+        state, actions = play(grant(), StartedWritten(A), ShimLost(A), state=joined())
+        assert actions[-1] == Finalise(A, "shim_lost")
+        state, _ = play(ShimAlive(A), state=state)
         found = attempt_of(state, A)
-        assert found is not None and found.place is Place.UP
+        assert found is not None and found.place is AttemptPlace.UP
 
 
 class TestLeaving:
@@ -297,27 +301,27 @@ class TestLeaving:
         state, actions = play(LeaveAsked(False), state=state)
         assert actions == [AppendLeft(10, 20, (A,))]
         assert play(grant(B, 21), state=state)[1] == []
-        assert play(Left(), state=state)[1] == [Finish()]
+        assert play(LeaveStored(), state=state)[1] == [Finish()]
 
     def test_upto_is_never_below_the_own_join(self) -> None:
         assert play(LeaveAsked(False), state=joined())[1] == [AppendLeft(10, 10, ())]
 
     def test_a_borrowed_node_leaves_ends_all_tells_it_and_leaves_empty(self) -> None:
         state, _ = play(grant(A, 20, slots=(0,)), grant(B, 21, slots=(0,)), state=joined())
-        state, actions = play(LeaveAsked(True), Left(), state=state)
+        state, actions = play(LeaveAsked(True), LeaveStored(), state=state)
         assert actions == [
             AppendLeft(10, 21, (A, B)),
             WriteStop(A, RECLAIMED, 0),
             WakeShim(A),
-            Bury(B, "not_started"),
+            Finalise(B, "not_started"),
         ]
-        state, actions = play(TreeGone(B), TreeGone(A), EndStored(B), EndStored(A), state=state)
-        assert actions == [TellEnd(B), TellEnd(A), Forget(B), Forget(A), AppendLeft(10, 21, ())]
-        assert play(Left(), state=state)[1] == [Finish()]
+        state, actions = play(ExitWritten(B), ExitWritten(A), EndStored(B), EndStored(A), state=state)
+        assert actions == [AppendEnd(B), AppendEnd(A), Forget(B), Forget(A), AppendLeft(10, 21, ())]
+        assert play(LeaveStored(), state=state)[1] == [Finish()]
 
     def test_every_word_to_stop_is_written_before_any_shim_hears_of_one(self) -> None:
         state, _ = play(grant(A, 20), grant(B, 21), LeaveAsked(True), state=joined())
-        assert play(Left(), state=state)[1] == [
+        assert play(LeaveStored(), state=state)[1] == [
             WriteStop(A, RECLAIMED, 0),
             WriteStop(B, RECLAIMED, 0),
             WakeShim(A),
@@ -359,13 +363,13 @@ inputs: st.SearchStrategy[Input] = st.one_of(
     ),
     st.builds(CountedLost, seq=seqs, incarnation=whose),
     st.builds(FoldersPrepared, refs),
-    st.builds(WorkerUp, refs),
-    st.builds(ShimDied, refs),
-    st.builds(ShimFound, refs),
-    st.builds(TreeGone, refs),
+    st.builds(StartedWritten, refs),
+    st.builds(ShimLost, refs),
+    st.builds(ShimAlive, refs),
+    st.builds(ExitWritten, refs),
     st.builds(EndStored, refs),
     st.builds(LeaveAsked, st.booleans()),
-    st.just(Left()),
+    st.just(LeaveStored()),
 )
 founds = st.builds(
     Found,
@@ -381,7 +385,7 @@ founds = st.builds(
 
 @given(st.lists(founds, max_size=3, unique_by=lambda each: each.ref), st.lists(inputs, max_size=40))
 def test_any_inputs_have_an_answer_and_break_no_rule(found: list[Found], events: list[Input]) -> None:
-    state, _ = step(State(incarnation=OWN), Begun(tuple(found)))
+    state, _ = step(SessionState(incarnation=OWN), Begun(tuple(found)))
     for event in events:
         before = state
         state, actions = step(before, event)
@@ -392,16 +396,18 @@ def test_any_inputs_have_an_answer_and_break_no_rule(found: list[Found], events:
             match action:
                 case Launch(ref):
                     launched = attempt_of(state, ref)
-                    assert state.phase is Phase.JOINED
+                    assert state.phase is SessionPhase.JOINED
                     assert launched is not None and launched.seq > state.joined - 1
                     already = attempt_of(before, ref)
-                    assert already is None or already.place is Place.WAITING
+                    assert already is None or already.place is AttemptPlace.WAITING
                     assert launched.prepared
-                case TellStarted() | TellEnd() | Ack():
+                case AppendStarted() | AppendEnd() | Ack():
                     assert state.joined > 0
                 case _:
                     pass
-        up = [each for each in state.attempts if each.place is Place.UP and each.seq >= state.joined > 0]
+        up = [
+            each for each in state.attempts if each.place is AttemptPlace.UP and each.seq >= state.joined > 0
+        ]
         launched_now = {action.ref for action in actions if isinstance(action, Launch)}
         for one in up:
             for other in up:

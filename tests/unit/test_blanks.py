@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from services.agent.folders.prepared import Blanks
+from services.agent.folders.prepared import PreparedFolders
 
 
 def test_what_an_earlier_process_left_is_removed(tmp_path: Path) -> None:
-    first = Blanks(tmp_path / "state", tmp_path / "runs", "box")
+    first = PreparedFolders(tmp_path / "state", tmp_path / "runs", "box")
     first.clear()
     first.refill()
     other = tmp_path / "runs/.blank/other/1"
     other.mkdir(parents=True)
-    second = Blanks(tmp_path / "state", tmp_path / "runs", "box")
+    second = PreparedFolders(tmp_path / "state", tmp_path / "runs", "box")
     second.clear()
     assert list((tmp_path / "runs/.blank/box").iterdir()) == []
     assert list((tmp_path / "state/blank").iterdir()) == []
@@ -29,7 +29,7 @@ def test_a_link_that_a_worker_made_there_leads_to_no_deletion(tmp_path: Path, li
     place = tmp_path / "runs" / link
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "victim")
-    blanks = Blanks(tmp_path / "state", tmp_path / "runs", "box")
+    blanks = PreparedFolders(tmp_path / "state", tmp_path / "runs", "box")
     blanks.clear()
     assert (tmp_path / "victim/box/1").is_dir() and (tmp_path / "victim/1").is_dir()
     blanks.refill()

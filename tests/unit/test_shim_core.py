@@ -16,19 +16,19 @@ from services.agent.shim.core_types import (
     Input,
     KillTree,
     Limits,
+    Message,
     Notified,
     OutputGrew,
-    Phase,
     Reason,
     Released,
+    SendToAgent,
+    ShimPhase,
+    ShimState,
     SignalTree,
     Source,
-    State,
     StopAsked,
-    TellAgent,
     Tick,
     TreeGone,
-    Word,
     WorkerExited,
     WriteExit,
 )
@@ -39,9 +39,9 @@ NOTIFY = replace(LIMITS, source=Source.NOTIFY, heartbeat_timeout_s=30.0)
 OUTPUT = replace(LIMITS, source=Source.OUTPUT, heartbeat_timeout_s=30.0)
 
 
-def play(limits: Limits, *events: Input) -> tuple[State, list[Action]]:
+def play(limits: Limits, *events: Input) -> tuple[ShimState, list[Action]]:
     """The state and the last input's actions, after the worker exec'd at 100.0."""
-    state, _ = step(State(limits), Released(100.0, 42))
+    state, _ = step(ShimState(limits), Released(100.0, 42))
     actions: tuple[Action, ...] = ()
     for event in events:
         state, actions = step(state, event)
@@ -54,8 +54,8 @@ def ended(actions: list[Action]) -> WriteExit:
 
 
 def test_a_started_worker_is_told_and_without_limits_no_time_matters() -> None:
-    state, actions = step(State(LIMITS), Released(100.0, 42))
-    assert actions == (TellAgent(Word.STARTED),)
+    state, actions = step(ShimState(LIMITS), Released(100.0, 42))
+    assert actions == (SendToAgent(Message.STARTED),)
     assert next_deadline(state) is None
 
 
@@ -111,10 +111,10 @@ def test_a_stop_after_the_worker_went_by_itself_changes_nothing() -> None:
 
 
 def test_a_stop_asked_for_while_coming_up_is_carried_out_at_exec() -> None:
-    state, actions = step(State(LIMITS), StopAsked(99.0, "cancel"))
+    state, actions = step(ShimState(LIMITS), StopAsked(99.0, "cancel"))
     assert actions == ()
     _, actions = step(state, Released(100.0, 42))
-    assert actions == (TellAgent(Word.STARTED), SignalTree(15))
+    assert actions == (SendToAgent(Message.STARTED), SignalTree(15))
 
 
 def test_the_time_limit_counts_from_exec() -> None:
@@ -168,7 +168,7 @@ def test_output_that_grew_right_after_the_last_look_does_not_put_it_off() -> Non
 
 
 def test_the_agent_is_told_the_first_word_and_ready_at_once_and_the_rest_once_a_second() -> None:
-    told = (TellAgent(Word.HEARTBEAT),)
+    told = (SendToAgent(Message.HEARTBEAT),)
     state, _ = play(LIMITS)
     state, actions = step(state, Notified(101.0, Fields(step=1)))
     assert actions == told
@@ -194,12 +194,12 @@ def test_metric_names_are_bounded() -> None:
 
 
 def test_a_failed_exec_is_written_at_once() -> None:
-    state, actions = step(State(LIMITS), ExecFailed(100.0, "/x/y: no such file"))
+    state, actions = step(ShimState(LIMITS), ExecFailed(100.0, "/x/y: no such file"))
     assert (ended(list(actions)).reason, ended(list(actions)).message) == (
         Reason.SPAWN_ERROR,
         "/x/y: no such file",
     )
-    assert state.phase is Phase.GONE
+    assert state.phase is ShimPhase.GONE
 
 
 times = st.floats(0, 1000)
@@ -228,8 +228,8 @@ limits = st.builds(
 def test_any_input_in_any_state_has_an_answer_and_the_end_is_written_once(
     chosen: Limits, events: list[Input]
 ) -> None:
-    state = State(chosen)
-    order = list(Phase)
+    state = ShimState(chosen)
+    order = list(ShimPhase)
     written = 0
     for event in events:
         before = state.phase
@@ -237,17 +237,17 @@ def test_any_input_in_any_state_has_an_answer_and_the_end_is_written_once(
         next_deadline(state)
         assert order.index(state.phase) >= order.index(before)
         written += sum(isinstance(action, WriteExit) for action in actions)
-        if before is Phase.GONE:
+        if before is ShimPhase.GONE:
             assert actions == ()
-    assert written == (state.phase is Phase.GONE)
+    assert written == (state.phase is ShimPhase.GONE)
 
 
 @given(limits, st.lists(inputs, max_size=20))
 def test_once_the_worker_is_gone_time_alone_leads_to_sigkill(chosen: Limits, events: list[Input]) -> None:
-    state = State(chosen)
+    state = ShimState(chosen)
     for event in [*events, WorkerExited(2000.0, 0, None)]:
         state, _ = step(state, event)
-    if state.phase is Phase.GONE:
+    if state.phase is ShimPhase.GONE:
         return
     killed = False
     for _ in range(5):

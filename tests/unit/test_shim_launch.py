@@ -43,7 +43,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def intent(run_dir: Path, config: dict[str, Any], **more: Any) -> launch.Intent:
+def intent(run_dir: Path, config: dict[str, Any], **more: Any) -> launch.ShimIntent:
     return launch.read_intent(
         {
             "v": 1,

@@ -107,12 +107,12 @@ class TestCgroups:
         assert cgroups_of(Marks("log", "box"), root) == ""
 
     def test_a_folder_that_is_no_cgroup_is_not_joined_and_not_left_behind(self, tmp_path: Path) -> None:
-        leaf = cgroup.leaf_of(str(tmp_path / "parent"), 12, 345)
+        leaf = cgroup.path_of(str(tmp_path / "parent"), 12, 345)
         assert cgroup.owner_of(leaf.rpartition("/")[2]) == (12, 345)
         assert cgroup.join(leaf) == ""
         assert list(tmp_path.iterdir()) == []
         assert cgroup.kill(leaf) is False
-        assert cgroup.join(cgroup.leaf_of("", 12, 345)) == ""
+        assert cgroup.join(cgroup.path_of("", 12, 345)) == ""
 
     @pytest.mark.parametrize("name", ["cgroup.procs", "notes", "12", "12-", "-3", "12-x", "1-2-3", ""])
     def test_what_bears_no_shims_name_has_no_owner(self, name: str) -> None:

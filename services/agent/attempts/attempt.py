@@ -1,6 +1,6 @@
 """One attempt on this node from its grant to its acknowledged end: what the agent keeps beside the session's state.
 
-Owns its tail, its heartbeats and the words that are appended of it; decides nothing (`session` does).
+Owns its tail, its heartbeats and what is appended of it; decides nothing (`session` does).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from events.codec import Writer
 from events.log import UnknownOutcome, last_message
 from events.types import Artifacts, AttemptEnd, AttemptRef, Started
 from services.agent.folders import files
-from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Intent
+from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
 from services.agent.folders.paths import Folders
 from services.agent.folders.turns import Turns
 from services.agent.output import artifacts
 from services.agent.output.tails import Output, Tail
 from services.agent.output.telemetry import is_telemetry
 from services.agent.reports import ends
-from services.agent.reports.appender import Words
+from services.agent.reports.appender import Appender
 from services.agent.reports.heartbeats import OUTPUT_EVERY_S, RunHeartbeats
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
@@ -47,7 +47,7 @@ class Parts(msgspec.Struct, frozen=True):
     nc: SafeClient
     folders: Folders
     turns: Turns
-    words: Words
+    appender: Appender
     writer: Writer
     output: Output
     clock: Callable[[], int]
@@ -56,17 +56,17 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 class LiveAttempt:
-    """The I/O of one attempt. Its words are told one after the other, also where they are asked for at once."""
+    """The I/O of one attempt. Its events are appended one after the other, also where they are asked for at once."""
 
     def __init__(self, parts: Parts, ref: AttemptRef, order: asyncio.Lock) -> None:
         self._parts = parts
         self.ref = ref
         self.folder = parts.folders.attempt(ref)
-        self.intent: Intent | None = None
-        self.exit: ExitRecord | None = None
+        self.intent: IntentFile | None = None
+        self.exit: ExitFile | None = None
         self.message: str | None = None
         """Why it could not be launched, for people."""
-        self.blank: str | None = None
+        self.prepared: str | None = None
         """The folders made ahead that it takes."""
         self.adopted = False
         self._order = order
@@ -91,11 +91,11 @@ class LiveAttempt:
         )
         self._followers = [parts.spawn(self._tail.run()), parts.spawn(self._heartbeats.run())]
 
-    def told(self, heartbeat: Heartbeat) -> None:
-        """The shim passes on what the worker told."""
+    def report(self, heartbeat: HeartbeatFields) -> None:
+        """The shim passes on what the worker reported."""
         self.follow()
         if self._heartbeats is not None:
-            self._heartbeats.tell(ends.told_of(heartbeat))
+            self._heartbeats.report(ends.report_of(heartbeat))
 
     def _output_grew(self) -> None:
         now = time.monotonic()
@@ -103,10 +103,10 @@ class LiveAttempt:
             self._output_seen = now
             self._heartbeats.seen()
 
-    # --- words --------------------------------------------------------------------------------------------
+    # --- what is appended --------------------------------------------------------------------------------------------
 
-    async def tell_started(self) -> None:
-        """Append Started; the node's first word on an attempt."""
+    async def append_started(self) -> None:
+        """Append Started; the node's first event of an attempt."""
         async with self._order:
             started = files.read_started(self.folder)
             intent = self._intent()
@@ -120,15 +120,15 @@ class LiveAttempt:
                 slots=intent.slots,
                 devices=tuple(device for device in intent.devices if not device.isdecimal()),
             )
-            await self._parts.words.tell(event)
+            await self._parts.appender.append(event)
 
-    async def tell_end(self) -> None:
-        """Append how it ended, once all that was to be told of its output is."""
+    async def append_end(self) -> None:
+        """Append how it ended, once all of its output is published."""
         async with self._order:
             if not self._never_ran():
                 await self._finish_output()
             event = await self._end()
-            await self._parts.words.tell(event)
+            await self._parts.appender.append(event)
             _log.info(
                 "attempt ended",
                 run_id=self.ref.run_id,
@@ -156,12 +156,12 @@ class LiveAttempt:
     async def _end(self) -> AttemptEnd:
         record = self.exit or files.read_exit(self.folder)
         if record is None:  # torn by a power cut
-            record = ExitRecord(reason=ExitReason.SHIM_LOST, ended_at=0.0)
+            record = ExitFile(reason=ExitReason.SHIM_LOST, ended_at=0.0)
         heartbeats = self._heartbeats
-        told, seq = (heartbeats.stored, heartbeats.seq) if heartbeats is not None else (None, 0)
+        report, seq = (heartbeats.stored, heartbeats.seq) if heartbeats is not None else (None, 0)
         if not seq and self.adopted:
             seq = await self._stored_heartbeat()
-        heartbeat = ends.last_heartbeat(record, told, seq)
+        heartbeat = ends.last_heartbeat(record, report, seq)
         if ends.failed(record):
             return ends.end_of(
                 self.ref, record, heartbeat, output_tail=await self._last_output(), message=self.message
@@ -209,8 +209,8 @@ class LiveAttempt:
             return None
 
     async def _stored_heartbeat(self) -> int:
-        """The sequence of the last heartbeat that an agent before this one told; 0 where there is none."""
-        subject = subjects.run_heartbeat(self.ref.run_id, self._parts.words.node)
+        """The sequence of the last heartbeat that an agent before this one published; 0 where there is none."""
+        subject = subjects.run_heartbeat(self.ref.run_id, self._parts.appender.node)
         try:
             found = await last_message(self._parts.nc, subjects.HEARTBEATS_STREAM, subject)
         except UnknownOutcome:
@@ -232,7 +232,7 @@ class LiveAttempt:
         lines = [line for line in data.split(b"\n") if not is_telemetry(line)]
         return ends.clean_tail(b"\n".join(lines))
 
-    def _intent(self) -> Intent | None:
+    def _intent(self) -> IntentFile | None:
         if self.intent is None:
             self.intent = files.read_intent(self.folder)
         return self.intent

@@ -15,19 +15,19 @@ from events.types import AttemptRef
 from services.agent.attempts.attempt import LiveAttempt, Parts
 from services.agent.folders import files
 from services.agent.folders.files import StopReason
-from services.agent.folders.prepared import Blanks
-from services.agent.processes.workers import ShimAlive, ShimGone, WorkerHeartbeat, Workers, WorkerStarted
+from services.agent.folders.prepared import PreparedFolders
+from services.agent.processes.workers import LockHeld, ShimExited, WorkerHeartbeat, Workers, WorkerStarted
 from services.agent.reports.appender import PAUSE_S
 from services.agent.session.values import (
-    BuryReason,
     EndStored,
+    ExitWritten,
+    FinaliseReason,
     FoldersPrepared,
     Found,
     Input,
-    ShimDied,
-    ShimFound,
-    TreeGone,
-    WorkerUp,
+    ShimAlive,
+    ShimLost,
+    StartedWritten,
 )
 from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
@@ -36,17 +36,19 @@ from services.logging import get_logger
 _log = get_logger("agent")
 
 FOLLOW_AFTER_S = 0.02
-"""Seconds from a worker's start until its output is followed: one that ends sooner is told of as a whole."""
+"""Seconds from a worker's start until its output is followed: of one that ends sooner all is published at its end."""
 
 
 class Attempts:
     """Every attempt whose end is not acknowledged, a LiveAttempt each. What becomes of them goes to ``feed``."""
 
-    def __init__(self, parts: Parts, workers: Workers, blanks: Blanks, feed: Callable[[Input], None]) -> None:
+    def __init__(
+        self, parts: Parts, workers: Workers, prepared: PreparedFolders, feed: Callable[[Input], None]
+    ) -> None:
         self._parts = parts
         self._folders = parts.folders
         self._workers = workers
-        self._blanks = blanks
+        self._prepared = prepared
         self._feed = feed
         self._work: dict[AttemptRef, LiveAttempt] = {}
         self._orders: dict[str, asyncio.Lock] = {}
@@ -107,11 +109,11 @@ class Attempts:
         intent = work.intent
         assert intent is not None
         self._folders.mark(ref)
-        work.blank = blank = self._blanks.take() if ref.attempt == 1 else None
-        if blank is None or not self._blanks.put_attempt(blank, intent, work.folder):
+        work.prepared = name = self._prepared.take() if ref.attempt == 1 else None
+        if name is None or not self._prepared.put_attempt(name, intent, work.folder):
             files.prepare_folder(work.folder)
             files.write_intent(work.folder, intent)
-        if self._blanks.short and not self._refilling:
+        if self._prepared.short and not self._refilling:
             self._refilling = True
             self._parts.spawn(self.refill())
 
@@ -120,14 +122,14 @@ class Attempts:
         work = self._work[ref]
         try:
             async with self._parts.turns.of(ref.run_id):
-                await in_daemon_thread(partial(self._make_run, ref, work.blank))
+                await in_daemon_thread(partial(self._make_run, ref, work.prepared))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
             work.message = f"the run's folder cannot be made: {error}"
         self._feed(FoldersPrepared(ref))
 
-    def _make_run(self, ref: AttemptRef, blank: str | None) -> None:
-        if blank is None or not self._blanks.put_run(blank, self._folders.run(ref.run_id)):
+    def _make_run(self, ref: AttemptRef, name: str | None) -> None:
+        if name is None or not self._prepared.put_run(name, self._folders.run(ref.run_id)):
             self._folders.make_run(ref)
         elif self._folders.var_logs_dir is not None:
             os.makedirs(self._folders.output(ref), exist_ok=True)
@@ -135,13 +137,13 @@ class Attempts:
     async def begin_folders(self) -> None:
         """Remove what an earlier process made ahead, and make it anew. Raises OSError where it cannot be removed."""
         self._refilling = True
-        await in_daemon_thread(self._blanks.clear)
+        await in_daemon_thread(self._prepared.clear)
         await self.refill()
 
     async def refill(self) -> None:
         """Make folders ahead, beside the grants. Without them each grant makes its own."""
         try:
-            await in_daemon_thread(self._blanks.refill)
+            await in_daemon_thread(self._prepared.refill)
         except OSError as error:
             _log.debug("no folders made ahead", error=str(error))
         finally:
@@ -159,7 +161,7 @@ class Attempts:
     # --- what is done -----------------------------------------------------------------------------------------
 
     def launch(self, ref: AttemptRef) -> None:
-        """Hand the folder to a shim; ShimDied where none takes it."""
+        """Hand the folder to a shim; ShimLost where none takes it."""
         launch = self._parts.spawn(self._launch(self._work[ref]))
         self._launches.add(launch)
         launch.add_done_callback(self._launches.discard)
@@ -173,25 +175,25 @@ class Attempts:
             except OSError as error:
                 work.message = f"it cannot be launched: {error}"
         _log.warning("not launched", run_id=work.ref.run_id, attempt=work.ref.attempt, reason=work.message)
-        self._feed(ShimDied(work.ref))
+        self._feed(ShimLost(work.ref))
 
     async def wake(self, ref: AttemptRef) -> None:
         """Have the shim read stop.json."""
         await self._workers.ask_stop(self._parts.folders.attempt(ref))
 
-    async def bury(self, ref: AttemptRef, reason: BuryReason) -> None:
-        """Close an attempt that no shim answers for, however long that takes; TreeGone, or ShimFound."""
+    async def finalise(self, ref: AttemptRef, reason: FinaliseReason) -> None:
+        """Close an attempt that no shim answers for, however long that takes; ExitWritten, or ShimAlive."""
         work = self._work[ref]
         while True:
             try:
-                work.exit = await self._workers.bury(work.folder, reason)
-                failpoint("agent.buried")
-                self._feed(TreeGone(ref))
+                work.exit = await self._workers.finalise(work.folder, reason)
+                failpoint("agent.finalised")
+                self._feed(ExitWritten(ref))
                 return
-            except ShimAlive:
+            except LockHeld:
                 with contextlib.suppress(OSError):
                     if await self._workers.adopt(work.folder):
-                        self._feed(ShimFound(ref))
+                        self._feed(ShimAlive(ref))
                         return
             except OSError as error:
                 _log.warning(
@@ -216,15 +218,15 @@ class Attempts:
         if ended:
             _log.warning("ended processes that belong to no attempt of this node", pids=ended)
 
-    async def tell_started(self, ref: AttemptRef) -> None:
+    async def append_started(self, ref: AttemptRef) -> None:
         """Append Started."""
-        await self._work[ref].tell_started()
-        failpoint("agent.started_told")
+        await self._work[ref].append_started()
+        failpoint("agent.started_appended")
 
-    async def tell_end(self, ref: AttemptRef) -> None:
+    async def append_end(self, ref: AttemptRef) -> None:
         """Append the end; then EndStored."""
-        await self._work[ref].tell_end()
-        failpoint("agent.end_told")
+        await self._work[ref].append_end()
+        failpoint("agent.end_appended")
         self._feed(EndStored(ref))
 
     def forget(self, ref: AttemptRef) -> None:
@@ -253,16 +255,16 @@ class Attempts:
             match event:
                 case WorkerStarted():
                     failpoint("agent.start_seen")
-                    self._feed(WorkerUp(work.ref))
+                    self._feed(StartedWritten(work.ref))
                     asyncio.get_running_loop().call_later(FOLLOW_AFTER_S, self._follow, work)
                 case WorkerHeartbeat():
-                    work.told(event.heartbeat)
-                case ShimGone(exit=None):
-                    self._feed(ShimDied(work.ref))
-                case ShimGone():
+                    work.report(event.heartbeat)
+                case ShimExited(exit=None):
+                    self._feed(ShimLost(work.ref))
+                case ShimExited():
                     failpoint("agent.exit_seen")
                     work.exit = event.exit
-                    self._feed(TreeGone(work.ref))
+                    self._feed(ExitWritten(work.ref))
 
     def _follow(self, work: LiveAttempt) -> None:
         if work.exit is None and not self._closed and self._work.get(work.ref) is work:

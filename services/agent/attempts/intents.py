@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from events.types import AttemptRef, Dispatched
-from services.agent.folders.files import Intent
+from services.agent.folders.files import IntentFile
 from services.agent.folders.paths import Folders
 from services.agent.machine.inventory import Inventory
 
@@ -27,7 +27,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
     inventory: Inventory
     folders: Folders
 
-    def of(self, seq: int, event: Dispatched) -> tuple[Intent, str | None]:
+    def of(self, seq: int, event: Dispatched) -> tuple[IntentFile, str | None]:
         """The intent, and why it cannot be carried out here (None: it can)."""
         ref = AttemptRef(event.run_id, event.attempt)
         why_not = None
@@ -39,7 +39,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             launch = msgspec.json.decode(event.launch, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError) as error:
             why_not = f"what to launch cannot be read: {error}"
-        intent = Intent(
+        intent = IntentFile(
             seq=seq,
             boot_id=self.boot_id,
             run_id=ref.run_id,

@@ -54,7 +54,7 @@ class ExitReason(enum.StrEnum):
         return cls.UNSPECIFIED
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
+class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent wants started; `seq` is its Dispatched's. Written before Dispatched is acknowledged."""
 
     v: int = 1
@@ -78,7 +78,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """The node's, for a run that names none."""
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True):
+class StartedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that was about to exec; start times are clock ticks since boot, `started_at` Unix seconds."""
 
     v: int = 1
@@ -92,16 +92,16 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
 
 
-class Stop(msgspec.Struct, frozen=True, kw_only=True):
-    """The word to stop; `seq` is the Stopping's, 0 for the agent's own."""
+class StopFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The order to stop; `seq` is the Stopping's, 0 for the agent's own."""
 
     v: int = 1
     reason: StopReason
     seq: int = 0
 
 
-class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The heartbeat columns: all that a worker told so far, times in Unix seconds."""
+class HeartbeatFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The heartbeat columns: all that a worker reported so far, times in Unix seconds."""
 
     ready_at: float | None = None
     last_heartbeat_at: float | None = None
@@ -111,7 +111,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
-class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+class ExitFile(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended; written once, under the lock, when its whole tree is gone.
 
     `exit_code` and `signal` are the worker's own also where `reason` says that it was stopped or timed out.
@@ -127,7 +127,7 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     duration_s: float = 0.0
     ended_at: float
-    last_heartbeat: Heartbeat | None = None
+    last_heartbeat: HeartbeatFields | None = None
 
 
 class PrunedUpTo(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,21 +137,21 @@ class PrunedUpTo(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
-class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+class PrunedFile(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in the place of pruned folders: which attempts they were of, the oldest pruning first."""
 
     v: int = 1
     pruned: tuple[PrunedUpTo, ...] = ()
 
 
-class PruneRoots(msgspec.Struct, frozen=True, kw_only=True):
+class PruneRootsFile(msgspec.Struct, frozen=True, kw_only=True):
     """The folders, also of earlier settings, in which run, output or attempt folders may wait for their deletion."""
 
     v: int = 1
     roots: tuple[str, ...] = ()
 
 
-T = TypeVar("T", Intent, Started, Stop, ExitRecord, Pruned, PruneRoots)
+T = TypeVar("T", IntentFile, StartedFile, StopFile, ExitFile, PrunedFile, PruneRootsFile)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -160,66 +160,66 @@ def prepare_folder(folder: Path) -> None:
     os.close(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
 
-def write_intent(folder: Path, intent: Intent) -> None:
+def write_intent(folder: Path, intent: IntentFile) -> None:
     """Write intent.json whole or not at all, without fsync. Raises OSError."""
     _write(folder / INTENT, intent, durable=False)
 
 
 def write_stop(folder: Path, reason: StopReason, seq: int) -> None:
     """Write stop.json whole or not at all, without fsync; then `Workers.ask_stop`. Raises OSError."""
-    _write(folder / STOP, Stop(reason=reason, seq=seq), durable=False)
+    _write(folder / STOP, StopFile(reason=reason, seq=seq), durable=False)
 
 
-def write_exit(folder: Path, record: ExitRecord) -> None:
+def write_exit(folder: Path, record: ExitFile) -> None:
     """Write exit.json with fsync. Only for who holds the lock and has swept the tree. Raises OSError."""
     _write(folder / EXIT, record, durable=True)
 
 
-def write_pruned(path: Path, record: Pruned) -> None:
+def write_pruned(path: Path, record: PrunedFile) -> None:
     """Write it whole or not at all, without fsync: it only has to outlive the process. Raises OSError."""
     _write(path, record, durable=False)
 
 
-def read_pruned(path: Path) -> Pruned | None:
+def read_pruned(path: Path) -> PrunedFile | None:
     """What was pruned of a run; None where nothing was."""
-    return _read(path, Pruned)
+    return _read(path, PrunedFile)
 
 
-def write_prune_roots(path: Path, record: PruneRoots) -> None:
+def write_prune_roots(path: Path, record: PruneRootsFile) -> None:
     """Write it whole or not at all, without fsync. Raises OSError."""
     _write(path, record, durable=False)
 
 
-def read_prune_roots(path: Path) -> PruneRoots | None:
+def read_prune_roots(path: Path) -> PruneRootsFile | None:
     """The folders; None where none were written down."""
-    return _read(path, PruneRoots)
+    return _read(path, PruneRootsFile)
 
 
-def not_started(stop_reason: StopReason | None = None, message: str | None = None) -> ExitRecord:
+def not_started(stop_reason: StopReason | None = None, message: str | None = None) -> ExitFile:
     """The end of an attempt that never had a worker."""
-    return ExitRecord(
+    return ExitFile(
         reason=ExitReason.NOT_STARTED, stop_reason=stop_reason, message=message, ended_at=time.time()
     )
 
 
-def read_intent(folder: Path) -> Intent | None:
+def read_intent(folder: Path) -> IntentFile | None:
     """The intent; None where there is none that can be read (see `_read`)."""
-    return _read(folder / INTENT, Intent)
+    return _read(folder / INTENT, IntentFile)
 
 
-def read_started(folder: Path) -> Started | None:
+def read_started(folder: Path) -> StartedFile | None:
     """started.json; None where there is none that can be read (see `_read`)."""
-    return _read(folder / STARTED, Started)
+    return _read(folder / STARTED, StartedFile)
 
 
-def read_stop(folder: Path) -> Stop | None:
+def read_stop(folder: Path) -> StopFile | None:
     """stop.json; None where there is none that can be read (see `_read`)."""
-    return _read(folder / STOP, Stop)
+    return _read(folder / STOP, StopFile)
 
 
-def read_exit(folder: Path) -> ExitRecord | None:
+def read_exit(folder: Path) -> ExitFile | None:
     """exit.json; None where there is none that can be read (see `_read`)."""
-    return _read(folder / EXIT, ExitRecord)
+    return _read(folder / EXIT, ExitFile)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

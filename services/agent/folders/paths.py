@@ -13,7 +13,7 @@ import msgspec
 
 from events.types import AttemptRef
 from services.agent.folders import files
-from services.agent.folders.files import Pruned, PruneRoots
+from services.agent.folders.files import PrunedFile, PruneRootsFile
 from services.agent.session.values import OnDisk
 from trainshed_client.naming import is_run_id
 
@@ -125,11 +125,11 @@ class Folders(msgspec.Struct, frozen=True):
         """A small file for each run of which folders were pruned here, in their place."""
         return self.state_dir / "pruned"
 
-    def read_pruned(self, run_id: str) -> Pruned:
+    def read_pruned(self, run_id: str) -> PrunedFile:
         """What was pruned of a run here."""
-        return files.read_pruned(self.pruned / f"{run_id}.json") or Pruned()
+        return files.read_pruned(self.pruned / f"{run_id}.json") or PrunedFile()
 
-    def write_pruned(self, run_id: str, record: Pruned) -> None:
+    def write_pruned(self, run_id: str, record: PrunedFile) -> None:
         """Write that down. Raises OSError."""
         files.write_pruned(self.pruned / f"{run_id}.json", record)
 
@@ -142,7 +142,7 @@ class Folders(msgspec.Struct, frozen=True):
         """Remember these too. Raises OSError."""
         known = self.prune_roots()
         if more := [root for root in roots if root not in known]:
-            record = PruneRoots(roots=tuple(map(str, (*known, *more))))
+            record = PruneRootsFile(roots=tuple(map(str, (*known, *more))))
             files.write_prune_roots(self.pruned / _PRUNE_ROOTS, record)
 
     def pruned_at(self, ref: AttemptRef) -> str | None:

@@ -1,6 +1,6 @@
 """Folders made ahead, so that a grant costs two renames instead of a dozen calls that wait for the disk's journal.
 
-Owns the blank folders beside the real ones; knows no run. A blank is used once, and what is left of an earlier
+Owns the prepared folders beside the real ones; knows no run. One is used once, and what is left of an earlier
 process is removed at the start.
 """
 
@@ -19,8 +19,8 @@ from services.agent.folders.paths import ARTIFACTS, OUTPUT_FILES
 KEPT = 16
 
 
-class Blanks:
-    """Blank folders for the first attempts of new runs: one of the state folder's, one of the runs' folder.
+class PreparedFolders:
+    """Folders for the first attempts of new runs: one of the state folder's, one of the runs' folder.
 
     Every file that stands on the way to exec is in them, empty. ``with_output``: those for output too.
     """
@@ -54,7 +54,7 @@ class Blanks:
         return len(self._ready) < KEPT // 2
 
     def refill(self) -> None:
-        """Make blanks ahead; for a thread, one at a time. Raises OSError."""
+        """Make some ahead; for a thread, one at a time. Raises OSError."""
         while len(self._ready) < KEPT:
             self._made += 1
             name = str(self._made)
@@ -69,31 +69,31 @@ class Blanks:
             self._ready.append(name)
 
     def take(self) -> str | None:
-        """A blank's name, used up by this; None where there is none."""
+        """The name of a prepared one, used up by this; None where there is none."""
         return self._ready.popleft() if self._ready else None
 
-    def put_attempt(self, name: str, intent: files.Intent, folder: Path) -> bool:
-        """Make the blank, with intent.json in it, the folder of a run's first attempt, at once and whole.
+    def put_attempt(self, name: str, intent: files.IntentFile, folder: Path) -> bool:
+        """Make it, with intent.json in it, the folder of a run's first attempt, at once and whole.
 
         False where the run has a folder already. Raises OSError.
         """
-        blank = f"{self._state}/{name}"
+        prepared = f"{self._state}/{name}"
         # Nobody looks here before the rename: no temporary file is needed.
-        fd = os.open(f"{blank}/1/{files.INTENT}", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(f"{prepared}/1/{files.INTENT}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             files.write_all(fd, intent)
         finally:
             os.close(fd)
-        return _renamed(blank, folder.parent)
+        return _renamed(prepared, folder.parent)
 
     def put_run(self, name: str, folder: Path) -> bool:
-        """Make the blank the run's folder; False where there is one already. Raises OSError."""
+        """Make it the run's folder; False where there is one already. Raises OSError."""
         return _renamed(f"{self._runs}/{name}", folder)
 
 
-def _renamed(blank: str, folder: Path) -> bool:
+def _renamed(prepared: str, folder: Path) -> bool:
     try:
-        os.rename(blank, folder)
+        os.rename(prepared, folder)
         return True
     except (FileExistsError, NotADirectoryError):
         pass
@@ -101,7 +101,7 @@ def _renamed(blank: str, folder: Path) -> bool:
         if error.errno != errno.ENOTEMPTY:
             raise
     with contextlib.suppress(OSError):
-        shutil.rmtree(blank)
+        shutil.rmtree(prepared)
     return False
 
 

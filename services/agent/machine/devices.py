@@ -1,6 +1,6 @@
-"""How the node's devices do: sampled beside the agent's work, and told where a slot's health changes.
+"""How the node's devices do: sampled beside the agent's work, and appended where a slot's health changes.
 
-Owns the latest readings and what was said of each slot; knows NVML only through `gpus`.
+Owns the latest readings and what was appended of each slot; knows NVML only through `gpus`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.logging import get_logger
 _log = get_logger("agent")
 
 SAMPLE_EVERY_S = 5.0
-Tell = Callable[[NodeEvent], Awaitable[None]]
+Append = Callable[[NodeEvent], Awaitable[None]]
 
 
 class Devices:
@@ -38,7 +38,7 @@ class Devices:
         """A new session: the log counts every slot as healthy again."""
         self._unhealthy.clear()
 
-    async def run(self, tell: Tell) -> None:
+    async def run(self, append: Append) -> None:
         """Sample until cancelled; returns at once where there is no device."""
         gpus = self._gpus
         while gpus is not None:
@@ -50,11 +50,11 @@ class Devices:
                     continue
                 if sample.healthy:
                     self._unhealthy.discard(index)
-                    await tell(SlotHealthy(node=self._node, incarnation=self._incarnation, index=index))
+                    await append(SlotHealthy(node=self._node, incarnation=self._incarnation, index=index))
                 else:
                     self._unhealthy.add(index)
                     _log.warning("a device cannot be used", node=self._node, slot=index, reason=sample.reason)
-                    await tell(
+                    await append(
                         SlotUnhealthy(
                             node=self._node,
                             incarnation=self._incarnation,

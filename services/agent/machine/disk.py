@@ -31,15 +31,15 @@ class Disk:
 
     async def run(self) -> None:
         """Measure until cancelled."""
-        said = False
+        logged = False
         while True:
             try:
                 self._free_mb = await in_daemon_thread(partial(_free_mb, self._folder))
-                said = False
+                logged = False
             except OSError as error:
                 self._free_mb = None
-                if not said:
-                    said = True
+                if not logged:
+                    logged = True
                     _log.warning("the disk of the runs' folders cannot be measured", error=str(error))
             await asyncio.sleep(EVERY_S)
 

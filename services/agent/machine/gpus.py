@@ -57,7 +57,7 @@ class Gpus:
             Device(index=index, uuid=device.known.uuid, name=device.name, memory_mb=device.memory_mb)
             for index, device in enumerate(found)
         )
-        """The devices as the node's inventory tells them; ``memory_mb`` is in MiB."""
+        """The devices as the node's inventory lists them; ``memory_mb`` is in MiB."""
         self.none_by_choice = False
         """No device is visible because there is no NVML, it has no device, or CUDA_VISIBLE_DEVICES says none."""
 
@@ -106,10 +106,10 @@ class Gpus:
         return gpus
 
     def sample(self, ours: Callable[[int], bool]) -> list[GpuSample]:
-        """Read every device. ``ours`` tells for a pid whether it belongs to a run (or the agent) here.
+        """Read every device. ``ours`` answers for a pid whether it belongs to a run (or the agent) here.
 
         A device that is lost is unhealthy, and the others go on; it is asked again at each sample. A value that
-        NVML cannot give is null. Pids are as NVML tells them: in a container they may be those of the host.
+        NVML cannot give is null. Pids are as NVML gives them: in a container they may be those of the host.
         """
         return [self._sample(index, device, ours) for index, device in enumerate(self._found)]
 
@@ -123,7 +123,7 @@ class Gpus:
         handle = device.handle
         compute = api.nvmlDeviceGetComputeRunningProcesses_v3
         graphics = api.nvmlDeviceGetGraphicsRunningProcesses_v3
-        words: list[str] = []
+        texts: list[str] = []
 
         def field(call: Callable[[], T]) -> T | None:
             try:
@@ -133,7 +133,7 @@ class Gpus:
             except api.NVMLError_NotSupported:
                 return None
             except api.NVMLError as error:
-                words.append(_words(api, error))
+                texts.append(_text(api, error))
                 return None
 
         def pids(processes: Callable[[Any], list[Any]]) -> set[int]:
@@ -150,8 +150,8 @@ class Gpus:
                 other_pids=tuple(sorted(pid for pid in pids(compute) | pids(graphics) if not ours(pid))),
             )
         except (api.NVMLError_GpuIsLost, api.NVMLError_ResetRequired) as error:
-            return GpuSample(reading=GpuReading(index=index), healthy=False, reason=_words(api, error))
-        return GpuSample(reading=reading, reason="; ".join(dict.fromkeys(words)) or None)
+            return GpuSample(reading=GpuReading(index=index), healthy=False, reason=_text(api, error))
+        return GpuSample(reading=reading, reason="; ".join(dict.fromkeys(texts)) or None)
 
     def close(self) -> None:
         """Stop NVML, where it was started. Devices and notes stay readable; ``sample`` does not."""
@@ -239,7 +239,7 @@ def _memory(api: Any, handle: Any) -> Any:
         return api.nvmlDeviceGetMemoryInfo(handle)
 
 
-def _words(api: Any, error: Exception) -> str:
+def _text(api: Any, error: Exception) -> str:
     """NVML's own words for an error, which are those of nvidia-smi; pynvml's where the library has none."""
     try:
         return str(api.nvmlErrorString(error.value))  # type: ignore[attr-defined]
@@ -257,5 +257,5 @@ def _stopped(api: Any, error: Exception) -> TrainshedError:
             todo = "This user may not open the GPUs (/dev/nvidia*): give it access."
         case _:
             todo = "nvidia-smi should say the same; a reboot often helps."
-    message = f"NVML answers: {_words(api, error)}. {todo} To start without GPUs set {VARIABLE} empty."
+    message = f"NVML answers: {_text(api, error)}. {todo} To start without GPUs set {VARIABLE} empty."
     return TrainshedError(ErrorCode.UNAVAILABLE, message)

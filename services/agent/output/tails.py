@@ -115,7 +115,7 @@ class Tail:
         self._dirty.set()
 
     async def run(self) -> None:
-        """Publish what comes until cancelled; then `finish` tells the rest."""
+        """Publish what comes until cancelled; then `finish` publishes the rest."""
         try:
             while True:
                 self._dirty.clear()
@@ -140,7 +140,7 @@ class Tail:
             )
 
     async def finish(self) -> None:
-        """The tree is gone: tell what is left, and each stream's size last. Storage that hangs is not waited for."""
+        """The tree is gone: publish what is left, and each stream's size last. Storage that hangs is not waited for."""
         self._output.disarm(self)
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
@@ -155,7 +155,7 @@ class Tail:
                 await self._output.publish(self._subject(stream), b"", headers)
         except OSError as error:
             _log.warning(
-                "the rest of the output was not told; its file has it all",
+                "the rest of the output was not published; its file has it all",
                 run_id=self._ref.run_id,
                 attempt=self._ref.attempt,
                 error=str(error) or "its storage does not answer",
@@ -255,7 +255,7 @@ def _heard(look: asyncio.Task[list[Grown]]) -> None:
 
 
 class Output:
-    """Every attempt's output on this node: one inotify for all, told at most once a turn by one-shot watches."""
+    """Every attempt's output on this node: one inotify for all, woken at most once a turn by one-shot watches."""
 
     def __init__(self, nc: SafeClient, node: str, clock: Callable[[], int]) -> None:
         self._nc = nc
@@ -286,7 +286,7 @@ class Output:
     def tail(
         self, ref: AttemptRef, folder: Path, grew: Callable[[], None], *, from_index: bool = False
     ) -> Tail:
-        """The tail of an attempt; ``from_index``: an agent before this one may have told a part already."""
+        """The tail of an attempt; ``from_index``: an agent before this one may have published a part already."""
         return Tail(self, ref, folder, grew, from_index=from_index)
 
     def arm(self, tail: Tail) -> None:

@@ -27,7 +27,7 @@ END_S = 5.0
 class ShimPool:
     """Idle shims behind one socket. `cgroups` is where their workers' cgroups go; empty: they have none.
 
-    `taken(folder, pid, pidfd)` is called as soon as a shim says that it has a folder; the descriptor, which names
+    `taken(folder, pid, pidfd)` is called as soon as a shim answers that it has a folder; the descriptor, which names
     exactly that process, is then the callee's to close.
     """
 
@@ -95,7 +95,7 @@ class ShimPool:
             try:
                 await self._send(requests, os.fsencode(folder))
             except OSError as error:
-                self._settle(folder, error)
+                self._resolve(folder, error)
         try:
             async with asyncio.timeout(ANSWER_S):
                 await asyncio.shield(waiting)
@@ -127,7 +127,7 @@ class ShimPool:
             pid, _, path = message.partition(b"\0")
             folder = Path(os.fsdecode(path))
             self._taken(folder, int(pid), fds[0])
-            self._settle(folder, None)
+            self._resolve(folder, None)
 
     async def close(self) -> None:
         """Close our end: the spawner and its idle shims end, busy shims live on."""
@@ -159,9 +159,9 @@ class ShimPool:
             self._socket.close()
         self._socket = self._spawner = None
         for folder in list(self._waiting):
-            self._settle(folder, error)
+            self._resolve(folder, error)
 
-    def _settle(self, folder: Path, error: OSError | None) -> None:
+    def _resolve(self, folder: Path, error: OSError | None) -> None:
         waiting = self._waiting.pop(folder, None)
         if waiting is None or waiting.done():
             return

@@ -44,7 +44,7 @@ class Process:
     """Device and inode of its working directory; only looked up where it is marked and no worker's."""
 
 
-def census(marks: Marks) -> dict[int, Process]:
+def list_processes(marks: Marks) -> dict[int, Process]:
     """Every process of this machine that can be looked at."""
     found: dict[int, Process] = {}
     log_id, node = (b"TRAINSHED_LOG_ID=" + marks.log_id.encode()), (b"TRAINSHED_NODE=" + marks.node.encode())
@@ -118,7 +118,7 @@ def end(marks: Marks, choose: Callable[[dict[int, Process]], set[int]]) -> list[
     give_up = time.monotonic() + LONGEST_S
 
     def look() -> tuple[Found, set[int]]:
-        processes = census(marks)
+        processes = list_processes(marks)
         chosen = choose(processes)
         # A group that holds anyone else is left alone; a dead leader is no one.
         spared = {each.group for each in processes.values() if each.pid not in chosen and not each.bare}
@@ -162,7 +162,7 @@ def cgroups_of(marks: Marks, root: Path = Path("/")) -> str:
     return f"{own}/trainshed.{marks.log_id}.{marks.node}" if may else ""
 
 
-def end_leaves(cgroups: str) -> list[int]:
+def end_worker_cgroups(cgroups: str) -> list[int]:
     """End what is left in cgroups whose shim is gone, and remove these; the pids that there were.
 
     Also finds who has cleared its environment. Raises TimeoutError where SIGKILL does not end one.
@@ -172,29 +172,29 @@ def end_leaves(cgroups: str) -> list[int]:
     for name in os.listdir(cgroups) if os.path.isdir(cgroups) else ():
         owner = cgroup.owner_of(name)
         if owner is not None and _is_gone(*owner):
-            ended += end_leaf(f"{cgroups}/{name}", give_up)
+            ended += end_worker_cgroup(f"{cgroups}/{name}", give_up)
     return ended
 
 
-def end_leaf(leaf: str, give_up: float) -> list[int]:
+def end_worker_cgroup(worker_cgroup: str, give_up: float) -> list[int]:
     """End what is in that cgroup, wait until it is gone (until `give_up` on the monotonic clock) and remove it; the
     pids that there were. Raises TimeoutError."""
     try:
-        with open(f"{leaf}/cgroup.procs") as file:
+        with open(f"{worker_cgroup}/cgroup.procs") as file:
             pids = [int(pid) for pid in file.read().split()]
-        with open(f"{leaf}/cgroup.events") as events:
+        with open(f"{worker_cgroup}/cgroup.events") as events:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
-            cgroup.kill(leaf)
+            cgroup.kill(worker_cgroup)
             while "populated 0" not in events.read():
                 if not poller.poll(max(0.0, give_up - time.monotonic()) * 1000):
                     raise TimeoutError(
-                        f"{leaf}: a process does not end on SIGKILL (is it stuck in the kernel?)"
+                        f"{worker_cgroup}: a process does not end on SIGKILL (is it stuck in the kernel?)"
                     )
                 events.seek(0)
     except FileNotFoundError:
         return []  # its shim was about to remove it
-    cgroup.remove(leaf)
+    cgroup.remove(worker_cgroup)
     return pids
 
 

@@ -1,4 +1,4 @@
-"""The agent's workers: launch, adopt, stop, sweep and bury them, and hear of their starts, heartbeats and ends.
+"""The agent's workers: launch, adopt, stop, sweep and finalise them, and hear of their starts, heartbeats and ends.
 
 Owns every process of the agent and the talk with its shims; the only module of the agent that knows them. Knows no NATS.
 """
@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from services.agent.folders import files
-from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, Started
+from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StartedFile
 from services.agent.processes import sweep
 from services.agent.processes.pool import ShimPool
 from services.agent.processes.sockets import sockets_dir
@@ -50,37 +50,37 @@ _NOT_INHERITED = frozenset(
 
 
 def boot_id() -> str:
-    """This boot's id; `Intent.boot_id` bears it."""
+    """This boot's id; `IntentFile.boot_id` bears it."""
     return BOOT_ID_FILE.read_text().strip()
 
 
 class WorkerStarted(msgspec.Struct, frozen=True):
-    """The worker has exec'd. Said once for each launch or adoption, and before its ShimGone."""
+    """The worker has exec'd. Sent once for each launch or adoption, and before its ShimExited."""
 
     folder: Path
-    started: Started
+    started: StartedFile
 
 
 class WorkerHeartbeat(msgspec.Struct, frozen=True):
-    """All that the worker told so far; at most one a second."""
+    """All that the worker reported so far; at most one a second."""
 
     folder: Path
-    heartbeat: Heartbeat
+    heartbeat: HeartbeatFields
 
 
-class ShimGone(msgspec.Struct, frozen=True):
+class ShimExited(msgspec.Struct, frozen=True):
     """The shim's process has ended. `exit` is None where it left no exit.json: it never started a worker, or was
-    killed; the agent then calls `Workers.bury`."""
+    killed; the agent then calls `Workers.finalise`."""
 
     folder: Path
-    exit: ExitRecord | None
+    exit: ExitFile | None
 
 
-WorkerEvent = WorkerStarted | WorkerHeartbeat | ShimGone
+WorkerEvent = WorkerStarted | WorkerHeartbeat | ShimExited
 
 
-class ShimAlive(OSError):
-    """The attempt's lock is held: its shim is at work, so the attempt is not to be buried."""
+class LockHeld(OSError):
+    """The attempt's lock is held: its shim is at work, so the attempt is not to be finalised."""
 
 
 class _Watched(msgspec.Struct):
@@ -88,8 +88,8 @@ class _Watched(msgspec.Struct):
 
     folder: Path
     pidfd: int
-    told_started: bool = False
-    heartbeat: Heartbeat | None = None
+    started_reported: bool = False
+    heartbeat: HeartbeatFields | None = None
 
 
 class _Datagram(msgspec.Struct):
@@ -111,7 +111,7 @@ class Workers:
         self._marks = sweep.Marks(log_id, node)
         self._events: asyncio.Queue[WorkerEvent | None] = asyncio.Queue()
         self._watched: dict[Path, _Watched] = {}
-        self._last_words: dict[Path, Heartbeat] = {}
+        self._last_heartbeats: dict[Path, HeartbeatFields] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._datagrams: socket.socket | None = None
         self.sockets_dir: Path = sockets_dir(self._state_dir)
@@ -161,13 +161,13 @@ class Workers:
 
     async def launch(self, folder: Path) -> None:
         """Hand a prepared folder (lock, intent.json) to a shim. Returns when its worker has exec'd or never will;
-        WorkerStarted or ShimGone follow. Harmless while this agent already has a shim for it. Raises OSError."""
+        WorkerStarted or ShimExited follow. Harmless while this agent already has a shim for it. Raises OSError."""
         folder = folder.absolute()
         if folder not in self._watched:
             await self._pool.hand_over(folder)
 
     async def adopt(self, folder: Path) -> bool:
-        """Watch the live shim of that folder again, and have it tell everything once more; False: none holds the
+        """Watch the live shim of that folder again, and have it send everything once more; False: none holds the
         lock. Raises OSError where one holds it and does not say who it is."""
         folder = folder.absolute()
         if folder in self._watched:
@@ -212,16 +212,16 @@ class Workers:
                 self._marks,
                 lambda processes: sweep.stray(processes, folders, named, pool, self._state_dir),
             )
-            return sorted({*ended, *sweep.end_leaves(self._cgroups)})
+            return sorted({*ended, *sweep.end_worker_cgroups(self._cgroups)})
 
         return await in_daemon_thread(all_strays)
 
-    async def bury(self, folder: Path, reason: Literal["not_started", "shim_lost"]) -> ExitRecord:
+    async def finalise(self, folder: Path, reason: Literal["not_started", "shim_lost"]) -> ExitFile:
         """Close an attempt that no shim answers for: take its lock, end what is left of its tree, write exit.json if
-        there is none, and return what stands there. Raises ShimAlive, TimeoutError, OSError."""
+        there is none, and return what stands there. Raises LockHeld, TimeoutError, OSError."""
         folder = folder.absolute()
-        heartbeat = self._last_words.pop(folder, None)
-        return await in_daemon_thread(partial(_bury, self._marks, folder, ExitReason(reason), heartbeat))
+        heartbeat = self._last_heartbeats.pop(folder, None)
+        return await in_daemon_thread(partial(_finalise, self._marks, folder, ExitReason(reason), heartbeat))
 
     # What is heard of shims
 
@@ -233,20 +233,20 @@ class Workers:
         asyncio.get_running_loop().add_reader(watched.pidfd, self._shim_gone, watched)
 
     def _shim_gone(self, watched: _Watched) -> None:
-        self._hear()  # what it said before it went comes first
+        self._hear()  # what it sent before it went comes first
         asyncio.get_running_loop().remove_reader(watched.pidfd)
         os.close(watched.pidfd)
         folder = watched.folder
         self._watched.pop(folder, None)
-        exit_record = files.read_exit(folder)
-        if exit_record is None and _locked(folder):
+        exit_file = files.read_exit(folder)
+        if exit_file is None and _locked(folder):
             # It left because another shim, of the agent before this one, was there first: watch that one.
             self._spawn_task(self._adopt_first(folder))
             return
-        self._tell_started(watched, exit_record)
-        if watched.heartbeat is not None and exit_record is None:
-            self._last_words[folder] = watched.heartbeat
-        self._events.put_nowait(ShimGone(folder, exit_record))
+        self._report_started(watched, exit_file)
+        if watched.heartbeat is not None and exit_file is None:
+            self._last_heartbeats[folder] = watched.heartbeat
+        self._events.put_nowait(ShimExited(folder, exit_file))
 
     async def _adopt_first(self, folder: Path) -> None:
         try:
@@ -255,7 +255,7 @@ class Workers:
             _log.warning("a shim cannot be watched", folder=str(folder), error=str(error))
             return
         if not adopted:
-            self._events.put_nowait(ShimGone(folder, files.read_exit(folder)))
+            self._events.put_nowait(ShimExited(folder, files.read_exit(folder)))
 
     def _spawn_task(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -271,28 +271,28 @@ class Workers:
                 return
             try:
                 datagram = msgspec.json.decode(data, type=_Datagram)
-                heartbeat = msgspec.json.decode(data, type=Heartbeat)
+                heartbeat = msgspec.json.decode(data, type=HeartbeatFields)
             except msgspec.DecodeError:
                 _log.warning("a datagram that is no shim's", size=len(data))
                 continue
             folder = self._state_dir / "attempts" / datagram.run_id / str(datagram.attempt)
             if folder not in self._watched:
-                self._pool.hear()  # that it has the folder was said before, on another socket
+                self._pool.hear()  # that it has the folder was sent before, on another socket
             watched = self._watched.get(folder)
             if watched is None:
                 continue
             if datagram.kind in ("started", "heartbeat"):
-                self._tell_started(watched, None)
+                self._report_started(watched, None)
             if datagram.kind == "heartbeat":
                 watched.heartbeat = heartbeat
                 self._events.put_nowait(WorkerHeartbeat(folder, heartbeat))
 
-    def _tell_started(self, watched: _Watched, exit_record: ExitRecord | None) -> None:
-        if watched.told_started or (exit_record is not None and exit_record.reason is ExitReason.SPAWN_ERROR):
+    def _report_started(self, watched: _Watched, exit_file: ExitFile | None) -> None:
+        if watched.started_reported or (exit_file is not None and exit_file.reason is ExitReason.SPAWN_ERROR):
             return
         started = files.read_started(watched.folder)
         if started is not None:
-            watched.told_started = True
+            watched.started_reported = True
             self._events.put_nowait(WorkerStarted(watched.folder, started))
 
     async def _shim_of(self, folder: Path, *, look_around: bool) -> int | None:
@@ -301,7 +301,7 @@ class Workers:
         if started is not None and started.boot_id == boot_id():
             return process_tree.pidfd(started.shim_pid, started.shim_start_time)
         if look_around:
-            processes = await in_daemon_thread(partial(sweep.census, self._marks))
+            processes = await in_daemon_thread(partial(sweep.list_processes, self._marks))
             for pid in sweep.shims_of(processes, folder):
                 pidfd = process_tree.pidfd(pid, processes[pid].started)
                 if pidfd is not None:
@@ -309,13 +309,15 @@ class Workers:
         return None
 
 
-def _bury(marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: Heartbeat | None) -> ExitRecord:
+def _finalise(
+    marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: HeartbeatFields | None
+) -> ExitFile:
     lock = os.open(folder / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         _take(lock, folder)
-        standing = files.read_exit(folder)
-        if standing is not None:
-            return standing
+        written = files.read_exit(folder)
+        if written is not None:
+            return written
         give_up = time.monotonic() + sweep.LONGEST_S
         started = files.read_started(folder)
         # The lock is free a moment before the kernel ends the worker of a killed shim: see that it is gone.
@@ -325,10 +327,10 @@ def _bury(marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: Heart
             process_tree.send(pid, start_time, signal.SIGKILL)
         sweep.await_gone(named, give_up)
         if named and started is not None and started.cgroup:
-            sweep.end_leaf(started.cgroup, give_up)
+            sweep.end_worker_cgroup(started.cgroup, give_up)
         sweep.end(marks, lambda processes: sweep.of_attempt(processes, folder))
         stop = files.read_stop(folder)
-        record = ExitRecord(
+        record = ExitFile(
             reason=reason,
             stop_reason=None if stop is None else stop.reason,
             ended_at=time.time(),
@@ -340,7 +342,7 @@ def _bury(marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: Heart
         os.close(lock)
 
 
-def _named(started: Started | None) -> list[tuple[int, int]]:
+def _named(started: StartedFile | None) -> list[tuple[int, int]]:
     """Worker and shim by pid and start time; none where these mean nothing, being another boot's."""
     if started is None or started.boot_id != boot_id():
         return []
@@ -355,7 +357,7 @@ def _take(lock: int, folder: Path) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > give_up:
-                raise ShimAlive(f"{folder}: its shim is alive and holds the lock") from None
+                raise LockHeld(f"{folder}: its shim is alive and holds the lock") from None
             time.sleep(0.01)  # a second shim, about to leave
 
 

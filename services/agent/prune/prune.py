@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from services.agent.folders import files
-from services.agent.folders.files import Pruned, PrunedUpTo
+from services.agent.folders.files import PrunedFile, PrunedUpTo
 from services.agent.folders.paths import ATTEMPTS, Folders
 from services.agent.prune import trash
 from services.agent.prune.trash import Stopped, Trashed
@@ -207,7 +207,7 @@ def _write_word(folders: Folders, left: Left, at: str) -> None:
     folders.add_prune_roots([place.path.parent for place in left.places])
     before = folders.read_pruned(left.run_id).pruned
     if not before or before[-1].attempt < left.attempt:
-        record = Pruned(pruned=(*before, PrunedUpTo(attempt=left.attempt, at=at)))
+        record = PrunedFile(pruned=(*before, PrunedUpTo(attempt=left.attempt, at=at)))
         folders.write_pruned(left.run_id, record)
 
 

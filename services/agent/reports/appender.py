@@ -1,4 +1,4 @@
-"""The agent's words in the event log: appended against its own last word, and repeated until they are settled.
+"""What the agent appends to the event log, against its own last event, and again until the outcome is known.
 
 Owns guards and unknown outcomes of an agent's appends (docs/protocol.md rules 2, 8, 11, 13); knows no process or file.
 """
@@ -24,14 +24,14 @@ from trainshed_client.subjects import Role
 
 _log = get_logger("agent")
 
-WORDS = ("started", "completed", "failed", "cancelled", "timed_out")
-"""What an agent may say of a run: its guard covers these five literal subjects."""
+RUN_EVENTS = ("started", "completed", "failed", "cancelled", "timed_out")
+"""What an agent may append of a run: its guard covers these five literal subjects."""
 PAUSE_S = 1.0
 REMEMBERED = 1_000
-"""Runs whose last own word is remembered; for others it is read back, which costs a millisecond."""
+"""Runs whose last own event is remembered; for others it is read back, which costs a millisecond."""
 
 
-class Words:
+class Appender:
     """What this agent appends. Every call returns only when its outcome is known, however long that takes."""
 
     def __init__(self, log: EventLog, writer: Writer, node: str) -> None:
@@ -40,10 +40,10 @@ class Words:
         self.node = node
         self._last: dict[str, int] = {}
 
-    async def tell(self, event: Started | AttemptEnd) -> int:
-        """Append a word on a run, or find that it was said before; its sequence (0: refused for good).
+    async def append(self, event: Started | AttemptEnd) -> int:
+        """Append an event of a run, or find that it was appended before; its sequence (0: refused for good).
 
-        Words of one run must be told one after the other.
+        Events of one run must be appended one after the other.
         """
         new = self._writer.new(event)
         guarded = subjects.agent_words(event.run_id, self.node)
@@ -52,7 +52,7 @@ class Words:
             try:
                 seq = (await self._log.append(new, guard)).seq
             except Conflict:
-                seq = await self._settle(new, event)
+                seq = await self._resolve(new, event)
             except UnknownOutcome:
                 await reconnected(self._log.nc)
                 continue
@@ -64,8 +64,8 @@ class Words:
                 self._remember(event.run_id, seq)
                 return seq
 
-    async def tell_node(self, event: NodeEvent) -> None:
-        """Append a word on the node that needs no guard. Gives up after a minute: the caller tells again."""
+    async def append_node_event(self, event: NodeEvent) -> None:
+        """Append an event of the node that needs no guard. Gives up after a minute: the caller asks again."""
         try:
             await self._log.append_surely(self._writer.new(event))
         except (UnknownOutcome, Refused) as error:
@@ -82,7 +82,7 @@ class Words:
         return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
 
     async def name(self) -> Name:
-        """The last words on this name, by direct gets of literal subjects (docs/protocol.md rule 11)."""
+        """The last events of this name, by direct gets of literal subjects (docs/protocol.md rule 11)."""
         while True:
             try:
                 joined = await self._last_of(Role.AGENT, "node_joined")
@@ -132,13 +132,13 @@ class Words:
             except UnknownOutcome:
                 await reconnected(self._log.nc)
 
-    async def _settle(self, new: NewEvent, event: Started | AttemptEnd) -> int:
-        """What stands there after a conflict: the sequence of this word where it was said, else 0 to say it again.
+    async def _resolve(self, new: NewEvent, event: Started | AttemptEnd) -> int:
+        """What stands there after a conflict: the sequence of this event where it was appended, else 0 to append it again.
 
-        A process before this one may have said it under another id: the same kind of word on the attempt is it.
+        A process before this one may have appended it under another id: the same kind of event of the attempt is it.
         """
         last = 0
-        for type_ in WORDS:
+        for type_ in RUN_EVENTS:
             subject = f"{subjects.EVENTS}.run.{event.run_id}.agent.{type_}.{self.node}"
             stored = await self._stored(subject)
             if stored is None:
@@ -177,7 +177,7 @@ def _same(stored: object, event: RunEvent) -> bool:
 
 
 def _incarnation(stored: StoredEvent | Unreadable | None) -> str | None:
-    """Whose word it was; of one that cannot be read, an incarnation that is nobody's."""
+    """Whose event it was; of one that cannot be read, an incarnation that is nobody's."""
     match stored:
         case None:
             return None

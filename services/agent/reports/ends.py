@@ -17,13 +17,13 @@ from events.types import (
     TimedOut,
     Told,
 )
-from services.agent.folders.files import ExitReason, ExitRecord, Heartbeat, StopReason
+from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StopReason
 from trainshed_client.statuses import FailureReason
 
 TAIL_BYTES = 8 * 1024
 
 
-def told_of(heartbeat: Heartbeat) -> Told:
+def report_of(heartbeat: HeartbeatFields) -> Told:
     """A shim's heartbeat columns as events bear them."""
     return Told(
         ready_at=_time(heartbeat.ready_at),
@@ -35,24 +35,24 @@ def told_of(heartbeat: Heartbeat) -> Told:
     )
 
 
-def last_heartbeat(exit_record: ExitRecord, told: Told | None, seq: int) -> LastHeartbeat | None:
-    """What the end sets for good: the shim's last word where it has one, else the last that was told; None: nothing.
+def last_heartbeat(exit_file: ExitFile, stored: Told | None, seq: int) -> LastHeartbeat | None:
+    """What the end sets for good: the shim's last report where it has one, else the last that was published; None: nothing.
 
-    ``told`` and ``seq`` are of the last heartbeat that was stored.
+    ``stored`` and ``seq`` are of the last heartbeat that was stored.
     """
-    last = exit_record.last_heartbeat
-    if last is None and told is None:
+    last = exit_file.last_heartbeat
+    if last is None and stored is None:
         return None
-    words = told_of(last) if last is not None else told or Told()
-    times = [each.last_heartbeat_at for each in (words, told) if each is not None]
+    report = report_of(last) if last is not None else stored or Told()
+    times = [each.last_heartbeat_at for each in (report, stored) if each is not None]
     at = max((time for time in times if time is not None), default=None)
     return LastHeartbeat(
-        ready_at=words.ready_at,
+        ready_at=report.ready_at,
         last_heartbeat_at=at,
-        step=words.step,
-        progress=words.progress,
-        status_text=words.status_text,
-        metrics=words.metrics,
+        step=report.step,
+        progress=report.progress,
+        status_text=report.status_text,
+        metrics=report.metrics,
         seq=seq,
     )
 
@@ -62,20 +62,20 @@ def completed(event: AttemptEnd) -> bool:
     return isinstance(event, Completed)
 
 
-def failed(exit_record: ExitRecord) -> bool:
+def failed(exit_file: ExitFile) -> bool:
     """Whether the end is a Failed one, which bears the last of the output."""
-    return failure(exit_record) is not None
+    return failure(exit_file) is not None
 
 
-def failure(exit_record: ExitRecord) -> FailureReason | None:
+def failure(exit_file: ExitFile) -> FailureReason | None:
     """The reason of a Failed; None for the other ends."""
-    if exit_record.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
+    if exit_file.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
         return None
-    if exit_record.stop_reason is StopReason.RECLAIMED and exit_record.reason is not ExitReason.NOT_STARTED:
+    if exit_file.stop_reason is StopReason.RECLAIMED and exit_file.reason is not ExitReason.NOT_STARTED:
         return FailureReason.NODE_RECLAIMED
-    match exit_record.reason:
+    match exit_file.reason:
         case ExitReason.EXITED:
-            return FailureReason.EXIT_CODE if exit_record.exit_code != 0 else None
+            return FailureReason.EXIT_CODE if exit_file.exit_code != 0 else None
         case ExitReason.SIGNALLED:
             return FailureReason.SIGNAL
         case ExitReason.SPAWN_ERROR:
@@ -90,7 +90,7 @@ def failure(exit_record: ExitRecord) -> FailureReason | None:
 
 def end_of(
     ref: AttemptRef,
-    exit_record: ExitRecord,
+    exit_file: ExitFile,
     heartbeat: LastHeartbeat | None,
     *,
     artifacts: Artifacts | None = None,
@@ -101,19 +101,19 @@ def end_of(
 
     ``message`` stands in where exit.json has none.
     """
-    ran = exit_record.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
-    duration_s = exit_record.duration_s if ran else None
-    if exit_record.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
+    ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
+    duration_s = exit_file.duration_s if ran else None
+    if exit_file.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
         return Cancelled(
             run_id=ref.run_id,
             attempt=ref.attempt,
             duration_s=duration_s,
             last_heartbeat=heartbeat,
-            reason=exit_record.stop_reason,
-            exit_code=exit_record.exit_code,
-            signal=exit_record.signal,
+            reason=exit_file.stop_reason,
+            exit_code=exit_file.exit_code,
+            signal=exit_file.signal,
         )
-    reason = failure(exit_record)
+    reason = failure(exit_file)
     if reason is not None:
         return Failed(
             run_id=ref.run_id,
@@ -121,22 +121,22 @@ def end_of(
             duration_s=duration_s,
             last_heartbeat=heartbeat,
             failure_reason=reason,
-            exit_code=exit_record.exit_code,
-            signal=exit_record.signal,
-            message=exit_record.message or message,
+            exit_code=exit_file.exit_code,
+            signal=exit_file.signal,
+            message=exit_file.message or message,
             output_tail=output_tail or None,
         )
-    match exit_record.reason:
+    match exit_file.reason:
         case ExitReason.WORKER_TIMEOUT | ExitReason.TIME_LIMIT:
             return TimedOut(
                 run_id=ref.run_id,
                 attempt=ref.attempt,
                 duration_s=duration_s,
                 last_heartbeat=heartbeat,
-                failure_reason=FailureReason(exit_record.reason.value),
-                timeout_s=exit_record.timeout_s,
-                exit_code=exit_record.exit_code,
-                signal=exit_record.signal,
+                failure_reason=FailureReason(exit_file.reason.value),
+                timeout_s=exit_file.timeout_s,
+                exit_code=exit_file.exit_code,
+                signal=exit_file.signal,
             )
         case _:
             return Completed(

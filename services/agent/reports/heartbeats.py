@@ -1,4 +1,4 @@
-"""The agent's heartbeats: that the node is alive and how its devices do, and what its workers told.
+"""The agent's heartbeats: that the node is alive and how its devices do, and what its workers reported.
 
 Owns their pace, guards and sequences (docs/contracts.md, "The worker's contract": 5 s a node, 1 s a run); knows no process and no file.
 """
@@ -30,7 +30,7 @@ _log = get_logger("agent")
 NODE_EVERY_S = 5.0
 RUN_EVERY_S = 1.0
 ALIVE_EVERY_S = 30.0
-"""A worker whose being alive is all that it tells (`heartbeat.source` process): so often."""
+"""A worker whose being alive is all that it shows (`heartbeat.source` process): so often."""
 OUTPUT_EVERY_S = 5.0
 _REMEMBERED_IDS = 50
 
@@ -38,7 +38,7 @@ Sample = Callable[[], Awaitable[list[GpuSample]]]
 
 
 class NodeHeartbeats:
-    """Says every 5 s that the node is alive, each against the sequence of the one before (docs/protocol.md rule 11)."""
+    """Publishes every 5 s that the node is alive, each against the sequence of the one before (docs/protocol.md rule 11)."""
 
     def __init__(self, nc: SafeClient, writer: Writer, node: str, incarnation: str) -> None:
         self._nc = nc
@@ -64,10 +64,10 @@ class NodeHeartbeats:
         """Heartbeats until cancelled. Raises TrainshedError (CONFLICT) where another speaks for this node."""
         while True:
             begun = time.monotonic()
-            await self._say(readings(), disk_free_mb())
+            await self._publish(readings(), disk_free_mb())
             await asyncio.sleep(max(0.0, NODE_EVERY_S - (time.monotonic() - begun)))
 
-    async def _say(self, gpus: tuple[GpuReading, ...], disk_free_mb: int | None) -> None:
+    async def _publish(self, gpus: tuple[GpuReading, ...], disk_free_mb: int | None) -> None:
         heartbeat = NodeHeartbeat(
             node=self._node, incarnation=self._incarnation, gpus=gpus, disk_free_mb=disk_free_mb
         )
@@ -89,7 +89,7 @@ class NodeHeartbeats:
             _log.warning("the heartbeat stream takes nothing", error=error.message)
 
     async def _read(self) -> None:
-        """What stands there: the guard of the next heartbeat, unless it is another's word."""
+        """What stands there: the guard of the next heartbeat, unless it is another's."""
         found = await last_message(self._nc, subjects.HEARTBEATS_STREAM, self._subject)
         self._seq = 0 if found is None else found.seq
         if found is None or event_id(found.body) in self._sent:
@@ -107,7 +107,7 @@ class NodeHeartbeats:
 
 
 class RunHeartbeats:
-    """One run's heartbeats: what was told, at most one a second, and nothing where nothing new was told."""
+    """One run's heartbeats: what was reported, at most one a second, and nothing where nothing new was."""
 
     def __init__(
         self,
@@ -123,21 +123,21 @@ class RunHeartbeats:
         self._ref = ref
         self._alive_counts = alive_counts
         self._clock = clock
-        self._told = Told()
+        self._report = Told()
         self._new = asyncio.Event()
         self.stored: Told | None = None
         """The last that was stored."""
         self.seq = 0
         """Its sequence; 0: none was."""
 
-    def tell(self, told: Told) -> None:
-        """All that the worker told so far."""
-        self._told = told
+    def report(self, report: Told) -> None:
+        """All that the worker reported so far."""
+        self._report = report
         self._new.set()
 
     def seen(self) -> None:
         """A sign of life that says nothing else (a line of output)."""
-        self._told = msgspec.structs.replace(self._told, last_heartbeat_at=rfc3339(self._clock()))
+        self._report = msgspec.structs.replace(self._report, last_heartbeat_at=rfc3339(self._clock()))
         self._new.set()
 
     async def run(self) -> None:
@@ -156,7 +156,7 @@ class RunHeartbeats:
             if not self._new.is_set():
                 self.seen()
             self._new.clear()
-            await self._say()
+            await self._publish()
             await asyncio.sleep(RUN_EVERY_S)
 
     async def _await_news(self, seconds: float) -> None:
@@ -164,14 +164,14 @@ class RunHeartbeats:
             async with asyncio.timeout(seconds):
                 await self._new.wait()
 
-    async def _say(self) -> None:
-        told = self._told
+    async def _publish(self) -> None:
+        report = self._report
         heartbeat = RunHeartbeat(
-            run_id=self._ref.run_id, attempt=self._ref.attempt, **msgspec.structs.asdict(told)
+            run_id=self._ref.run_id, attempt=self._ref.attempt, **msgspec.structs.asdict(report)
         )
         try:
             subject, id_, body = self._writer.heartbeat(heartbeat)
             self.seq = (await publish(self._nc, subject, id_, body)).seq
-            self.stored = told
+            self.stored = report
         except (UnknownOutcome, Refused, nats.errors.Error):
             pass  # the next one carries all of it

@@ -1,6 +1,6 @@
-"""The agent's words on its own node: what was last said of the name, joining, leaving, and why it may not join.
+"""The events of the agent's own node: what was last appended of the name, joining, leaving, and why it may not join.
 
-Owns those events and the refusal's words (docs/protocol.md rules 8 and 11); when they are said `session` decides.
+Owns those events and the refusal's text (docs/protocol.md rules 8 and 11); when they are appended `session` decides.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from events.types import AttemptRef, NodeJoined, NodeLeft
 from services.agent.identity import Identity
 from services.agent.machine.inventory import Inventory
-from services.agent.reports.appender import Words
+from services.agent.reports.appender import Appender
 from services.agent.reports.heartbeats import NodeHeartbeats
-from services.agent.session.values import AppendLeft, Joined, JoinRefused, Left, NameRead
+from services.agent.session.values import AppendLeft, Joined, JoinRefused, LeaveStored, NameRead
 from services.failpoints import failpoint
 from services.logging import get_logger
 from services.version import VERSION
@@ -26,11 +26,11 @@ LEAVE_S = 0.6
 
 
 class Membership:
-    """One incarnation's words on its node."""
+    """One incarnation's events of its node."""
 
     def __init__(
         self,
-        words: Words,
+        appender: Appender,
         heartbeats: NodeHeartbeats,
         *,
         identity: Identity,
@@ -39,7 +39,7 @@ class Membership:
         borrowed: bool,
         clock: Callable[[], int],
     ) -> None:
-        self._words = words
+        self._appender = appender
         self._heartbeats = heartbeats
         self._identity = identity
         self._inventory = inventory
@@ -48,8 +48,8 @@ class Membership:
         self._clock = clock
 
     async def read_name(self) -> NameRead:
-        """The last words on the name."""
-        return NameRead(await self._words.name())
+        """The last events of the name."""
+        return NameRead(await self._appender.name())
 
     async def join(self, guard: int, attempts: tuple[AttemptRef, ...]) -> Joined | JoinRefused:
         """Append NodeJoined while ``guard`` is the name's last join."""
@@ -64,11 +64,11 @@ class Membership:
             borrowed=self._borrowed,
             version=VERSION,
         )
-        seq = await self._words.join(event, guard)
+        seq = await self._appender.join(event, guard)
         failpoint("agent.joined")
         return JoinRefused() if seq is None else Joined(seq)
 
-    async def leave(self, action: AppendLeft, *, reclaim: bool) -> Left:
+    async def leave(self, action: AppendLeft, *, reclaim: bool) -> LeaveStored:
         """Append NodeLeft, or give up soon: the agent leaves either way."""
         node = self._identity.node
         event = NodeLeft(
@@ -80,12 +80,12 @@ class Membership:
         )
         try:
             async with asyncio.timeout(LEAVE_S):
-                if await self._words.leave(event, action.guard) is None:
+                if await self._appender.leave(event, action.guard) is None:
                     _log.warning("another agent has joined as this node", node=node)
                 failpoint("agent.left")
         except TimeoutError:
-            _log.warning("left without a word: the event log does not answer", node=node)
-        return Left()
+            _log.warning("left without NodeLeft: the event log does not answer", node=node)
+        return LeaveStored()
 
     async def refusal(self, owner: str) -> TrainshedError:
         """Why this agent may not run here, and what to do about it."""

@@ -21,7 +21,7 @@ from services.agent.attempts.attempts import Attempts
 from services.agent.attempts.intents import Intents
 from services.agent.folders.files import StopReason
 from services.agent.folders.paths import is_ref
-from services.agent.folders.prepared import Blanks
+from services.agent.folders.prepared import PreparedFolders
 from services.agent.identity import Identity
 from services.agent.processes.workers import Workers
 from services.agent.reports.appender import PAUSE_S
@@ -31,27 +31,27 @@ from services.agent.session.machine import attempt_of
 from services.agent.session.values import (
     Ack,
     Action,
+    AppendEnd,
     AppendJoined,
     AppendLeft,
-    Bury,
+    AppendStarted,
+    AttemptPlace,
     CountedLost,
+    Finalise,
     Finish,
     Forget,
     Granted,
     Input,
     Joined,
     Launch,
-    Phase,
-    Place,
     PrepareFolders,
     ReadName,
     Refuse,
-    State,
+    SessionPhase,
+    SessionState,
     StopOrdered,
     Sweep,
     Swept,
-    TellEnd,
-    TellStarted,
     WakeShim,
     WriteFolder,
     WriteGrant,
@@ -63,8 +63,8 @@ from trainshed_client.errors import TrainshedError
 
 _log = get_logger("agent")
 
-LAST_WORDS_S = 5.0
-"""Seconds that an agent whose workers are all ended goes on trying to tell their ends before it exits."""
+APPEND_ENDS_S = 5.0
+"""Seconds that an agent whose workers are all ended goes on trying to append their ends before it exits."""
 
 
 class SessionShell:
@@ -78,15 +78,15 @@ class SessionShell:
         self,
         parts: Parts,
         workers: Workers,
-        blanks: Blanks,
+        prepared: PreparedFolders,
         *,
         identity: Identity,
         intents: Intents,
         membership: Membership,
         joined: Callable[[], None],
     ) -> None:
-        self.state = State(incarnation=identity.incarnation)
-        self.attempts = Attempts(parts, workers, blanks, self.feed)
+        self.state = SessionState(incarnation=identity.incarnation)
+        self.attempts = Attempts(parts, workers, prepared, self.feed)
         self.finished = asyncio.Event()
         self.refusal: TrainshedError | None = None
         self._nc = parts.nc
@@ -99,7 +99,7 @@ class SessionShell:
         self._inputs: deque[Input] = deque()
         self._draining = False
         self._deliveries: dict[int, Msg] = {}
-        self._last_words: asyncio.TimerHandle | None = None
+        self._give_up: asyncio.TimerHandle | None = None
 
     # --- inputs -------------------------------------------------------------------------------------------
 
@@ -128,9 +128,9 @@ class SessionShell:
             if not isinstance(event, Granted | StopOrdered):  # these are delivered again
                 asyncio.get_running_loop().call_later(PAUSE_S, self.feed, event)
             return
-        if isinstance(event, Joined) and self.state.phase is Phase.JOINED:
+        if isinstance(event, Joined) and self.state.phase is SessionPhase.JOINED:
             self._has_joined()
-        self._limit_last_words()
+        self._limit_appending()
 
     def _has_joined(self) -> None:
         self._joined()
@@ -139,13 +139,13 @@ class SessionShell:
         for msg in held.values():
             asyncio.get_running_loop().call_soon(self.deliver, msg)
 
-    def _limit_last_words(self) -> None:
+    def _limit_appending(self) -> None:
         state = self.state
-        if state.phase is not Phase.RECLAIMING or self._last_words is not None:
+        if state.phase is not SessionPhase.RECLAIMING or self._give_up is not None:
             return
-        if all(each.place is Place.OVER for each in state.attempts):
+        if all(each.place is AttemptPlace.OVER for each in state.attempts):
             loop = asyncio.get_running_loop()
-            self._last_words = loop.call_later(LAST_WORDS_S, self.finished.set)
+            self._give_up = loop.call_later(APPEND_ENDS_S, self.finished.set)
 
     def deliver(self, msg: Msg) -> None:
         """One decision of the dispatcher, from the node's push consumer (docs/protocol.md rule 10)."""
@@ -155,7 +155,7 @@ class SessionShell:
         at = 5 if len(tokens) == 9 else 7
         seq, stored_ns = int(tokens[at]), int(tokens[at + 2])
         self._deliveries[seq] = msg
-        if self.finished.is_set() or self.state.phase is not Phase.JOINED:
+        if self.finished.is_set() or self.state.phase is not SessionPhase.JOINED:
             return  # taken once the session has begun, or delivered again
         stored = decode(msg.subject, msg.data, seq, stored_ns)
         if isinstance(stored, Unreadable):
@@ -231,12 +231,12 @@ class SessionShell:
             case Ack(seq):
                 if (msg := self._deliveries.get(seq)) is not None:
                     spawn(self._acknowledge(msg))
-            case Bury(ref, reason):
-                spawn(attempts.bury(ref, reason))
-            case TellStarted(ref):
-                spawn(attempts.tell_started(ref))
-            case TellEnd(ref):
-                spawn(attempts.tell_end(ref))
+            case Finalise(ref, reason):
+                spawn(attempts.finalise(ref, reason))
+            case AppendStarted(ref):
+                spawn(attempts.append_started(ref))
+            case AppendEnd(ref):
+                spawn(attempts.append_end(ref))
             case Forget(ref):
                 attempts.forget(ref)
             case ReadName():

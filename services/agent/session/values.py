@@ -1,6 +1,6 @@
 """What the agent's session knows, what may happen to it, and what it has done about it: frozen values.
 
-Owns State, the inputs and the actions of `session.step`; decides nothing.
+Owns SessionState, the inputs and the actions of `machine.step`; decides nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import msgspec
 from events.types import AttemptRef
 from services.agent.folders.files import StopReason
 
-BuryReason = Literal["not_started", "shim_lost"]
+FinaliseReason = Literal["not_started", "shim_lost"]
 
 
-class Phase(enum.Enum):
+class SessionPhase(enum.Enum):
     """Where the session is."""
 
     READING = "reading"  # the name's last join, leave and removal are being read
@@ -25,20 +25,20 @@ class Phase(enum.Enum):
     JOINING = "joining"  # NodeJoined is on its way
     JOINED = "joined"  # takes and launches
     LEAVING = "leaving"  # NodeLeft is on its way: takes and launches nothing any more
-    RECLAIMING = "reclaiming"  # every worker is being ended, and the ends are being told
+    RECLAIMING = "reclaiming"  # every worker is being ended, and the ends are being appended
     LEAVING_EMPTY = "leaving_empty"  # the second NodeLeft, without attempts, is on its way
     GONE = "gone"
 
 
-class Place(enum.Enum):
+class AttemptPlace(enum.Enum):
     """Where an attempt is whose end was not acknowledged yet."""
 
     WAITING = (
         "waiting"  # written down; its folder is not made, or its slot or its run's older attempt not gone
     )
     UP = "up"  # handed to a shim: its tree may live
-    CLOSING = "closing"  # no shim answers for it: being buried
-    OVER = "over"  # its tree is gone and exit.json stands: the end is to be told
+    CLOSING = "closing"  # no shim answers for it: being finalised
+    OVER = "over"  # its tree is gone and exit.json stands: the end is to be appended
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,17 +47,17 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     ref: AttemptRef
     seq: int
     slots: tuple[int, ...]
-    place: Place
+    place: AttemptPlace
     prepared: bool = False
     """The run's folder is made, or cannot be: a launch waits for storage to answer, nothing else does."""
     stop: StopReason | None = None
     started: bool = False
-    started_told: bool = False
-    end_told: bool = False
+    started_appended: bool = False
+    end_appended: bool = False
 
 
 class Name(msgspec.Struct, frozen=True, kw_only=True):
-    """The last words on this node's name: sequence (0: none) and incarnation of each (docs/protocol.md rule 11)."""
+    """The last events of this node's name: sequence (0: none) and incarnation of each (docs/protocol.md rule 11)."""
 
     joined: int = 0
     joined_by: str | None = None
@@ -68,7 +68,7 @@ class Name(msgspec.Struct, frozen=True, kw_only=True):
     removed_of: str | None = None
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
+class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides what the agent does next.
 
     ``joined`` is the sequence of its own last NodeJoined (0: none in this process), ``upto`` the last decision that
@@ -76,7 +76,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     incarnation: str
-    phase: Phase = Phase.READING
+    phase: SessionPhase = SessionPhase.READING
     name: Name = Name()
     joined: int = 0
     upto: int = 0
@@ -107,7 +107,7 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class NameRead(msgspec.Struct, frozen=True):
-    """The name's last words are read."""
+    """The name's last events are read."""
 
     name: Name
 
@@ -167,25 +167,25 @@ class FoldersPrepared(msgspec.Struct, frozen=True):
     ref: AttemptRef
 
 
-class WorkerUp(msgspec.Struct, frozen=True):
+class StartedWritten(msgspec.Struct, frozen=True):
     """The attempt's worker has exec'd."""
 
     ref: AttemptRef
 
 
-class ShimDied(msgspec.Struct, frozen=True):
+class ShimLost(msgspec.Struct, frozen=True):
     """The shim is gone and left no exit.json, or there never was one (the launch failed)."""
 
     ref: AttemptRef
 
 
-class ShimFound(msgspec.Struct, frozen=True):
-    """An attempt that was to be buried has a live shim after all, watched from now on."""
+class ShimAlive(msgspec.Struct, frozen=True):
+    """An attempt that was to be finalised has a live shim after all, watched from now on."""
 
     ref: AttemptRef
 
 
-class TreeGone(msgspec.Struct, frozen=True):
+class ExitWritten(msgspec.Struct, frozen=True):
     """No process of the attempt is left and its exit.json stands."""
 
     ref: AttemptRef
@@ -203,7 +203,7 @@ class LeaveAsked(msgspec.Struct, frozen=True):
     reclaim: bool
 
 
-class Left(msgspec.Struct, frozen=True):
+class LeaveStored(msgspec.Struct, frozen=True):
     """NodeLeft is stored, or can never be (another incarnation has joined)."""
 
 
@@ -217,13 +217,13 @@ Input = (
     | StopOrdered
     | CountedLost
     | FoldersPrepared
-    | WorkerUp
-    | ShimDied
-    | ShimFound
-    | TreeGone
+    | StartedWritten
+    | ShimLost
+    | ShimAlive
+    | ExitWritten
     | EndStored
     | LeaveAsked
-    | Left
+    | LeaveStored
 )
 
 
@@ -275,20 +275,20 @@ class Ack(msgspec.Struct, frozen=True):
     seq: int
 
 
-class Bury(msgspec.Struct, frozen=True):
-    """Take the lock, end what is left of the tree and write exit.json; then TreeGone or ShimFound."""
+class Finalise(msgspec.Struct, frozen=True):
+    """Take the lock, end what is left of the tree and write exit.json; then ExitWritten or ShimAlive."""
 
     ref: AttemptRef
-    reason: BuryReason
+    reason: FinaliseReason
 
 
-class TellStarted(msgspec.Struct, frozen=True):
+class AppendStarted(msgspec.Struct, frozen=True):
     """Append Started."""
 
     ref: AttemptRef
 
 
-class TellEnd(msgspec.Struct, frozen=True):
+class AppendEnd(msgspec.Struct, frozen=True):
     """Append the end that exit.json says, after what was told of the run before; then EndStored."""
 
     ref: AttemptRef
@@ -301,7 +301,7 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 class ReadName(msgspec.Struct, frozen=True):
-    """Read the last words on the name; then NameRead."""
+    """Read the last events of the name; then NameRead."""
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -318,7 +318,7 @@ class AppendJoined(msgspec.Struct, frozen=True):
 
 
 class AppendLeft(msgspec.Struct, frozen=True):
-    """Append NodeLeft, guarded by the own NodeJoined; then Left."""
+    """Append NodeLeft, guarded by the own NodeJoined; then LeaveStored."""
 
     guard: int
     upto: int
@@ -343,9 +343,9 @@ Action = (
     | Launch
     | WakeShim
     | Ack
-    | Bury
-    | TellStarted
-    | TellEnd
+    | Finalise
+    | AppendStarted
+    | AppendEnd
     | Forget
     | ReadName
     | Sweep
@@ -354,5 +354,5 @@ Action = (
     | Refuse
     | Finish
 )
-Step = tuple[State, tuple[Action, ...]]
+Step = tuple[SessionState, tuple[Action, ...]]
 WRITES = (WriteGrant, WriteFolder, WriteStop)

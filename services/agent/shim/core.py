@@ -9,23 +9,23 @@ from services.agent.shim.core_types import (
     Action,
     CheckOutput,
     ExecFailed,
-    Heartbeat,
     Input,
     KillTree,
+    Message,
     Notified,
     OutputGrew,
-    Phase,
     Reason,
     Released,
+    SendToAgent,
+    ShimHeartbeat,
+    ShimPhase,
+    ShimState,
     SignalTree,
     Source,
-    State,
     Step,
     StopAsked,
-    TellAgent,
     Tick,
     TreeGone,
-    Word,
     WorkerExited,
     WriteExit,
 )
@@ -33,23 +33,23 @@ from services.agent.shim.values import replace
 
 KILL_AGAIN_MAX_S = 1.0
 """Seconds from one SIGKILL of the whole tree to the next at the most."""
-TELL_EVERY_S = 1.0
+SEND_EVERY_S = 1.0
 """A run's heartbeats are coalesced to one in this many seconds."""
 MAX_METRICS = 64
 """Metric names that one attempt may use; further names are ignored."""
 
 
-def next_deadline(state: State) -> float | None:
+def next_deadline(state: ShimState) -> float | None:
     """When the next Tick is due at the latest; None: only an input can change anything."""
     times = [time for time in (state.due, _time_limit(state), _silence_limit(state)) if time is not None]
-    if state.untold and state.told_at is not None:
-        times.append(state.told_at + TELL_EVERY_S)
+    if state.unsent and state.sent_at is not None:
+        times.append(state.sent_at + SEND_EVERY_S)
     return min(times, default=None)
 
 
-def step(state: State, event: Input) -> Step:
+def step(state: ShimState, event: Input) -> Step:
     """One input in; the new state and what to do now. Total: any input in any state has an answer."""
-    if state.phase is Phase.GONE:
+    if state.phase is ShimPhase.GONE:
         return state, ()
     match event:
         case Released():
@@ -70,32 +70,32 @@ def step(state: State, event: Input) -> Step:
             return _tree_gone(state, event)
 
 
-def _released(state: State, event: Released) -> Step:
-    if state.phase is not Phase.COMING_UP:
+def _released(state: ShimState, event: Released) -> Step:
+    if state.phase is not ShimPhase.COMING_UP:
         return state, ()
-    state = replace(state, phase=Phase.RUNNING, released_at=event.now, alive_at=event.now)
-    told: tuple[Action, ...] = (TellAgent(Word.STARTED),)
+    state = replace(state, phase=ShimPhase.RUNNING, released_at=event.now, alive_at=event.now)
+    send: tuple[Action, ...] = (SendToAgent(Message.STARTED),)
     if state.stop_reason is None:
-        return state, told
+        return state, send
     # Asked for between the look at the folder and exec.
     state, actions = _end(state, event.now, Reason.STOPPED)
-    return state, told + actions
+    return state, send + actions
 
 
-def _exec_failed(state: State, event: ExecFailed) -> Step:
-    if state.phase is not Phase.COMING_UP:
+def _exec_failed(state: ShimState, event: ExecFailed) -> Step:
+    if state.phase is not ShimPhase.COMING_UP:
         return state, ()
-    state = replace(state, phase=Phase.GONE, reason=Reason.SPAWN_ERROR)
-    return state, (_exit(state, event.message), TellAgent(Word.EXITED))
+    state = replace(state, phase=ShimPhase.GONE, reason=Reason.SPAWN_ERROR)
+    return state, (_exit(state, event.message), SendToAgent(Message.EXITED))
 
 
-def _worker_exited(state: State, event: WorkerExited) -> Step:
+def _worker_exited(state: ShimState, event: WorkerExited) -> Step:
     if state.worker_gone_at is not None:
         return state, ()
-    if state.phase is Phase.COMING_UP:
+    if state.phase is ShimPhase.COMING_UP:
         state = replace(state, released_at=event.now)
     state = replace(state, worker_gone_at=event.now, exit_code=event.exit_code, signal=event.signal)
-    if state.phase in (Phase.ENDING, Phase.KILLING):
+    if state.phase in (ShimPhase.ENDING, ShimPhase.KILLING):
         return state, ()
     if state.stop_reason is not None:
         reason = Reason.STOPPED
@@ -105,10 +105,10 @@ def _worker_exited(state: State, event: WorkerExited) -> Step:
     return _end(state, event.now, reason)
 
 
-def _notified(state: State, event: Notified) -> Step:
+def _notified(state: ShimState, event: Notified) -> Step:
     old, fields = state.heartbeat, event.fields
     ready_now = fields.ready and old.ready_at is None
-    heartbeat = Heartbeat(
+    heartbeat = ShimHeartbeat(
         ready_at=event.now if ready_now else old.ready_at,
         last_heartbeat_at=event.now,
         step=old.step if fields.step is None else fields.step,
@@ -116,16 +116,16 @@ def _notified(state: State, event: Notified) -> Step:
         status_text=old.status_text if fields.status_text is None else fields.status_text,
         metrics=_merged(old.metrics, fields.metrics),
     )
-    state = replace(state, heartbeat=heartbeat, untold=True)
+    state = replace(state, heartbeat=heartbeat, unsent=True)
     if state.limits.source is Source.NOTIFY:
         state = replace(state, alive_at=event.now)
-    if ready_now or state.told_at is None or event.now >= state.told_at + TELL_EVERY_S:
-        return _told(state, event.now)
+    if ready_now or state.sent_at is None or event.now >= state.sent_at + SEND_EVERY_S:
+        return _send_heartbeat(state, event.now)
     return state, ()
 
 
-def _output_grew(state: State, event: OutputGrew) -> Step:
-    if state.phase is not Phase.RUNNING or state.limits.source is not Source.OUTPUT:
+def _output_grew(state: ShimState, event: OutputGrew) -> Step:
+    if state.phase is not ShimPhase.RUNNING or state.limits.source is not Source.OUTPUT:
         return state, ()
     if event.age_s is not None:
         state = replace(state, alive_at=max(state.alive_at, min(event.now, event.now - event.age_s)))
@@ -135,20 +135,20 @@ def _output_grew(state: State, event: OutputGrew) -> Step:
     return state, ()
 
 
-def _stop_asked(state: State, event: StopAsked) -> Step:
-    # The first word counts; a worker that went by itself before it was not stopped.
+def _stop_asked(state: ShimState, event: StopAsked) -> Step:
+    # The first order counts; a worker that went by itself before it was not stopped.
     if state.stop_reason is not None or state.worker_gone_at is not None:
         return state, ()
     state = replace(state, stop_reason=event.reason)
-    if state.phase is Phase.RUNNING:
+    if state.phase is ShimPhase.RUNNING:
         return _end(state, event.now, Reason.STOPPED)
     return state, ()
 
 
-def _tick(state: State, now: float) -> Step:
+def _tick(state: ShimState, now: float) -> Step:
     actions: tuple[Action, ...] = ()
-    if state.untold and state.told_at is not None and now >= state.told_at + TELL_EVERY_S:
-        state, actions = _told(state, now)
+    if state.unsent and state.sent_at is not None and now >= state.sent_at + SEND_EVERY_S:
+        state, actions = _send_heartbeat(state, now)
     time_limit, silence_limit = _time_limit(state), _silence_limit(state)
     more: tuple[Action, ...] = ()
     if time_limit is not None and now >= time_limit:
@@ -163,34 +163,34 @@ def _tick(state: State, now: float) -> Step:
     return state, actions + more
 
 
-def _tree_gone(state: State, event: TreeGone) -> Step:
+def _tree_gone(state: ShimState, event: TreeGone) -> Step:
     if state.worker_gone_at is None:
         return state, ()
-    state = replace(state, phase=Phase.GONE, due=None)
-    return state, (_exit(state, None), TellAgent(Word.EXITED))
+    state = replace(state, phase=ShimPhase.GONE, due=None)
+    return state, (_exit(state, None), SendToAgent(Message.EXITED))
 
 
-def _end(state: State, now: float, reason: Reason, timeout_s: float | None = None) -> Step:
+def _end(state: ShimState, now: float, reason: Reason, timeout_s: float | None = None) -> Step:
     """The stop signal to the whole tree, or at once SIGKILL where there is no grace."""
-    state = replace(state, phase=Phase.ENDING, reason=reason, timeout_s=timeout_s)
+    state = replace(state, phase=ShimPhase.ENDING, reason=reason, timeout_s=timeout_s)
     if state.limits.grace_s <= 0:
         return _kill(state, now)
     return replace(state, due=now + state.limits.grace_s), (SignalTree(state.limits.stop_signal),)
 
 
-def _kill(state: State, now: float) -> Step:
+def _kill(state: ShimState, now: float) -> Step:
     again_s = state.kill_again_s
     state = replace(
-        state, phase=Phase.KILLING, due=now + again_s, kill_again_s=min(2 * again_s, KILL_AGAIN_MAX_S)
+        state, phase=ShimPhase.KILLING, due=now + again_s, kill_again_s=min(2 * again_s, KILL_AGAIN_MAX_S)
     )
     return state, (KillTree(),)
 
 
-def _told(state: State, now: float) -> Step:
-    return replace(state, told_at=now, untold=False), (TellAgent(Word.HEARTBEAT),)
+def _send_heartbeat(state: ShimState, now: float) -> Step:
+    return replace(state, sent_at=now, unsent=False), (SendToAgent(Message.HEARTBEAT),)
 
 
-def _exit(state: State, message: str | None) -> WriteExit:
+def _exit(state: ShimState, message: str | None) -> WriteExit:
     assert state.reason is not None
     gone_at = state.worker_gone_at
     return WriteExit(
@@ -204,15 +204,15 @@ def _exit(state: State, message: str | None) -> WriteExit:
     )
 
 
-def _time_limit(state: State) -> float | None:
+def _time_limit(state: ShimState) -> float | None:
     limit = state.limits.max_duration_s
-    return state.released_at + limit if state.phase is Phase.RUNNING and limit is not None else None
+    return state.released_at + limit if state.phase is ShimPhase.RUNNING and limit is not None else None
 
 
-def _silence_limit(state: State) -> float | None:
+def _silence_limit(state: ShimState) -> float | None:
     limits = state.limits
     if (
-        state.phase is not Phase.RUNNING
+        state.phase is not ShimPhase.RUNNING
         or limits.source is Source.PROCESS
         or limits.heartbeat_timeout_s is None
     ):

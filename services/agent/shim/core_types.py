@@ -21,7 +21,7 @@ class Source(enum.Enum):
     NOTIFY = "notify"
 
 
-class Phase(enum.Enum):
+class ShimPhase(enum.Enum):
     """Where the attempt is; it only ever moves forward."""
 
     COMING_UP = "coming_up"  # the worker has not been seen to exec
@@ -54,8 +54,8 @@ class Limits:
 
 
 @value
-class Heartbeat:
-    """All that the worker told so far; times on the clock of the inputs."""
+class ShimHeartbeat:
+    """All that the worker reported so far; times on the clock of the inputs."""
 
     ready_at: float | None = None
     last_heartbeat_at: float | None = None
@@ -67,7 +67,7 @@ class Heartbeat:
 
 @value
 class Fields:
-    """What one datagram said; None or empty where it said nothing."""
+    """What one datagram holds; None or empty where it holds nothing."""
 
     ready: bool = False
     step: int | None = None
@@ -77,11 +77,11 @@ class Fields:
 
 
 @value
-class State:
+class ShimState:
     """Everything that decides the next action."""
 
     limits: Limits
-    phase: Phase = Phase.COMING_UP
+    phase: ShimPhase = ShimPhase.COMING_UP
     released_at: float = 0.0
     alive_at: float = 0.0  # last sign of life
     due: float | None = None  # end of grace, then the next SIGKILL
@@ -92,9 +92,9 @@ class State:
     worker_gone_at: float | None = None
     exit_code: int | None = None
     signal: int | None = None
-    heartbeat: Heartbeat = Heartbeat()
-    told_at: float | None = None
-    untold: bool = False
+    heartbeat: ShimHeartbeat = ShimHeartbeat()
+    sent_at: float | None = None
+    unsent: bool = False
 
 
 # Inputs: what happened. `now` is CLOCK_BOOTTIME in seconds.
@@ -182,8 +182,8 @@ class CheckOutput:
     """Look whether output grew, and answer with OutputGrew."""
 
 
-class Word(enum.Enum):
-    """What the agent is told."""
+class Message(enum.Enum):
+    """What is sent to the agent."""
 
     STARTED = "started"
     HEARTBEAT = "heartbeat"
@@ -191,10 +191,10 @@ class Word(enum.Enum):
 
 
 @value
-class TellAgent:
+class SendToAgent:
     """A datagram to the agent; losing it is harmless."""
 
-    word: Word
+    message: Message
 
 
 @value
@@ -210,5 +210,5 @@ class WriteExit:
     duration_s: float
 
 
-Action = SignalTree | KillTree | CheckOutput | TellAgent | WriteExit
-Step = tuple[State, tuple[Action, ...]]
+Action = SignalTree | KillTree | CheckOutput | SendToAgent | WriteExit
+Step = tuple[ShimState, tuple[Action, ...]]

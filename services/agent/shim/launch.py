@@ -35,7 +35,7 @@ class SpawnError(Exception):
 
 
 @value
-class Intent:
+class ShimIntent:
     """What the shim needs of intent.json."""
 
     run_id: str
@@ -64,10 +64,10 @@ class Command:
         return f"Command(program={self.program!r}, argv={self.argv!r}, working_dir={self.working_dir!r})"
 
 
-def read_intent(raw: dict[str, object]) -> Intent:
+def read_intent(raw: dict[str, object]) -> ShimIntent:
     """The intent from its JSON. Raises KeyError, TypeError or ValueError where a field is missing or of another kind."""
     timeout = raw.get("heartbeat_timeout_s")
-    return Intent(
+    return ShimIntent(
         run_id=_text(raw["run_id"]),
         attempt=int(str(raw["attempt"])),
         node=_text(raw["node"]),
@@ -82,7 +82,7 @@ def read_intent(raw: dict[str, object]) -> Intent:
     )
 
 
-def limits(intent: Intent) -> Limits:
+def limits(intent: ShimIntent) -> Limits:
     """Stop and limits of the attempt, defaults filled in (the run config's table)."""
     stop = _object(intent.launch.get("stop"))
     heartbeat = _object(intent.launch.get("heartbeat"))
@@ -97,7 +97,7 @@ def limits(intent: Intent) -> Limits:
     )
 
 
-def command(intent: Intent, inherited: Mapping[str, str], folder: str, notify_path: str) -> Command:
+def command(intent: ShimIntent, inherited: Mapping[str, str], folder: str, notify_path: str) -> Command:
     """The worker's command; `inherited` is the agent's environment, `folder` the attempt's (worker_config.json is
     written there, in the current directory), `notify_path` where its datagrams go. Raises SpawnError."""
     fill = _filler(intent)
@@ -125,7 +125,7 @@ def worker_base(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment(
-    intent: Intent, inherited: Mapping[str, str], declared: dict[str, str], notify_path: str
+    intent: ShimIntent, inherited: Mapping[str, str], declared: dict[str, str], notify_path: str
 ) -> dict[str, str]:
     environment = worker_base(inherited)
     environment.update(declared)
@@ -173,7 +173,7 @@ def _secret(name: str, source: dict[str, object], inherited: Mapping[str, str]) 
 
 
 def _older_worker(
-    intent: Intent,
+    intent: ShimIntent,
     worker: dict[str, object],
     entry_point: str,
     environment: dict[str, str],
@@ -200,7 +200,7 @@ def _older_worker(
     return python, arguments
 
 
-def _working_dir(intent: Intent) -> str:
+def _working_dir(intent: ShimIntent) -> str:
     named = intent.launch.get("working_dir")
     path = intent.run_dir if named is None else _text(named)
     label = "the run's folder" if named is None else "working_dir"
@@ -262,7 +262,7 @@ if TYPE_CHECKING:
     Filler = Callable[[str], str]
 
 
-def _filler(intent: Intent) -> Filler:
+def _filler(intent: ShimIntent) -> Filler:
     values = {
         "run_id": intent.run_id,
         "attempt": str(intent.attempt),

@@ -1,4 +1,4 @@
-"""Reads sd_notify datagrams: what a worker tells of itself.
+"""Reads sd_notify datagrams: what a worker reports of itself.
 
 Owns the keys and their bounds; knows no socket and no clock. Whatever a worker sends, nothing here raises.
 """

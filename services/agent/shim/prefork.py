@@ -43,7 +43,7 @@ class Shim:
     boot_id: str
     notify_path: str
     notify_error: str | None
-    leaf: str
+    worker_cgroup: str
     """The cgroup that is for its worker; empty where none can be had."""
 
 
@@ -60,7 +60,7 @@ class Handed:
 
 @value
 class Prefork:
-    """The waiting process as its shim sees it: its pid and the socket on which it leaves word."""
+    """The waiting process as its shim sees it: its pid and the socket on which it answers."""
 
     pid: int
     channel: socket.socket
@@ -68,7 +68,7 @@ class Prefork:
     def handed(self) -> Handed | None:
         """Wait until it has exec'd or ended. None: it ended without a folder.
 
-        Only the socket's end wakes us, not the words before it: what we did meanwhile would slow exec down.
+        Only the socket's end wakes us, not the messages before it: what we did meanwhile would slow exec down.
         """
         poller = select.poll()
         poller.register(self.channel, 0)
@@ -114,7 +114,7 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
         "start_time": process_tree.start_time(me),
         "shim_pid": shim.pid,
         "shim_start_time": shim.start_time,
-        "cgroup": cgroup.join(shim.leaf),
+        "cgroup": cgroup.join(shim.worker_cgroup),
     }
     poller = select.poll()
     poller.register(requests, 0)

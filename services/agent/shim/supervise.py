@@ -26,7 +26,7 @@ LONGEST_WAIT_S = 30.0
 """poll() does not count time that the machine slept, CLOCK_BOOTTIME does: so a deadline is looked at this often."""
 DURABLE_AFTER_S = 0.02
 """started.json is fsynced this long after the worker's release; a worker that ends before needs no such file."""
-RETELL_S = 0.05
+RESEND_S = 0.05
 RETRY_WRITE_S = 1.0
 TAKEN = struct.Struct("=i")
 """What the spawner hears on its pipe: the pid of a shim that is no longer idle."""
@@ -64,7 +64,7 @@ class Wakeups:
 def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> NoReturn:
     """A shim's whole life: idle until its waiting process has taken up an attempt, then that attempt to its end.
 
-    `sockets` is where the notify socket goes, `cgroups` where its worker's leaf does (empty: nowhere); everything that
+    `sockets` is where the notify socket goes, `cgroups` where the cgroup of its worker does (empty: nowhere); everything that
     depends on no attempt is done before there is one.
     """
     os.setsid()
@@ -76,14 +76,14 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
     with open(BOOT_ID_FILE) as file:
         boot_id = file.read().strip()
     start_time = process_tree.start_time(pid)
-    leaf = cgroup.leaf_of(cgroups, pid, start_time)
+    worker_cgroup = cgroup.path_of(cgroups, pid, start_time)
     shim = prefork.Shim(
         pid=pid,
         start_time=start_time,
         boot_id=boot_id,
         notify_path=notify_path,
         notify_error=_bind(listener, notify_path),
-        leaf=leaf,
+        worker_cgroup=worker_cgroup,
     )
     worker = prefork.fork(shim, requests)
     pidfd = os.pidfd_open(pid)
@@ -99,13 +99,13 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
     if handed is not None and handed.folder_fd >= 0:
         os.fchdir(handed.folder_fd)
         os.close(handed.folder_fd)
-        Supervisor(wakeups, worker.pid, listener, handed, leaf).run()
+        Supervisor(wakeups, worker.pid, listener, handed, worker_cgroup).run()
     with contextlib.suppress(OSError):
         os.unlink(notify_path)
-    if leaf:
+    if worker_cgroup:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(worker.pid, 0)  # one that left without exec may not have ended yet
-        cgroup.remove(leaf)
+        cgroup.remove(worker_cgroup)
     os._exit(0)
 
 
@@ -121,7 +121,7 @@ def _bind(listener: socket.socket, path: str) -> str | None:
     return None
 
 
-def exit_record(end: core_types.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
+def exit_file(end: core_types.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
     """exit.json's object."""
     return {
         "v": 1,
@@ -146,12 +146,12 @@ class Supervisor:
         worker_pid: int,
         listener: socket.socket,
         handed: prefork.Handed,
-        leaf: str,
+        worker_cgroup: str,
     ) -> None:
         self._wakeups = wakeups
         self._worker_pid = worker_pid
         self._failure = handed.failure
-        self._leaf = leaf
+        self._worker_cgroup = worker_cgroup
         self._listener = listener
         raw = files.read_json("intent.json") or {}
         self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
@@ -162,13 +162,13 @@ class Supervisor:
             limits = launch.limits(launch.read_intent(raw))
         except (KeyError, TypeError, ValueError):
             limits = core_types.Limits()  # the waiting process refuses it, with the reason
-        self._state = core_types.State(limits)
+        self._state = core_types.ShimState(limits)
         self._tree_gone = False
         self._logging = False
         self._sizes = (0, 0)
         self._durable_due = math.inf
-        self._untold: list[core_types.Word] = []  # the agent's queue was full
-        self._retell_due = math.inf
+        self._unsent: list[core_types.Message] = []  # the agent's queue was full
+        self._resend_due = math.inf
 
     def run(self) -> None:
         """See the worker to its end."""
@@ -186,7 +186,7 @@ class Supervisor:
         poller = select.poll()
         poller.register(wakeups.fd, select.POLLIN)
         poller.register(listener_fd, select.POLLIN)
-        while self._state.phase is not core_types.Phase.GONE:
+        while self._state.phase is not core_types.ShimPhase.GONE:
             ready = {fd for fd, _ in poller.poll(self._wait_ms())}
             if wakeups.fd in ready:
                 self._see_signals(wakeups.take())
@@ -196,17 +196,17 @@ class Supervisor:
             if now >= self._durable_due:
                 self._durable_due = math.inf
                 files.make_durable("started.json")
-            if now >= self._retell_due:
-                self._retell_due, words, self._untold = math.inf, self._untold, []
-                for word in words:
-                    self._tell(word)
+            if now >= self._resend_due:
+                self._resend_due, messages, self._unsent = math.inf, self._unsent, []
+                for message in messages:
+                    self._send(message)
             deadline = core.next_deadline(self._state)
             if deadline is not None and now >= deadline:
                 self._feed(core_types.Tick(now))
 
     def _wait_ms(self) -> int | None:
         deadline = core.next_deadline(self._state)
-        due = min(math.inf if deadline is None else deadline, self._durable_due, self._retell_due)
+        due = min(math.inf if deadline is None else deadline, self._durable_due, self._resend_due)
         if due == math.inf:
             return None
         return math.ceil(max(0.0, min(due - boottime(), LONGEST_WAIT_S)) * 1000)
@@ -235,9 +235,9 @@ class Supervisor:
             else:
                 self._feed(core_types.StopAsked(boottime(), str(stop.get("reason"))))
         if signal.SIGUSR2 in numbers:
-            self._tell(core_types.Word.STARTED)
+            self._send(core_types.Message.STARTED)
             if self._state.heartbeat.last_heartbeat_at is not None:
-                self._tell(core_types.Word.HEARTBEAT)
+                self._send(core_types.Message.HEARTBEAT)
         if signal.SIGTERM in numbers:
             self._log("SIGTERM does nothing to a shim; `trainshed cancel` ends its run")
 
@@ -276,14 +276,14 @@ class Supervisor:
                 self._kill_tree()
             case core_types.CheckOutput():
                 self._feed(core_types.OutputGrew(boottime(), self._output_age()))
-            case core_types.TellAgent():
-                self._tell(action.word)
+            case core_types.SendToAgent():
+                self._send(action.message)
             case core_types.WriteExit():
                 self._write_exit(action)
 
     def _kill_tree(self) -> None:
         if not self._tree_gone:
-            cgroup.kill(self._leaf)
+            cgroup.kill(self._worker_cgroup)
             process_tree.kill_tree()  # who left the cgroup is below us all the same
         for _ in range(100):
             if self._tree_gone:
@@ -308,7 +308,7 @@ class Supervisor:
         complained = False
         while True:
             try:
-                files.write_json("exit.json", exit_record(end, self._heartbeat()), durable=True)
+                files.write_json("exit.json", exit_file(end, self._heartbeat()), durable=True)
                 failpoint("shim.exit_written")
                 return
             except FileNotFoundError:
@@ -323,7 +323,7 @@ class Supervisor:
                 time.sleep(RETRY_WRITE_S)
 
     def _heartbeat(self) -> dict[str, object] | None:
-        """The heartbeat columns, times in Unix seconds; None where the worker told nothing."""
+        """The heartbeat columns, times in Unix seconds; None where the worker reported nothing."""
         heartbeat = self._state.heartbeat
         if heartbeat.last_heartbeat_at is None:
             return None
@@ -335,21 +335,21 @@ class Supervisor:
         columns["metrics"] = dict(heartbeat.metrics)
         return columns
 
-    def _tell(self, word: core_types.Word) -> None:
-        message: dict[str, object] = {
+    def _send(self, message: core_types.Message) -> None:
+        datagram: dict[str, object] = {
             "v": 1,
-            "kind": word.value,
+            "kind": message.value,
             "run_id": self._run_id,
             "attempt": int(self._attempt),
         }
-        if word is core_types.Word.HEARTBEAT:
-            message.update(self._heartbeat() or {})
+        if message is core_types.Message.HEARTBEAT:
+            datagram.update(self._heartbeat() or {})
         try:
-            self._listener.sendto(json.dumps(message).encode(), self._agent)
+            self._listener.sendto(json.dumps(datagram).encode(), self._agent)
         except BlockingIOError:
-            if word not in self._untold:
-                self._untold.append(word)
-            self._retell_due = boottime() + RETELL_S
+            if message not in self._unsent:
+                self._unsent.append(message)
+            self._resend_due = boottime() + RESEND_S
         except OSError:
             pass  # no agent: when one is back it asks (SIGUSR2)
 
@@ -357,7 +357,7 @@ class Supervisor:
         self._open_log()
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
         # Past sys.stderr, which would keep what it could not write: a full disk must not end the shim, its worker and
-        # the only word of its end.
+        # the only record of its end.
         with contextlib.suppress(OSError):
             os.write(2, line.encode("utf-8", "replace"))
 

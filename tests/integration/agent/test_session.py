@@ -20,7 +20,7 @@ from events.types import (
     Started,
 )
 from services.agent.folders import files
-from services.agent.session.values import Phase
+from services.agent.session.values import SessionPhase
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client import subjects
@@ -347,7 +347,7 @@ async def test_a_restart_of_the_server_loses_no_word(stage: Stage) -> None:
         await stage.server.embedded.start()
         assert isinstance(await stage.ended(ref), Completed)
         assert await stage.words(ref) == ["started", "completed"]
-        assert running.agent.state.phase is Phase.JOINED
+        assert running.agent.state.phase is SessionPhase.JOINED
 
 
 async def test_an_end_stored_without_its_acknowledgement_is_not_told_twice(stage: Stage) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from services.agent.folders import files
 from services.agent.folders.files import ExitReason, StopReason, read_exit, read_started
-from services.agent.processes.workers import ShimAlive, ShimGone, WorkerStarted
+from services.agent.processes.workers import LockHeld, ShimExited, WorkerStarted
 from tests.support import eventually
 from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
 
@@ -174,7 +174,7 @@ async def test_a_killed_shim_takes_its_worker_along_and_bury_ends_the_daemonised
     assert await here.gone(folder) is None
     await eventually(lambda: not alive(started.pid))
     assert alive(orphan)
-    end = await here.workers.bury(folder, "shim_lost")
+    end = await here.workers.finalise(folder, "shim_lost")
     assert not alive(orphan)
     assert (end.reason, end.exit_code, end.signal) == (ExitReason.SHIM_LOST, None, None)
     assert end.last_heartbeat is not None
@@ -186,15 +186,15 @@ async def test_a_killed_shim_takes_its_worker_along_and_bury_ends_the_daemonised
 async def test_bury_returns_the_end_that_stands_there(here: Box) -> None:
     folder = await here.python("run", "import sys; sys.exit(3)")
     end = await here.ended(folder)
-    assert await here.workers.bury(folder, "shim_lost") == end
+    assert await here.workers.finalise(folder, "shim_lost") == end
     assert read_exit(folder) == end
 
 
 async def test_a_live_shim_is_not_buried(here: Box) -> None:
     folder = await here.python("run", WAIT)
     await here.said(folder, "up")
-    with pytest.raises(ShimAlive, match="holds the lock"):
-        await here.workers.bury(folder, "shim_lost")
+    with pytest.raises(LockHeld, match="holds the lock"):
+        await here.workers.finalise(folder, "shim_lost")
     assert alive((await here.started(folder)).started.pid)
     assert read_exit(folder) is None
 
@@ -202,12 +202,12 @@ async def test_a_live_shim_is_not_buried(here: Box) -> None:
 async def test_an_attempt_that_was_never_launched_is_closed_and_then_never_runs(here: Box) -> None:
     folder = python(here, "run", COUNT)
     assert not await here.workers.adopt(folder)
-    end = await here.workers.bury(folder, "not_started")
+    end = await here.workers.finalise(folder, "not_started")
     assert (end.reason, end.stop_reason) == (ExitReason.NOT_STARTED, None)
     await here.workers.launch(folder)
     assert await here.gone(folder) == end
     assert here.output(folder) == ""
-    assert [type(event) for event in here.events] == [ShimGone]
+    assert [type(event) for event in here.events] == [ShimExited]
 
 
 # Lock and folder
@@ -232,7 +232,7 @@ async def test_a_second_shim_leaves_without_exec_and_the_agent_watches_the_first
     assert here.output(folder).count("ran") == 1
     await here.stop(folder)
     assert (await here.ended(folder)).signal == signal.SIGTERM
-    assert [type(event) for event in here.events].count(ShimGone) == 1
+    assert [type(event) for event in here.events].count(ShimExited) == 1
 
 
 async def test_a_held_lock_keeps_a_shim_from_exec(here: Box) -> None:
@@ -273,7 +273,7 @@ async def test_a_stop_before_the_shim_comes_up_means_no_exec_and_bury_closes_it(
     files.write_stop(folder, StopReason.CANCEL, 7)
     await here.workers.launch(folder)
     assert await here.gone(folder) is None
-    end = await here.workers.bury(folder, "not_started")
+    end = await here.workers.finalise(folder, "not_started")
     assert (end.reason, end.stop_reason) == (ExitReason.NOT_STARTED, StopReason.CANCEL)
     assert here.output(folder) == ""
 
@@ -291,7 +291,7 @@ async def test_a_stop_at_any_moment_of_coming_up_ends_the_attempt(here: Box) -> 
     for turns, folder in enumerate(folders):
         await launch_and_stop(folder, turns)
     for folder in folders:
-        end = await here.gone(folder) or await here.workers.bury(folder, "not_started")
+        end = await here.gone(folder) or await here.workers.finalise(folder, "not_started")
         assert end.reason in (ExitReason.STOPPED, ExitReason.NOT_STARTED)
         assert end.stop_reason is StopReason.CANCEL
 

@@ -38,14 +38,14 @@ async def here(tmp_path: Path) -> AsyncIterator[Box]:
         yield made
 
 
-def leaf_of(folder: Path) -> Path:
+def cgroup_of(folder: Path) -> Path:
     started = read_started(folder)
     assert started is not None and started.cgroup
     return Path(started.cgroup)
 
 
-def pids_of(leaf: Path) -> set[int]:
-    return {int(pid) for pid in (leaf / "cgroup.procs").read_text().split()}
+def pids_of(worker_cgroup: Path) -> set[int]:
+    return {int(pid) for pid in (worker_cgroup / "cgroup.procs").read_text().split()}
 
 
 async def test_a_worker_and_what_it_forks_are_in_a_cgroup_that_goes_with_them(
@@ -57,18 +57,18 @@ async def test_a_worker_and_what_it_forks_are_in_a_cgroup_that_goes_with_them(
     )
     nameless = await pid_in(path)
     started = (await here.started(folder)).started
-    leaf = leaf_of(folder)
-    assert {started.pid, nameless} <= pids_of(leaf)
-    assert started.shim_pid not in pids_of(leaf)
+    worker_cgroup = cgroup_of(folder)
+    assert {started.pid, nameless} <= pids_of(worker_cgroup)
+    assert started.shim_pid not in pids_of(worker_cgroup)
     await here.stop(folder)
     await here.ended(folder)
     assert not alive(nameless)
-    assert not leaf.exists()
+    assert not worker_cgroup.exists()
     await here.let_go()
-    await eventually(lambda: not leaf.parent.exists())
+    await eventually(lambda: not worker_cgroup.parent.exists())
 
 
-@pytest.mark.parametrize("how", ["bury", "sweep"])
+@pytest.mark.parametrize("how", ["finalise", "sweep"])
 async def test_a_killed_shims_grandchild_that_cleared_its_environment_is_found(
     here: Box, tmp_path: Path, how: str
 ) -> None:
@@ -80,12 +80,12 @@ async def test_a_killed_shims_grandchild_that_cleared_its_environment_is_found(
     kill(started.shim_pid)
     assert await here.gone(folder) is None
     assert alive(nameless)
-    if how == "bury":
-        assert (await here.workers.bury(folder, "shim_lost")).reason is ExitReason.SHIM_LOST
+    if how == "finalise":
+        assert (await here.workers.finalise(folder, "shim_lost")).reason is ExitReason.SHIM_LOST
     else:
         assert nameless in await here.workers.sweep([other])
     assert not alive(nameless)
-    assert not leaf_of(folder).exists()
+    assert not cgroup_of(folder).exists()
     assert alive((await here.started(other)).started.pid)
 
 
@@ -103,7 +103,7 @@ if os.fork() == 0:
 {WAIT}"""
     folder = await here.python("run", code, stop={"grace_s": 0.1})
     moved = await pid_in(path)
-    assert moved not in pids_of(leaf_of(folder))
+    assert moved not in pids_of(cgroup_of(folder))
     await here.stop(folder)
     await here.ended(folder)
     assert not alive(moved)
@@ -112,13 +112,13 @@ if os.fork() == 0:
 async def test_cgroups_that_a_worker_makes_in_its_own_end_with_it(here: Box) -> None:
     folder = await here.python("run", WAIT, stop={"grace_s": 0.1})
     await here.said(folder, "up")
-    leaf = leaf_of(folder)
-    deeper = leaf / "own" / "deeper"
+    worker_cgroup = cgroup_of(folder)
+    deeper = worker_cgroup / "own" / "deeper"
     deeper.mkdir(parents=True)
     (deeper / "cgroup.procs").write_text(str((await here.started(folder)).started.pid))
     await here.stop(folder)
     await here.ended(folder)
-    assert not leaf.exists()
+    assert not worker_cgroup.exists()
 
 
 async def test_what_a_killed_agents_shims_left_is_tidied_up_and_what_lives_is_kept(here: Box) -> None:
@@ -126,7 +126,7 @@ async def test_what_a_killed_agents_shims_left_is_tidied_up_and_what_lives_is_ke
     lost = await here.python("lost", WAIT)
     started = (await here.started(lost)).started
     await here.started(kept)
-    left = leaf_of(lost)
+    left = cgroup_of(lost)
     other = left.parent / "notes"
     other.mkdir()
     kill(started.shim_pid)
@@ -139,7 +139,7 @@ async def test_what_a_killed_agents_shims_left_is_tidied_up_and_what_lives_is_ke
     assert not left.exists()
     assert other.exists()
     other.rmdir()
-    assert pids_of(leaf_of(kept)) == {(await here.started(kept)).started.pid}
+    assert pids_of(cgroup_of(kept)) == {(await here.started(kept)).started.pid}
 
 
 async def test_a_shim_that_can_make_no_cgroup_starts_its_worker_without(
@@ -157,7 +157,7 @@ async def test_a_shim_that_can_make_no_cgroup_starts_its_worker_without(
 
 async def test_many_workers_at_once_leave_no_cgroup_behind(here: Box) -> None:
     folders = [await here.python(f"run{n}", "pass") for n in range(12)]
-    leaves = [leaf_of(folder) for folder in folders]
-    assert len(set(leaves)) == len(folders)
+    cgroups = [cgroup_of(folder) for folder in folders]
+    assert len(set(cgroups)) == len(folders)
     await asyncio.gather(*(here.ended(folder) for folder in folders))
-    assert [leaf for leaf in leaves if leaf.exists()] == []
+    assert [worker_cgroup for worker_cgroup in cgroups if worker_cgroup.exists()] == []

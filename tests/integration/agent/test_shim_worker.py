@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from services.agent.folders.files import ExitReason, StopReason, read_started
-from services.agent.processes.workers import ShimGone, WorkerStarted
+from services.agent.processes.workers import ShimExited, WorkerStarted
 from tests.support import eventually
 from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
 
@@ -45,7 +45,7 @@ async def test_an_exit_code_is_written_down(here: Box, code: int) -> None:
     assert (end.reason, end.exit_code, end.signal, end.stop_reason) == (ExitReason.EXITED, code, None, None)
     assert end.v == 1
     assert end.duration_s > 0
-    assert [type(event) for event in here.events] == [WorkerStarted, ShimGone]
+    assert [type(event) for event in here.events] == [WorkerStarted, ShimExited]
 
 
 async def test_a_worker_killed_by_a_signal_is_written_down(here: Box) -> None:
@@ -80,7 +80,7 @@ async def test_what_cannot_start_is_a_spawn_error_that_says_why(
     assert (end.reason, end.exit_code, end.signal) == (ExitReason.SPAWN_ERROR, None, None)
     assert message in (end.message or "")
     assert not (folder / "started.json").exists()
-    assert [type(event) for event in here.events] == [ShimGone]
+    assert [type(event) for event in here.events] == [ShimExited]
 
 
 @pytest.mark.parametrize(
