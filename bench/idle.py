@@ -15,7 +15,7 @@ from bench.processes import Process, tree
 from bench.stack import running_stack
 from bench.timing import Figure, figure, machine, table
 
-SETTLE_S = 15.0
+IDLE_S = 15.0
 """After the last run: snapshots are written, the server's own caches and inactive consumers time out."""
 LOOKS = 5
 
@@ -24,7 +24,7 @@ def measure(runs: int, seconds: float) -> tuple[list[list[Process]], float]:
     """The process tree, looked at several times over ``seconds``; and the seconds that it really took."""
     with running_stack(cpus=CPUS) as stack:
         asyncio.run(drain(stack, runs))
-        time.sleep(SETTLE_S)
+        time.sleep(IDLE_S)
         looks = [tree(stack.pid)]
         begun = time.monotonic()
         for _ in range(LOOKS):

@@ -148,14 +148,14 @@ def absolute_path(value: object, path: str) -> str:
     return value
 
 
-def choice(*words: str) -> Check:
+def choice(*choices: str) -> Check:
     """One of ``words``."""
 
     def check(value: object, path: str) -> str:
         if not isinstance(value, str):
-            raise invalid(path, f"must be one of {', '.join(words)}, not {kind(value)}")
-        if value not in words:
-            raise invalid(path, f'must be one of {", ".join(words)}, not "{cut(value)}"')
+            raise invalid(path, f"must be one of {', '.join(choices)}, not {kind(value)}")
+        if value not in choices:
+            raise invalid(path, f'must be one of {", ".join(choices)}, not "{cut(value)}"')
         return value
 
     return check

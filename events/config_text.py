@@ -17,7 +17,7 @@ _SAFE_DIGITS = 18
 _OUT_OF_RANGE = 10**_SAFE_DIGITS
 _YAML_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _YAML_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+(?:[eE][+-][0-9]+)?")
-_YAML_WORDS = {"on", "off", "yes", "no"}
+_YAML_BOOLEANS = {"on", "off", "yes", "no"}
 _YAML = "tag:yaml.org,2002:"
 
 
@@ -238,7 +238,7 @@ class _YamlReader:
                 return text
             case "null":
                 return None
-            case "bool" if text.lower() not in _YAML_WORDS:
+            case "bool" if text.lower() not in _YAML_BOOLEANS:
                 return text.lower() == "true"
             case "bool":
                 meant = "true" if text.lower() in ("on", "yes") else "false"

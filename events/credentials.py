@@ -24,7 +24,7 @@ _ENDINGS = frozenset(
         ("auth", "token"),
     )
 )
-_LAST_LETTERS = frozenset(words[-1][-3:] for words in (*_ENDINGS, ("token",)))
+_LAST_LETTERS = frozenset(parts[-1][-3:] for parts in (*_ENDINGS, ("token",)))
 
 
 def names_credential(name: str, *, any_token: bool = False) -> bool:
@@ -35,8 +35,8 @@ def names_credential(name: str, *, any_token: bool = False) -> bool:
     """
     if name[-1:].isalpha() and name[-3:].lower() not in _LAST_LETTERS:
         return False  # nearly every name, at once
-    words = tuple(word for word in _SEPARATORS.split(name.lower()) if word)
-    return words[-2:] in _ENDINGS or words[-1:] in _ENDINGS or (any_token and words[-1:] == ("token",))
+    parts = tuple(part for part in _SEPARATORS.split(name.lower()) if part)
+    return parts[-2:] in _ENDINGS or parts[-1:] in _ENDINGS or (any_token and parts[-1:] == ("token",))
 
 
 def refuse_credentials(environment: dict[str, str], metadata: dict[str, object]) -> None:

@@ -1,6 +1,6 @@
 """The event log over JetStream: append against a guard, read back, follow.
 
-Owns how outcomes are told apart (stored, conflict, unknown) and settled; knows no rule of who may append what.
+Owns how outcomes are told apart (stored, conflict, unknown) and resolved; knows no rule of who may append what.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
     if run is not None and isinstance(run.phase, Active):
         placement = run.phase.on(event.node) if run.phase.attempt == event.attempt else None
         if placement is not None and not placement.stopping:
-            told = run.phase.with_placement(msgspec.structs.replace(placement, stopping=True))
-            return _replace(state, run, phase=told, nodes=nodes)
+            changed = run.phase.with_placement(msgspec.structs.replace(placement, stopping=True))
+            return _replace(state, run, phase=changed, nodes=nodes)
     return Change(nodes=nodes)
 
 
@@ -292,9 +292,9 @@ def _end_run(state: State, before: Run, after: Run, change: Change) -> Change:
             waiting_for=run.phase.waiting_for - {before.run_id},
             failed_dependency=run.phase.failed_dependency if completed else before.run_id,
         )
-        told = msgspec.structs.replace(run, phase=phase)
-        state.put_run(told)
-        changes.append(RunChange(run, told))
+        changed = msgspec.structs.replace(run, phase=phase)
+        state.put_run(changed)
+        changes.append(RunChange(run, changed))
     return msgspec.structs.replace(change, runs=tuple(changes))
 
 

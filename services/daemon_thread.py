@@ -50,11 +50,11 @@ def _start(job: _Job) -> None:
 
 def _work(jobs: SimpleQueue[_Job]) -> None:
     while True:
-        tell = jobs.get()()
+        deliver = jobs.get()()
         stays = len(_idle) < KEPT
         if stays:  # before it is told: what follows at once finds this thread
             _idle.append(jobs)
-        tell()
+        deliver()
         if not stays:
             return
-        del tell  # holds what the work returned
+        del deliver  # holds what the work returned

@@ -25,11 +25,11 @@ def failpoint(name: str) -> None:
 def parse(text: str) -> dict[str, tuple[signal.Signals, int]]:
     """What is armed: the signal and the hit at which it comes. Raises ValueError with what is accepted."""
     armed = {}
-    for word in filter(None, text.split(",")):
-        name, equals, action = word.strip().partition("=")
+    for part in filter(None, text.split(",")):
+        name, equals, action = part.strip().partition("=")
         kind, at, hit = action.partition("@")
         if not (name and equals and kind in _ACTIONS and (hit.isdecimal() or not at)):
-            raise ValueError(f"{ARMED}: {word!r}; accepted: NAME=kill, NAME=stop, NAME=kill@HIT, with commas")
+            raise ValueError(f"{ARMED}: {part!r}; accepted: NAME=kill, NAME=stop, NAME=kill@HIT, with commas")
         armed[name] = (_ACTIONS[kind], int(hit or 1))
     return armed
 

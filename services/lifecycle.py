@@ -56,9 +56,9 @@ async def run_services(
     Raises what the first to fail raised, out of any ExceptionGroup.
     """
     running = [asyncio.create_task(service.run(), name=service.name) for service in services]
-    telling = asyncio.create_task(_tell_ready(services, on_ready), name="ready")
+    announcing = asyncio.create_task(_announce_ready(services, on_ready), name="ready")
     stopping = asyncio.create_task(_stop_in_order(services, running, stop, on_stop, within_s), name="stop")
-    everything = (*running, telling, stopping)
+    everything = (*running, announcing, stopping)
     failed: BaseException | None = None
     try:
         left = set(everything)
@@ -100,7 +100,7 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> list[BaseException]:
     return [error for task in done if not task.cancelled() and (error := task.exception())]
 
 
-async def _tell_ready(services: Sequence[Service], on_ready: Callable[[], None]) -> None:
+async def _announce_ready(services: Sequence[Service], on_ready: Callable[[], None]) -> None:
     for service in services:
         await service.ready.wait()
     on_ready()

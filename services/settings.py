@@ -220,7 +220,7 @@ def in_force(environ: Mapping[str, str] | None = None) -> list[InForce]:
     """
     env = os.environ if environ is None else environ
     settings = Settings.read(env)
-    told = []
+    listed = []
     for field_name, variable in _declared().items():
         value = getattr(settings, field_name)
         if env.get(variable.name):
@@ -232,8 +232,8 @@ def in_force(environ: Mapping[str, str] | None = None) -> list[InForce]:
         else:
             source = "default" if value is not None else f"default: {variable.default.replace('`', '')}"
         text = None if value is None else "***" if variable.secret else _as_text(value)
-        told.append(InForce(variable.name, text, source))
-    return told
+        listed.append(InForce(variable.name, text, source))
+    return listed
 
 
 def _as_text(value: object) -> str:
@@ -254,9 +254,9 @@ def unknown_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
     known = {variable.name for variable in _declared().values()}
     known |= {f"{variable.name}_FILE" for variable in _declared().values() if variable.secret}
     strangers = {name for name in environ if name.startswith(PREFIX)} - known - WORKER_NAMES
-    words = [name.removeprefix(PREFIX) for name in known]
+    names = [name.removeprefix(PREFIX) for name in known]
     meant = {
-        name: difflib.get_close_matches(name.removeprefix(PREFIX), words, n=1) for name in sorted(strangers)
+        name: difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1) for name in sorted(strangers)
     }
     return {name: PREFIX + close[0] if close else None for name, close in meant.items()}
 

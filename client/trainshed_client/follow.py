@@ -294,7 +294,7 @@ class _AttemptOutput:
         """The file from where we are: up to the first chunk in memory if it is near, else as much as one answer has."""
         first = next((offset for other, offset, _ in self._chunks if other is state), None)
         limit = RANGE_BYTES if first is None else max(1, min(RANGE_BYTES, first - state.position))
-        told = state.known_end
+        end_seen = state.known_end
         try:
             found = await read_range(
                 self._runs, self.node, self._run_id, self.attempt, state.name, state.position, limit
@@ -305,17 +305,17 @@ class _AttemptOutput:
             found = Range(b"", 0, 0)  # not there yet, or deleted
         if state.position + len(found.data) >= found.size:
             state.look = False
-        if not found.data and max(told, state.position) > found.size:
+        if not found.data and max(end_seen, state.position) > found.size:
             # The worker has cut its file short, or somebody has deleted it: go on from its end.
-            self._forget(state, told)
+            self._forget(state, end_seen)
             state.position = min(state.position, found.size)
-            state.known_end = state.position if state.known_end == told else state.known_end
+            state.known_end = state.position if state.known_end == end_seen else state.known_end
         return found.data
 
-    def _forget(self, state: _StreamState, told: int) -> None:
+    def _forget(self, state: _StreamState, end_seen: int) -> None:
         """Drop the chunks that end at ``told`` or before: what they held is gone."""
         self._chunks = deque(
-            chunk for chunk in self._chunks if chunk[0] is not state or chunk[1] + len(chunk[2]) > told
+            chunk for chunk in self._chunks if chunk[0] is not state or chunk[1] + len(chunk[2]) > end_seen
         )
         self._buffered = sum(len(data) for _, _, data in self._chunks)
 

@@ -286,8 +286,8 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
                 "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
                 "--nats nats://HOST:4222",
             )
-        case OSError(strerror=str(words)):
-            why = words.lower()
+        case OSError(strerror=str(strerror)):
+            why = strerror.lower()
         case _:
             why = text or type(error).__name__
     return TrainshedError(

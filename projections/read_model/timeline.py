@@ -118,17 +118,17 @@ def _how(event: Event) -> EndData:
 
 def late_result(status: RunStatus, event: AttemptEnd) -> str:
     """What an attempt's ``late_result`` reads: ``COMPLETED``, ``FAILED exit_code 3``."""
-    words: list[str] = [status.value]
+    parts: list[str] = [status.value]
     reason: FailureReason | None = getattr(event, "failure_reason", None)
     exit_code: int | None = getattr(event, "exit_code", None)
     number: int | None = getattr(event, "signal", None)
     if reason is not None:
-        words.append(reason.value)
+        parts.append(reason.value)
     if number is not None:
-        words.append(str(number) if reason is FailureReason.SIGNAL else f"signal {number}")
+        parts.append(str(number) if reason is FailureReason.SIGNAL else f"signal {number}")
     elif exit_code is not None and status is not RunStatus.COMPLETED:
-        words.append(str(exit_code) if reason is FailureReason.EXIT_CODE else f"exit_code {exit_code}")
-    return " ".join(words)
+        parts.append(str(exit_code) if reason is FailureReason.EXIT_CODE else f"exit_code {exit_code}")
+    return " ".join(parts)
 
 
 def _cut(text: str | None) -> str | None:

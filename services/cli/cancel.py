@@ -37,7 +37,7 @@ def cancel(runs: tuple[str, ...], reason: str | None, as_json: bool) -> None:
     async def one(trainshed: Trainshed, run: str) -> Acknowledged:
         return await trainshed.cancel(run, reason=reason)
 
-    exit_with(run_async(_each(runs, one, as_json, told=_told_of_cancel)))
+    exit_with(run_async(_each(runs, one, as_json, remark=_after_cancel)))
 
 
 @verb("trainshed retry k3f2q7")
@@ -59,7 +59,7 @@ async def _each(
     command: Callable[[Trainshed, str], Awaitable[Acknowledged]],
     as_json: bool,
     *,
-    told: Callable[[Trainshed, Acknowledged], Awaitable[str | None]] | None = None,
+    remark: Callable[[Trainshed, Acknowledged], Awaitable[str | None]] | None = None,
 ) -> int:
     """The command for every run, one that is refused does not keep the others from it; the first refusal's code."""
     code: int = ExitCode.OK
@@ -79,12 +79,12 @@ async def _each(
                 print_json(msgspec.json.encode(answer))
             else:
                 click.echo(f"{answer.run_id}  {answer.status}")
-            if told is not None and (words := await told(trainshed, answer)):
-                note(words)
+            if remark is not None and (text := await remark(trainshed, answer)):
+                note(text)
     return code
 
 
-async def _told_of_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | None:
+async def _after_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | None:
     """What a cancel does not do: change what has ended, or reach a machine that does not answer."""
     if answer.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         return f"{short(answer.run_id)} has ended already ({answer.status}); nothing was cancelled"

@@ -85,7 +85,7 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
         # at a moment when nothing waits for the connection to be made anew: between two questions, or before the first
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"the connection to {trainshed.endpoint.url} failed ({_words(why)}). Is the stack up? trainshed up",
+            f"the connection to {trainshed.endpoint.url} failed ({_text(why)}). Is the stack up? trainshed up",
         ) from None
     finally:
         # Not drained: everything that was asked for has been answered, and the process ends.
@@ -103,14 +103,14 @@ def log_errors(trainshed: Trainshed) -> Iterator[None]:
     try:
         yield
     except (TimeoutError, nats.errors.Error, UnknownOutcome) as error:
-        why = _words(error)
+        why = _text(error)
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"the event log at {trainshed.endpoint.url} cannot be read ({why}). Is the stack up? trainshed up",
         ) from None
 
 
-def _words(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     return str(error).removeprefix("nats: ") or "no answer in time"
 
 

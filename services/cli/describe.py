@@ -109,12 +109,12 @@ def _span(start: str | None, end: str) -> str:
     return NOTHING if seconds is None else format_duration(seconds)
 
 
-def told(record: RunRecord | AttemptRecord) -> str:
+def reported(record: RunRecord | AttemptRecord) -> str:
     """What the worker told last: ``step 120k reward 195.2``, else its status text, else its progress."""
-    words = [] if record.step is None else [f"step {count(record.step)}"]
-    words += [f"{name} {metric(value)}" for name, value in list(record.metrics.items())[:_METRICS]]
-    if words:
-        return " ".join(words)
+    shown = [] if record.step is None else [f"step {count(record.step)}"]
+    shown += [f"{name} {metric(value)}" for name, value in list(record.metrics.items())[:_METRICS]]
+    if shown:
+        return " ".join(shown)
     if record.status_text:
         return record.status_text
     return "" if record.progress is None else f"{record.progress:.0%}"
@@ -174,12 +174,12 @@ def last(record: RunRecord) -> str:
                 return "cancel requested"
             return waits_for.text if waits_for else NOTHING
         case RunStatus.DISPATCHING | RunStatus.RUNNING:
-            words = told(record)
+            shown = reported(record)
             if record.cancel_requested:
-                return f"stopping; {words}" if words else "stopping"
-            return words or NOTHING
+                return f"stopping; {shown}" if shown else "stopping"
+            return shown or NOTHING
         case RunStatus.COMPLETED:
-            return told(record) or NOTHING
+            return reported(record) or NOTHING
         case _:
             return ending(record) or NOTHING
 
@@ -202,7 +202,7 @@ def last_in_brief(record: RunRecord, shown: Callable[[str], str] = str) -> str:
 
 def why_ended(record: RunRecord, timeline: Sequence[TimelineEntry]) -> str:
     """Why an ended run did not complete, where its timeline knows more than its record; else as `last`."""
-    entry = _telling(record, timeline)
+    entry = _explaining_entry(record, timeline)
     match None if entry is None else data_of(entry):
         case CancelRequestedData() as asked:
             return f"cancelled {by_whom(asked)}"
@@ -214,12 +214,12 @@ def why_ended(record: RunRecord, timeline: Sequence[TimelineEntry]) -> str:
 
 def cancelled_by(record: RunRecord, timeline: Sequence[TimelineEntry]) -> CancelRequestedData | None:
     """The request that a run was cancelled by, if that is why it ended."""
-    entry = _telling(record, timeline)
+    entry = _explaining_entry(record, timeline)
     data = None if entry is None else data_of(entry)
     return data if isinstance(data, CancelRequestedData) else None
 
 
-def _telling(record: RunRecord, timeline: Sequence[TimelineEntry]) -> TimelineEntry | None:
+def _explaining_entry(record: RunRecord, timeline: Sequence[TimelineEntry]) -> TimelineEntry | None:
     """The entry of a timeline that knows more of a run's end than its record does."""
     cancelled = record.status is RunStatus.CANCELLED
     by_dependency = cancelled and record.failure_reason is FailureReason.DEPENDENCY_FAILED
@@ -245,8 +245,8 @@ def never_started(attempt: AttemptRecord) -> bool:
 
 def summary(record: RunRecord, now: str) -> str:
     """One line about an ended run, or one still going: ``FAILED after 3m20s: exit 3``."""
-    words = str(record.status)
+    shown = str(record.status)
     if record.status.ended and record.started_at is not None:
-        words += f" after {ran(record, now)}"
+        shown += f" after {ran(record, now)}"
     text = last(record)
-    return words if text == NOTHING else f"{words}: {text}"
+    return shown if text == NOTHING else f"{shown}: {text}"

@@ -13,11 +13,11 @@ import click
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, nats_option, note, run_async, warn
 from services.cli.describe import never_started, summary
-from services.cli.output import print_chunks, tell_attempt
+from services.cli.output import print_attempt, print_chunks
 from services.cli.run_argument import RUN
 from services.cli.text import clean, short
 from services.cli.verb import verb
-from services.cli.waiting import WaitNotice
+from services.cli.wait_notice import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainshed_client.records import AttemptRecord
 
 
-class Wanted(NamedTuple):
+class LogOptions(NamedTuple):
     """What was asked for."""
 
     attempt: int | None
@@ -70,10 +70,10 @@ def logs(
     attempts and ends with the run; Ctrl-C ends only the following.
     """
     only = None if stdout == stderr else "stdout" if stdout else "stderr"
-    run_async(_logs(run, follow, Wanted(attempt, only, tail, timestamps)))
+    run_async(_logs(run, follow, LogOptions(attempt, only, tail, timestamps)))
 
 
-async def _logs(run: str, follow: bool, wanted: Wanted) -> None:
+async def _logs(run: str, follow: bool, wanted: LogOptions) -> None:
     async with connected(patient=follow) as trainshed:
         view = await trainshed.run(run)
         if follow and not view.run.status.ended:
@@ -82,7 +82,7 @@ async def _logs(run: str, follow: bool, wanted: Wanted) -> None:
             await _stored(trainshed, view, wanted)
 
 
-async def _follow(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
+async def _follow(trainshed: Trainshed, view: RunView, wanted: LogOptions) -> None:
     run_id = view.run.run_id
     detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
     chosen = _chosen(view, wanted.attempt)
@@ -92,17 +92,17 @@ async def _follow(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
         first = view.run.attempt  # the one that is to come; what came before was told when it was there
     elif chosen is not None and (wanted.tail is not None or wanted.timestamps):
         first, begin = chosen.attempt, await _print_stored(trainshed, chosen, wanted)
-    told = chosen.attempt if begin is not None and chosen is not None else 0
+    printed = chosen.attempt if begin is not None and chosen is not None else 0
 
-    def tell(attempt: int, node: str) -> None:
-        if attempt != told:
-            tell_attempt(attempt, node)
+    def print_other_attempt(attempt: int, node: str) -> None:
+        if attempt != printed:
+            print_attempt(attempt, node)
 
     async with WaitNotice(trainshed) as notice:
         if waits:
             notice.show(view.run)
         async with trainshed.output(
-            run_id, first_attempt=first, begin=begin, on_attempt=tell, on_record=notice.seen
+            run_id, first_attempt=first, begin=begin, on_attempt=print_other_attempt, on_record=notice.seen
         ) as output:
             chunks = _arriving(output) if wanted.timestamps else output
             await print_chunks(chunks, merged=True, only=wanted.only)
@@ -123,7 +123,7 @@ async def _arriving(output: AsyncIterator[OutputChunk]) -> AsyncIterator[OutputC
         yield chunk
 
 
-async def _stored(trainshed: Trainshed, view: RunView, wanted: Wanted) -> None:
+async def _stored(trainshed: Trainshed, view: RunView, wanted: LogOptions) -> None:
     run = short(view.run.run_id)
     chosen = _chosen(view, wanted.attempt)
     if chosen is not None:
@@ -151,7 +151,7 @@ def _chosen(view: RunView, attempt: int | None) -> AttemptRecord | None:
     return granted.get(attempt if attempt is not None else max(granted, default=0))
 
 
-async def _print_stored(trainshed: Trainshed, attempt: AttemptRecord, wanted: Wanted) -> dict[str, int]:
+async def _print_stored(trainshed: Trainshed, attempt: AttemptRecord, wanted: LogOptions) -> dict[str, int]:
     """Print what an attempt's files hold; how much of each stream there was."""
     from trainshed_client.output_range import last_lines, stored_output, timed_lines
 
@@ -169,7 +169,7 @@ async def _print_stored(trainshed: Trainshed, attempt: AttemptRecord, wanted: Wa
             sizes[chunk.stream] = chunk.offset + len(chunk.data)
             yield chunk
 
-    tell_attempt(attempt.attempt, attempt.node)
+    print_attempt(attempt.attempt, attempt.node)
     try:
         await print_chunks(timed_lines(read()) if wanted.timestamps else read(), merged=True)
     except TrainshedError as error:

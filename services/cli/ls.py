@@ -70,7 +70,7 @@ class Listing(NamedTuple):
         return max(0, self.total - len(self.runs))
 
 
-class Wanted(NamedTuple):
+class ListOptions(NamedTuple):
     """What was asked for."""
 
     everything: bool = False
@@ -87,11 +87,11 @@ class Wanted(NamedTuple):
     @property
     def for_all(self) -> str:
         """The command that lists every one of them."""
-        words = ["trainshed", "ls", "--all"]
-        words += [word for status in self.statuses for word in ("--status", status.lower())]
-        words += [word for label in self.labels for word in ("--label", label)]
-        words += ["--name", self.name] if self.name is not None else []
-        return shlex.join(words)
+        command = ["trainshed", "ls", "--all"]
+        command += [value for status in self.statuses for value in ("--status", status.lower())]
+        command += [value for label in self.labels for value in ("--label", label)]
+        command += ["--name", self.name] if self.name is not None else []
+        return shlex.join(command)
 
 
 @verb("trainshed ls", "trainshed ls --all --status failed --label sweep=a", "trainshed ls --all --json")
@@ -124,8 +124,8 @@ def ls(
     for label in labels:
         _label(label)
     gc.disable()  # this process makes a list and ends; looking for cycles in 10,000 records costs a quarter of it
-    statuses = [_status(word) for part in status for word in part.split(",")]
-    wanted = Wanted(everything or bool(statuses), statuses, labels, name, limit)
+    statuses = [_status(value) for listed in status for value in listed.split(",")]
+    wanted = ListOptions(everything or bool(statuses), statuses, labels, name, limit)
     listing = run_async(_read(wanted, whole=as_json))
     warn_if_stale(listing.stale, listing.seq)
     if as_json:
@@ -135,9 +135,9 @@ def ls(
         note("no run matches" if wanted.filtered else "no runs yet; begin with: trainshed submit -- CMD ...")
         return
     print_lines(lines(_decoded(listing.raw), now(), Screen.of(sys.stdout)))
-    if words := rest(listing.more, wanted):
+    if remark := rest(listing.more, wanted):
         sys.stdout.flush()
-        note(words)
+        note(remark)
 
 
 def lines(records: Sequence[QueuedRunRecord], at: str, screen: Screen) -> list[str]:
@@ -145,7 +145,7 @@ def lines(records: Sequence[QueuedRunRecord], at: str, screen: Screen) -> list[s
     return render(COLUMNS, rows(records, at, whole_ids=not screen.is_terminal), screen)
 
 
-def rest(more: int, wanted: Wanted) -> str | None:
+def rest(more: int, wanted: ListOptions) -> str | None:
     """The last line: how many more there are, and how to list them."""
     return f"... and {more:,} more: {wanted.for_all}" if more else None
 
@@ -154,7 +154,7 @@ def _decoded(raw: Sequence[msgspec.Raw]) -> list[QueuedRunRecord]:
     return [_RUN.decode(one) for one in raw]
 
 
-async def _read(wanted: Wanted, *, whole: bool) -> Listing:
+async def _read(wanted: ListOptions, *, whole: bool) -> Listing:
     limit = wanted.limit
     async with connected() as trainshed:
         if wanted.everything:
@@ -171,7 +171,7 @@ async def _read(wanted: Wanted, *, whole: bool) -> Listing:
 
 async def _collect(
     trainshed: Trainshed,
-    wanted: Wanted,
+    wanted: ListOptions,
     status: Sequence[RunStatus],
     *,
     live: bool = False,
@@ -217,12 +217,12 @@ def _label(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _status(word: str) -> RunStatus:
-    status = RunStatus(word.strip().upper())
+def _status(value: str) -> RunStatus:
+    status = RunStatus(value.strip().upper())
     if status is RunStatus.UNSPECIFIED:
         known = ", ".join(_KNOWN)
         raise TrainshedError(
-            ErrorCode.INVALID, f"--status is {word!r}; known: {known}. Write: trainshed ls --status failed"
+            ErrorCode.INVALID, f"--status is {value!r}; known: {known}. Write: trainshed ls --status failed"
         )
     return status
 

@@ -181,7 +181,7 @@ def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
     message = str(error)
     if "trainshed " in message.splitlines()[-1]:
         return message
-    given = next((word for word in args if word in VERBS), None)
+    given = next((argument for argument in args if argument in VERBS), None)
     match error.code:
         case ErrorCode.NOT_FOUND:
             there = "trainshed nodes" if given in ("drain", "resume", "node") else "trainshed ls --all"

@@ -26,7 +26,7 @@ _Verb = Literal["drain", "resume", "remove"]
 @nats_option
 def drain(node: str, reason: str | None, as_json: bool) -> None:
     """Grant a node nothing more. What runs there goes on; `resume` takes it back."""
-    answer = _say("drain", node, reason, as_json)
+    answer = _print_answer("drain", node, reason, as_json)
     if answer.status != "up":
         note(f"{node} is {answer.status}. If the machine is gone: trainshed node remove {node}")
 
@@ -38,7 +38,7 @@ def drain(node: str, reason: str | None, as_json: bool) -> None:
 @nats_option
 def resume(node: str, reason: str | None, as_json: bool) -> None:
     """Grant a drained node runs again."""
-    _say("resume", node, reason, as_json)
+    _print_answer("resume", node, reason, as_json)
 
 
 @verb_group("trainshed node remove gpu01")
@@ -57,10 +57,10 @@ def remove(node: str, reason: str | None, as_json: bool) -> None:
     Only for a node that is lost or has left. It is your word: a machine that was only cut off goes on working until
     its agent hears of it.
     """
-    _say("remove", node, reason, as_json)
+    _print_answer("remove", node, reason, as_json)
 
 
-def _say(verb: _Verb, node: str, reason: str | None, as_json: bool) -> NodeAnswer:
+def _print_answer(verb: _Verb, node: str, reason: str | None, as_json: bool) -> NodeAnswer:
     answer = run_async(_ask(verb, node, reason))
     if as_json:
         import msgspec

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainshed_client.output_range import OutputChunk
 
 
-def tell_attempt(attempt: int, node: str) -> None:
+def print_attempt(attempt: int, node: str) -> None:
     """The line before a later attempt's output."""
     if attempt > 1:
         note(f"-- attempt {attempt} on {node} --")

@@ -111,7 +111,7 @@ def prune(older_than: str, dry_run: bool, as_json: bool) -> None:
             }
         )
     else:
-        _tell(sums, before, dry_run)
+        _print_sums(sums, before, dry_run)
     if any(one.error for one in sums):
         exit_with(ExitCode.NO_SERVICE)
 
@@ -126,7 +126,7 @@ def lines(sums: Sequence[Sum], dry_run: bool, screen: Screen) -> list[str]:
     )
 
 
-def _tell(sums: Sequence[Sum], before: str, dry_run: bool) -> None:
+def _print_sums(sums: Sequence[Sum], before: str, dry_run: bool) -> None:
     asked = [one for one in sums if one.error is None or one.runs]
     if any(one.runs for one in asked):
         print_lines(lines(asked, dry_run, Screen.of(sys.stdout)))

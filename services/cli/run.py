@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
 from services.cli.describe import exit_code_of, summary, why_ended
-from services.cli.output import print_chunks, tell_attempt
+from services.cli.output import print_attempt, print_chunks
 from services.cli.request import Request, build, config_options
 from services.cli.submit import Submitting, already, resolve_after
 from services.cli.text import clean, short
 from services.cli.verb import verb
-from services.cli.waiting import WaitNotice
+from services.cli.wait_notice import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import FailureReason
 
@@ -53,13 +53,13 @@ async def _run(request: Request) -> int:
             detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
             note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
             if submission.created:
-                await submitting.tell_of_gpus()
+                await submitting.note_unused_gpus()
         # A run that fails at once may be at a later attempt already.
         first = 1 if submission.created else None
         async with (
             WaitNotice(trainshed) as notice,
             trainshed.output(
-                run_id, first_attempt=first, patient=True, on_attempt=tell_attempt, on_record=notice.seen
+                run_id, first_attempt=first, patient=True, on_attempt=print_attempt, on_record=notice.seen
             ) as output,
         ):
             await print_chunks(output, merged=False)

@@ -15,7 +15,7 @@ WITHIN_S = 1.0
 AT_MOST = 50
 
 
-class _Word(click.ParamType[str]):
+class _NameArgument(click.ParamType[str]):
     """A word that ``known`` offers completions for: (word, help)."""
 
     name = "text"
@@ -36,7 +36,11 @@ class _Word(click.ParamType[str]):
             found = asyncio.run(ask())
         except Exception:  # noqa: BLE001 — whatever it is, a key press gets no answer rather than a trace
             return []
-        return [CompletionItem(word, help=told) for word, told in found if word.startswith(incomplete)]
+        return [
+            CompletionItem(given, help=described)
+            for given, described in found
+            if given.startswith(incomplete)
+        ]
 
 
 async def _runs(begins: str) -> list[tuple[str, str]]:
@@ -48,8 +52,8 @@ async def _runs(begins: str) -> list[tuple[str, str]]:
             found[record.run_id] = f"{record.name} {record.status}"
             found.setdefault(record.name, f"{record.status}, the newest of this name")
     # Names first: an id is completed by who has begun to type it.
-    words = sorted(found, key=lambda word: found[word].endswith("of this name"), reverse=True)
-    return [(word, found[word]) for word in words if begins or found[word].endswith("of this name")]
+    offered = sorted(found, key=lambda given: found[given].endswith("of this name"), reverse=True)
+    return [(given, found[given]) for given in offered if begins or found[given].endswith("of this name")]
 
 
 async def _nodes(begins: str) -> list[tuple[str, str]]:
@@ -59,5 +63,5 @@ async def _nodes(begins: str) -> list[tuple[str, str]]:
         return [(one.node, str(one.status)) for one in (await trainshed.nodes()).nodes]
 
 
-RUN = _Word(_runs)
-NODE = _Word(_nodes)
+RUN = _NameArgument(_runs)
+NODE = _NameArgument(_nodes)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from services.cli.up import agent_options, up_words, with_options
+from services.cli.up import agent_options, up_arguments, with_options
 from services.cli.verb import Verb, verb_group
 from services.settings import Settings, given_settings
 from services.up.systemd_unit import MARK, UNIT, unit_path, unit_text
@@ -48,14 +48,14 @@ def install(
     The settings (TRAINSHED_...) and the PATH of this shell go with it, passwords do not. Nothing is started.
     """
     settings = with_options(Settings.read(), node, heartbeat_timeout)
-    words = up_words(node, gpus, cpus, memory, heartbeat_timeout)
+    arguments = up_arguments(node, gpus, cpus, memory, heartbeat_timeout)
     environment = {
         "TRAINSHED_STATE_DIR": str(settings.state_dir),
         **given_settings(settings),
         **{name: os.environ[name] for name in _KEPT if name in os.environ},
     }
     try:
-        text = unit_text([str(_program()), "up", *words], environment)
+        text = unit_text([str(_program()), "up", *arguments], environment)
     except ValueError as error:
         raise TrainshedError(ErrorCode.INVALID, str(error)) from None
     path = unit_path(os.environ)

@@ -15,7 +15,7 @@ import msgspec
 from services.cli import describe
 from services.cli.clock import now
 from services.cli.common import connected, json_option, nats_option, print_json, run_async, warn_if_stale
-from services.cli.last_words import LastWords, last_words
+from services.cli.output_tail import OutputTail, output_tail
 from services.cli.run_argument import RUN
 from services.cli.table import Cell, Column, Screen, print_lines, render, wrapped
 from services.cli.text import clean, time_of_day
@@ -37,25 +37,25 @@ def show(run: str, as_json: bool) -> None:
 
     Of a run that failed, the last lines of its stderr come last.
     """
-    body, view, words = run_async(_read(run, for_people=not as_json))
+    body, view, tail = run_async(_read(run, for_people=not as_json))
     warn_if_stale(view.stale, view.seq)
     if as_json:
         print_json(body)
     else:
-        print_lines(lines(view, words, now(), Screen.of(sys.stdout)))
+        print_lines(lines(view, tail, now(), Screen.of(sys.stdout)))
 
 
-async def _read(run: str, *, for_people: bool) -> tuple[bytes, RunView, LastWords | None]:
+async def _read(run: str, *, for_people: bool) -> tuple[bytes, RunView, OutputTail | None]:
     async with connected() as trainshed:
         body = await trainshed.run_json(run)
         view = msgspec.json.decode(body, type=RunView)
-        words = None
+        tail = None
         if for_people and view.run.status is RunStatus.FAILED:
-            words = await last_words(trainshed, view)
-        return body, view, words
+            tail = await output_tail(trainshed, view)
+        return body, view, tail
 
 
-def lines(view: RunView, words: LastWords | None, at: str, screen: Screen) -> list[str]:
+def lines(view: RunView, tail: OutputTail | None, at: str, screen: Screen) -> list[str]:
     """The whole page."""
     shown = list(facts(_facts(view.run, view.timeline, at), screen))
     if view.config:
@@ -65,9 +65,9 @@ def lines(view: RunView, words: LastWords | None, at: str, screen: Screen) -> li
         shown += ["", *_attempts(view.attempts, at, screen)]
     if view.timeline:
         shown += ["", *timeline(view.timeline, screen)]
-    if words is not None:
-        shown += ["", screen.styled(f"the last lines of its {words.source}:", "dim")]
-        shown += [f"  {clean(line)}" for line in words.lines]
+    if tail is not None:
+        shown += ["", screen.styled(f"the last lines of its {tail.source}:", "dim")]
+        shown += [f"  {clean(line)}" for line in tail.lines]
     return shown
 
 
@@ -120,7 +120,7 @@ def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[st
                 Cell(str(one.status), describe.style_of(one.status)),
                 describe.where(one),
                 describe.ran(one, at),
-                clean(_of_attempt(describe.ending(one), describe.told(one), one.late_result)),
+                clean(_of_attempt(describe.ending(one), describe.reported(one), one.late_result)),
             ]
             for one in attempts
         ],
@@ -128,11 +128,11 @@ def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[st
     )
 
 
-def _of_attempt(ending: str, told: str, late_result: str | None) -> str:
-    words = [word for word in (ending, told) if word]
+def _of_attempt(ending: str, reported: str, late_result: str | None) -> str:
+    parts = [part for part in (ending, reported) if part]
     if late_result:
-        words.append(f"(too late: {late_result})")
-    return ", ".join(words) or describe.NOTHING
+        parts.append(f"(too late: {late_result})")
+    return ", ".join(parts) or describe.NOTHING
 
 
 def _facts(
@@ -140,7 +140,7 @@ def _facts(
 ) -> Iterator[tuple[str, str, str | None]]:
     yield "run", record.run_id, "bold"
     yield "name", record.name, None
-    yield "status", status_words(record, entries), describe.style_of(record.status)
+    yield "status", status_text(record, entries), describe.style_of(record.status)
     if record.node:
         yield "where", describe.where(record) + (f" (pid {record.pid})" if record.pid else ""), None
     if record.command:
@@ -155,22 +155,22 @@ def _facts(
     yield "waited", describe.waited(record, at), None
     if record.started_at:
         yield "ran", describe.ran(record, at), None
-    if words := describe.told(record):
-        yield "told", words, None
+    if text := describe.reported(record):
+        yield "told", text, None
     if record.submitted_by:
         yield "by", record.submitted_by, None
 
 
-def status_words(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:
+def status_text(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:
     """A run's status with what it waits for or how it ended."""
-    words = str(record.status)
+    shown = str(record.status)
     if record.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.PENDING):
         asked = describe.cancelled_by(record, entries)
         text = describe.why_ended(record, entries)
         if asked is not None:
-            words += f" {by_whom(asked)}"
+            shown += f" {by_whom(asked)}"
         elif text != describe.NOTHING:
-            words += f": {text}"
+            shown += f": {text}"
     if record.attempt > 1:
-        words += f" (attempt {record.attempt})"
-    return words
+        shown += f" (attempt {record.attempt})"
+    return shown

@@ -79,7 +79,7 @@ def _row(slot: SlotRecord, *, whole_ids: bool) -> list[str | Cell]:
 
 def notes(slot: SlotRecord) -> str:
     """What is odd about a slot."""
-    words = [] if slot.healthy else ["unhealthy"]
+    parts = [] if slot.healthy else ["unhealthy"]
     if slot.other_pids:
-        words.append(f"also used by pid {', '.join(map(str, slot.other_pids))}")
-    return "; ".join(words)
+        parts.append(f"also used by pid {', '.join(map(str, slot.other_pids))}")
+    return "; ".join(parts)

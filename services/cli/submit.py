@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one"
-_TELL_WITHIN_S = 1.0
+_NOTE_WITHIN_S = 1.0
 _CHECKS_AT_ONCE = 16
 _IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
 
@@ -81,7 +81,7 @@ async def _submit(request: Request, as_json: bool) -> None:
             elif not submissions[0].created:
                 note(await already(trainshed, submissions[0]))
             if any(one.created for one in submissions):
-                await submitting.tell_of_gpus()
+                await submitting.note_unused_gpus()
 
 
 async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submission]:
@@ -120,14 +120,14 @@ class Submitting:
             self._asking.cancel()
             await asyncio.wait({self._asking})
 
-    async def tell_of_gpus(self) -> None:
+    async def note_unused_gpus(self) -> None:
         """Say on stderr that a run asks for no GPU where nodes have some."""
         if self._asking is not None and await self._asking:
             note(NO_GPU)
 
     async def _has_gpus(self) -> bool:
         try:
-            async with asyncio.timeout(_TELL_WITHIN_S):
+            async with asyncio.timeout(_NOTE_WITHIN_S):
                 nodes = (await self._trainshed.nodes()).nodes
         except (TrainshedError, TimeoutError):
             return False  # a courtesy
@@ -214,7 +214,7 @@ async def _check(request: Request, as_json: bool) -> None:
                 print_json(msgspec.json.encode(one))
             elif len(checks) == 1:
                 ended = await _ended_ago(trainshed, one.run_id) if one.status and one.status.ended else ""
-                click.echo("\n".join(_told(one, ended)))
+                click.echo("\n".join(_check_lines(one, ended)))
             else:
                 click.echo(f"{one.run_id}  {'new' if one.new else one.status}  {_where(one)}")
     if len(checks) > 1:
@@ -227,7 +227,7 @@ async def _check(request: Request, as_json: bool) -> None:
         )
 
 
-def _told(check: Check, ended: str) -> list[str]:
+def _check_lines(check: Check, ended: str) -> list[str]:
     status = RunStatus.UNSPECIFIED if check.status is None else check.status
     new = "yes" if check.new else f"no, there is one: {status}{ended}"
     return [

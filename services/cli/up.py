@@ -83,9 +83,15 @@ def up(
     if detach:
         from services.up.detach import start_detached
 
-        given = up_words(node, gpus, cpus, memory, heartbeat_timeout)
-        words = [*given, *(["--stop-workers"] if stop_workers else []), *(["--borrowed"] if borrowed else [])]
-        raise click.exceptions.Exit(start_detached(settings, words, lambda line: click.echo(line, err=True)))
+        given = up_arguments(node, gpus, cpus, memory, heartbeat_timeout)
+        arguments = [
+            *given,
+            *(["--stop-workers"] if stop_workers else []),
+            *(["--borrowed"] if borrowed else []),
+        ]
+        raise click.exceptions.Exit(
+            start_detached(settings, arguments, lambda line: click.echo(line, err=True))
+        )
     logging.configure(settings.log_format, settings.log_level)
     warn_of_unknown_settings("up")
     options = AgentOptions(
@@ -123,7 +129,7 @@ def down(stop_workers: bool) -> None:
     from services.up.down import down as stop_stack
 
     state_dir = Settings.read().state_dir
-    pid = stop_stack(state_dir, stop_workers=stop_workers, tell=lambda line: click.echo(line, err=True))
+    pid = stop_stack(state_dir, stop_workers=stop_workers, show=lambda line: click.echo(line, err=True))
     if pid is not None:
         after = "" if stop_workers else "; running workers go on, and `trainshed up` finds them again"
         click.echo(f"stopped (pid {pid}){after}", err=True)
@@ -136,7 +142,7 @@ def down(stop_workers: bool) -> None:
         )
 
 
-def up_words(
+def up_arguments(
     node: str | None,
     gpus: int | None,
     cpus: int | None,
@@ -151,7 +157,7 @@ def up_words(
         "--memory": memory,
         "--heartbeat-timeout": heartbeat_timeout,
     }
-    return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
 def warn_of_unknown_settings(service: str) -> None:

@@ -19,8 +19,8 @@ from events.types import Event, NodeRemoved
 from services.api import ApiServer, Call
 from services.failpoints import failpoint
 from services.fold import SharedFold
-from services.gateway.lookup import Lookup, settling
-from services.gateway.submission import Submissions
+from services.gateway.lookup import Lookup, resolving
+from services.gateway.submission import SubmissionCalls
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
 from trainshed_client import subjects
@@ -54,7 +54,7 @@ class Gateway:
         self._fold = fold
         self._writer = Writer(Role.GATEWAY, clock, ids)
         self._lookup = Lookup(log, fold)
-        self._submissions = Submissions(
+        self._submissions = SubmissionCalls(
             log, fold, self._lookup, self._writer, room=room, allow_credentials=allow_credentials
         )
         self._room = room
@@ -151,7 +151,7 @@ class Gateway:
         seq = 0
         for event in wanted:
             new = self._writer.new(event)
-            async with settling():
+            async with resolving():
                 if isinstance(event, NodeRemoved):
                     appended = await self._append_removal(event, new, joined_seq)
                 else:

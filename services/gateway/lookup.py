@@ -1,4 +1,4 @@
-"""What the log has of a run, for the gateway's answers: settled by asking until somebody answers.
+"""What the log has of a run, for the gateway's answers: asked for until somebody answers.
 
 Owns the bound of that and its error for people; decides nothing and appends nothing.
 """
@@ -19,8 +19,8 @@ from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
 
-SETTLE_S = 60.0
-"""How long an unknown outcome is settled; within the stream's duplicate window (docs/protocol.md rule 2)."""
+RESOLVE_S = 60.0
+"""How long it is tried to resolve an unknown outcome; within the stream's duplicate window (docs/protocol.md rule 2)."""
 
 
 class Lookup:
@@ -32,7 +32,7 @@ class Lookup:
 
     async def last(self, subject: str) -> tuple[int, str | None]:
         """The last (sequence, event id) on a literal subject, (0, None) where there is none; asked until answered."""
-        async with settling():
+        async with resolving():
             while True:
                 try:
                     return await self._log.last_id(subject)
@@ -46,10 +46,10 @@ class Lookup:
 
     async def run(self, run_id: str, submitted_seq: int) -> Run | None:
         """The present value of a run that was submitted at that sequence, live or ended long ago."""
-        async with settling():
+        async with resolving():
             await self._fold.reached(submitted_seq)
             live = self._fold.state.runs.get(run_id)
-            return live if live is not None else await self._past(run_id)
+            return live if live is not None else await self._ended(run_id)
         raise AssertionError("unreachable")
 
     async def status(self, run_id: str) -> RunStatus:
@@ -57,11 +57,11 @@ class Lookup:
         live = self._fold.state.runs.get(run_id)
         if live is not None:
             return live.status
-        async with settling():
-            past = await self._past(run_id)
-        return past.status if past is not None and isinstance(past.phase, Ended) else RunStatus.UNSPECIFIED
+        async with resolving():
+            ended = await self._ended(run_id)
+        return ended.status if ended is not None and isinstance(ended.phase, Ended) else RunStatus.UNSPECIFIED
 
-    async def _past(self, run_id: str) -> Run | None:
+    async def _ended(self, run_id: str) -> Run | None:
         while True:
             try:
                 return await self._fold.history.run_before(run_id, self._fold.position + 1)
@@ -70,10 +70,10 @@ class Lookup:
 
 
 @contextlib.asynccontextmanager
-async def settling() -> AsyncIterator[None]:
-    """Bounds how long an outcome is settled; past it the caller hears that it stays unknown. Raises TrainshedError."""
+async def resolving() -> AsyncIterator[None]:
+    """Bounds how long an unknown outcome is resolved; past it the caller hears that it stays unknown. Raises TrainshedError."""
     try:
-        async with asyncio.timeout(SETTLE_S):
+        async with asyncio.timeout(RESOLVE_S):
             yield
     except (TimeoutError, UnknownOutcome):
         raise TrainshedError(

@@ -19,7 +19,7 @@ from events.types import Submitted
 from services.api import Call
 from services.failpoints import failpoint
 from services.fold import SharedFold
-from services.gateway.lookup import Lookup, settling
+from services.gateway.lookup import Lookup, resolving
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
 from trainshed_client import subjects
@@ -35,7 +35,7 @@ FOREIGN_TRIES = 5
 Answer = dict[str, Any]
 
 
-class Submissions:
+class SubmissionCalls:
     """The calls ``run.submit`` and ``run.submit_batch``."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Submissions:
                 f"{len(runs)} runs, at most {MAX_BATCH_RUNS} in one batch: split the file",
                 "runs",
             )
-        wanted: dict[str, Submission] = {}
+        wanted: dict[str, NewSubmission] = {}
         order: list[str] = []
         for place, raw in enumerate(runs):
             submission = self._submission(raw, call.by, f"runs[{place}]")
@@ -107,14 +107,14 @@ class Submissions:
                 raise TrainshedError(refusal.code, refusal.message, path)
             wanted[submission.run_id] = submission
         answers = await self._append(wanted)
-        told: set[str] = set()
+        answered: set[str] = set()
         out = []
         for run_id in order:
-            out.append(answers[run_id] if run_id not in told else {**answers[run_id], "created": False})
-            told.add(run_id)
+            out.append(answers[run_id] if run_id not in answered else {**answers[run_id], "created": False})
+            answered.add(run_id)
         return {"runs": out}
 
-    def _submission(self, raw: object, by: str, path: str = "") -> Submission:
+    def _submission(self, raw: object, by: str, path: str = "") -> NewSubmission:
         """What is submitted with this config, if it is accepted; ``path``: where in the request it stands."""
         try:
             accepted = accepted_config(raw, allow_credentials=self._allow_credentials)
@@ -128,7 +128,7 @@ class Submissions:
         event = Submitted(
             run_id=digest.run_id, config=msgspec.Raw(accepted.stored), digest=digest.hex, submitted_by=by
         )
-        return Submission(accepted.config, digest, self._writer.new(event))
+        return NewSubmission(accepted.config, digest, self._writer.new(event))
 
     async def _refusal(self, config: RunConfig) -> TrainshedError | None:
         """Why this config cannot be accepted now; what exists is answered all the same."""
@@ -146,12 +146,12 @@ class Submissions:
                 )
         return self._room.refusal if self._room is not None else None
 
-    async def _append(self, wanted: dict[str, Submission]) -> dict[str, Answer]:
-        """Append all or none of what does not exist yet; an unknown outcome is settled by what is stored."""
+    async def _append(self, wanted: dict[str, NewSubmission]) -> dict[str, Answer]:
+        """Append all or none of what does not exist yet; an unknown outcome is resolved by what is stored."""
         answers: dict[str, Answer] = {}
         rest = dict(wanted)
         foreign = 0
-        async with settling():
+        async with resolving():
             while rest:
                 batch = list(rest.values())
                 conflict = False
@@ -183,7 +183,7 @@ class Submissions:
                     await self._log.reachable()
         return answers
 
-    async def _existing(self, submission: Submission) -> Answer | None:
+    async def _existing(self, submission: NewSubmission) -> Answer | None:
         """The answer for a run that the log has; None where it has none. ``created``: it is the event we sent."""
         seq, id_ = await self._lookup.submitted(submission.run_id)
         if seq == 0:
@@ -194,7 +194,7 @@ class Submissions:
         return _answer(submission, False, run.status if run is not None else RunStatus.UNSPECIFIED, seq)
 
 
-class Submission(msgspec.Struct, frozen=True):
+class NewSubmission(msgspec.Struct, frozen=True):
     """One config about to be submitted."""
 
     config: RunConfig
@@ -208,16 +208,16 @@ class Submission(msgspec.Struct, frozen=True):
 
     @property
     def guard(self) -> Guard:
-        """Nothing was ever said of this run: what decides between any number of submits of one config."""
+        """Nothing was ever appended about this run: what decides between any number of submits of one config."""
         return Guard(subjects.run_events(self.digest.run_id), 0)
 
 
-def _created(submission: Submission, seq: int) -> Answer:
+def _created(submission: NewSubmission, seq: int) -> Answer:
     _log.info("submitted", run_id=submission.run_id, seq=seq)
     return _answer(submission, True, RunStatus.PENDING, seq)
 
 
-def _answer(submission: Submission, created: bool, status: RunStatus, seq: int) -> Answer:
+def _answer(submission: NewSubmission, created: bool, status: RunStatus, seq: int) -> Answer:
     digest = submission.digest
     return {
         "run_id": digest.run_id,

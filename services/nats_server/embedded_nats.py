@@ -167,7 +167,7 @@ class EmbeddedNats:
         self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = await take_store_lock(self._folder, min(deadline, time.monotonic() + LOCK_WITHIN_S))
         try:
-            self._kept = self._settle_ports()
+            self._kept = self._choose_ports()
             self._write_config(server_name)
             self._process = await self._spawn(lock)
         finally:
@@ -204,7 +204,7 @@ class EmbeddedNats:
             raise RuntimeError("this nats-server was never started")
         return self._kept
 
-    def _settle_ports(self) -> _Kept:
+    def _choose_ports(self) -> _Kept:
         """The kept ports where they are free, else new ones; see the class."""
         restart = self._kept is not None
         kept = self._kept or self._read_kept()
@@ -212,16 +212,16 @@ class EmbeddedNats:
         monitor_port = kept.monitor_port if kept else 0
         password = kept.password if kept else secrets.token_urlsafe(24)
         with contextlib.ExitStack() as probes:
-            settled = _Kept(
-                self._settle_port(probes, port, "port", restart),
-                self._settle_port(probes, monitor_port, "monitoring port", restart),
+            chosen = _Kept(
+                self._choose_port(probes, port, "port", restart),
+                self._choose_port(probes, monitor_port, "monitoring port", restart),
                 password,
             )
-        if settled != kept:
-            write_private(self._folder / "server.json", msgspec.json.encode(settled) + b"\n")
-        return settled
+        if chosen != kept:
+            write_private(self._folder / "server.json", msgspec.json.encode(chosen) + b"\n")
+        return chosen
 
-    def _settle_port(self, probes: contextlib.ExitStack, kept: int, what: str, restart: bool) -> int:
+    def _choose_port(self, probes: contextlib.ExitStack, kept: int, what: str, restart: bool) -> int:
         """Bind to find out, and keep bound until all are chosen, so that no two are the same."""
         probe = probes.enter_context(socket.socket())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -295,15 +295,13 @@ class EmbeddedNats:
         restoring = False
         while True:
             if process.returncode is not None:
-                raise _unavailable(
-                    f"nats-server {await self.wait()} before it was ready.{self._last_words()}"
-                )
+                raise _unavailable(f"nats-server {await self.wait()} before it was ready.{self._log_tail()}")
             info = await _server_info(self._known().port)
             if info is not None:
                 break
             if time.monotonic() >= deadline:
                 if restoring or (await health(self.monitor_url)).health is Health.SILENT:
-                    raise _unavailable(f"nats-server does not answer.{self._last_words()}")
+                    raise _unavailable(f"nats-server does not answer.{self._log_tail()}")
                 _log.info("nats-server reads its store, which is long or was not closed; waiting for it")
                 restoring, deadline = True, time.monotonic() + RESTORE_WITHIN_S
             await asyncio.sleep(_POLL_S)
@@ -328,12 +326,12 @@ class EmbeddedNats:
             await client.jetstream().account_info()
         except Error as error:
             raise _unavailable(
-                f"nats-server's JetStream does not answer ({error}).{self._last_words()}"
+                f"nats-server's JetStream does not answer ({error}).{self._log_tail()}"
             ) from None
         finally:
             await client.close()
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         """The end of what the server wrote, for an error message."""
         lines: list[str] = []
         for path in (self.log_file, self._stderr_file):

@@ -25,7 +25,7 @@ class Health(enum.StrEnum):
     SILENT = "silent"
 
 
-class Said(NamedTuple):
+class HealthAnswer(NamedTuple):
     """What ``/healthz`` came to; ``why`` is the server's own word where it is failing."""
 
     health: Health
@@ -37,21 +37,21 @@ class _Healthz(msgspec.Struct):
     error: str = ""
 
 
-async def health(monitor_url: str, *, within_s: float = ASK_WITHIN_S) -> Said:
+async def health(monitor_url: str, *, within_s: float = ASK_WITHIN_S) -> HealthAnswer:
     """Ask how the server is. Never raises: no answer within ``within_s`` seconds (twice at most) is an answer too."""
     answer = await get(monitor_url, "/healthz", within_s=within_s)
     if answer is None:
         # That page waits for every stream's lock, and so for a disk; this one for none.
         alive = await get(monitor_url, "/healthz?js-server-only=true", within_s=within_s)
-        return Said(Health.SILENT if alive is None else Health.SLOW)
+        return HealthAnswer(Health.SILENT if alive is None else Health.SLOW)
     status, body = answer
     if status == 200:
-        return Said(Health.OK)
+        return HealthAnswer(Health.OK)
     try:
         why = msgspec.json.decode(body, type=_Healthz).error
     except msgspec.MsgspecError:
         why = ""
-    return Said(Health.FAILING, why or f"HTTP status {status}")
+    return HealthAnswer(Health.FAILING, why or f"HTTP status {status}")
 
 
 async def storage_left(monitor_url: str, *, within_s: float = ASK_WITHIN_S) -> int | None:
@@ -60,8 +60,8 @@ async def storage_left(monitor_url: str, *, within_s: float = ASK_WITHIN_S) -> i
     if answer is None or answer[0] != 200:
         return None
     try:
-        told: dict[str, Any] = msgspec.json.decode(answer[1], type=dict[str, Any])
-        return int(told["config"]["max_storage"]) - int(told["storage"])
+        body: dict[str, Any] = msgspec.json.decode(answer[1], type=dict[str, Any])
+        return int(body["config"]["max_storage"]) - int(body["storage"])
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
         return None
 

@@ -55,7 +55,7 @@ def _kill_deaf_holder(folder: Path) -> None:
         pid = int((folder / "server.pid").read_text())
         process = os.pidfd_open(pid)
         try:
-            if _is_server_of(pid, folder) and _was_told_to_end(pid):
+            if _is_server_of(pid, folder) and _was_asked_to_end(pid):
                 _log.warning("killing nats-server %d, which hangs and was told to end", pid)
                 signal.pidfd_send_signal(process, signal.SIGKILL)
         finally:
@@ -66,7 +66,7 @@ def _is_server_of(pid: int, folder: Path) -> bool:
     return os.fsencode(folder / "server.conf") in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def _was_told_to_end(pid: int) -> bool:
+def _was_asked_to_end(pid: int) -> bool:
     """A SIGTERM waits to be taken."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("ShdPnd:"):

@@ -100,10 +100,10 @@ class HealthServer:
             writer.close()
 
     async def _answer(self, head: bytes) -> tuple[str, Page]:
-        words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        text = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        if len(text) != 3 or not text[2].startswith("HTTP/1."):
             return "", Page(400, b"an HTTP/1.1 GET is answered here\n")
-        method, path = words[0], words[1].partition("?")[0]
+        method, path = text[0], text[1].partition("?")[0]
         if method not in ("GET", "HEAD"):
             return method, Page(405, b"GET is answered here\n")
         match path:

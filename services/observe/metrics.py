@@ -310,12 +310,12 @@ def _rejections(metrics: Metrics, events: int) -> Iterator[None]:
         raise
 
 
-def _gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, words, value=value)
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
 
 
-def _gauges(name: str, words: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, words, labels=(label,))
+def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=(label,))
     for each, number in sorted(values.items()):
         family.add_metric((each,), number)
     return family

@@ -20,12 +20,12 @@ from services.up.log_file import open_log, up_log
 from services.up.state_lock import holder, running_already, unusable
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
-TELL_AFTER_S = 5.0
+PRINT_AFTER_S = 5.0
 END_WITHIN_S = 10.0
 _SHOWN_BYTES = 64 * 1024
 
 
-def start_detached(settings: Settings, words: Sequence[str], tell: Callable[[str], None]) -> int:
+def start_detached(settings: Settings, arguments: Sequence[str], show: Callable[[str], None]) -> int:
     """Start ``trainshed up`` with these options in the background and wait until it is ready; an exit code.
 
     It outlives the terminal: a session of its own without one, its output in the log file, the state folder as its
@@ -43,12 +43,12 @@ def start_detached(settings: Settings, words: Sequence[str], tell: Callable[[str
     begin = os.fstat(log).st_size
     read, write = os.pipe()
     try:
-        process = _spawn(settings, words, log, write)
+        process = _spawn(settings, arguments, log, write)
     finally:
         os.close(log)
         os.close(write)
     try:
-        text = _until_ready(read, lambda: tell(f"still starting; its log is {path}"))
+        text = _until_ready(read, lambda: show(f"still starting; its log is {path}"))
     except KeyboardInterrupt:
         _end(process)
         raise
@@ -56,18 +56,18 @@ def start_detached(settings: Settings, words: Sequence[str], tell: Callable[[str
         os.close(read)
     if text:
         for line in _complaints(path, begin, log_lines_only=True):
-            tell(line)
-        tell(text)
-        tell(f"It runs in the background (pid {process.pid}); log in {path}. Stop it:  trainshed down")
+            show(line)
+        show(text)
+        show(f"It runs in the background (pid {process.pid}); log in {path}. Stop it:  trainshed down")
         return ExitCode.OK
     code = process.wait()
     for line in _complaints(path, begin):
-        tell(line)
-    tell(f"the stack did not start; its log is {path}")
+        show(line)
+    show(f"the stack did not start; its log is {path}")
     return 128 - code if code < 0 else code or ExitCode.NO_SERVICE
 
 
-def _spawn(settings: Settings, words: Sequence[str], log: int, ready: int) -> subprocess.Popen[bytes]:
+def _spawn(settings: Settings, arguments: Sequence[str], log: int, ready: int) -> subprocess.Popen[bytes]:
     # Its working directory is another one, so no folder may be relative to ours.
     folders = {"TRAINSHED_STATE_DIR": settings.state_dir, "TRAINSHED_RUNS_DIR": settings.runs_dir}
     if settings.var_logs_dir is not None:
@@ -75,7 +75,7 @@ def _spawn(settings: Settings, words: Sequence[str], log: int, ready: int) -> su
     try:
         # The leader of a session would be given the next terminal that it opened; nothing of ours opens one.
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "services.cli", "up", *words, "--ready-fd", str(ready)],
+            [sys.executable, "-P", "-m", "services.cli", "up", *arguments, "--ready-fd", str(ready)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -92,7 +92,7 @@ def _spawn(settings: Settings, words: Sequence[str], log: int, ready: int) -> su
 
 def _until_ready(read: int, late: Callable[[], None]) -> str:
     """What is written to the pipe until its other end is closed: something once it is ready, nothing if it ended."""
-    if not select.select([read], [], [], TELL_AFTER_S)[0]:
+    if not select.select([read], [], [], PRINT_AFTER_S)[0]:
         late()
     with os.fdopen(os.dup(read), "rb") as pipe:
         return pipe.read().decode(errors="replace").strip()
@@ -111,7 +111,7 @@ def _complaints(path: Path, begin: int, *, log_lines_only: bool = False) -> list
     with path.open("rb") as file:
         file.seek(begin)
         text = file.read(_SHOWN_BYTES).decode(errors="replace")
-    said = []
+    printed = []
     for line in text.splitlines():
         try:
             logged = json.loads(line)
@@ -119,8 +119,8 @@ def _complaints(path: Path, begin: int, *, log_lines_only: bool = False) -> list
             logged = None
         if not isinstance(logged, dict):
             if not log_lines_only:
-                said.append(line)
+                printed.append(line)
         elif logged.get("level") not in ("debug", "info"):
             more = {k: v for k, v in logged.items() if k not in ("time", "level", "logger", "event")}
-            said.append(" ".join([f"{logged.get('event')}", *(f"{k}={v}" for k, v in more.items())]))
-    return said
+            printed.append(" ".join([f"{logged.get('event')}", *(f"{k}={v}" for k, v in more.items())]))
+    return printed

@@ -24,7 +24,7 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 REQUEST_FILE = "down.json"
 GONE_WITHIN_S = 20.0
 """Far more than a stop may take that leaves the workers alone."""
-TELL_AFTER_S = 3.0
+PRINT_AFTER_S = 3.0
 LOOK_EVERY_S = 1.0
 EXITS_WITHIN_S = 1.0
 """Far more than a process takes from letting go of the state folder to its end."""
@@ -38,7 +38,7 @@ class _Request(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-def down(state_dir: Path, *, stop_workers: bool, tell: Callable[[str], None]) -> int | None:
+def down(state_dir: Path, *, stop_workers: bool, show: Callable[[str], None]) -> int | None:
     """Stop the stack on ``state_dir`` and wait until its process is gone; its pid, None where none runs.
 
     ``stop_workers``: its workers are stopped first, for as long as their grace periods take; ``tell`` is told that it
@@ -51,23 +51,23 @@ def down(state_dir: Path, *, stop_workers: bool, tell: Callable[[str], None]) ->
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
-        return down(state_dir, stop_workers=stop_workers, tell=tell)
+        return down(state_dir, stop_workers=stop_workers, show=show)
     try:
         if holder(state_dir) != pid:  # it ended meanwhile, and its number may be another's
-            return down(state_dir, stop_workers=stop_workers, tell=tell)
+            return down(state_dir, stop_workers=stop_workers, show=show)
         if _unit(pid) == UNIT:
             raise TrainshedError(
                 ErrorCode.CONFLICT,
                 f"this stack is the service {UNIT}, which systemd would start again. "
                 f"Stop it with: systemctl --user stop {UNIT.removesuffix('.service')}",
             )
-        _stop(process, pid, state_dir, stop_workers, tell)
+        _stop(process, pid, state_dir, stop_workers, show)
     finally:
         os.close(process)
     return pid
 
 
-def _stop(process: int, pid: int, state_dir: Path, stop_workers: bool, tell: Callable[[str], None]) -> None:
+def _stop(process: int, pid: int, state_dir: Path, stop_workers: bool, show: Callable[[str], None]) -> None:
     if stop_workers:
         write_private(state_dir / REQUEST_FILE, msgspec.json.encode(_Request(pid, stop_workers=True)))
     try:
@@ -78,14 +78,14 @@ def _stop(process: int, pid: int, state_dir: Path, stop_workers: bool, tell: Cal
         raise TrainshedError(
             ErrorCode.DENIED, f"the stack on {state_dir} (pid {pid}) is another user's; ask them"
         ) from None
-    if _gone(process, pid, state_dir, TELL_AFTER_S):
+    if _gone(process, pid, state_dir, PRINT_AFTER_S):
         return
-    tell(
+    show(
         f"waiting for the workers to end (pid {pid}); Ctrl-C stops the waiting"
         if stop_workers
         else f"waiting for pid {pid} to end"
     )
-    if not _gone(process, pid, state_dir, None if stop_workers else GONE_WITHIN_S - TELL_AFTER_S):
+    if not _gone(process, pid, state_dir, None if stop_workers else GONE_WITHIN_S - PRINT_AFTER_S):
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"pid {pid} does not end. `kill -9 {pid}` is safe: what was acknowledged is on disk, and workers go on",

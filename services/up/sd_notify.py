@@ -24,7 +24,7 @@ class Notifier:
         env = os.environ if environ is None else environ
         return cls(env.pop(VARIABLE, None) or None)
 
-    def tell(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
         """Send one datagram of ``NAME=VALUE`` lines. What cannot be sent is lost: a service manager gone is no fault."""
         if self._address is None:
             return

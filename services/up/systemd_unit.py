@@ -46,12 +46,14 @@ def unit_text(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
     Raises ValueError for what systemd cannot hold: a line break.
     """
-    program, *words = command
+    program, *arguments = command
     lines = [f'Environment="{_escaped(f"{name}={value}")}"\n' for name, value in environment.items()]
     return _TEXT.format(
         mark=MARK,
         # systemd fills in $VARIABLE in the words after the program, and % everywhere.
-        command=" ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in words)]),
+        command=" ".join(
+            [_quoted(program), *(_quoted(argument).replace("$", "$$") for argument in arguments)]
+        ),
         environment="".join(lines),
     )
 
@@ -63,9 +65,9 @@ def unit_path(environ: Mapping[str, str]) -> Path:
     return base / "systemd" / "user" / UNIT
 
 
-def _quoted(word: str) -> str:
-    plain = word and all(char.isalnum() or char in "/._-+=:@," for char in word)
-    return word if plain else f'"{_escaped(word)}"'
+def _quoted(argument: str) -> str:
+    plain = argument and all(char.isalnum() or char in "/._-+=:@," for char in argument)
+    return argument if plain else f'"{_escaped(argument)}"'
 
 
 def _escaped(text: str) -> str:

@@ -17,7 +17,7 @@ from services import parts
 from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
 from services.logging import get_logger
 from services.nats_server.embedded_nats import EmbeddedNats
-from services.nats_server.nats_keeper import NatsKeeper
+from services.nats_server.nats_supervisor import NatsSupervisor
 from services.observe.observe import Observer, observer
 from services.parts import AgentOptions
 from services.setting_values import Listen
@@ -109,13 +109,13 @@ async def _serve(
         parts.dispatcher(log, fold, settings, stand_at_once=True),
         fold,
         ProjectorProcess(server.endpoint, os.environ, _next(settings.http_listen)),
-        NatsKeeper(server),
+        NatsSupervisor(server),
     ]
     if log_file is not None:
         services.append(LogFile(log_file))
     watching.services(services)
 
-    def tell() -> None:
+    def notify() -> None:
         given = machine.inventory
         on_ready(
             Up(
@@ -128,17 +128,17 @@ async def _serve(
             )
         )
 
-        notifier.tell("READY=1", f"STATUS=node {agent.node}, {len(given.gpus)} slots")
+        notifier.notify("READY=1", f"STATUS=node {agent.node}, {len(given.gpus)} slots")
 
     def stopping(within_s: float | None) -> float | None:
-        notifier.tell("STOPPING=1")
+        notifier.notify("STOPPING=1")
         if not take_request(settings.state_dir):
             return within_s
         agent.stop(stop_workers=True)
         return None
 
     within_s = None if options.stop_workers else STOP_WITHIN_S
-    await run_services(services, stop, on_ready=tell, on_stop=stopping, within_s=within_s)
+    await run_services(services, stop, on_ready=notify, on_stop=stopping, within_s=within_s)
 
 
 def _next(listen: Listen | None) -> Listen | None:

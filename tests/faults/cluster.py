@@ -22,7 +22,7 @@ from services import failpoints
 from services.agent.processes import sweep
 from services.agent.processes.sweep import Marks
 from services.nats_server.embedded_nats import EmbeddedNats
-from services.nats_server.nats_keeper import NatsKeeper
+from services.nats_server.nats_supervisor import NatsSupervisor
 from tests.faults import launch, processes
 from tests.faults.processes import MARK, Marked
 from tests.faults.proxy import Proxy
@@ -112,7 +112,7 @@ class Server(Part):
     async def keep(self) -> None:
         await self.embedded.start()
         self.ready.set()
-        await NatsKeeper(self.embedded).run()
+        await NatsSupervisor(self.embedded).run()
 
 
 class Service(Part):

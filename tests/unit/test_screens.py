@@ -17,9 +17,9 @@ import msgspec
 import pytest
 
 from services.cli import explain, ls, nodes, show, slots
-from services.cli.last_words import LastWords
 from services.cli.live import live_table, table
 from services.cli.main import cli
+from services.cli.output_tail import OutputTail
 from services.cli.table import PLAIN, Screen, text_width
 from tests.support.timeline import entry
 from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
@@ -193,7 +193,7 @@ BROKEN_VIEW = RunView(
         (112, "09:00:13", "failed", EndData(failure_reason=FailureReason.SPAWN_ERROR, message="working_dir /x: no such folder")),
     ),
 )  # fmt: skip
-WORDS = LastWords(
+WORDS = OutputTail(
     "stderr",
     [
         "Traceback (most recent call last):",
@@ -275,7 +275,7 @@ NODES = NodePage(
 
 Lines = Callable[[Screen], list[str]]
 SCREENS: dict[str, Lines] = {
-    "ls": lambda screen: [*ls.lines(EVERY, NOW, screen), str(ls.rest(9_957, ls.Wanted()))],
+    "ls": lambda screen: [*ls.lines(EVERY, NOW, screen), str(ls.rest(9_957, ls.ListOptions()))],
     "show-failed": lambda screen: show.lines(FAILED_VIEW, WORDS, NOW, screen),
     "show-running": lambda screen: show.lines(LIVE_VIEW, None, NOW, screen),
     "show-waiting": lambda screen: show.lines(WAITING_VIEW, None, NOW, screen),

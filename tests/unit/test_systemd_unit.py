@@ -134,11 +134,11 @@ def test_a_word_to_systemd_arrives_and_the_variable_goes_no_further(tmp_path: Pa
         listening.bind("\0" + name[1:] if abstract else name)
         listening.settimeout(5)
         notifier = Notifier.take(environ)
-        notifier.tell("READY=1", "STATUS=two\nlines")
+        notifier.notify("READY=1", "STATUS=two\nlines")
         assert listening.recv(4096) == b"READY=1\nSTATUS=two lines"
     assert environ == {"OTHER": "1"}
-    notifier.tell("STOPPING=1")  # nobody listens any more: no fault
-    Notifier.take({}).tell("READY=1")
+    notifier.notify("STOPPING=1")  # nobody listens any more: no fault
+    Notifier.take({}).notify("READY=1")
 
 
 # --- whose process it is ----------------------------------------------------------------------------------
@@ -187,9 +187,9 @@ def test_down_does_not_stop_what_systemd_would_start_again(
     with StateLock(tmp_path):  # this process is the stack: a signal would end the tests
         assert holder(tmp_path) == os.getpid()
         with pytest.raises(TrainshedError, match="systemctl --user stop trainshed"):
-            down(tmp_path, stop_workers=False, tell=print)
+            down(tmp_path, stop_workers=False, show=print)
     assert holder(tmp_path) is None
-    assert down(tmp_path, stop_workers=False, tell=print) is None
+    assert down(tmp_path, stop_workers=False, show=print) is None
 
 
 # --- the log file -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from services.cli.main import VERBS
 from services.nats_server.monitor import Health, health
-from services.nats_server.nats_keeper import NatsKeeper
+from services.nats_server.nats_supervisor import NatsSupervisor
 from tests.support import NatsServer, eventually
 from tests.support.control import running, stopped
 from tests.support.stack import TRAINSHED, Stack, until
@@ -131,7 +131,7 @@ def test_what_is_under_way_goes_on_when_the_server_was_killed(new_stack: NewStac
 
 async def test_a_server_that_stands_still_is_ended_and_started_again(nats_server: NatsServer) -> None:
     nc = await nats_server.client()
-    keeper = NatsKeeper(nats_server.embedded, look_every_s=0.1, ask_within_s=0.3)
+    keeper = NatsSupervisor(nats_server.embedded, look_every_s=0.1, ask_within_s=0.3)
     async with running(keeper):
         first = nats_server.pid
         assert (await health(nats_server.embedded.monitor_url)).health is Health.OK
@@ -141,7 +141,7 @@ async def test_a_server_that_stands_still_is_ended_and_started_again(nats_server
 
 
 async def test_a_server_that_stood_still_for_a_moment_is_left_alone(nats_server: NatsServer) -> None:
-    keeper = NatsKeeper(nats_server.embedded, look_every_s=0.1, ask_within_s=5.0)
+    keeper = NatsSupervisor(nats_server.embedded, look_every_s=0.1, ask_within_s=5.0)
     async with running(keeper):
         first = nats_server.pid
         with stopped(first):

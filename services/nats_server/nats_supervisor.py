@@ -13,7 +13,7 @@ import msgspec
 
 from services.logging import get_logger
 from services.nats_server.embedded_nats import EmbeddedNats
-from services.nats_server.monitor import Health, Said, health
+from services.nats_server.monitor import Health, HealthAnswer, health
 from services.nats_server.room import MIB, Room, disk_room
 from trainshed_client.errors import TrainshedError
 
@@ -26,7 +26,7 @@ ASK_WITHIN_S = 2.5
 HUNG_LOOKS = 3
 """Looks in a row, 15 s and more, without any answer: counted and not timed, for it may have been us who stood still."""
 SLOW_LOOKS = 5
-"""Looks in a row at a server that lives and does not answer for its store, until that is told."""
+"""Looks in a row at a server that lives and does not answer for its store, until that is logged."""
 FAILING_LOOKS = 2
 """Looks in a row that find a server failing: a consumer that was deleted at that very moment is no reason."""
 ROOM_BYTES = 16 * MIB
@@ -40,10 +40,10 @@ class Act(enum.Enum):
     """What is due after a look."""
 
     NOTHING = "nothing"
-    TELL_SILENT = "tell_silent"
-    TELL_SLOW = "tell_slow"
-    TELL_FULL = "tell_full"
-    TELL_WELL = "tell_well"
+    LOG_SILENT = "log_silent"
+    LOG_SLOW = "log_slow"
+    LOG_FULL = "log_full"
+    LOG_WELL = "log_well"
     END_HUNG = "end_hung"
     RESTART = "restart"
 
@@ -54,16 +54,16 @@ class Watch(msgspec.Struct, frozen=True):
     silent: int = 0
     slow: int = 0
     failing: int = 0
-    told_full: bool = False
+    logged_full: bool = False
     restart_from: float = 0.0
     pause_s: float = RESTART_PAUSE_S
 
 
-def after_look(watch: Watch, said: Said, free: int | None, now: float) -> tuple[Watch, Act]:
+def after_look(watch: Watch, answer: HealthAnswer, free: int | None, now: float) -> tuple[Watch, Act]:
     """What a look's answer means. ``free``: bytes left on the store's disk, None where that is not known."""
-    match said.health:
+    match answer.health:
         case Health.OK:
-            act = Act.TELL_WELL if watch.silent or watch.failing or watch.slow >= SLOW_LOOKS else Act.NOTHING
+            act = Act.LOG_WELL if watch.silent or watch.failing or watch.slow >= SLOW_LOOKS else Act.NOTHING
             if (
                 now >= watch.restart_from + watch.pause_s
             ):  # well for a while: what comes next is another trouble
@@ -71,24 +71,24 @@ def after_look(watch: Watch, said: Said, free: int | None, now: float) -> tuple[
             return Watch(restart_from=watch.restart_from, pause_s=watch.pause_s), act
         case Health.SLOW:
             watch = msgspec.structs.replace(watch, silent=0, slow=watch.slow + 1)
-            return watch, Act.TELL_SLOW if watch.slow == SLOW_LOOKS else Act.NOTHING
+            return watch, Act.LOG_SLOW if watch.slow == SLOW_LOOKS else Act.NOTHING
         case Health.SILENT:
             watch = msgspec.structs.replace(watch, silent=watch.silent + 1)
             if watch.silent >= HUNG_LOOKS and watch.silent % HUNG_LOOKS == 0:
                 return watch, Act.END_HUNG
-            return watch, Act.TELL_SILENT if watch.silent == 1 else Act.NOTHING
+            return watch, Act.LOG_SILENT if watch.silent == 1 else Act.NOTHING
         case Health.FAILING:
             watch = msgspec.structs.replace(watch, silent=0, failing=watch.failing + 1)
             if free is not None and free < ROOM_BYTES:
-                if watch.told_full:
+                if watch.logged_full:
                     return watch, Act.NOTHING
-                return msgspec.structs.replace(watch, told_full=True), Act.TELL_FULL
+                return msgspec.structs.replace(watch, logged_full=True), Act.LOG_FULL
             if watch.failing < FAILING_LOOKS or now < watch.restart_from:
                 return watch, Act.NOTHING
             return (
                 msgspec.structs.replace(
                     watch,
-                    told_full=False,
+                    logged_full=False,
                     restart_from=now + watch.pause_s,
                     pause_s=min(2 * watch.pause_s, RESTART_PAUSE_MAX_S),
                 ),
@@ -98,7 +98,7 @@ def after_look(watch: Watch, said: Said, free: int | None, now: float) -> tuple[
             assert_never(never)
 
 
-class NatsKeeper:
+class NatsSupervisor:
     """A Service around a server that was started before it. Stopping it leaves the server to its owner."""
 
     name = "nats-server"
@@ -137,15 +137,15 @@ class NatsKeeper:
             how = await self._server.wait()
             self._up.clear()
             _log.warning("nats-server ended; starting it again", how=how)
-            told = ""
+            logged = ""
             while True:
                 try:
                     await self._server.start()
                     break
                 except TrainshedError as error:
-                    if str(error) != told:
-                        told = str(error)
-                        _log.error("nats-server did not start; trying again until it does", why=told)
+                    if str(error) != logged:
+                        logged = str(error)
+                        _log.error("nats-server did not start; trying again until it does", why=logged)
                     await asyncio.sleep(AGAIN_AFTER_S)
             self._up.set()
 
@@ -154,13 +154,13 @@ class NatsKeeper:
         while True:
             await asyncio.sleep(self._look_every_s)
             await self._up.wait()
-            said = await health(self._server.monitor_url, within_s=self._ask_within_s)
+            answer = await health(self._server.monitor_url, within_s=self._ask_within_s)
             if not self._up.is_set() or self._server.pid is None:
                 continue  # it ended meanwhile, and is started again
-            room = await self._room() if said.health is Health.FAILING else None
+            room = await self._room() if answer.health is Health.FAILING else None
             now = asyncio.get_running_loop().time()
-            watch, act = after_look(watch, said, None if room is None else room.free, now)
-            await self._do(act, said, room)
+            watch, act = after_look(watch, answer, None if room is None else room.free, now)
+            await self._do(act, answer, room)
 
     async def _room(self) -> Room | None:
         try:
@@ -168,26 +168,26 @@ class NatsKeeper:
         except OSError:
             return None
 
-    async def _do(self, act: Act, said: Said, room: Room | None) -> None:
+    async def _do(self, act: Act, answer: HealthAnswer, room: Room | None) -> None:
         match act:
             case Act.NOTHING:
                 pass
-            case Act.TELL_SILENT:
+            case Act.LOG_SILENT:
                 _log.warning("nats-server does not answer; it is started again if that goes on")
-            case Act.TELL_SLOW:
+            case Act.LOG_SLOW:
                 _log.warning(
                     "nats-server lives and stores nothing: its disk is slow or hangs",
                     disk=str(self._server.store_dir),
                 )
-            case Act.TELL_WELL:
+            case Act.LOG_WELL:
                 _log.info("nats-server answers again")
-            case Act.TELL_FULL:
+            case Act.LOG_FULL:
                 _log.error(
                     "nats-server's disk is full: nothing is stored and workers go on; it is started again once "
                     f"{ROOM_BYTES // MIB} MB are free",
                     disk=str(self._server.store_dir),
                     free_mb=None if room is None else room.free_mb,
-                    why=said.why,
+                    why=answer.why,
                 )
             case Act.END_HUNG:
                 _log.error("nats-server hangs; it is killed and started again")
@@ -195,7 +195,7 @@ class NatsKeeper:
             case Act.RESTART:
                 _log.warning(
                     "nats-server stores nothing until it is started again; starting it again",
-                    why=said.why,
+                    why=answer.why,
                     free_mb=None if room is None else room.free_mb,
                 )
                 await self._server.stop()

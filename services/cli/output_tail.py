@@ -22,7 +22,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 WITHIN_S = 2.0
 
 
-class LastWords(NamedTuple):
+class OutputTail(NamedTuple):
     """Some lines, and what they are of: ``stderr``, ``stdout`` or, where that is not known, ``output``."""
 
     source: str
@@ -44,7 +44,7 @@ class _Impatient:
             raise TrainshedError(ErrorCode.UNAVAILABLE, str(error)) from None
 
 
-async def last_words(trainshed: Trainshed, view: RunView) -> LastWords | None:
+async def output_tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:
     """The last ten lines of the last attempt's stderr; where it wrote none there, of its other output."""
     if not view.attempts:
         return None
@@ -59,11 +59,11 @@ async def last_words(trainshed: Trainshed, view: RunView) -> LastWords | None:
         except TrainshedError:
             return await _from_log(trainshed, last.run_id, last.attempt, last.node)
         if found := _lines(b"".join(chunk.data for chunk in tail.chunks).decode(errors="replace")):
-            return LastWords(stream, found)
+            return OutputTail(stream, found)
     return None
 
 
-async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) -> LastWords | None:
+async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) -> OutputTail | None:
     import nats.errors
 
     from events.codec import StoredEvent
@@ -79,7 +79,7 @@ async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) 
     event = stored.event if isinstance(stored, StoredEvent) else None
     if not isinstance(event, Failed) or event.attempt != attempt or not event.output_tail:
         return None
-    return LastWords("output", _lines(event.output_tail)) if event.output_tail.strip() else None
+    return OutputTail("output", _lines(event.output_tail)) if event.output_tail.strip() else None
 
 
 def _lines(text: str) -> list[str]:

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from services.nats_server.monitor import Health, Said
-from services.nats_server.nats_keeper import (
+from services.nats_server.monitor import Health, HealthAnswer
+from services.nats_server.nats_supervisor import (
     HUNG_LOOKS,
     RESTART_PAUSE_MAX_S,
     RESTART_PAUSE_S,
@@ -18,11 +18,11 @@ from services.nats_server.nats_keeper import (
     after_look,
 )
 
-OK, SLOW, SILENT = Said(Health.OK), Said(Health.SLOW), Said(Health.SILENT)
-FAILING = Said(Health.FAILING, "no space left on device")
+OK, SLOW, SILENT = HealthAnswer(Health.OK), HealthAnswer(Health.SLOW), HealthAnswer(Health.SILENT)
+FAILING = HealthAnswer(Health.FAILING, "no space left on device")
 
 
-def acts(*looks: tuple[Said, int | None, float]) -> list[Act]:
+def acts(*looks: tuple[HealthAnswer, int | None, float]) -> list[Act]:
     """What is done look by look: what it said, bytes free, and when."""
     watch, done = Watch(), []
     for said, free, now in looks:
@@ -37,30 +37,30 @@ def test_a_server_that_is_well_is_left_alone() -> None:
 
 def test_silence_is_told_once_and_ended_only_when_it_goes_on() -> None:
     hung = [(SILENT, None, float(n)) for n in range(HUNG_LOOKS)]
-    assert acts(*hung) == [Act.TELL_SILENT, *[Act.NOTHING] * (HUNG_LOOKS - 2), Act.END_HUNG]
+    assert acts(*hung) == [Act.LOG_SILENT, *[Act.NOTHING] * (HUNG_LOOKS - 2), Act.END_HUNG]
     # still silent, one that is opening a long log among them: it is not killed at once
     assert acts(*hung, (SILENT, None, 9.0))[-1] is Act.NOTHING
     # an answer in between begins the count anew
     assert Act.END_HUNG not in acts(*hung[:-1], (SLOW, None, 5.0), *hung[:-1])
-    assert acts(hung[0], (OK, None, 5.0)) == [Act.TELL_SILENT, Act.TELL_WELL]
+    assert acts(hung[0], (OK, None, 5.0)) == [Act.LOG_SILENT, Act.LOG_WELL]
 
 
 def test_a_store_that_hangs_is_told_once_and_no_reason_to_end_a_server_that_lives() -> None:
     done = acts(*[(SLOW, None, float(n)) for n in range(3 * SLOW_LOOKS)], (OK, None, 99.0))
-    assert [act for act in done if act is not Act.NOTHING] == [Act.TELL_SLOW, Act.TELL_WELL]
+    assert [act for act in done if act is not Act.NOTHING] == [Act.LOG_SLOW, Act.LOG_WELL]
 
 
 def test_on_a_full_disk_it_waits_for_room_and_then_starts_it_again() -> None:
     full = [(FAILING, ROOM_BYTES - 1, float(n)) for n in range(5)]
-    assert acts(*full) == [Act.TELL_FULL, *[Act.NOTHING] * 4]
-    assert acts(*full, (FAILING, ROOM_BYTES, 6.0), (OK, None, 8.0))[-2:] == [Act.RESTART, Act.TELL_WELL]
+    assert acts(*full) == [Act.LOG_FULL, *[Act.NOTHING] * 4]
+    assert acts(*full, (FAILING, ROOM_BYTES, 6.0), (OK, None, 8.0))[-2:] == [Act.RESTART, Act.LOG_WELL]
     # full again soon after: told again
     again = acts(*full, (FAILING, ROOM_BYTES, 6.0), (FAILING, 0, 8.0))
-    assert again[-1] is Act.TELL_FULL
+    assert again[-1] is Act.LOG_FULL
 
 
 def test_one_look_that_finds_it_failing_is_no_reason() -> None:
-    assert acts((FAILING, ROOM_BYTES, 0.0), (OK, None, 2.0)) == [Act.NOTHING, Act.TELL_WELL]
+    assert acts((FAILING, ROOM_BYTES, 0.0), (OK, None, 2.0)) == [Act.NOTHING, Act.LOG_WELL]
 
 
 @pytest.mark.parametrize("free", [None, ROOM_BYTES])

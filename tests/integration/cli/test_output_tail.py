@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from events.streams import ensure_streams
 from events.types import Failed
-from services.cli.last_words import LINES, last_words
+from services.cli.output_tail import LINES, output_tail
 from tests.support import NatsServer
 from tests.support.control import writer
 from tests.unit.test_cli_words import record
@@ -33,8 +33,8 @@ async def test_what_the_log_kept_is_told_where_the_agent_is_away(nats_server: Na
     new = writer(Role.AGENT, "gpu01").new(failed)
     await nc.jetstream().publish(new.subject, new.body)
     trainshed = Trainshed(nc, nats_server.endpoint)
-    words = await last_words(trainshed, view(1))
-    assert words is not None
-    assert words.source == "output"
-    assert words.lines == [*(f"line {n}" for n in range(20 - LINES + 1, 20)), "100%"]
-    assert await last_words(trainshed, view(2)) is None
+    tail = await output_tail(trainshed, view(1))
+    assert tail is not None
+    assert tail.source == "output"
+    assert tail.lines == [*(f"line {n}" for n in range(20 - LINES + 1, 20)), "100%"]
+    assert await output_tail(trainshed, view(2)) is None

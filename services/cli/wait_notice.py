@@ -43,14 +43,14 @@ class WaitNotice:
         await self._tasks.__aexit__(kind, error, trace)
 
     def show(self, record: RunRecord) -> None:
-        """Say now what a queued run waits for."""
+        """Print now what a queued run waits for."""
         text = record.waits_for.text if isinstance(record, QueuedRunRecord) and record.waits_for else "queued"
         self._shown = record.attempt
         again = f" again (attempt {record.attempt})" if record.attempt > 1 else ""
         note(f"run {short(record.run_id)} has not started{again}: {clean(text)}")
 
     def seen(self, record: RunRecord) -> None:
-        """Say it after a moment, if the run has not started by then."""
+        """Print it after a moment, if the run has not started by then."""
         if record.status is not RunStatus.PENDING:
             self._drop()
         elif record.attempt > self._shown and self._task is None:
