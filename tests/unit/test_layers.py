@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -68,3 +69,11 @@ def test_scheduling_imports_the_core_alone(file: Path) -> None:
 @pytest.mark.parametrize("file", files_of("bench"), ids=lambda file: file.name)
 def test_bench_measures_without_the_tests(file: Path) -> None:
     assert {name for name in imported(file) if name.partition(".")[0] == "tests"} == set()
+
+
+def test_the_life_of_an_attempt_names_every_file_of_the_agent() -> None:
+    agent = ROOT / "services/agent"
+    door = ast.get_docstring(ast.parse((agent / "agent.py").read_bytes())) or ""
+    named = set(re.findall(r"`([\w/]+\.py)`", door))
+    there = {str(file.relative_to(agent)) for file in agent.rglob("*.py") if file.name != "__init__.py"}
+    assert named == {name for name in there if not name.startswith("shim/")} - {"agent.py"}
