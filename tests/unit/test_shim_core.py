@@ -16,12 +16,12 @@ from services.agent.shim.core_types import (
     Input,
     KillTree,
     Limits,
-    Message,
     Notified,
     OutputGrew,
     Reason,
     Released,
     SendToAgent,
+    ShimMessage,
     ShimPhase,
     ShimState,
     SignalTree,
@@ -55,7 +55,7 @@ def ended(actions: list[Action]) -> WriteExit:
 
 def test_a_started_worker_is_told_and_without_limits_no_time_matters() -> None:
     state, actions = step(ShimState(LIMITS), Released(100.0, 42))
-    assert actions == (SendToAgent(Message.STARTED),)
+    assert actions == (SendToAgent(ShimMessage.STARTED),)
     assert next_deadline(state) is None
 
 
@@ -114,7 +114,7 @@ def test_a_stop_asked_for_while_coming_up_is_carried_out_at_exec() -> None:
     state, actions = step(ShimState(LIMITS), StopAsked(99.0, "cancel"))
     assert actions == ()
     _, actions = step(state, Released(100.0, 42))
-    assert actions == (SendToAgent(Message.STARTED), SignalTree(15))
+    assert actions == (SendToAgent(ShimMessage.STARTED), SignalTree(15))
 
 
 def test_the_time_limit_counts_from_exec() -> None:
@@ -168,7 +168,7 @@ def test_output_that_grew_right_after_the_last_look_does_not_put_it_off() -> Non
 
 
 def test_the_agent_is_told_the_first_word_and_ready_at_once_and_the_rest_once_a_second() -> None:
-    told = (SendToAgent(Message.HEARTBEAT),)
+    told = (SendToAgent(ShimMessage.HEARTBEAT),)
     state, _ = play(LIMITS)
     state, actions = step(state, Notified(101.0, Fields(step=1)))
     assert actions == told

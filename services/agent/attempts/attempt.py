@@ -22,7 +22,7 @@ from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, 
 from services.agent.folders.paths import Folders
 from services.agent.folders.turns import Turns
 from services.agent.output import artifacts
-from services.agent.output.tails import Output, Tail
+from services.agent.output.tails import AttemptTail, Output
 from services.agent.output.telemetry import is_telemetry
 from services.agent.reports import ends
 from services.agent.reports.appender import Appender
@@ -70,7 +70,7 @@ class LiveAttempt:
         """The folders made ahead that it takes."""
         self.adopted = False
         self._order = order
-        self._tail: Tail | None = None
+        self._tail: AttemptTail | None = None
         self._heartbeats: RunHeartbeats | None = None
         self._followers: list[asyncio.Task[None]] = []
         self._output_seen = 0.0

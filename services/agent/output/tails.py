@@ -38,7 +38,7 @@ TURN_S = 0.1
 TURN_LINES = 500
 """Telemetry lines that one turn publishes at most: the newest."""
 ANSWERS_WITHIN_S = 2.0
-"""Seconds that an end waits for the storage of its output; what was not told then is in the file."""
+"""Seconds that an end waits for the storage of its output; what was not published then is in the file."""
 PENDING_BYTES = 1 << 20
 """Bytes waiting in the connection's buffer above which nothing is added to it."""
 
@@ -91,7 +91,7 @@ class Grown(msgspec.Struct, frozen=True):
     cut: bool
 
 
-class Tail:
+class AttemptTail:
     """The output of one attempt. ``grew`` is called after each turn that found something new."""
 
     def __init__(
@@ -262,7 +262,7 @@ class Output:
         self.node = node
         self.clock = clock
         self._inotify = Inotify()
-        self._tails: dict[Watch, Tail] = {}
+        self._tails: dict[Watch, AttemptTail] = {}
         self.unclaimed = 0
         """Events so far of files that no tail had claimed (yet)."""
 
@@ -285,11 +285,11 @@ class Output:
 
     def tail(
         self, ref: AttemptRef, folder: Path, grew: Callable[[], None], *, from_index: bool = False
-    ) -> Tail:
+    ) -> AttemptTail:
         """The tail of an attempt; ``from_index``: an agent before this one may have published a part already."""
-        return Tail(self, ref, folder, grew, from_index=from_index)
+        return AttemptTail(self, ref, folder, grew, from_index=from_index)
 
-    def arm(self, tail: Tail) -> None:
+    def arm(self, tail: AttemptTail) -> None:
         """Watch for the next change of its files; before they are looked at, so that none is missed. For a thread, and
         then `claim`. Raises OSError."""
         for stream in tail.streams:
@@ -298,13 +298,13 @@ class Output:
                 os.close(os.open(stream.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
                 stream.watch = self._inotify.add_watch(stream.path, Mask.MODIFY | Mask.ONESHOT)
 
-    def claim(self, tail: Tail) -> None:
+    def claim(self, tail: AttemptTail) -> None:
         """What `arm` has watched is this tail's."""
         for stream in tail.streams:
             if stream.watch is not None:
                 self._tails[stream.watch] = tail
 
-    def disarm(self, tail: Tail) -> None:
+    def disarm(self, tail: AttemptTail) -> None:
         """Watch its files no longer."""
         for stream in tail.streams:
             if stream.watch is not None:

@@ -289,7 +289,7 @@ class AppendStarted(msgspec.Struct, frozen=True):
 
 
 class AppendEnd(msgspec.Struct, frozen=True):
-    """Append the end that exit.json says, after what was told of the run before; then EndStored."""
+    """Append the end that exit.json says, after what was appended of the run before; then EndStored."""
 
     ref: AttemptRef
 

@@ -11,13 +11,13 @@ from services.agent.shim.core_types import (
     ExecFailed,
     Input,
     KillTree,
-    Message,
     Notified,
     OutputGrew,
     Reason,
     Released,
     SendToAgent,
     ShimHeartbeat,
+    ShimMessage,
     ShimPhase,
     ShimState,
     SignalTree,
@@ -74,7 +74,7 @@ def _released(state: ShimState, event: Released) -> Step:
     if state.phase is not ShimPhase.COMING_UP:
         return state, ()
     state = replace(state, phase=ShimPhase.RUNNING, released_at=event.now, alive_at=event.now)
-    send: tuple[Action, ...] = (SendToAgent(Message.STARTED),)
+    send: tuple[Action, ...] = (SendToAgent(ShimMessage.STARTED),)
     if state.stop_reason is None:
         return state, send
     # Asked for between the look at the folder and exec.
@@ -86,7 +86,7 @@ def _exec_failed(state: ShimState, event: ExecFailed) -> Step:
     if state.phase is not ShimPhase.COMING_UP:
         return state, ()
     state = replace(state, phase=ShimPhase.GONE, reason=Reason.SPAWN_ERROR)
-    return state, (_exit(state, event.message), SendToAgent(Message.EXITED))
+    return state, (_exit(state, event.message), SendToAgent(ShimMessage.EXITED))
 
 
 def _worker_exited(state: ShimState, event: WorkerExited) -> Step:
@@ -167,7 +167,7 @@ def _tree_gone(state: ShimState, event: TreeGone) -> Step:
     if state.worker_gone_at is None:
         return state, ()
     state = replace(state, phase=ShimPhase.GONE, due=None)
-    return state, (_exit(state, None), SendToAgent(Message.EXITED))
+    return state, (_exit(state, None), SendToAgent(ShimMessage.EXITED))
 
 
 def _end(state: ShimState, now: float, reason: Reason, timeout_s: float | None = None) -> Step:
@@ -187,7 +187,7 @@ def _kill(state: ShimState, now: float) -> Step:
 
 
 def _send_heartbeat(state: ShimState, now: float) -> Step:
-    return replace(state, sent_at=now, unsent=False), (SendToAgent(Message.HEARTBEAT),)
+    return replace(state, sent_at=now, unsent=False), (SendToAgent(ShimMessage.HEARTBEAT),)
 
 
 def _exit(state: ShimState, message: str | None) -> WriteExit:

@@ -182,7 +182,7 @@ class CheckOutput:
     """Look whether output grew, and answer with OutputGrew."""
 
 
-class Message(enum.Enum):
+class ShimMessage(enum.Enum):
     """What is sent to the agent."""
 
     STARTED = "started"
@@ -194,7 +194,7 @@ class Message(enum.Enum):
 class SendToAgent:
     """A datagram to the agent; losing it is harmless."""
 
-    message: Message
+    message: ShimMessage
 
 
 @value

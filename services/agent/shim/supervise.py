@@ -167,7 +167,7 @@ class Supervisor:
         self._logging = False
         self._sizes = (0, 0)
         self._durable_due = math.inf
-        self._unsent: list[core_types.Message] = []  # the agent's queue was full
+        self._unsent: list[core_types.ShimMessage] = []  # the agent's queue was full
         self._resend_due = math.inf
 
     def run(self) -> None:
@@ -235,9 +235,9 @@ class Supervisor:
             else:
                 self._feed(core_types.StopAsked(boottime(), str(stop.get("reason"))))
         if signal.SIGUSR2 in numbers:
-            self._send(core_types.Message.STARTED)
+            self._send(core_types.ShimMessage.STARTED)
             if self._state.heartbeat.last_heartbeat_at is not None:
-                self._send(core_types.Message.HEARTBEAT)
+                self._send(core_types.ShimMessage.HEARTBEAT)
         if signal.SIGTERM in numbers:
             self._log("SIGTERM does nothing to a shim; `trainshed cancel` ends its run")
 
@@ -335,14 +335,14 @@ class Supervisor:
         columns["metrics"] = dict(heartbeat.metrics)
         return columns
 
-    def _send(self, message: core_types.Message) -> None:
+    def _send(self, message: core_types.ShimMessage) -> None:
         datagram: dict[str, object] = {
             "v": 1,
             "kind": message.value,
             "run_id": self._run_id,
             "attempt": int(self._attempt),
         }
-        if message is core_types.Message.HEARTBEAT:
+        if message is core_types.ShimMessage.HEARTBEAT:
             datagram.update(self._heartbeat() or {})
         try:
             self._listener.sendto(json.dumps(datagram).encode(), self._agent)
