@@ -205,8 +205,8 @@ class SlotHealthy(NodeEvent, frozen=True, kw_only=True):
     index: Integer
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a worker has told so far in its heartbeats (times RFC 3339)."""
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a worker has reported so far in its heartbeats (times RFC 3339)."""
 
     ready_at: str | None = None
     last_heartbeat_at: str | None = None
@@ -216,7 +216,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
-class LastHeartbeat(Told, frozen=True, kw_only=True):
+class LastHeartbeat(WorkerReport, frozen=True, kw_only=True):
     """What an end sets for good, with the heartbeat's sequence (0: none was stored)."""
 
     seq: int = 0
@@ -297,8 +297,8 @@ class TimedOut(AttemptEnd, frozen=True, kw_only=True):
 # --- heartbeats (a stream of their own) --------------------------------------------------------------------
 
 
-class RunHeartbeat(Told, frozen=True, kw_only=True):
-    """What a live attempt's worker has told so far."""
+class RunHeartbeat(WorkerReport, frozen=True, kw_only=True):
+    """What a live attempt's worker has reported so far."""
 
     run_id: str
     attempt: Integer

@@ -80,7 +80,7 @@ def parse_event_subject(subject: str) -> EventSubject | None:
 
 
 def run_events(run_id: str) -> str:
-    """Everything that was ever said of one run (also the guard of its Submitted)."""
+    """Every event of one run (also the guard of its Submitted)."""
     return f"{EVENTS}.run.{run_id}.>"
 
 
@@ -89,8 +89,8 @@ def submitted(run_id: str) -> str:
     return f"{EVENTS}.run.{run_id}.gateway.submitted.{NO_NODE}"
 
 
-def agent_words(run_id: str, node: str) -> str:
-    """An agent's own words on one run: the guard of what it appends (docs/protocol.md rule 13)."""
+def agent_events(run_id: str, node: str) -> str:
+    """An agent's own events on one run: the guard of what it appends (docs/protocol.md rule 13)."""
     return f"{EVENTS}.run.{run_id}.agent.*.{node}"
 
 
@@ -115,12 +115,12 @@ def push_delivery(node: str) -> str:
 
 
 def run_heartbeat(run_id: str, node: str) -> str:
-    """Where an agent tells what a run's worker told."""
+    """Where an agent puts what a run's worker reported."""
     return f"{HEARTBEATS}.run.{run_id}.{node}"
 
 
 def node_heartbeat(node: str) -> str:
-    """Where an agent says that its node is alive."""
+    """Where an agent puts its node's heartbeat."""
     return f"{HEARTBEATS}.node.{node}.{node}"
 
 

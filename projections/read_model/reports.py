@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from msgspec import Raw
 
-from events.types import Told
+from events.types import WorkerReport
 from projections.read_model.rows import EMPTY_OBJECT, AttemptRow, RunRow, plain_number, sorted_json
 
 
@@ -24,7 +24,7 @@ class ReportColumns(NamedTuple):
     metrics: Raw = EMPTY_OBJECT
 
     @classmethod
-    def of(cls, report: Told, stored_at: str | None = None) -> ReportColumns:
+    def of(cls, report: WorkerReport, stored_at: str | None = None) -> ReportColumns:
         """From a heartbeat, stored at ``stored_at``, or from what an end carries."""
         # no database keeps the sign of -0.0
         progress = None if report.progress is None else report.progress + 0.0

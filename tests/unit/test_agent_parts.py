@@ -24,7 +24,7 @@ from events.types import (
     GpuReading,
     NodeEvent,
     TimedOut,
-    Told,
+    WorkerReport,
 )
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile, StopReason
 from services.agent.folders.paths import Folders, is_ref
@@ -96,7 +96,7 @@ def test_an_end_keeps_the_shims_last_word_and_the_latest_sign_of_life() -> None:
     record = exited(
         ExitReason.EXITED, exit_code=0, last_heartbeat=HeartbeatFields(step=7, last_heartbeat_at=1.5)
     )
-    told = Told(step=3, last_heartbeat_at="2026-01-01T00:00:00.000000Z")
+    told = WorkerReport(step=3, last_heartbeat_at="2026-01-01T00:00:00.000000Z")
     last = ends.last_heartbeat(record, told, 12)
     assert last is not None
     assert (last.step, last.seq, last.last_heartbeat_at) == (7, 12, "2026-01-01T00:00:00.000000Z")

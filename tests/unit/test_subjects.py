@@ -69,7 +69,7 @@ def test_the_guard_of_a_submission_covers_all_that_is_said_of_its_run() -> None:
 
 
 def test_rule_13_the_guard_of_an_agents_word_covers_its_own_words_on_that_run_alone() -> None:
-    guard = subjects.agent_words("r1", "gpu01")
+    guard = subjects.agent_events("r1", "gpu01")
     assert matches(guard, "trainshed.events.run.r1.agent.started.gpu01")
     assert not matches(guard, "trainshed.events.run.r1.agent.started.gpu02")
     assert not matches(guard, "trainshed.events.run.r1.dispatcher.dispatched.gpu01")

@@ -46,7 +46,7 @@ class Appender:
         Events of one run must be appended one after the other.
         """
         new = self._writer.new(event)
-        guarded = subjects.agent_words(event.run_id, self.node)
+        guarded = subjects.agent_events(event.run_id, self.node)
         while True:
             guard = Guard(guarded, self._last.get(event.run_id, 0))
             try:

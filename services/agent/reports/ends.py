@@ -15,7 +15,7 @@ from events.types import (
     Failed,
     LastHeartbeat,
     TimedOut,
-    Told,
+    WorkerReport,
 )
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StopReason
 from trainshed_client.statuses import FailureReason
@@ -23,9 +23,9 @@ from trainshed_client.statuses import FailureReason
 TAIL_BYTES = 8 * 1024
 
 
-def report_of(heartbeat: HeartbeatFields) -> Told:
+def report_of(heartbeat: HeartbeatFields) -> WorkerReport:
     """A shim's heartbeat columns as events bear them."""
-    return Told(
+    return WorkerReport(
         ready_at=_time(heartbeat.ready_at),
         last_heartbeat_at=_time(heartbeat.last_heartbeat_at),
         step=heartbeat.step,
@@ -35,7 +35,7 @@ def report_of(heartbeat: HeartbeatFields) -> Told:
     )
 
 
-def last_heartbeat(exit_file: ExitFile, stored: Told | None, seq: int) -> LastHeartbeat | None:
+def last_heartbeat(exit_file: ExitFile, stored: WorkerReport | None, seq: int) -> LastHeartbeat | None:
     """What the end sets for good: the shim's last report where it has one, else the last that was published; None: nothing.
 
     ``stored`` and ``seq`` are of the last heartbeat that was stored.
@@ -43,7 +43,7 @@ def last_heartbeat(exit_file: ExitFile, stored: Told | None, seq: int) -> LastHe
     last = exit_file.last_heartbeat
     if last is None and stored is None:
         return None
-    report = report_of(last) if last is not None else stored or Told()
+    report = report_of(last) if last is not None else stored or WorkerReport()
     times = [each.last_heartbeat_at for each in (report, stored) if each is not None]
     at = max((time for time in times if time is not None), default=None)
     return LastHeartbeat(

@@ -17,7 +17,7 @@ import nats.errors
 from events.codec import Writer, decode_heartbeat, event_id
 from events.log import Conflict, Guard, Refused, UnknownOutcome, last_message, publish
 from events.times import rfc3339
-from events.types import AttemptRef, GpuReading, NodeHeartbeat, RunHeartbeat, Told
+from events.types import AttemptRef, GpuReading, NodeHeartbeat, RunHeartbeat, WorkerReport
 from services.agent.machine.gpus import GpuSample
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -123,14 +123,14 @@ class RunHeartbeats:
         self._ref = ref
         self._alive_counts = alive_counts
         self._clock = clock
-        self._report = Told()
+        self._report = WorkerReport()
         self._new = asyncio.Event()
-        self.stored: Told | None = None
+        self.stored: WorkerReport | None = None
         """The last that was stored."""
         self.seq = 0
         """Its sequence; 0: none was."""
 
-    def report(self, report: Told) -> None:
+    def report(self, report: WorkerReport) -> None:
         """All that the worker reported so far."""
         self._report = report
         self._new.set()
