@@ -104,7 +104,7 @@ def memory_given(root: Path) -> int:
     memory = _mem_total(root)
     for folder in cgroup_folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = _words(folder / name)
+            limit = _fields(folder / name)
             # v2 writes "max" for no limit, v1 a number above any memory, which min() passes over.
             if limit and limit[0].isdecimal() and int(limit[0]) > 0:
                 memory = min(memory, int(limit[0]))
@@ -120,13 +120,13 @@ def _mem_total(root: Path) -> int:
 
 def _quota(folder: Path) -> float | None:
     """CPUs that one cgroup allows, None for no limit. v2: ``cpu.max`` holds "quota period" or "max period"."""
-    words = _words(folder / "cpu.max") or [
-        *_words(folder / "cpu.cfs_quota_us"),
-        *_words(folder / "cpu.cfs_period_us"),
+    fields = _fields(folder / "cpu.max") or [
+        *_fields(folder / "cpu.cfs_quota_us"),
+        *_fields(folder / "cpu.cfs_period_us"),
     ]
-    if len(words) != 2 or not words[0].isdecimal() or not words[1].isdecimal() or int(words[1]) == 0:
+    if len(fields) != 2 or not fields[0].isdecimal() or not fields[1].isdecimal() or int(fields[1]) == 0:
         return None
-    return int(words[0]) / int(words[1])
+    return int(fields[0]) / int(fields[1])
 
 
 def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
@@ -170,5 +170,5 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
-def _words(file: Path) -> list[str]:
+def _fields(file: Path) -> list[str]:
     return (_lines(file) or [""])[0].split()

@@ -105,7 +105,7 @@ def take_shared(folders: Folders, node: str, left: Left, attempt: int, at: str) 
         # First of all: from here on nothing that is delivered again of these attempts is launched
         # (docs/protocol.md rule 9), whatever becomes of their folders.
         try:
-            _write_word(folders, left, at)
+            _write_marker(folders, left, at)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not places:
                 raise
@@ -203,7 +203,7 @@ def _present_roots(folders: Folders) -> list[Path]:
     return [folders.runs_dir, folders.state_dir / ATTEMPTS, *logs]
 
 
-def _write_word(folders: Folders, left: Left, at: str) -> None:
+def _write_marker(folders: Folders, left: Left, at: str) -> None:
     folders.add_prune_roots([place.path.parent for place in left.places])
     before = folders.read_pruned(left.run_id).pruned
     if not before or before[-1].attempt < left.attempt:

@@ -143,12 +143,12 @@ class PruneService:
             return await in_daemon_thread(partial(prune.on_disk, left, self._stopped))
         taken = await self._take(left, attempt)
         size = await self._delete(taken.aside)
-        word_stands = taken.whole
-        if not word_stands:  # now there may be room
+        marker_stands = taken.whole
+        if not marker_stands:  # now there may be room
             with contextlib.suppress(prune.Kept, OSError):
                 left = await in_daemon_thread(partial(prune.find, self._folders, run_id))
-                word_stands = (await self._take(left, attempt)).whole
-        if word_stands:
+                marker_stands = (await self._take(left, attempt)).whole
+        if marker_stands:
             size += await self._delete(prune.take_own(self._folders, self._node, left, attempt))
         _log.info("pruned", run_id=run_id, bytes=size)
         return size
