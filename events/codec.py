@@ -165,7 +165,7 @@ def event_subject(event: Event, role: Role, agent_node: str | None = None) -> Ev
 
 
 def decode(subject: str, body: bytes, seq: int, stored_ns: int) -> StoredEvent | Unreadable:
-    """One message of the event log. Total: what is wrong with it is told, never raised."""
+    """One message of the event log. Total: what is wrong with it is returned, never raised."""
     where = _parsed(subject)
     if where is None:
         return Unreadable(seq, stored_ns, subject, "the subject is none of an event's", body)
@@ -205,7 +205,7 @@ def decode_heartbeat(subject: str, body: bytes) -> RunHeartbeat | NodeHeartbeat 
 
 
 def event_id(body: bytes) -> str | None:
-    """The id of a stored message, to settle an unknown outcome (docs/protocol.md rule 2)."""
+    """The id of a stored message, to resolve an unknown outcome (docs/protocol.md rule 2)."""
     try:
         return _ENVELOPE.decode(body).id
     except (msgspec.MsgspecError, ValueError, RecursionError):

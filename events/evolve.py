@@ -34,7 +34,7 @@ def ended_runs_needed(state: State, stored: StoredEvent) -> tuple[str, ...]:
 
 
 def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run] = NO_HISTORY) -> Change:
-    """Fold one event into ``state`` and tell what it changed.
+    """Fold one event into ``state`` and return what it changed.
 
     ``history`` holds the last value of each run that :func:`ended_runs_needed` names. An event that was folded
     before changes nothing (docs/protocol.md rule 15).

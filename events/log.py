@@ -24,7 +24,7 @@ SURELY_S = 60.0
 MAX_BATCH = 1_000
 _CONFLICTS = frozenset({10071, 10164, 10201})  # 10201: an id of the batch was stored before
 CLUSTER_CONFLICT = 10164
-_NO_ROOM = frozenset({10023, 10047, 10077})  # said as 503, but certain: nothing was stored
+_NO_ROOM = frozenset({10023, 10047, 10077})  # answered as 503, but certain: nothing was stored
 
 
 class Guard(msgspec.Struct, frozen=True):

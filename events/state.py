@@ -136,7 +136,7 @@ class Run(RunProgress, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """An incarnation's last word on what it has: by it the dispatcher may end what its agent will not tell of.
+    """An incarnation's last list of what it has: by it the dispatcher may end what its agent will not append.
 
     ``left_upto``: nothing that was granted above it was ever taken; None while the session lasts.
     """

@@ -52,7 +52,7 @@ def _work(jobs: SimpleQueue[_Job]) -> None:
     while True:
         deliver = jobs.get()()
         stays = len(_idle) < KEPT
-        if stays:  # before it is told: what follows at once finds this thread
+        if stays:  # before it is delivered: what follows at once finds this thread
             _idle.append(jobs)
         deliver()
         if not stays:

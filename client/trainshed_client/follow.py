@@ -101,7 +101,7 @@ class RunOutput:
             while (record := await self._watch.next_change()) is not None:
                 self._on_record(record)
             if self.run_id not in self._watch.latest:
-                pass  # nobody has told us yet
+                pass  # nothing has reached us yet
             elif self._following is None and not await self._next_attempt():
                 if self.record.status.ended:
                     raise StopAsyncIteration
@@ -179,9 +179,9 @@ class _StreamState:
         self.position = begin
         self.known_end = begin
         self.look = True
-        """Whether the file may hold more than any chunk has told of: at first, after a loss, and at the end."""
+        """Whether the file may hold more than any chunk has shown: at first, after a loss, and at the end."""
         self.size: int | None = None
-        """The stream's final size, once the agent has told it."""
+        """The stream's final size, once the agent has published it."""
 
     @property
     def behind(self) -> bool:
@@ -313,7 +313,7 @@ class _AttemptOutput:
         return found.data
 
     def _forget(self, state: _StreamState, end_seen: int) -> None:
-        """Drop the chunks that end at ``told`` or before: what they held is gone."""
+        """Drop the chunks that end at ``end_seen`` or before: what they held is gone."""
         self._chunks = deque(
             chunk for chunk in self._chunks if chunk[0] is not state or chunk[1] + len(chunk[2]) > end_seen
         )

@@ -111,7 +111,7 @@ class SafeClient(nats.aio.client.Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """A subject that is not UTF-8 is handed on with U+FFFD in it: a stream's reader must get past what is stored.
 
-        A message that cannot be handed on at all is dropped and told of; the parser is past it already.
+        A message that cannot be handed on at all is dropped and logged; the parser is past it already.
         """
         try:
             subject.decode()
@@ -137,7 +137,7 @@ class SafeClient(nats.aio.client.Client):
             await self._error_cb(nats.errors.Error(what))
 
     async def _process_err(self, err_msg: str) -> None:
-        """The server's -ERR is told of. Where the server hangs up after it, the end of file reconnects."""
+        """The server's -ERR is logged. Where the server hangs up after it, the end of file reconnects."""
         self._err = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
         await self._error_cb(self._err)
 
@@ -175,7 +175,7 @@ class SafeClient(nats.aio.client.Client):
         await super()._process_pong()
 
     async def abandon(self) -> None:
-        """Close without callbacks: nobody was told of this connection."""
+        """Close without callbacks: nobody knows of this connection."""
         await self._close(self.CLOSED, False)
 
 
@@ -303,7 +303,7 @@ async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
         connecting.cancel()  # again: Python 3.11's wait_for may swallow one
         await asyncio.wait({connecting}, timeout=0.1)
     if not connecting.cancelled():
-        connecting.exception()  # told of already
+        connecting.exception()  # logged already
     await client.abandon()
 
 
@@ -311,7 +311,7 @@ async def _heeding(work: Awaitable[T]) -> T:
     """What ``work`` gives, unless this task was cancelled meanwhile.
 
     Python 3.11's `asyncio.wait_for`, which nats-py uses, loses a cancellation that comes in the same turn of the event
-    loop as the answer: who was told to end would go on for ever.
+    loop as the answer: who was asked to end would go on for ever.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

@@ -1,4 +1,4 @@
-"""What the log obliges the dispatcher to write, beside grants: stops, and ends that no agent will tell.
+"""What the log obliges the dispatcher to write, beside grants: stops, and ends that no agent will append.
 
 Owns the rules "decisions follow from state, never from an event's arrival" (docs/protocol.md rules 3, 8); pure.
 """

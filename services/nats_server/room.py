@@ -1,6 +1,6 @@
 """How much room the event log's store has left, and whether that is enough to take on new work.
 
-Owns the look, what it is told as, and the refusal; knows no command and no run.
+Owns the look, how it is logged, and the refusal; knows no command and no run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = get_logger("gateway")
 MIB = 1 << 20
 LOOK_EVERY_S = 2.0
 UNKNOWN_EVERY_S = 60.0
-"""Where the last look told nothing: an account without a limit has none the next moment either."""
+"""Where the last look found nothing: an account without a limit has none the next moment either."""
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -115,7 +115,7 @@ class RoomWatch:
         """Look now."""
         self.room = await self._look()
         if self.room is None:
-            return  # what was told last still holds, for all that is known
+            return  # what was found last still holds, for all that is known
         short = self.refusal
         if short is not None and not self._short:
             _log.error("the store is nearly full: submissions are refused", why=short.message)

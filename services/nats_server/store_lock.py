@@ -49,14 +49,14 @@ async def take_store_lock(folder: Path, deadline: float) -> int:
 
 
 def _kill_deaf_holder(folder: Path) -> None:
-    """SIGKILL to a server of this folder that was told to end (its parent died) and stands still: what it acknowledged
+    """SIGKILL to a server of this folder that was asked to end (its parent died) and stands still: what it acknowledged
     is on disk."""
     with contextlib.suppress(OSError, ValueError):
         pid = int((folder / "server.pid").read_text())
         process = os.pidfd_open(pid)
         try:
             if _is_server_of(pid, folder) and _was_asked_to_end(pid):
-                _log.warning("killing nats-server %d, which hangs and was told to end", pid)
+                _log.warning("killing nats-server %d, which hangs and was asked to end", pid)
                 signal.pidfd_send_signal(process, signal.SIGKILL)
         finally:
             os.close(process)

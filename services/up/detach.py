@@ -29,7 +29,7 @@ def start_detached(settings: Settings, arguments: Sequence[str], show: Callable[
     """Start ``trainshed up`` with these options in the background and wait until it is ready; an exit code.
 
     It outlives the terminal: a session of its own without one, its output in the log file, the state folder as its
-    working directory. ``tell`` is told what it says when it is ready, or why it did not get that far: then the code is
+    working directory. ``show`` is given what it prints when it is ready, or why it did not get that far: then the code is
     its own, and nothing runs. Raises TrainshedError where another stack is running, or the folder cannot be used.
     """
     if (pid := holder(settings.state_dir)) is not None:
@@ -107,7 +107,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _complaints(path: Path, begin: int, *, log_lines_only: bool = False) -> list[str]:
-    """What was said on stderr from ``begin`` on; of the log lines, those from WARNING on."""
+    """What was printed on stderr from ``begin`` on; of the log lines, those from WARNING on."""
     with path.open("rb") as file:
         file.seek(begin)
         text = file.read(_SHOWN_BYTES).decode(errors="replace")

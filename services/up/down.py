@@ -41,7 +41,7 @@ class _Request(msgspec.Struct, frozen=True):
 def down(state_dir: Path, *, stop_workers: bool, show: Callable[[str], None]) -> int | None:
     """Stop the stack on ``state_dir`` and wait until its process is gone; its pid, None where none runs.
 
-    ``stop_workers``: its workers are stopped first, for as long as their grace periods take; ``tell`` is told that it
+    ``stop_workers``: its workers are stopped first, for as long as their grace periods take; ``show`` is given that it
     takes long. Raises TrainshedError: CONFLICT where systemd would start it again, DENIED where it is another user's,
     UNAVAILABLE where it does not end.
     """
@@ -113,7 +113,7 @@ def _gone(process: int, pid: int, state_dir: Path, within_s: float | None) -> bo
 
 
 def _unit(pid: int) -> str:
-    """The systemd unit that a process belongs to, by its control group; "" where it cannot be told."""
+    """The systemd unit that a process belongs to, by its control group; "" where it is not known."""
     try:
         return unit_of(Path(f"/proc/{pid}/cgroup").read_text())
     except OSError:

@@ -18,7 +18,7 @@ from services.agent.session.values import (
     SessionPhase,
 )
 from tests.model import agents
-from tests.model.dispatchers import Moves, settled, short
+from tests.model.dispatchers import Moves, as_world, short
 from tests.model.model import Draft, Model
 from tests.model.values import Agent, Letter, Push, World
 from trainshed_client.subjects import Role
@@ -33,12 +33,12 @@ def faults(model: Model, world: World, m: int) -> Moves:
     if model.left(world, "crash"):
         draft = Draft(model, world)
         agents.gone(draft, m)
-        yield f"{who} crashes", settled(draft.spend("crash"))
+        yield f"{who} crashes", as_world(draft.spend("crash"))
     for kind, reclaim in (("leave", False), ("reclaim", True)):
         if model.left(world, kind) and agent.state.phase is SessionPhase.JOINED:
             draft = Draft(model, world).spend(kind)
             for label, after in agents.feed(draft, m, LeaveAsked(reclaim), f"{who} is to leave"):
-                yield label, settled(after)
+                yield label, as_world(after)
     if model.left(world, "timeout"):
         yield from _unanswered(model, world, m, agent, who)
     if model.left(world, "duplicate"):
@@ -70,7 +70,7 @@ def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> M
                     draft.set_agent(m, replace(agent, unanswered=seq))
                     yield (
                         f"{who} NodeJoined{agents.listing(task)}, no answer",
-                        settled(draft.spend("timeout")),
+                        as_world(draft.spend("timeout")),
                     )
             case AppendLeft():
                 key: tuple[str, ...] = ("joined", node) if model.code.left_guard else ()
@@ -89,8 +89,8 @@ def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> M
                 letter = Letter(Role.AGENT, node, event, key, draft.guarded(key))
                 late = draft.copy()
                 late.wire = draft.cell((*draft.wire.value, letter))
-                yield f"{who} {short(event)} is late", settled(late.spend("timeout"))
+                yield f"{who} {short(event)} is late", as_world(late.spend("timeout"))
                 agents.say(draft, m, event)
-                yield f"{who} {short(event)}, no answer", settled(draft.spend("timeout"))
+                yield f"{who} {short(event)}, no answer", as_world(draft.spend("timeout"))
             case _:
                 pass

@@ -64,7 +64,7 @@ from services.agent.session.values import (
     WriteStop,
 )
 from tests.model import shims
-from tests.model.dispatchers import Moves, settled, short
+from tests.model.dispatchers import Moves, as_world, short
 from tests.model.model import Draft, Model
 from tests.model.values import Agent, Files, Proc, Push, Stage, World
 from trainshed_client.subjects import Role
@@ -124,7 +124,7 @@ def starts(model: Model, world: World, m: int) -> Moves:
     for ref in watched:
         shims.wake(draft, m, ref)
     for label, after in feed(draft, m, Begun(tuple(found)), f"{disk.incarnation} starts"):
-        yield label, settled(after)
+        yield label, as_world(after)
 
 
 def gone(draft: Draft, m: int) -> None:
@@ -185,7 +185,7 @@ def _prepared(
 def fed(model: Model, draft: Draft, m: int, event: Input, label: str) -> Moves:
     """One input, as moves."""
     for said, after in feed(draft, m, event, label):
-        yield said, settled(after)
+        yield said, as_world(after)
 
 
 def _act(draft: Draft, m: int, action: Action) -> None:
@@ -244,7 +244,7 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
             if model.config.half_reads and reading.half_read is None:
                 half = Name(joined=name.joined, joined_by=name.joined_by)
                 draft.set_agent(m, replace(world.agents[m].value, half_read=half))
-                yield f"{who} reads who joined last", settled(draft)
+                yield f"{who} reads who joined last", as_world(draft)
                 return
             if reading.half_read is not None:
                 name = replace(name, joined=reading.half_read.joined, joined_by=reading.half_read.joined_by)
@@ -282,7 +282,7 @@ def _do(model: Model, world: World, m: int, task: Action | Input, who: str) -> M
         case AppendStarted(ref):
             if shims.files(draft, m, ref).started:
                 say(draft, m, Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host=""))
-            yield f"{who} Started {_at(ref)}", settled(draft)
+            yield f"{who} Started {_at(ref)}", as_world(draft)
         case AppendEnd(ref):
             event = end(draft, m, ref)
             say(draft, m, event)
@@ -391,7 +391,7 @@ def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
         if model.left(world, "ack"):
             _, after = next(feed(Draft(model, world), m, event, label))
             after.pushes = list(world.pushes)
-            yield f"{label}, the ack is lost", settled(after.spend("ack"))
+            yield f"{label}, the ack is lost", as_world(after.spend("ack"))
 
 
 def delivered(draft: Draft, m: int, seq: int, event: object) -> Input:

@@ -41,22 +41,22 @@ def going_on(model: Model, world: World) -> Moves:
         if office.standing:
             draft = Draft(model, world)
             _stand(draft, d)
-            yield f"d{d} is elected again", settled(draft)
+            yield f"d{d} is elected again", as_world(draft)
             continue
         if office.queue:
             draft = Draft(model, world)
             said = _send(draft, d)
-            yield f"d{d} {said}", settled(draft)
+            yield f"d{d} {said}", as_world(draft)
             continue
         if office.pending:
             draft = Draft(model, world)
             fold_one(draft, d)
-            yield f"d{d} folds", settled(draft)
+            yield f"d{d} folds", as_world(draft)
         events = _decided(model, world, d, office)
         if events:
             draft = Draft(model, world)
             draft.offices[d] = draft.cell(replace(office, queue=events))
-            yield f"d{d} decides {', '.join(map(short, events))}", settled(draft)
+            yield f"d{d} decides {', '.join(map(short, events))}", as_world(draft)
 
 
 def elections(model: Model, world: World) -> Moves:
@@ -65,7 +65,7 @@ def elections(model: Model, world: World) -> Moves:
         if cell.value is None:
             draft = Draft(model, world)
             _stand(draft, d)
-            yield f"d{d} is elected", settled(draft)
+            yield f"d{d} is elected", as_world(draft)
             return
 
 
@@ -76,10 +76,10 @@ def faults(model: Model, world: World) -> Moves:
             if world.pushes[place].value.events:
                 draft = Draft(model, world)
                 draft.make_consumer(name)
-                yield f"the consumer of {name} is made anew", settled(draft.spend("consumer"))
+                yield f"the consumer of {name} is made anew", as_world(draft.spend("consumer"))
     if model.left(world, "election"):
         for label, after in elections(model, world):
-            yield label, settled(Draft(model, after).spend("election"))
+            yield label, as_world(Draft(model, after).spend("election"))
     for d, cell in enumerate(world.offices):
         office: Office | None = cell.value
         if office is None or office.standing:
@@ -90,12 +90,12 @@ def faults(model: Model, world: World) -> Moves:
             draft = Draft(model, world)
             said = _send(draft, d)
             if draft.offices[d].value is not None:
-                yield f"d{d} {said}, no answer", settled(_gives_up(draft, d))
-            yield f"d{d} append is lost", settled(_gives_up(Draft(model, world), d))
+                yield f"d{d} {said}, no answer", as_world(_gives_up(draft, d))
+            yield f"d{d} append is lost", as_world(_gives_up(Draft(model, world), d))
             draft = Draft(model, world)
             letter = Letter(Role.DISPATCHER, "", office.queue[0], ("elected",), office.epoch)
             draft.wire = draft.cell((*draft.wire.value, letter))
-            yield f"d{d} append is late", settled(_gives_up(draft, d))
+            yield f"d{d} append is late", as_world(_gives_up(draft, d))
 
 
 def silences(model: Model, world: World, d: int, office: Office, *, free: bool = False) -> Moves:
@@ -108,7 +108,7 @@ def silences(model: Model, world: World, d: int, office: Office, *, free: bool =
         if events and isinstance(events[0], NodeLost):
             draft = Draft(model, world)
             draft.offices[d] = draft.cell(replace(office, queue=events))
-            yield f"d{d} does not hear {node.name}", settled(draft if free else draft.spend("silence"))
+            yield f"d{d} does not hear {node.name}", as_world(draft if free else draft.spend("silence"))
 
 
 def letters(model: Model, world: World) -> Moves:
@@ -117,10 +117,10 @@ def letters(model: Model, world: World) -> Moves:
         draft = Draft(model, world)
         draft.wire = draft.cell((*world.wire.value[:place], *world.wire.value[place + 1 :]))
         if _arrives(model, draft, letter):
-            yield f"late {short(letter.event)} is stored", settled(draft)
+            yield f"late {short(letter.event)} is stored", as_world(draft)
         draft = Draft(model, world)
         draft.wire = draft.cell((*world.wire.value[:place], *world.wire.value[place + 1 :]))
-        yield f"late {short(letter.event)} is not stored", settled(draft)
+        yield f"late {short(letter.event)} is not stored", as_world(draft)
 
 
 def _arrives(model: Model, draft: Draft, letter: Letter) -> bool:
@@ -153,7 +153,7 @@ def removal(model: Model, world: World, node: str) -> Moves:
     for event in _events(world, Remove(node=node), None):
         draft = Draft(model, world)
         draft.store(Role.GATEWAY, event)
-        yield short(event), settled(draft)
+        yield short(event), as_world(draft)
 
 
 def cancel(model: Model, world: World, run: Run) -> Moves:
@@ -161,7 +161,7 @@ def cancel(model: Model, world: World, run: Run) -> Moves:
     for event in _events(world, Cancel(run_id=run.run_id), run):
         draft = Draft(model, world)
         draft.store(Role.GATEWAY, event)
-        yield short(event), settled(draft)
+        yield short(event), as_world(draft)
 
 
 def _events(world: World, command: Command, run: Run | None) -> list[Event]:
@@ -175,20 +175,20 @@ def _commanded(model: Model, world: World, kind: str, command: Command, run: Run
     for event in _events(world, command, run):
         draft = Draft(model, world)
         draft.store(Role.GATEWAY, event)
-        yield short(event), settled(draft.spend(kind))
+        yield short(event), as_world(draft.spend(kind))
         if model.left(world, "timeout") and world.budget.value[0] > 1:
             draft = Draft(model, world)
             guarded = isinstance(event, NodeRemoved) and model.code.remove_guard
             key: tuple[str, ...] = ("joined", getattr(event, "node", "")) if guarded else ()
             letter = Letter(Role.GATEWAY, "", event, key, draft.guarded(key))
             draft.wire = draft.cell((*draft.wire.value, letter))
-            yield f"{short(event)} is late", settled(draft.spend("timeout").spend(kind))
+            yield f"{short(event)} is late", as_world(draft.spend("timeout").spend(kind))
 
 
 # --- steps ---------------------------------------------------------------------------------------------------
 
 
-def settled(draft: Draft) -> World:
+def as_world(draft: Draft) -> World:
     """The world once every dispatcher that would decide nothing yet has folded what it can."""
     for d in range(len(draft.offices)):
         while True:

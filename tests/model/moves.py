@@ -14,7 +14,7 @@ from events.state import Active
 from events.types import Submitted
 from services.agent.session.values import Name
 from tests.model import agent_faults, agents, dispatchers, shims
-from tests.model.dispatchers import Moves, settled
+from tests.model.dispatchers import Moves, as_world
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Fold, Heads, Office, Push, World
 from tests.support.builders import config as run_config
@@ -44,7 +44,7 @@ def first(model: Model) -> World:
     draft = Draft(model, world)
     for _ in range(config.runs):
         submit(draft)
-    world = next(dispatchers.elections(model, settled(draft)))[1]
+    world = next(dispatchers.elections(model, as_world(draft)))[1]
     for name in config.names:
         m = next(m for m in machines if config.machines[m][0] == name)
         world = next(agents.starts(model, world, m))[1]
@@ -81,7 +81,7 @@ def moves(model: Model, world: World) -> Moves:
     yield from dispatchers.commands(model, world)
     if model.left(world, "submit"):
         draft = Draft(model, world).spend("submit")
-        yield f"{submit(draft, priority=1)} is submitted and comes first", settled(draft)
+        yield f"{submit(draft, priority=1)} is submitted and comes first", as_world(draft)
     for m in machines:
         yield from shims.faults(model, world, m)
         yield from agent_faults.faults(model, world, m)

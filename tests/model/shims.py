@@ -13,7 +13,7 @@ from events.types import AttemptRef
 from services.agent.folders.files import ExitFile, ExitReason, StopReason
 from services.agent.session.values import StartedWritten
 from services.agent.shim import core_types
-from tests.model.dispatchers import Moves, settled
+from tests.model.dispatchers import Moves, as_world
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Files, Proc, Stage, World
 
@@ -26,10 +26,10 @@ def going_on(model: Model, world: World, m: int) -> Moves:
         draft = Draft(model, world)
         match proc.stage:
             case Stage.COMING:
-                yield f"shim {at(proc)} {_take_up(draft, m, place, proc)}", settled(draft)
+                yield f"shim {at(proc)} {_take_up(draft, m, place, proc)}", as_world(draft)
             case Stage.LOCKED:
                 _exec(draft, m, place, proc)
-                yield f"worker {at(proc)} starts", settled(draft)
+                yield f"worker {at(proc)} starts", as_world(draft)
             case Stage.UP:
                 yield from _supervise(model, world, m, place, proc)
             case Stage.ORPHAN:
@@ -44,7 +44,7 @@ def exits(model: Model, world: World, m: int) -> Moves:
         if _running(proc):
             draft = Draft(model, world)
             _step(draft, m, place, core_types.WorkerExited(0.0, 0, None))
-            yield f"worker {at(proc)} exits with 0", settled(draft)
+            yield f"worker {at(proc)} exits with 0", as_world(draft)
 
 
 def faults(model: Model, world: World, m: int) -> Moves:
@@ -53,7 +53,7 @@ def faults(model: Model, world: World, m: int) -> Moves:
         if _running(proc) and model.left(world, "fail"):
             draft = Draft(model, world)
             _step(draft, m, place, core_types.WorkerExited(0.0, 1, None))
-            yield f"worker {at(proc)} exits with 1", settled(draft.spend("fail"))
+            yield f"worker {at(proc)} exits with 1", as_world(draft.spend("fail"))
         if proc.stage is not Stage.ORPHAN and model.left(world, "kill"):
             yield from _kill(model, world, m, place, proc)
     yield from _machine(model, world, m)
@@ -127,13 +127,13 @@ def _supervise(model: Model, world: World, m: int, place: int, proc: Proc) -> Mo
     draft = Draft(model, world)
     if shim.worker_gone_at is not None:
         _step(draft, m, place, core_types.TreeGone(0.0))
-        yield f"tree of {at(proc)} is gone", settled(draft)
+        yield f"tree of {at(proc)} is gone", as_world(draft)
     elif shim.phase is core_types.ShimPhase.ENDING:
         # With its grace over it is killed: either way the shim sees it go.
         if model.config.hang:
             _step(draft, m, place, core_types.Tick(shim.due or 0.0))
         _step(draft, m, place, core_types.WorkerExited(0.0, None, 9 if model.config.hang else 15))
-        yield f"worker {at(proc)} is ended", settled(draft)
+        yield f"worker {at(proc)} is ended", as_world(draft)
 
 
 def _running(proc: Proc) -> bool:
@@ -226,10 +226,10 @@ def _kill(model: Model, world: World, m: int, place: int, proc: Proc) -> Moves:
     draft = Draft(model, world).spend("kill")
     live = proc.stage is Stage.UP
     _replace(draft, m, place, replace(proc, stage=Stage.ORPHAN, shim=None, woken=False) if live else None)
-    yield f"shim {at(proc)} is killed", settled(draft)
+    yield f"shim {at(proc)} is killed", as_world(draft)
     if proc.stage is Stage.LOCKED:
         write(draft, m, proc.ref, started=True)
-        yield f"shim {at(proc)} is killed before exec", settled(draft)
+        yield f"shim {at(proc)} is killed before exec", as_world(draft)
 
 
 def _machine(model: Model, world: World, m: int) -> Moves:
@@ -238,22 +238,22 @@ def _machine(model: Model, world: World, m: int) -> Moves:
     if not disk.files and world.agents[m].value is None:
         return
     if model.left(world, "reboot"):
-        yield f"{who} reboots", settled(_off(Draft(model, world), m).spend("reboot"))
+        yield f"{who} reboots", as_world(_off(Draft(model, world), m).spend("reboot"))
         draft = _off(Draft(model, world), m)
         lost = tuple(item for item in disk.files if item[1].exit is not None)
         if lost != disk.files:
             draft.set_disk(m, replace(disk, files=lost))
-            yield f"{who} loses its power, and what was not synced", settled(draft.spend("reboot"))
+            yield f"{who} loses its power, and what was not synced", as_world(draft.spend("reboot"))
     if world.agents[m].value is not None:
         return
     if model.left(world, "wipe") and disk.files:
         draft = Draft(model, world).spend("wipe")
         draft.set_disk(m, Disk(who))
-        yield f"the attempts of {who} are wiped", settled(draft)
+        yield f"the attempts of {who} are wiped", as_world(draft)
     if model.left(world, "new disk"):
         draft = Draft(model, world).spend("new disk")
         draft.set_disk(m, Disk(f"{who}'"))
-        yield f"{who} gets a new state folder", settled(draft)
+        yield f"{who} gets a new state folder", as_world(draft)
 
 
 def _off(draft: Draft, m: int) -> Draft:

@@ -267,7 +267,7 @@ class Cluster:
 
     # --- until nothing happens any more -------------------------------------------------------------------------
 
-    def settle(self, rounds: int = 400) -> None:
+    def run_until_quiet(self, rounds: int = 400) -> None:
         """Everybody is back and does what is theirs: invariant I1 says that every run ends then."""
         for name, agent in self.agents.items():
             agent.reachable = True

@@ -34,7 +34,7 @@ def owed(story: Story) -> list[Event]:
     return [event for _, event in obligations.events(story.state, story.state.epoch)]
 
 
-def settle(story: Story) -> list[Event]:
+def append_owed(story: Story) -> list[Event]:
     """Append what is owed until nothing is."""
     told: list[Event] = []
     while events := owed(story):
@@ -59,7 +59,7 @@ def test_rule_3_a_queued_run_whose_cancel_is_requested_is_cancelled() -> None:
     story.elect()
     story.submit()
     story.cancel()
-    (event,) = settle(story)
+    (event,) = append_owed(story)
     assert isinstance(event, Cancelled)
     assert (event.attempt, event.epoch, event.failure_reason) == (1, story.state.epoch, None)
     assert story.status() is RunStatus.CANCELLED
@@ -71,7 +71,7 @@ def test_rule_3_an_active_run_whose_cancel_is_requested_is_stopped_once(started:
     if started:
         story.start()
     story.cancel()
-    (event,) = settle(story)
+    (event,) = append_owed(story)
     assert isinstance(event, Stopping)
     assert (event.reason, event.node, event.incarnation, event.attempt) == ("cancel", "gpu01", "a", 1)
     story.cancel()
@@ -86,7 +86,7 @@ def test_rule_3_a_cancel_that_the_grant_did_not_see_is_not_lost() -> None:
     story.submit(**RETRIED)
     story.cancel()
     story.dispatch()
-    assert [type(event) for event in settle(story)] == [Stopping]
+    assert [type(event) for event in append_owed(story)] == [Stopping]
     story.fail()
     assert story.status() is RunStatus.CANCELLED
 
@@ -108,7 +108,7 @@ def test_rule_8_an_attempt_that_the_last_join_lacks_is_ended(started: bool, reas
     if started:
         story.start()
     story.join()
-    (event,) = settle(story)
+    (event,) = append_owed(story)
     assert isinstance(event, Failed)
     assert (event.failure_reason, event.epoch) == (reason, story.state.epoch)
     assert story.pending().attempt == 2
@@ -121,7 +121,7 @@ def test_rule_8_a_grant_on_its_way_to_an_agent_that_left_is_ended() -> None:
     story.submit()
     story.leave(upto=joined)
     story.dispatch()
-    (event,) = settle(story)
+    (event,) = append_owed(story)
     assert isinstance(event, Failed) and event.failure_reason is FailureReason.NOT_STARTED
 
 
@@ -137,7 +137,7 @@ def test_rule_8_and_also_once_another_machine_has_taken_the_name(cancelled: bool
     story.join(incarnation="b")
     if cancelled:
         story.cancel()
-    (event,) = settle(story)
+    (event,) = append_owed(story)
     assert isinstance(event, Failed) and event.failure_reason is FailureReason.NOT_STARTED
     assert story.status() is (RunStatus.CANCELLED if cancelled else RunStatus.PENDING)
 
@@ -146,7 +146,7 @@ def test_rule_8_listed_attempts_that_ended_are_stopped_one_stopping_each() -> No
     story = dispatched(**RETRIED)
     story.fail()
     story.join(attempts=[("r1", 1), ("r0", 3)])
-    told = settle(story)
+    told = append_owed(story)
     assert [(event.run_id, event.attempt, event.reason) for event in told if isinstance(event, Stopping)] == [
         ("r0", 3, "ended"),
         ("r1", 1, "ended"),
@@ -163,7 +163,7 @@ def test_rule_8_a_node_that_was_removed_is_sent_nothing_until_it_joins_again() -
     story.remove()
     assert owed(story) == []
     story.join(attempts=[("r1", 1)])
-    assert len(settle(story)) == 1
+    assert len(append_owed(story)) == 1
 
 
 def test_a_run_whose_dependency_did_not_complete_is_cancelled_with_that_reason() -> None:
@@ -171,7 +171,7 @@ def test_a_run_whose_dependency_did_not_complete_is_cancelled_with_that_reason()
     story.submit("r2", after=["r1"])
     story.submit("r3", after=["r2"])
     story.fail()
-    told = settle(story)
+    told = append_owed(story)
     assert [(event.run_id, event.failure_reason) for event in told if isinstance(event, Cancelled)] == [
         ("r2", FailureReason.DEPENDENCY_FAILED),
         ("r3", FailureReason.DEPENDENCY_FAILED),
@@ -204,7 +204,7 @@ def test_what_is_owed_is_settled_by_telling_it(log: list[StoredEvent]) -> None:
     story.seq = story.state.seq
     if story.state.epoch == 0:
         story.elect()
-    settle(story)
+    append_owed(story)
 
 
 def test_debts_are_told_in_the_order_in_which_they_arose_and_so_many_at_a_time() -> None:

@@ -208,7 +208,7 @@ class Playing(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not self.cluster.agents:
             return
-        self.cluster.settle()
+        self.cluster.run_until_quiet()
         for run_id in self.runs:
             status = self.cluster.story.status(run_id)
             assert status.ended

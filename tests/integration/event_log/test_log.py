@@ -70,7 +70,7 @@ async def test_the_same_id_twice_is_stored_once_and_told(log: EventLog) -> None:
 
 
 async def test_rule_2_the_guard_is_checked_before_the_id(log: EventLog) -> None:
-    """A repeat of what was stored is a conflict, to be settled by comparing ids."""
+    """A repeat of what was stored is a conflict, to be resolved by comparing ids."""
     event = submitted()
     await log.append(event, guard())
     with pytest.raises(Conflict):
@@ -138,7 +138,7 @@ async def test_a_server_that_does_not_answer_leaves_the_outcome_unknown(nats_ser
         with pytest.raises(UnknownOutcome):
             await log.last_id(event.subject)
 
-    # it was on its way: stored after all, and settled by its id
+    # it was on its way: stored after all, and resolved by its id
     async def is_stored() -> bool:
         return await log.last_id(event.subject) == (1, event.id)
 
