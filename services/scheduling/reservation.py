@@ -143,7 +143,7 @@ def uuids_of(node: Node, slots: Collection[int]) -> set[str]:
     return {d.uuid for d in node.gpus if d.uuid is not None and d.index in slots}
 
 
-class Held(NamedTuple):
+class HeldAmount(NamedTuple):
     """What one attempt, or a grant that is not folded, holds of a node, and when it has ended by its time limit."""
 
     order: Order
@@ -203,7 +203,9 @@ def reserve(
     return Reservation(run, choice.node, kept.until_ns)
 
 
-def earliest(needs: Amount, free: Amount, held: Iterable[Held], now_ns: int) -> tuple[int | None, Amount]:
+def earliest(
+    needs: Amount, free: Amount, held: Iterable[HeldAmount], now_ns: int
+) -> tuple[int | None, Amount]:
     """When ``needs`` are free at the latest, by the time limits of what is held, and what is left beside them then.
 
     None where something without a limit is in the way. What ends at that very moment may be left out of what is left:
@@ -218,17 +220,17 @@ def earliest(needs: Amount, free: Amount, held: Iterable[Held], now_ns: int) -> 
     return (at if free.holds(needs) else None), free.less(needs)
 
 
-def held_of(state: State, taken: Claims, o: Offer, now_ns: int) -> Iterator[Held]:
+def held_of(state: State, taken: Claims, o: Offer, now_ns: int) -> Iterator[HeldAmount]:
     """What is held of a node: by the attempts of the log, and by grants that are not folded, those of its devices on
     other nodes among them."""
     node = o.node
     usable = {device.index for device in node.gpus} - node.unhealthy
     for run, active, placement in state.attempts_of(node.name):
         what = Amount(len(usable.intersection(placement.slots)), placement.cpus, placement.memory_mb)
-        yield Held(order_of(run), ends_ns(run, active, now_ns), what)
+        yield HeldAmount(order_of(run), ends_ns(run, active, now_ns), what)
     for run, active, devices in holders_elsewhere(state, o.elsewhere) if o.elsewhere else ():
         if _comes_back(state, active):
-            yield Held(order_of(run), ends_ns(run, active, now_ns), Amount(devices, 0, 0))
+            yield HeldAmount(order_of(run), ends_ns(run, active, now_ns), Amount(devices, 0, 0))
     for grant in taken.grants:
         here = grant.node == node.name
         if not here and not o.elsewhere:
@@ -244,7 +246,7 @@ def held_of(state: State, taken: Claims, o: Offer, now_ns: int) -> Iterator[Held
             what = Amount(len(uuids.intersection(o.elsewhere)), 0, 0)
         longest = longest_s(waiting)
         ends = None if longest is None else nanoseconds(grant.view.now) + _ns(MARGIN_S + longest)
-        yield Held(order_of(waiting), ends, what)
+        yield HeldAmount(order_of(waiting), ends, what)
 
 
 def holders_elsewhere(state: State, uuids: Iterable[str]) -> Iterator[tuple[Run, Active, int]]:

@@ -23,7 +23,16 @@ from events.codec import (
     event_subject,
     uuid7,
 )
-from events.types import EVENT_KINDS, Failed, GpuReading, NodeHeartbeat, RunHeartbeat, Started
+from events.types import (
+    EVENT_KINDS,
+    EVENT_NAMES,
+    Event,
+    Failed,
+    GpuReading,
+    NodeHeartbeat,
+    RunHeartbeat,
+    Started,
+)
 from tests.support.builders import EXAMPLES
 from trainshed_client import subjects
 from trainshed_client.statuses import FailureReason
@@ -51,6 +60,14 @@ def wrong(subject: str, body: object) -> str:
     assert isinstance(result, Unreadable)
     assert (result.seq, result.stored_ns, result.subject, result.body) == (7, 8, subject, raw)
     return result.reason
+
+
+def test_every_event_struct_has_its_row_in_the_table() -> None:
+    def leaves(kind: type[Event]) -> set[type[Event]]:
+        below = {leaf for each in kind.__subclasses__() for leaf in leaves(each)}
+        return below or {kind}
+
+    assert leaves(Event) == set(EVENT_NAMES)
 
 
 def test_every_event_type_has_an_example_here() -> None:
