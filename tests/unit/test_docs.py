@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 import pytest
 
-from services.cli.main import main
+from services.cli.main import VERBS, main
 from services.settings import markdown_table
-from trainshed_client import subjects
+from trainshed_client import client, subjects
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -145,15 +145,29 @@ def test_make_targets_named_in_pages_exist() -> None:
         assert named <= targets, page
 
 
+CONTRACTS = (ROOT / "docs/contracts.md").read_text()
+CALLS = (*client._QUERIES, *client._COMMANDS)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_of_the_client_is_in_the_contracts(call: str) -> None:
+    assert f".{call}`" in CONTRACTS
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_every_verb_is_in_the_contracts(name: str) -> None:
+    section = CONTRACTS.split("## The command line")[1]
+    assert re.search(rf"\b{name}\b", FENCE.findall(section)[0][1])
+
+
 def test_subjects_named_in_the_contracts_are_those_of_the_code() -> None:
-    contracts = (ROOT / "docs/contracts.md").read_text()
     for name in (
         subjects.EVENTS_STREAM,
         subjects.HEARTBEATS_STREAM,
         subjects.RUNS_BUCKET,
         subjects.SLOTS_BUCKET,
     ):
-        assert name in contracts
+        assert name in CONTRACTS
 
 
 assert callable(main)

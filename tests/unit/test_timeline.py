@@ -135,6 +135,6 @@ def test_a_run_cancelled_however_its_attempt_ended_says_so() -> None:
 
 
 def test_what_another_release_sent_is_taken_as_its_text_alone() -> None:
-    assert data_of(TimelineEntry(seq=1, time="t", type="held", data={"by": "ada"}, text="held")) is None
+    assert data_of(TimelineEntry(seq=1, time="t", type="hatched", data={"by": "ada"}, text="hatched")) is None
     assert data_of(TimelineEntry(seq=1, time="t", type="dispatched", text="dispatched to gpu01")) is None
-    assert text_of_stored("held", "{}") == "held"
+    assert text_of_stored("hatched", "{}") == "hatched"
