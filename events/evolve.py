@@ -54,7 +54,7 @@ def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run] = NO_HI
             return _elected(state, stored.seq, event)
         case _:
             return NOTHING
-    if state.rules >= rules.FORGETTING:
+    if change.nodes and state.rules >= rules.FORGETTING:
         forget(state, change.nodes)
     return change
 

@@ -58,7 +58,10 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
 
     def on(self, node: str) -> Placement | None:
         """Its placement on this node; None where it has none there."""
-        return next((placement for placement in self.placements if placement.node == node), None)
+        for placement in self.placements:
+            if placement.node == node:
+                return placement
+        return None
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -244,6 +247,9 @@ class State:
         """Keep a live run's new value, with what follows from its phase; an ended run leaves the index."""
         before = self.runs.get(run.run_id)
         if before is not None:
+            if _held_alike(before.phase, run.phase):
+                self.runs[run.run_id] = run
+                return
             self._forget(before)
         if isinstance(run.phase, Ended):
             self.runs.pop(run.run_id, None)
@@ -262,15 +268,16 @@ class State:
     def _index(self, run: Run) -> None:
         match run.phase:
             case Active(placements=placements):
+                ref = run.ref
                 for placement in placements:
                     usage = self.usage.setdefault(placement.node, Usage({}, set()))
-                    usage.attempts.add(run.ref)
+                    usage.attempts.add(ref)
                     usage.cpus += placement.cpus
                     usage.memory_mb += placement.memory_mb
                     for index in placement.slots:
-                        usage.slots.setdefault(index, set()).add(run.ref)
+                        usage.slots.setdefault(index, set()).add(ref)
                     for uuid in placement.uuids:
-                        self.held_uuids.setdefault(uuid, set()).add(run.ref)
+                        self.held_uuids.setdefault(uuid, set()).add(ref)
             case Pending(waiting_for=waiting_for):
                 for dependency in waiting_for:
                     self.waiting.setdefault(dependency, set()).add(run.run_id)
@@ -280,15 +287,16 @@ class State:
     def _forget(self, run: Run) -> None:
         match run.phase:
             case Active(placements=placements):
+                ref = run.ref
                 for placement in placements:
                     usage = self.usage[placement.node]
-                    usage.attempts.discard(run.ref)
+                    usage.attempts.discard(ref)
                     usage.cpus -= placement.cpus
                     usage.memory_mb -= placement.memory_mb
                     for index in placement.slots:
-                        _discard(usage.slots, index, run.ref)
+                        _discard(usage.slots, index, ref)
                     for uuid in placement.uuids:
-                        _discard(self.held_uuids, uuid, run.ref)
+                        _discard(self.held_uuids, uuid, ref)
                     if not usage.attempts:
                         del self.usage[placement.node]
             case Pending(waiting_for=waiting_for):
@@ -296,6 +304,15 @@ class State:
                     _discard(self.waiting, dependency, run.run_id)
             case Ended():
                 pass
+
+
+def _held_alike(before: Phase, after: Phase) -> bool:
+    """Whether the index is the same by both, as where an attempt has started."""
+    match before, after:
+        case Active(placements=held), Active(placements=holds):
+            return held is holds and before.attempt == after.attempt
+        case _:
+            return False
 
 
 K = TypeVar("K")
