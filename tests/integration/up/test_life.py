@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -203,3 +204,44 @@ def test_a_submission_right_after_a_restart_knows_what_was_there(new_stack: NewS
     stack.start()
     again = stack.trainshed("submit", "-f", str(config), json=True)
     assert (again["run_id"], again["created"], again["status"]) == (first["run_id"], False, "COMPLETED")
+
+
+def test_a_drained_node_is_drained_after_a_restart_and_a_loan_that_ended_is_forgotten(
+    new_stack: NewStack, tmp_path: Path
+) -> None:
+    """docs/protocol.md rule 18, as an operator sees it; the tables and a replay agree about both."""
+    stack = new_stack(gpus=1)
+    environment = {**stack.environment, "TRAINSHED_STATE_DIR": str(tmp_path / "loan")}
+    endpoint = json.loads((stack.state_dir / "endpoint.json").read_bytes())
+    environment["NATS_URL"] = endpoint["url"]
+    environment["TRAINSHED_NATS_USER"], environment["TRAINSHED_NATS_PASSWORD"] = (
+        endpoint["user"],
+        endpoint["password"],
+    )
+
+    def nodes() -> dict[str, bool]:
+        listed = stack.trainshed("nodes", json=True)["nodes"]
+        return {one["node"]: one["drained"] for one in listed}
+
+    words = ("agent", "--node", "loan", "--gpus", "1", "--borrowed")
+    with (tmp_path / "loan.log").open("wb") as log:
+        loan = subprocess.Popen([TRAINSHED, *words], env=environment, stdout=log, stderr=log)
+    try:
+        until(lambda: "loan" in nodes(), 20.0)
+        stack.trainshed("drain", "box")
+        (ended,) = stack.wait(stack.submit("--gpus", "1", "--", "true"))
+        assert ended["node"] == "loan"
+    finally:
+        loan.terminate()
+        loan.wait(20)
+    until(lambda: nodes() == {"box": True}, what="the loan is forgotten")
+    assert stack.stop() == 0
+    stack.start()
+    assert nodes() == {"box": True}
+    waits = stack.submit("--gpus", "1", "--", "true")
+    assert stack.record(waits)["waiting"]["reason"] == "no_node"
+    stack.trainshed("audit", "verify")
+    stack.trainshed("resume", "box")
+    (ended,) = stack.wait(waits)
+    assert ended["node"] == "box"
+    stack.trainshed("audit", "verify")
