@@ -17,6 +17,7 @@ from bench.timing import Figure, figure, machine, table
 from trainshed_client import subjects
 from trainshed_client.client import Trainshed
 from trainshed_client.nats_client import SafeClient, connect
+from trainshed_client.nats_connection import NatsConnection
 
 TARGET = 300
 CPUS = 8
@@ -75,7 +76,9 @@ def config(place: int, tag: str) -> dict[str, Any]:
 async def submit(stack: Stack, count: int) -> None:
     """Submit them in batches; the answers tell that they are stored."""
     tag = uuid.uuid4().hex
-    async with Trainshed(await connect(stack.endpoint, name="bench"), stack.endpoint) as trainshed:
+    async with Trainshed(
+        NatsConnection(await connect(stack.endpoint, name="bench"), stack.endpoint.url)
+    ) as trainshed:
         for at in range(0, count, BATCH):
             await trainshed.submit_many([config(place, tag) for place in range(at, min(count, at + BATCH))])
 

@@ -27,23 +27,19 @@ from trainshed_client.answers import (
     decode_run,
     error_in,
 )
-from trainshed_client.endpoint import Endpoint, discover
+from trainshed_client.connection import Connection, Reply
+from trainshed_client.endpoint import discover, worker_socket
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.naming import SHOWN, choose, is_run_id
 from trainshed_client.records import QueuedRunRecord, RunRecord
 from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-
     from trainshed_client.follow import RunOutput
     from trainshed_client.nats_client import OnError, OnEvent, SafeClient
     from trainshed_client.watch import RunWatch
 
 CALL_TIMEOUT_S = 10.0
-NO_RESPONDERS_FOR_S = 1.0
-"""A service that is starting again is waited for so long before "nobody answers" is believed."""
-
 PAGE = 500
 _READS_AT_ONCE = 16
 
@@ -58,9 +54,26 @@ class Trainshed:
     name. A connection that is lost is made anew for ever.
     """
 
-    def __init__(self, nc: SafeClient, endpoint: Endpoint) -> None:
-        self.nc = nc
-        self.endpoint = endpoint
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @property
+    def where(self) -> str:
+        """What answers: a server's URL, or inside a worker the path of its socket."""
+        return self.connection.where
+
+    @property
+    def nc(self) -> SafeClient:
+        """The NATS connection. Raises DENIED inside a worker, where there is none."""
+        from trainshed_client.nats_connection import NatsConnection
+
+        if isinstance(self.connection, NatsConnection):
+            return self.connection.nc
+        raise TrainshedError(
+            ErrorCode.DENIED,
+            "inside a worker there are the runs that it submitted, and no more of the stack; "
+            "to reach all of it name it: --nats URL",
+        )
 
     @classmethod
     async def connect(
@@ -72,14 +85,23 @@ class Trainshed:
         on_disconnect: OnEvent | None = None,
         on_reconnect: OnEvent | None = None,
     ) -> Self:
-        """Connect to ``nats_url``, else where ``TRAINSHED_NATS_URL``, ``NATS_URL`` or this machine's state folder say."""
+        """Connect to ``nats_url``, else where ``TRAINSHED_NATS_URL``, ``NATS_URL`` or this machine's state folder say.
+
+        Inside a worker, where none of these variables and no ``TRAINSHED_STATE_DIR`` is set, it is the stack that runs
+        the worker: what is submitted bears the label ``parent``, and only such runs are there (docs/contracts.md).
+        """
+        if (path := worker_socket(nats_url)) is not None:
+            from trainshed_client.worker_socket import WorkerSocket
+
+            return cls(WorkerSocket(path))
         endpoint = discover(nats_url)
         from trainshed_client.nats_client import connect  # costs 0.1 s, so not before it is needed
+        from trainshed_client.nats_connection import NatsConnection
 
         nc = await connect(
             endpoint, name=name, on_error=on_error, on_disconnect=on_disconnect, on_reconnect=on_reconnect
         )
-        return cls(nc, endpoint)
+        return cls(NatsConnection(nc, endpoint.url))
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,7 +113,7 @@ class Trainshed:
 
     async def close(self) -> None:
         """Close the connection; what was asked for and not answered yet fails."""
-        await self.nc.close()
+        await self.connection.close()
 
     # --- commands -----------------------------------------------------------------------------------------
 
@@ -248,7 +270,7 @@ class Trainshed:
         """
         from trainshed_client.watch import RunWatch
 
-        return RunWatch(self.nc, self._present, run_ids, wake=wake, patient=patient)
+        return RunWatch(self.connection, self._present, run_ids, wake=wake, patient=patient)
 
     async def wait(self, runs: Collection[str], *, timeout: float | None = None) -> list[RunRecord]:
         """Wait until every one of these runs has ended; their records, in order.
@@ -316,56 +338,12 @@ class Trainshed:
 
     async def request(
         self, subject: str, payload: bytes, *, timeout: float = CALL_TIMEOUT_S, tries: int = 1
-    ) -> Msg:
+    ) -> Reply:
         """One request, answered by any message. Raises UNAVAILABLE where nobody answers, TOO_LARGE for too much.
 
         ``tries``: so often it is asked within ``timeout``: of several that answer, one may be killed at its work.
         """
-        import nats.errors
-
-        loop = asyncio.get_running_loop()
-        give_up, asked = loop.time() + NO_RESPONDERS_FOR_S, 0
-        while True:
-            try:
-                return await self.nc.request(subject, payload, timeout=timeout / tries)
-            except nats.errors.NoRespondersError:
-                if loop.time() >= give_up:
-                    raise self._nobody(subject) from None
-                await asyncio.sleep(0.1)
-            except nats.errors.MaxPayloadError:
-                raise TrainshedError(
-                    ErrorCode.TOO_LARGE,
-                    f"the request is {len(payload):,} bytes and the server takes {self.nc.max_payload:,}; "
-                    "split it into several",
-                ) from None
-            except TimeoutError:
-                asked += 1
-                if asked < tries:
-                    continue
-                text = f"no answer from {self.endpoint.url} within {timeout:g} s"
-                if _is_command(subject):
-                    text += (
-                        ", so it is not known whether this was done. It is safe to ask again: "
-                        "the same config is the same run"
-                    )
-                raise TrainshedError(ErrorCode.UNAVAILABLE, text) from None
-            except nats.errors.Error as error:
-                raise TrainshedError(
-                    ErrorCode.UNAVAILABLE,
-                    f"the connection to {self.endpoint.url} failed ({str(error).removeprefix('nats: ')})",
-                ) from None
-
-    def _nobody(self, subject: str) -> TrainshedError:
-        if subject.startswith(f"{subjects.API}.node.") and subject.count(".") == 4:
-            node = subject.split(".")[3]
-            return TrainshedError(
-                ErrorCode.UNAVAILABLE, f"the agent of {node} does not answer. See how it is: trainshed nodes"
-            )
-        service = "gateway" if _is_command(subject) else "projector"
-        return TrainshedError(
-            ErrorCode.UNAVAILABLE,
-            f"no {service} answers at {self.endpoint.url}. Start one: trainshed up (or: trainshed {service})",
-        )
+        return await self.connection.request(subject, payload, timeout=timeout, tries=tries)
 
     async def _ask(self, call: str, request: object, answer: type[T]) -> T:
         return _decoded(await self.call(call, request), answer)
@@ -395,20 +373,6 @@ class Trainshed:
 
 
 _QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "health")
-_COMMANDS = (
-    "run.submit",
-    "run.submit_batch",
-    "run.check",
-    "run.cancel",
-    "run.retry",
-    "node.drain",
-    "node.resume",
-    "node.remove",
-)
-
-
-def _is_command(subject: str) -> bool:
-    return any(subject == subjects.api(call) for call in _COMMANDS)
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:

@@ -1,4 +1,4 @@
-"""Where the stack answers: an explicit URL, the environment, or the state folder's endpoint.json.
+"""Where the stack answers: an explicit URL, the environment, a worker's socket, or the state folder's endpoint.json.
 
 Owns that order, the file and the default state folder; must not import nats (it is on the help path).
 """
@@ -20,6 +20,9 @@ ENDPOINT_FILE = "endpoint.json"
 DEFAULT_PORT = 4222
 _SCHEMES = ("nats", "tls")
 _VERSION = 1
+WORKER_SOCKET = "TRAINSHED_SOCKET"
+"""The variable that names a worker's way to the stack that runs it."""
+_STACK_NAMED_BY = ("TRAINSHED_NATS_URL", "NATS_URL", "TRAINSHED_STATE_DIR")
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,6 +112,14 @@ def discover(
         if text := env.get(name):
             return parse_url(text, given_by=name, user=user, password=_password(env))
     return read_endpoint(state_dir or default_state_dir(env))
+
+
+def worker_socket(explicit: str | None = None, *, environ: Mapping[str, str] | None = None) -> str | None:
+    """Inside a worker the path of the socket that its agent keeps; None elsewhere, and where another stack is named."""
+    env = os.environ if environ is None else environ
+    if explicit or any(env.get(name) for name in _STACK_NAMED_BY):
+        return None
+    return env.get(WORKER_SOCKET) or None
 
 
 def read_endpoint(state_dir: Path) -> Endpoint:

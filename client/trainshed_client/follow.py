@@ -18,11 +18,8 @@ from trainshed_client.records import AttemptRecord, RunRecord
 from trainshed_client.statuses import PLACED, RunStatus
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
-
     from trainshed_client.answers import RunView
-    from trainshed_client.nats_client import SafeClient
+    from trainshed_client.connection import Connection, Watching
     from trainshed_client.watch import RunWatch
 
 BUFFERED_BYTES = 1024 * 1024
@@ -34,7 +31,7 @@ RETRY_S = 0.5
 class Runs(Requests, Protocol):
     """The connection class, as far as following a run's output needs it."""
 
-    nc: SafeClient
+    connection: Connection
 
     async def run(self, run: str) -> RunView:
         """Everything about one run."""
@@ -214,28 +211,20 @@ class _AttemptOutput:
         self._streams = {name: _StreamState(name, begin.get(name, 0)) for name in STREAMS}
         self._chunks: deque[tuple[_StreamState, int, bytes]] = deque()
         self._buffered = 0
-        self._subscription: Subscription | None = None
+        self._watching: Watching | None = None
         self._retry: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
-        """Subscribe, and be sure that the server knows it, before anything is read."""
-        nc = self._runs.nc
-        nc.reconnect_hooks.add(self._look_again)
-        self._subscription = await nc.subscribe(
-            subjects.output(self._run_id, self.attempt, self.node, "*"),
-            cb=self._receive,
-            pending_msgs_limit=-1,
-            pending_bytes_limit=-1,
+        """Hear of what is new, before anything is read."""
+        self._watching = await self._runs.connection.watch_output(
+            self._run_id, self.attempt, self.node, self._receive, self._look_again
         )
-        await nc.flush()
 
     async def close(self) -> None:
-        nc = self._runs.nc
-        nc.reconnect_hooks.discard(self._look_again)
         if self._retry is not None:
             self._retry.cancel()
-        if self._subscription is not None and not nc.is_closed:
-            await self._subscription.unsubscribe()
+        if self._watching is not None:
+            await self._watching.close()
 
     def end(self) -> None:
         """The attempt has ended: what the files hold now is all."""
@@ -324,9 +313,8 @@ class _AttemptOutput:
             state.look = True
         self._wake.set()
 
-    async def _receive(self, msg: Msg) -> None:
-        state = self._streams.get(msg.subject.rpartition(".")[2])
-        headers = msg.headers or {}
+    def _receive(self, stream: str, headers: Mapping[str, str], data: bytes) -> None:
+        state = self._streams.get(stream)
         try:
             offset = int(headers[subjects.OFFSET_HEADER])
             size = int(headers[subjects.SIZE_HEADER]) if subjects.SIZE_HEADER in headers else None
@@ -334,13 +322,13 @@ class _AttemptOutput:
             return  # not the agent's
         if state is None or offset < 0:
             return
-        state.known_end = max(state.known_end, offset + len(msg.data))
+        state.known_end = max(state.known_end, offset + len(data))
         if size is not None:
             state.size = size
             state.known_end = max(state.known_end, size)
-        if msg.data:
-            self._chunks.append((state, offset, msg.data))
-            self._buffered += len(msg.data)
+        if data:
+            self._chunks.append((state, offset, data))
+            self._buffered += len(data)
         if self._buffered > BUFFERED_BYTES:
             self._chunks.clear()
             self._buffered = 0

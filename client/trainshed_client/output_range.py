@@ -15,7 +15,7 @@ from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+    from trainshed_client.connection import Reply
 
 RANGE_BYTES = 128 * 1024
 """The most bytes that one answer has."""
@@ -27,9 +27,9 @@ _INDEX_RANGES = 16
 
 
 class Requests(Protocol):
-    """Who asks a service on NATS: the connection class, as far as this module needs it."""
+    """Who asks a service: the connection class, as far as this module needs it."""
 
-    async def request(self, subject: str, payload: bytes) -> Msg:
+    async def request(self, subject: str, payload: bytes) -> Reply:
         """One request, answered by any message; raises TrainshedError."""
         ...
 
@@ -79,7 +79,7 @@ async def read_range(
     """
     request = {"run_id": run_id, "attempt": attempt, "stream": stream, "offset": offset, "limit": limit}
     answer = await asks.request(subjects.node_output(node), msgspec.json.encode(request))
-    headers = answer.headers or {}
+    headers = answer.headers
     try:
         return Range(answer.data, int(headers[subjects.OFFSET_HEADER]), int(headers[subjects.SIZE_HEADER]))
     except (KeyError, ValueError):

@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from trainshed_client import subjects
 from trainshed_client.answers import decode_run
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import RunRecord
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
-
-    from trainshed_client.nats_client import SafeClient
-
-SPELLED_OUT = 64
-"""Up to so many runs are subscribed to one by one; for more, all runs are and the others passed over."""
+    from trainshed_client.connection import Connection, Watching
 
 RETRY_S = 0.5
 Present = Callable[[Collection[str] | None], Awaitable[list[RunRecord]]]
@@ -41,7 +34,7 @@ class RunWatch:
 
     def __init__(
         self,
-        nc: SafeClient,
+        connection: Connection,
         present: Present,
         run_ids: Collection[str] | None,
         *,
@@ -49,27 +42,19 @@ class RunWatch:
         patient: bool = False,
     ) -> None:
         self.latest: dict[str, RunRecord] = {}
-        self._nc = nc
+        self._connection = connection
         self._present = present
         self._wanted = None if run_ids is None else frozenset(run_ids)
         self._wake = wake or asyncio.Event()
         self._patient = patient
         self._changed: dict[str, None] = {}  # in the order of their first unseen change
         self._reread: set[str] | None = set() if run_ids is not None else None  # None: everything
-        self._subscriptions: list[Subscription] = []
+        self._watching: Watching | None = None
         self._retry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._nc.reconnect_hooks.add(self._read_again)
-        wanted = self._wanted
-        spelled_out = wanted is not None and len(wanted) <= SPELLED_OUT
-        for token in sorted(wanted or ()) if spelled_out else ["*"]:
-            self._subscriptions.append(
-                await self._nc.subscribe(
-                    subjects.watch_run(token), cb=self._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
-                )
-            )
-        await self._nc.flush()  # the present must not be read before the server knows the subscription
+        # The present must not be read before its changes are heard of.
+        self._watching = await self._connection.watch_runs(self._wanted, self._receive, self._read_again)
         self._read_again()
         await self._read(patient=self._patient)
         return self
@@ -77,12 +62,10 @@ class RunWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._nc.reconnect_hooks.discard(self._read_again)
         if self._retry is not None:
             self._retry.cancel()
-        for subscription in self._subscriptions:
-            if not self._nc.is_closed:
-                await subscription.unsubscribe()
+        if self._watching is not None:
+            await self._watching.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -115,17 +98,16 @@ class RunWatch:
         self._reread = None if self._wanted is None else set(self._wanted)
         self._wake.set()
 
-    async def _receive(self, msg: Msg) -> None:
-        run_id = msg.subject.rpartition(".")[2]
+    def _receive(self, run_id: str, data: bytes) -> None:
         if self._wanted is not None and run_id not in self._wanted:
             return
-        if not msg.data:  # the key left the bucket; the run is not gone
+        if not data:  # the key left the bucket; the run is not gone
             if self._reread is not None and self._wanted is not None:
                 self._reread.add(run_id)
                 self._wake.set()
             return
         try:
-            self.offer(decode_run(msg.data))
+            self.offer(decode_run(data))
         except msgspec.MsgspecError:
             return  # not a record; only the projector may write there, so nothing of ours is lost
 

@@ -74,6 +74,8 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
     )
     try:
         yield trainshed
+    except TrainshedError:
+        raise
     except Exception as error:
         import nats.errors  # loaded with the connection
 
@@ -85,11 +87,11 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
         # at a moment when nothing waits for the connection to be made anew: between two questions, or before the first
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"the connection to {trainshed.endpoint.url} failed ({_text(why)}). Is the stack up? trainshed up",
+            f"the connection to {trainshed.where} failed ({_text(why)}). Is the stack up? trainshed up",
         ) from None
     finally:
         # Not drained: everything that was asked for has been answered, and the process ends.
-        await trainshed.nc.abandon()
+        await trainshed.connection.abandon()
 
 
 @contextmanager
@@ -106,7 +108,7 @@ def log_errors(trainshed: Trainshed) -> Iterator[None]:
         why = _text(error)
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"the event log at {trainshed.endpoint.url} cannot be read ({why}). Is the stack up? trainshed up",
+            f"the event log at {trainshed.where} cannot be read ({why}). Is the stack up? trainshed up",
         ) from None
 
 

@@ -9,13 +9,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainshed_client import subjects
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import TrainshedError
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-
     from trainshed_client.answers import RunView
     from trainshed_client.client import Trainshed
+    from trainshed_client.connection import Reply
 
 LINES = 10
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -33,15 +32,10 @@ class _Impatient:
     """Asks an agent once: what `show` tells besides must not wait for a machine that is away."""
 
     def __init__(self, trainshed: Trainshed) -> None:
-        self._nc = trainshed.nc
+        self._connection = trainshed.connection
 
-    async def request(self, subject: str, payload: bytes) -> Msg:
-        import nats.errors
-
-        try:
-            return await self._nc.request(subject, payload, timeout=WITHIN_S)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise TrainshedError(ErrorCode.UNAVAILABLE, str(error)) from None
+    async def request(self, subject: str, payload: bytes) -> Reply:
+        return await self._connection.request(subject, payload, timeout=WITHIN_S, patient=False)
 
 
 async def output_tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:
@@ -74,7 +68,7 @@ async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) 
     subject = subjects.EventSubject(subjects.Scope.RUN, run_id, subjects.Role.AGENT, "failed", node)
     try:
         stored = await EventLog(trainshed.nc, timeout_s=WITHIN_S).last(str(subject))
-    except (nats.errors.Error, TimeoutError, ApiError):
+    except (nats.errors.Error, TimeoutError, ApiError, TrainshedError):
         return None
     event = stored.event if isinstance(stored, StoredEvent) else None
     if not isinstance(event, Failed) or event.attempt != attempt or not event.output_tail:

@@ -17,6 +17,7 @@ from trainshed_client.client import Trainshed
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import connect
+from trainshed_client.nats_connection import NatsConnection
 
 
 class Lab(Stack):
@@ -76,7 +77,7 @@ class Lab(Stack):
         async def ask() -> bytes:
             nc = await connect(self.endpoint, name="test")
             try:
-                return await Trainshed(nc, self.endpoint).call(call, request)
+                return await Trainshed(NatsConnection(nc, self.endpoint.url)).call(call, request)
             finally:
                 await nc.close()
 

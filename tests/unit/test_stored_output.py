@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nats.aio.msg import Msg
 
 from trainshed_client import output_range, subjects
+from trainshed_client.connection import Reply
 from trainshed_client.output_range import OutputChunk, last_lines, stored_output, timed_lines
 
 RUN = "a" * 26
@@ -29,7 +29,7 @@ class Files:
             seen = {"time": f"T{number}", "stream": stream, "offset": len(self.files[stream])}
             self.files["index"] += msgspec.json.encode(seen) + b"\n"
 
-    async def request(self, subject: str, payload: bytes) -> Msg:
+    async def request(self, subject: str, payload: bytes) -> Reply:
         asked = msgspec.json.decode(payload)
         assert subject == subjects.node_output("gpu01")
         assert (asked["run_id"], asked["attempt"]) == (RUN, 1)
@@ -38,7 +38,7 @@ class Files:
         data = file[offset : offset + min(asked["limit"], self._most)]
         self.read += len(data)
         headers = {subjects.OFFSET_HEADER: str(offset), subjects.SIZE_HEADER: str(len(file))}
-        return Msg(_client=None, data=data, headers=headers)  # type: ignore[arg-type]
+        return Reply(bytes(data), headers)
 
 
 def whole(files: Files, **options: Any) -> list[OutputChunk]:

@@ -10,6 +10,7 @@ from tests.support.control import writer
 from tests.unit.test_cli_words import record
 from trainshed_client.answers import RunView
 from trainshed_client.client import Trainshed
+from trainshed_client.nats_connection import NatsConnection
 from trainshed_client.records import AttemptRecord
 from trainshed_client.statuses import FailureReason, RunStatus
 from trainshed_client.subjects import Role
@@ -32,7 +33,7 @@ async def test_what_the_log_kept_is_told_where_the_agent_is_away(nats_server: Na
     )
     new = writer(Role.AGENT, "gpu01").new(failed)
     await nc.jetstream().publish(new.subject, new.body)
-    trainshed = Trainshed(nc, nats_server.endpoint)
+    trainshed = Trainshed(NatsConnection(nc, nats_server.endpoint.url))
     tail = await output_tail(trainshed, view(1))
     assert tail is not None
     assert tail.source == "output"

@@ -18,6 +18,7 @@ from trainshed_client.client import Trainshed
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.follow import BUFFERED_BYTES
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.nats_connection import NatsConnection
 from trainshed_client.output_range import RANGE_BYTES, OutputChunk, stored_output, timed_lines
 from trainshed_client.records import AttemptRecord, RunRecord
 from trainshed_client.statuses import RunStatus
@@ -155,7 +156,7 @@ class Follower:
 
 @pytest.fixture
 async def trainshed(nats_server: NatsServer) -> AsyncIterator[Trainshed]:
-    yield Trainshed(await nats_server.client("follower"), nats_server.endpoint)
+    yield Trainshed(NatsConnection(await nats_server.client("follower"), nats_server.endpoint.url))
 
 
 @pytest.fixture

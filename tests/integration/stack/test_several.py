@@ -22,6 +22,7 @@ from tests.support.lab import Lab
 from tests.support.stack import alive, until
 from trainshed_client.client import Trainshed
 from trainshed_client.nats_client import connect
+from trainshed_client.nats_connection import NatsConnection
 
 DISPATCHERS = ("d1", "d2", "d3")
 LOST_S = "6"
@@ -103,7 +104,7 @@ def test_rule_16_queries_go_on_when_a_projector_is_killed_at_its_work(lab: Lab) 
 
     async def scenario() -> None:
         done = asyncio.Event()
-        client = Trainshed(await connect(lab.endpoint, name="test"), lab.endpoint)
+        client = Trainshed(NatsConnection(await connect(lab.endpoint, name="test"), lab.endpoint.url))
         async with client as trainshed, asyncio.TaskGroup() as tasks:
             asking = [tasks.create_task(ask(trainshed, done)) for _ in range(4)]
             for name, words in (("p2", ("projector",)), ("p1", ("projector", "--records"))):

@@ -16,6 +16,7 @@ from tests.support.stack import Stack, alive, until
 from trainshed_client import Trainshed
 from trainshed_client.endpoint import read_endpoint
 from trainshed_client.nats_client import connect
+from trainshed_client.nats_connection import NatsConnection
 
 NewStack = Callable[..., Stack]
 
@@ -166,7 +167,9 @@ async def test_fifty_submissions_of_one_config_at_once_are_one_run(new_stack: Ne
         {**base, **spelled_out, "labels": {}},
     ]
     endpoint = read_endpoint(stack.state_dir)
-    clients = [Trainshed(await connect(endpoint, name=f"client-{n}"), endpoint) for n in range(5)]
+    clients = [
+        Trainshed(NatsConnection(await connect(endpoint, name=f"client-{n}"), endpoint.url)) for n in range(5)
+    ]
     try:
         answers = await asyncio.gather(*(clients[n % 5].submit(shapes[n % len(shapes)]) for n in range(50)))
         assert len({answer.run_id for answer in answers}) == 1

@@ -1,0 +1,103 @@
+"""What the connection class needs of a way to the stack: NATS, or inside a worker the socket that its agent keeps.
+
+Owns that interface, and what it means that a command was not answered; knows neither of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+COMMANDS = (
+    "run.submit",
+    "run.submit_batch",
+    "run.check",
+    "run.cancel",
+    "run.retry",
+    "node.drain",
+    "node.resume",
+    "node.remove",
+)
+
+
+class Reply(NamedTuple):
+    """What answers a request."""
+
+    data: bytes
+    headers: Mapping[str, str]
+
+
+class Watching(Protocol):
+    """What is heard until it is closed."""
+
+    async def close(self) -> None:
+        """Hear nothing more."""
+        ...
+
+
+ReceiveRun = Callable[[str, bytes], None]
+"""Takes a run's id and its record as JSON; without a body the record has left the bucket, and the run is not gone."""
+
+ReceiveOutput = Callable[[str, Mapping[str, str], bytes], None]
+"""Takes new output of a stream: its name, the headers that say where it belongs, and the bytes."""
+
+
+class Connection(Protocol):
+    """A way to the stack. What it hears it hands on at once, while the connection is read: who takes it must not block.
+
+    ``again`` is called wherever something may have been missed: what there is now must then be read once more.
+    """
+
+    @property
+    def where(self) -> str:
+        """What answers, for errors: an URL or a path, never with credentials."""
+        ...
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, patient: bool = True
+    ) -> Reply:
+        """One request, answered by any message. Raises UNAVAILABLE where nobody answers, TOO_LARGE for too much.
+
+        ``tries``: so often it is asked within ``timeout``: of several that answer, one may be killed at its work.
+        ``patient``: where nobody is there to answer, wait a moment for a service that is starting again.
+        """
+        ...
+
+    async def watch_runs(
+        self, run_ids: frozenset[str] | None, receive: ReceiveRun, again: Callable[[], None]
+    ) -> Watching:
+        """Hear of every change of these runs' records, and perhaps of others (None: of all), from the return on."""
+        ...
+
+    async def watch_output(
+        self, run_id: str, attempt: int, node: str, receive: ReceiveOutput, again: Callable[[], None]
+    ) -> Watching:
+        """Hear of an attempt's new output, from the return on."""
+        ...
+
+    async def close(self) -> None:
+        """Close it in order."""
+        ...
+
+    async def abandon(self) -> None:
+        """Close it at once: everything that was asked for has been answered, and the process ends."""
+        ...
+
+
+def is_command(subject: str) -> bool:
+    """Whether what is asked there may change something."""
+    return any(subject == subjects.api(call) for call in COMMANDS)
+
+
+def no_answer(where: str, subject: str, within_s: float) -> TrainshedError:
+    """The error where nothing was answered in time."""
+    text = f"no answer from {where} within {within_s:g} s"
+    if is_command(subject):
+        text += (
+            ", so it is not known whether this was done. It is safe to ask again: "
+            "the same config is the same run"
+        )
+    return TrainshedError(ErrorCode.UNAVAILABLE, text)

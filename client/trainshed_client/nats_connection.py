@@ -1,0 +1,143 @@
+"""The way to the stack over NATS: requests, how their errors read, and what is republished of runs and output.
+
+Owns which subject is asked and heard; the connection itself is nats_client's. Importing this costs 0.1 s (nats-py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from trainshed_client import subjects
+from trainshed_client.connection import ReceiveOutput, ReceiveRun, Reply, is_command, no_answer
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+NO_RESPONDERS_FOR_S = 1.0
+"""A service that is starting again is waited for so long before "nobody answers" is believed."""
+SPELLED_OUT = 64
+"""Up to so many runs are subscribed to one by one; for more, all runs are."""
+
+
+class NatsConnection:
+    """See Connection. ``where`` names the server in errors; it is made anew for ever when it is lost."""
+
+    def __init__(self, nc: SafeClient, where: str) -> None:
+        self.nc = nc
+        self._where = where
+
+    @property
+    def where(self) -> str:
+        """See Connection."""
+        return self._where
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, patient: bool = True
+    ) -> Reply:
+        """See Connection."""
+        loop = asyncio.get_running_loop()
+        give_up, asked = loop.time() + (NO_RESPONDERS_FOR_S if patient else 0), 0
+        while True:
+            try:
+                msg = await self.nc.request(subject, payload, timeout=timeout / tries)
+                return Reply(msg.data, msg.headers or {})
+            except nats.errors.NoRespondersError:
+                if loop.time() >= give_up:
+                    raise self._nobody(subject) from None
+                await asyncio.sleep(0.1)
+            except nats.errors.MaxPayloadError:
+                raise TrainshedError(
+                    ErrorCode.TOO_LARGE,
+                    f"the request is {len(payload):,} bytes and the server takes {self.nc.max_payload:,}; "
+                    "split it into several",
+                ) from None
+            except TimeoutError:
+                asked += 1
+                if asked < tries:
+                    continue
+                raise no_answer(self._where, subject, timeout) from None
+            except nats.errors.Error as error:
+                raise TrainshedError(
+                    ErrorCode.UNAVAILABLE,
+                    f"the connection to {self._where} failed ({str(error).removeprefix('nats: ')})",
+                ) from None
+
+    def _nobody(self, subject: str) -> TrainshedError:
+        if subject.startswith(f"{subjects.API}.node.") and subject.count(".") == 4:
+            node = subject.split(".")[3]
+            return TrainshedError(
+                ErrorCode.UNAVAILABLE, f"the agent of {node} does not answer. See how it is: trainshed nodes"
+            )
+        service = "gateway" if is_command(subject) else "projector"
+        return TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"no {service} answers at {self._where}. Start one: trainshed up (or: trainshed {service})",
+        )
+
+    async def watch_runs(
+        self, run_ids: frozenset[str] | None, receive: ReceiveRun, again: Callable[[], None]
+    ) -> _Subscribed:
+        """See Connection."""
+
+        async def hear(msg: Msg) -> None:
+            receive(msg.subject.rpartition(".")[2], msg.data)
+
+        spelled_out = run_ids is not None and len(run_ids) <= SPELLED_OUT
+        tokens = sorted(run_ids or ()) if spelled_out else ["*"]
+        return await self._subscribe([subjects.watch_run(token) for token in tokens], hear, again)
+
+    async def watch_output(
+        self, run_id: str, attempt: int, node: str, receive: ReceiveOutput, again: Callable[[], None]
+    ) -> _Subscribed:
+        """See Connection."""
+
+        async def hear(msg: Msg) -> None:
+            receive(msg.subject.rpartition(".")[2], msg.headers or {}, msg.data)
+
+        return await self._subscribe([subjects.output(run_id, attempt, node, "*")], hear, again)
+
+    async def _subscribe(
+        self, to: list[str], hear: Callable[[Msg], object], again: Callable[[], None]
+    ) -> _Subscribed:
+        """Subscribe, and be sure that the server knows it, before anything is read."""
+        self.nc.reconnect_hooks.add(again)
+        subscribed = _Subscribed(self.nc, again)
+        for subject in to:
+            subscribed.subscriptions.append(
+                await self.nc.subscribe(
+                    subject,
+                    cb=hear,  # type: ignore[arg-type]
+                    pending_msgs_limit=-1,
+                    pending_bytes_limit=-1,
+                )
+            )
+        await self.nc.flush()
+        return subscribed
+
+    async def close(self) -> None:
+        """See Connection."""
+        await self.nc.close()
+
+    async def abandon(self) -> None:
+        """See Connection."""
+        await self.nc.abandon()
+
+
+class _Subscribed:
+    """Subscriptions, and what is called after a reconnection."""
+
+    def __init__(self, nc: SafeClient, again: Callable[[], None]) -> None:
+        self.subscriptions: list[Subscription] = []
+        self._nc = nc
+        self._again = again
+
+    async def close(self) -> None:
+        """See Watching."""
+        self._nc.reconnect_hooks.discard(self._again)
+        for subscription in self.subscriptions:
+            if not self._nc.is_closed:
+                await subscription.unsubscribe()
