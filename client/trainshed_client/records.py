@@ -34,7 +34,11 @@ class WaitsFor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's row. ``seq`` is the sequence of the event that last changed it."""
+    """A run's row. ``seq`` is the sequence of the event that last changed it.
+
+    ``waited_s``: seconds in the queue up to the last grant; since ``queued_at`` it waits again. ``duration_s``: the
+    worker's own time by its node's clock, once it has ended (None: nobody saw it).
+    """
 
     run_id: str
     name: str
@@ -55,12 +59,15 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     submitted_by: str | None = None
     submitted_at: str | None = None
+    queued_at: str | None = None
+    waited_s: float = 0.0
     dispatched_at: str | None = None
     started_at: str | None = None
     ready_at: str | None = None
     ended_at: str | None = None
     updated_at: str | None = None
     last_heartbeat_at: str | None = None
+    duration_s: float | None = None
     exit_code: int | None = None
     signal: int | None = None
     failure_reason: FailureReason | None = None
@@ -92,6 +99,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     ready_at: str | None = None
     ended_at: str | None = None
     last_heartbeat_at: str | None = None
+    duration_s: float | None = None
     exit_code: int | None = None
     signal: int | None = None
     failure_reason: FailureReason | None = None

@@ -33,6 +33,7 @@ class RunRow(msgspec.Struct, gc=False):
     cpus: int | None = None
     digest: str = ""
     dispatched_at: str | None = None
+    duration_s: float | None = None
     ended_at: str | None = None
     exit_code: int | None = None
     failure_reason: str | None = None
@@ -46,6 +47,7 @@ class RunRow(msgspec.Struct, gc=False):
     pid: int | None = None
     priority: int | None = None
     progress: Any = None
+    queued_at: str | None = None
     ready_at: Any = None
     run_id: str = ""
     seq: int = 0
@@ -59,6 +61,7 @@ class RunRow(msgspec.Struct, gc=False):
     submitted_at: str | None = None
     submitted_by: str | None = None
     updated_at: Any = None
+    waited_s: float = 0.0
 
 
 class AttemptRow(msgspec.Struct, gc=False):
@@ -68,6 +71,7 @@ class AttemptRow(msgspec.Struct, gc=False):
 
     attempt: int = 0
     dispatched_at: str | None = None
+    duration_s: float | None = None
     ended_at: str | None = None
     exit_code: int | None = None
     failure_reason: str | None = None

@@ -12,6 +12,7 @@ from events.codec import StoredEvent
 from events.config import stored_config
 from events.run_machine import outcome
 from events.state import Ended, Run
+from events.times import nanoseconds
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -82,6 +83,7 @@ def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: 
         labels=sorted_json(config.labels),
         name=run.name,
         priority=fitting(run.priority),
+        queued_at=time,
         run_id=run_id,
         seq=stored.seq,
         status="PENDING",
@@ -113,6 +115,7 @@ def _forget_attempts(working: WorkingSet, submit_seq: int) -> None:
 def _dispatched(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     assert isinstance(event, Dispatched)
     slots = sorted_json(event.slots)
+    _leave_queue(row, time)
     row.status, row.node, row.slots, row.dispatched_at = "DISPATCHING", event.node, slots, time
     attempt = AttemptRow(
         attempt=event.attempt,
@@ -144,22 +147,30 @@ def _cancel_requested(working: WorkingSet, event: Event, row: RunRow, run: Run, 
 
 def _retried(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     row.cancel_requested = False
-    _queued(row, run)
+    _queued(row, run, time)
 
 
 def _cancelled_while_queued(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
     assert isinstance(run.phase, Ended)
+    _leave_queue(row, time)
     row.status, row.ended_at = "CANCELLED", time
     row.failure_reason = _REASON[run.phase.reason]
 
 
-def _queued(row: RunRow, run: Run) -> None:
+def _queued(row: RunRow, run: Run, time: str) -> None:
     """PENDING with the next attempt: the columns of the attempt before are cleared."""
-    row.status, row.attempt = "PENDING", run.phase.attempt
+    row.status, row.attempt, row.queued_at = "PENDING", run.phase.attempt, time
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
-    row.exit_code = row.signal = row.failure_reason = None
+    row.duration_s = row.exit_code = row.signal = row.failure_reason = None
     row.slots = EMPTY_LIST
     NO_REPORT.set_in(row)
+
+
+def _leave_queue(row: RunRow, time: str) -> None:
+    if row.queued_at is not None:
+        waited_ns = nanoseconds(time) - nanoseconds(row.queued_at)
+        row.waited_s = round(row.waited_s + max(0, waited_ns) / 1e9, 6)
+        row.queued_at = None
 
 
 def _attempt_ended(
@@ -176,19 +187,22 @@ def _attempt_ended(
     report = NO_REPORT if heartbeat is None else ReportColumns.of(heartbeat)
     exit_code = fitting(getattr(event, "exit_code", None))
     signal = fitting(getattr(event, "signal", None))
+    duration_s = getattr(event, "duration_s", None)
     item = working.attempt(row.submit_seq, number)
     assert item is not None and item.row is not None
     working.touch_attempt((row.submit_seq, number), item)
     attempt = item.row
     attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
+    attempt.duration_s = duration_s
     report.set_in(attempt)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
         row.ended_at, row.exit_code, row.signal = time, exit_code, signal
+        row.duration_s = duration_s
         report.set_in(row)
     else:
-        _queued(row, run)
+        _queued(row, run, time)
     row.seq, row.updated_at = stored.seq, time
     for placement in end.attempt.placements:
         for index in placement.slots:

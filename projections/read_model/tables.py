@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -58,12 +58,15 @@ runs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("submitted_by", Text),
     Column("submitted_at", Text),
+    Column("queued_at", Text),  # while it is PENDING: since when
+    Column("waited_s", Float, nullable=False),  # in the queue, up to its last grant
     Column("dispatched_at", Text),
     Column("started_at", Text),
     Column("ready_at", Text),
     Column("ended_at", Text),
     Column("updated_at", Text),
     Column("last_heartbeat_at", Text),
+    Column("duration_s", Float),
     Column("exit_code", _BIG),
     Column("signal", _BIG),
     Column("failure_reason", Text),
@@ -97,6 +100,7 @@ attempts = Table(
     Column("ready_at", Text),
     Column("ended_at", Text),
     Column("last_heartbeat_at", Text),
+    Column("duration_s", Float),
     Column("exit_code", _BIG),
     Column("signal", _BIG),
     Column("failure_reason", Text),

@@ -95,17 +95,13 @@ def where(record: RunRecord | AttemptRecord) -> str:
 
 
 def waited(record: RunRecord, now: str) -> str:
-    """From submission to the grant, to its end, or until now."""
-    return _span(record.submitted_at, record.dispatched_at or record.ended_at or now)
+    """All of its time in the queue; none of it while an attempt had it."""
+    return format_duration(record.waited_s + (seconds_between(record.queued_at, now) or 0.0))
 
 
 def ran(record: RunRecord | AttemptRecord, now: str) -> str:
-    """From the worker's start to its end, or until now."""
-    return _span(record.started_at, record.ended_at or now)
-
-
-def _span(start: str | None, end: str) -> str:
-    seconds = seconds_between(start, end)
+    """As long as its worker ran, by the node's clock; of one that runs, since its start."""
+    seconds = record.duration_s if record.ended_at else seconds_between(record.started_at, now)
     return NOTHING if seconds is None else format_duration(seconds)
 
 

@@ -277,11 +277,12 @@ def test_the_listing_is_aligned_and_never_cut_for_a_program() -> None:
             name=long_name,
             node="gpu01",
             slots=[0, 1],
+            waited_s=12.0,
             dispatched_at="2026-11-24T09:00:12.000000Z",
             started_at="2026-11-24T09:00:12.500000Z",
             step=7,
         ),
-        record("abcdef" + "b" * 20, status=RunStatus.PENDING),
+        record("abcdef" + "b" * 20, status=RunStatus.PENDING, queued_at="2026-11-24T09:00:00.000000Z"),
     ]
     assert render(COLUMNS, rows(runs, NOW, whole_ids=True)) == [
         f"RUN                         {'NAME':80}  STATUS   WHERE      WAITED     RAN  LAST",

@@ -174,6 +174,24 @@ def test_a_requeue_clears_the_attempts_columns_and_keeps_them_with_the_attempt(m
     assert model.told(run_id)[-1] == ("failed", "exit 3, queued again: attempt 2 in 10 s")
 
 
+def test_waiting_is_the_time_in_the_queue_and_running_the_workers_own(model: Model) -> None:
+    """Each event of these logs is stored 1 ms after the one before."""
+    run_id = model.log.submit(RETRIES)
+    first = model.run(run_id)
+    assert (first["queued_at"], first["waited_s"], first["duration_s"]) == (first["submitted_at"], 0.0, None)
+    model.log.dispatch(run_id)
+    model.log.start(run_id)
+    assert (model.run(run_id)["queued_at"], model.run(run_id)["waited_s"]) == (None, 0.001)
+    model.fail(run_id, duration_s=3.5)
+    again, attempt = model.run(run_id), model.attempt(run_id)
+    assert (again["queued_at"], again["duration_s"]) == (again["updated_at"], None)
+    assert attempt["duration_s"] == 3.5
+    model.log.by_gateway(CancelRequested(run_id=run_id))
+    model.log.by_dispatcher(Cancelled(run_id=run_id, attempt=2, epoch=model.log.epoch))
+    ended = model.run(run_id)
+    assert (ended["status"], ended["queued_at"], ended["waited_s"]) == ("CANCELLED", None, 0.003)
+
+
 def test_a_retry_of_an_ended_run_is_its_next_attempt(model: Model) -> None:
     run_id = model.running()
     model.log.by_gateway(CancelRequested(run_id=run_id))

@@ -21,6 +21,7 @@ from services.cli.live import live_table, table
 from services.cli.main import cli
 from services.cli.output_tail import OutputTail
 from services.cli.table import PLAIN, Screen, text_width
+from services.cli.text import seconds_between
 from tests.support.timeline import entry
 from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
 from trainshed_client.records import (
@@ -71,7 +72,14 @@ def run(run_id: str, status: RunStatus, number: int, **given: Any) -> QueuedRunR
         "submitted_by": "local",
         "submitted_at": at("09:00:00"),
     }
-    return QueuedRunRecord(run_id=run_id.ljust(26, "a"), status=status, **{**fields, **given})
+    fields |= given
+    if status is RunStatus.PENDING:
+        fields.setdefault("queued_at", fields["submitted_at"])
+    else:
+        left_queue = fields.get("dispatched_at") or fields["ended_at"]
+        fields.setdefault("waited_s", seconds_between(fields["submitted_at"], left_queue))
+        fields.setdefault("duration_s", seconds_between(fields.get("started_at"), fields.get("ended_at")))
+    return QueuedRunRecord(run_id=run_id.ljust(26, "a"), status=status, **fields)
 
 
 STARTED = {
@@ -135,14 +143,21 @@ CHAINED = run(
     "n5late", RunStatus.PENDING, 11, **waits(AFTER_LIVE)
 )  # fmt: skip
 BROKEN = run(
-    "w2bad6", RunStatus.FAILED, 12, failure_reason=FailureReason.SPAWN_ERROR, node="gpu01", ended_at=at("09:00:13"),
+    "w2bad6", RunStatus.FAILED, 12, waited_s=13.0, failure_reason=FailureReason.SPAWN_ERROR, node="gpu01", ended_at=at("09:00:13"),
 )  # fmt: skip
 EVERY = [BROKEN, CHAINED, NEXT, LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
 
 
 def attempt(number: int, status: RunStatus, **given: Any) -> AttemptRecord:
+    duration_s = seconds_between(given["started_at"], given["ended_at"])
     return AttemptRecord(
-        run_id=FAILED.run_id, attempt=number, status=status, node="gpu01", slots=[0], **given
+        run_id=FAILED.run_id,
+        attempt=number,
+        status=status,
+        node="gpu01",
+        slots=[0],
+        duration_s=duration_s,
+        **given,
     )
 
 

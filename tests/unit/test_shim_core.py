@@ -155,15 +155,15 @@ def test_output_is_looked_at_only_when_its_time_is_due() -> None:
     assert actions == []
     state, again = step(state, Tick(130.0))
     assert again == (CheckOutput(),)
-    grown, _ = step(state, OutputGrew(130.0, 4.0))
+    grown, _ = step(state, OutputGrew(130.0, 126.0))
     assert next_deadline(grown) == 156.0
-    _, silent = step(state, OutputGrew(130.0, None))
+    _, silent = step(state, OutputGrew(130.0, 90.0))
     assert silent == (SignalTree(15),)
 
 
 def test_output_that_grew_right_after_the_last_look_does_not_put_it_off() -> None:
     state, _ = play(OUTPUT, Tick(130.0))
-    _, actions = step(state, OutputGrew(130.0, 30.0))
+    _, actions = step(state, OutputGrew(130.0, 100.0))
     assert actions == (SignalTree(15),)
 
 
@@ -209,7 +209,7 @@ inputs = st.one_of(
     st.builds(WorkerExited, times, st.integers(0, 255), st.none()),
     st.builds(WorkerExited, times, st.none(), st.integers(1, 64)),
     st.builds(Notified, times, st.builds(Fields, st.booleans(), st.none() | st.integers(0, 9))),
-    st.builds(OutputGrew, times, st.none() | st.floats(0, 100)),
+    st.builds(OutputGrew, times, times),
     st.builds(StopAsked, times, st.sampled_from(["cancel", "ended", "reclaimed"])),
     st.builds(Tick, times),
     st.builds(TreeGone, times),

@@ -127,8 +127,7 @@ def _notified(state: ShimState, event: Notified) -> Step:
 def _output_grew(state: ShimState, event: OutputGrew) -> Step:
     if state.phase is not ShimPhase.RUNNING or state.limits.source is not Source.OUTPUT:
         return state, ()
-    if event.age_s is not None:
-        state = replace(state, alive_at=max(state.alive_at, min(event.now, event.now - event.age_s)))
+    state = replace(state, alive_at=max(state.alive_at, min(event.now, event.grew_at)))
     limit = _silence_limit(state)
     if limit is not None and event.now >= limit:
         return _end(state, event.now, Reason.WORKER_TIMEOUT, state.limits.heartbeat_timeout_s)

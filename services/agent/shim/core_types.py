@@ -133,10 +133,10 @@ class Notified:
 
 @value
 class OutputGrew:
-    """The answer to CheckOutput: output last grew `age_s` seconds ago; None: not since the last look."""
+    """The answer to CheckOutput: by the looks at it, output last grew at `grew_at`."""
 
     now: float
-    age_s: float | None
+    grew_at: float
 
 
 @value

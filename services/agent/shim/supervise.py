@@ -15,7 +15,18 @@ import socket
 import struct
 import time
 
-from services.agent.shim import cgroup, core, core_types, files, launch, notify, prefork, process_tree, values
+from services.agent.shim import (
+    cgroup,
+    core,
+    core_types,
+    files,
+    launch,
+    notify,
+    output_watch,
+    prefork,
+    process_tree,
+    values,
+)
 from services.failpoints import failpoint
 
 TYPE_CHECKING = False
@@ -157,15 +168,17 @@ class Supervisor:
         self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
         self._agent = f"{raw.get('sockets')}/agent.sock"
         output_dir = raw.get("output_dir")
-        self._outputs = (f"{output_dir}/stdout.log", f"{output_dir}/stderr.log")
         try:
             limits = launch.limits(launch.read_intent(raw))
         except (KeyError, TypeError, ValueError):
             limits = core_types.Limits()  # the waiting process refuses it, with the reason
         self._state = core_types.ShimState(limits)
+        self._output = None
+        if limits.source is core_types.Source.OUTPUT and limits.heartbeat_timeout_s is not None:
+            outputs = (f"{output_dir}/stdout.log", f"{output_dir}/stderr.log")
+            self._output = output_watch.OutputWatch(outputs, limits.heartbeat_timeout_s, boottime)
         self._tree_gone = False
         self._logging = False
-        self._sizes = (0, 0)
         self._durable_due = math.inf
         self._unsent: list[core_types.ShimMessage] = []  # the agent's queue was full
         self._resend_due = math.inf
@@ -217,6 +230,8 @@ class Supervisor:
             failpoint("shim.released")
             self._durable_due = boottime() + DURABLE_AFTER_S
             self._feed(core_types.Released(boottime(), self._worker_pid))
+            if self._output is not None:
+                self._output.start()
             return
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._worker_pid, 0)
@@ -275,7 +290,8 @@ class Supervisor:
             case core_types.KillTree():
                 self._kill_tree()
             case core_types.CheckOutput():
-                self._feed(core_types.OutputGrew(boottime(), self._output_age()))
+                assert self._output is not None
+                self._feed(core_types.OutputGrew(boottime(), self._output.grew_at()))
             case core_types.SendToAgent():
                 self._send(action.message)
             case core_types.WriteExit():
@@ -290,18 +306,6 @@ class Supervisor:
                 return
             process_tree.kill_children()
             self._reap()
-
-    def _output_age(self) -> float | None:
-        """Seconds since output last grew; None where it did not grow since the last look."""
-        stats = []
-        for path in self._outputs:
-            with contextlib.suppress(OSError):
-                stats.append(os.stat(path))
-        sizes = (stats[0].st_size, stats[1].st_size) if len(stats) == 2 else self._sizes
-        if sizes == self._sizes:
-            return None
-        self._sizes = sizes
-        return max(0.0, time.time() - max(each.st_mtime for each in stats))
 
     def _write_exit(self, end: core_types.WriteExit) -> None:
         self._durable_due = math.inf

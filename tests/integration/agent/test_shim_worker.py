@@ -351,6 +351,18 @@ async def test_silence_times_an_output_worker_out_and_each_line_puts_it_off(here
     assert end.duration_s > 1.2
 
 
+async def test_a_file_servers_clock_that_is_behind_makes_no_output_old(here: Box) -> None:
+    code = """
+import os, sys, time
+for n in range(15):
+    print(n, flush=True)
+    os.utime("/proc/self/fd/1", (time.time() - 600,) * 2)
+    time.sleep(0.1)
+"""
+    folder = await here.python("run", code, heartbeat={"source": "output", "timeout_s": 0.6})
+    assert (await here.ended(folder)).reason is ExitReason.EXITED
+
+
 # What the agent hears
 
 
