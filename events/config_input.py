@@ -31,6 +31,7 @@ from events.config_checks import (
 from events.config_text import parse_json, parse_yaml
 from events.credentials import refuse_credentials
 from events.json_limits import MAX_BYTES, below, check_json, invalid, kind, too_large
+from events.own_variables import refuse_own_variables
 from trainshed_client.errors import TrainshedError
 
 __all__ = ["AcceptedConfig", "accepted_config", "parse_json", "parse_yaml"]
@@ -70,6 +71,9 @@ def accepted_config(raw: object, *, allow_credentials: bool = False) -> Accepted
         )
     if config.run_name == config.default_name:
         config = msgspec.structs.replace(config, run_name=None)
+    gpus = config.resources.gpus.requested
+    refuse_own_variables("environment", config.environment, gpus=gpus)
+    refuse_own_variables("secrets", config.secrets, gpus=gpus)
     if not allow_credentials:
         refuse_credentials(config.environment, config.metadata)
     normalised = config.normalised()

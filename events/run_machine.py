@@ -6,6 +6,7 @@ nothing of how nodes come and go. Total; no clock, no I/O.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import msgspec
@@ -82,6 +83,8 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
             failed = dependency
     phase = Pending(attempt=1, waiting_for=frozenset(waiting), failed_dependency=failed)
     run = run_of_config(event.run_id, stored.seq, bytes(event.config), config, phase)
+    if event.caller_path is not None:  # interned: a sweep's runs bear one and the same
+        run = msgspec.structs.replace(run, caller_path=sys.intern(event.caller_path))
     state.put_run(run)
     return Change(runs=(RunChange(None, run),))
 

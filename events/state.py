@@ -89,13 +89,14 @@ class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """All of a run that its config does not decide: what the read model keeps of it beside the config.
 
     ``tries`` counts the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended
-    ``not_started``.
+    ``not_started``. ``caller_path`` is its Submitted's.
     """
 
     phase: Phase
     tries: int = 0
     unstarted: int = 0
     cancel_requested: bool = False
+    caller_path: str | None = None
 
 
 class Run(RunProgress, frozen=True, kw_only=True):
@@ -328,7 +329,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,11 +38,16 @@ class NodeEvent(Event, frozen=True, kw_only=True):
 
 
 class Submitted(RunEvent, frozen=True, kw_only=True):
-    """A run config was accepted. ``config`` is the normalised config, as JSON."""
+    """A run config was accepted. ``config`` is the normalised config, as JSON.
+
+    ``caller_path``: the PATH of who submitted a command, for its worker; it stands outside the digest, so that two
+    terminals ask for one run. None: the worker has its node's.
+    """
 
     config: msgspec.Raw
     digest: str
     submitted_by: str = "local"
+    caller_path: str | None = None
 
 
 class CancelRequested(RunEvent, frozen=True, kw_only=True):

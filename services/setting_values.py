@@ -69,6 +69,13 @@ def choice(kind: type[enum.StrEnum]) -> Callable[[str], enum.StrEnum]:
     return parse
 
 
+def variable_names(value: str) -> str:
+    names = value.replace(",", " ").split()
+    if not names or any("=" in name for name in names):
+        raise ValueError("names of variables with commas between them, as HF_HOME,WANDB_*")
+    return ",".join(names)
+
+
 def node_name(value: str) -> str:
     if not NODE_NAME.fullmatch(value):
         raise ValueError("1 to 63 of a-z, 0-9 and -")

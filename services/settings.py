@@ -23,7 +23,10 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 
 PREFIX = "TRAINSHED_"
 # What an agent gives its workers: no settings, but a worker may well call `trainshed`.
-WORKER_NAMES = frozenset(PREFIX + name for name in ("LOG_ID", "RUN_ID", "ATTEMPT", "RUN_DIR", "MAX_STEPS"))
+WORKER_NAMES = frozenset(
+    PREFIX + name
+    for name in ("LOG_ID", "RUN_ID", "ATTEMPT", "RUN_DIR", "CPUS", "MEMORY_MB", "SLOTS", "MAX_STEPS")
+)
 
 
 class LogFormat(enum.StrEnum):
@@ -148,6 +151,14 @@ class Settings:
             setting_values.listen,
             "`[HOST:]PORT` (no host: 127.0.0.1) where a service answers `/healthz`, `/readyz` and `/metrics`; `up` takes the next port too.",
             "not served",
+        ),
+    ] = None
+    worker_env: Annotated[
+        str | None,
+        _Variable(
+            setting_values.variable_names,
+            "Names of the agent's variables that its workers get too: `HF_HOME,WANDB_*` (`*`: any letters).",
+            "none",
         ),
     ] = None
     log_format: Annotated[

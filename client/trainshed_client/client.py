@@ -117,9 +117,13 @@ class Trainshed:
 
     # --- commands -----------------------------------------------------------------------------------------
 
-    async def submit(self, config: Mapping[str, object]) -> Submission:
-        """Submit a run config. The same config is the same run: then ``created`` is false and nothing starts."""
-        return await self._ask("run.submit", config, Submission)
+    async def submit(self, config: Mapping[str, object], *, caller_path: str | None = None) -> Submission:
+        """Submit a run config. The same config is the same run: then ``created`` is false and nothing starts.
+
+        ``caller_path`` is the PATH for the worker, where its ``environment`` has none; it makes no other run.
+        """
+        request = config if caller_path is None else {"config": config, "caller_path": caller_path}
+        return await self._ask("run.submit", request, Submission)
 
     async def submit_many(self, configs: Sequence[Mapping[str, object]]) -> list[Submission]:
         """Submit all or none (1,000 runs and 1 MB at most), with one answer a config in order."""

@@ -1,6 +1,6 @@
 """The console script `trainshed`: says which folder hides Trainshed's own `services`, where one does, then starts it.
 
-Owns that check alone; it is here because no other program bears the name `trainshed_client`. Knows no verb.
+Owns that check and the start in UTF-8; it is here because no other program bears the name `trainshed_client`. Knows no verb.
 """
 
 from __future__ import annotations
@@ -19,11 +19,23 @@ _INSIDE = os.path.join("cli", "main.py")
 
 def main() -> NoReturn:
     """Run `trainshed` with the words of the command line, and exit with its code."""
+    as_utf8()
     if complaint := hidden():
         sys.stderr.write(f"Error: {complaint}\n")
         raise SystemExit(ExitCode.BAD_INPUT)
     importlib.import_module(f"{_PACKAGE}.cli.main").main()
     raise AssertionError("services.cli.main.main does not return")
+
+
+def as_utf8() -> None:
+    """Start over in UTF-8 mode where the locale is another: names and words are the same bytes then, and the same run.
+
+    What we start is in that mode too. Raises OSError where this Python cannot be started.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def hidden(path: list[str] | None = None) -> str | None:

@@ -3,6 +3,10 @@
 Owns nothing; see services.cli.main.
 """
 
+from trainshed_client.launch import as_utf8
+
+as_utf8()
+
 from services.cli.main import main
 
 main()

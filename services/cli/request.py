@@ -22,19 +22,22 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 F = TypeVar("F", bound=Callable[..., Any])
 Config = dict[str, Any]
 
-_NOT_PASSED_ON = ("PYTHONPATH", "LD_LIBRARY_PATH")
+_TAKEN_ALONG = ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
+"""What makes the caller's programs find their libraries: part of what is run, so part of the config."""
 
 
 class Request(NamedTuple):
     """The configs to submit; ``batch``: they came as JSON lines. ``warnings`` are for stderr.
 
-    ``places``: of a batch where each config stands, as in ``sweep.jsonl, line 3``.
+    ``places``: of a batch where each config stands, as in ``sweep.jsonl, line 3``. ``caller_path``: of a command the
+    caller's PATH, for the worker.
     """
 
     configs: list[Config]
     batch: bool
     warnings: list[str]
     places: Sequence[str] = ()
+    caller_path: str | None = None
 
 
 def config_options(function: F) -> F:
@@ -91,13 +94,13 @@ def build(
     env = os.environ if environ is None else environ
     here = os.getcwd() if cwd is None else cwd
     command, file = options["command"], options["file"]
-    warnings: list[str] = []
     places: list[str] = []
+    caller_path: str | None = None
     if command and file:
         raise _invalid("-f CONFIG and -- CMD exclude each other; give one, as in: trainshed submit -f CONFIG")
     if command:
         configs, batch = [_from_command(command, env, here)], False
-        warnings = _not_passed_on(options["env"], env)
+        caller_path = _callers_path(env)
     elif file:
         configs, places = _from_file(file, stdin or _read_stdin)
         batch = bool(places)
@@ -110,7 +113,7 @@ def build(
         _overlay(config, given)
         if options["new"]:
             config["submission_key"] = secrets.token_hex(16)
-    return Request(configs, batch, warnings, places)
+    return Request(configs, batch, [], places, caller_path)
 
 
 def _from_command(command: Sequence[str], env: Mapping[str, str], here: str) -> Config:
@@ -118,6 +121,8 @@ def _from_command(command: Sequence[str], env: Mapping[str, str], here: str) -> 
     config: Config = {"entry_point": _absolute(program, env, here), "working_dir": here}
     if arguments:
         config["arguments"] = arguments
+    if along := {name: env[name] for name in _TAKEN_ALONG if env.get(name)}:
+        config["environment"] = along
     return config
 
 
@@ -131,13 +136,32 @@ def _absolute(program: str, env: Mapping[str, str], here: str) -> str:
     return os.path.normpath(os.path.join(here, found))
 
 
-def _not_passed_on(given: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    names = {name.partition("=")[0] for name in given}
-    return [
-        f"{name} is set here and not passed on to the run; to pass it on: --env {name}"
-        for name in _NOT_PASSED_ON
-        if env.get(name) and name not in names
+def _callers_path(env: Mapping[str, str]) -> str | None:
+    """The caller's PATH for the worker, less the folder of Trainshed's own venv where that is not the active one.
+
+    A folder whose name is no text (not UTF-8) is left out.
+    """
+    own = None if sys.prefix == sys.base_prefix else os.path.join(sys.prefix, "bin")
+    if own is not None and _same(env.get("VIRTUAL_ENV", ""), sys.prefix):
+        own = None
+    folders = [
+        folder
+        for folder in env.get("PATH", "").split(os.pathsep)
+        if not (own is not None and _same(folder, own)) and _is_text(folder)
     ]
+    return os.pathsep.join(folders) or None
+
+
+def _same(folder: str, other: str) -> bool:
+    return bool(folder) and os.path.realpath(folder) == os.path.realpath(other)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], list[str]]:

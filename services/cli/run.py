@@ -48,7 +48,7 @@ async def _run(request: Request) -> int:
     async with connected(patient=True) as trainshed:
         await resolve_after(trainshed, request.configs)
         async with Submitting(trainshed, request.configs) as submitting:
-            submission = await trainshed.submit(request.configs[0])
+            submission = await trainshed.submit(request.configs[0], caller_path=request.caller_path)
             run_id = submission.run_id
             detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
             note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))

@@ -68,7 +68,7 @@ async def _submit(request: Request, as_json: bool) -> None:
             if batch:
                 submissions = await _submit_lines(trainshed, request)
             else:
-                submissions = [await trainshed.submit(configs[0])]
+                submissions = [await trainshed.submit(configs[0], caller_path=request.caller_path)]
             for submission in submissions:
                 if as_json:
                     print_json(msgspec.json.encode(submission))

@@ -89,6 +89,8 @@ def dispatched(grant: Grant, epoch: int, view: View) -> Dispatched:
     """The event of a grant: with all that its node needs to launch."""
     run = grant.run
     launch = stored_config(run.config).launch()
+    if run.caller_path is not None:
+        launch["caller_path"] = run.caller_path
     return Dispatched(
         run_id=run.run_id,
         attempt=run.attempt,

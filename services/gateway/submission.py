@@ -14,6 +14,7 @@ from events.canonical import Digest
 from events.codec import NewEvent, Writer
 from events.config import RunConfig
 from events.config_input import accepted_config
+from events.json_limits import check_json, cut, invalid, kind
 from events.log import Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Submitted
 from services.api import Call
@@ -29,6 +30,7 @@ from trainshed_client.statuses import RunStatus
 _log = get_logger("gateway")
 
 MAX_BATCH_RUNS = 1_000
+MAX_PATH_BYTES = 32 * 1024
 FOREIGN_TRIES = 5
 """How often a conflict without a Submitted is looked at again: a cluster's replica may be behind for a moment."""
 
@@ -115,8 +117,12 @@ class SubmissionCalls:
         return {"runs": out}
 
     def _submission(self, raw: object, by: str, path: str = "") -> NewSubmission:
-        """What is submitted with this config, if it is accepted; ``path``: where in the request it stands."""
+        """What is submitted with this config, if it is accepted; ``path``: where in the request it stands.
+
+        ``raw`` is the config, or an object that holds it as ``config`` with what goes beside it.
+        """
         try:
+            raw, beside = _unwrapped(raw)
             accepted = accepted_config(raw, allow_credentials=self._allow_credentials)
         except TrainshedError as error:
             if not path:
@@ -126,7 +132,11 @@ class SubmissionCalls:
             ) from None
         digest = accepted.digest
         event = Submitted(
-            run_id=digest.run_id, config=msgspec.Raw(accepted.stored), digest=digest.hex, submitted_by=by
+            run_id=digest.run_id,
+            config=msgspec.Raw(accepted.stored),
+            digest=digest.hex,
+            submitted_by=by,
+            caller_path=beside.caller_path,
         )
         return NewSubmission(accepted.config, digest, self._writer.new(event))
 
@@ -192,6 +202,29 @@ class SubmissionCalls:
             return _created(submission, seq)
         run = await self._lookup.run(submission.run_id, seq)
         return _answer(submission, False, run.status if run is not None else RunStatus.UNSPECIFIED, seq)
+
+
+class _SentBeside(msgspec.Struct, frozen=True):
+    """What a request may say beside a run config: kept in Submitted, outside the digest."""
+
+    caller_path: str | None = None
+
+
+def _unwrapped(raw: object) -> tuple[object, _SentBeside]:
+    """The config, and what was sent beside it. Raises TrainshedError (invalid)."""
+    if not isinstance(raw, dict) or "config" not in raw:
+        return raw, _SentBeside()
+    known = ("config", *_SentBeside.__struct_fields__)
+    for name in raw:
+        if name not in known:
+            raise invalid(cut(str(name)), f"unknown beside a config. Accepted here: {', '.join(known)}")
+    path = raw.get("caller_path")
+    check_json({"caller_path": path})
+    if path is not None and not isinstance(path, str):
+        raise invalid("caller_path", f"must be a string, not {kind(path)}")
+    if path is not None and (size := len(path.encode())) > MAX_PATH_BYTES:
+        raise invalid("caller_path", f"must have at most {MAX_PATH_BYTES} bytes; this has {size}")
+    return raw["config"], _SentBeside(path or None)
 
 
 class NewSubmission(msgspec.Struct, frozen=True):

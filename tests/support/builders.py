@@ -52,7 +52,12 @@ LAUNCH = msgspec.Raw(b'{"entry_point":"/bin/true"}')
 EXAMPLES: dict[str, tuple[Role, Event]] = {
     "submitted": (
         Role.GATEWAY,
-        Submitted(run_id="r1", config=msgspec.Raw(b'{"entry_point":"/bin/true"}'), digest="ab" * 32),
+        Submitted(
+            run_id="r1",
+            config=msgspec.Raw(b'{"entry_point":"/bin/true"}'),
+            digest="ab" * 32,
+            caller_path="/opt/bin:/bin",
+        ),
     ),
     "cancel_requested": (Role.GATEWAY, CancelRequested(run_id="r1", reason="no longer needed")),
     "retry_requested": (Role.GATEWAY, RetryRequested(run_id="r1", attempt=2, requested_by="ann")),

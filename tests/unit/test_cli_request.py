@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,21 +72,69 @@ def test_a_program_that_is_not_in_the_path_is_refused_by_name() -> None:
     assert "no program 'no-such-thing' is in your PATH" in refusal(command=("no-such-thing",))
 
 
-def test_only_the_named_variables_go_along() -> None:
-    environ = {"PATH": "/bin", "SEED": "3", "HOME": "/home/ada"}
-    config = the_config(command=("sh",), env=("SEED", "MODE=fast=1", "EMPTY="), environ=environ)
-    assert config["environment"] == {"SEED": "3", "MODE": "fast=1", "EMPTY": ""}
+def test_the_named_variables_go_along_and_those_by_which_programs_find_their_libraries() -> None:
+    environ = {
+        "PATH": "/bin",
+        "SEED": "3",
+        "HOME": "/home/ada",
+        "VIRTUAL_ENV": "/home/ada/venv",
+        "CONDA_PREFIX": "/opt/conda/envs/rl",
+        "CONDA_DEFAULT_ENV": "rl",
+        "PYTHONPATH": "/home/ada/lib",
+        "LD_LIBRARY_PATH": "",
+    }
+    config = the_config(
+        command=("sh",), env=("SEED", "MODE=fast=1", "EMPTY=", "PYTHONPATH=/other"), environ=environ
+    )
+    assert config["environment"] == {
+        "SEED": "3",
+        "MODE": "fast=1",
+        "EMPTY": "",
+        "VIRTUAL_ENV": "/home/ada/venv",
+        "CONDA_PREFIX": "/opt/conda/envs/rl",
+        "CONDA_DEFAULT_ENV": "rl",
+        "PYTHONPATH": "/other",
+    }
+
+
+def test_a_file_has_its_own_environment_and_no_callers_path(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"entry_point": "/bin/true"}')
+    request = built(file=str(file), environ={"PATH": "/bin", "VIRTUAL_ENV": "/home/ada/venv"})
+    assert request.configs == [{"entry_point": "/bin/true"}]
+    assert request.caller_path is None
+
+
+def test_the_callers_path_goes_beside_the_config() -> None:
+    one, other = (
+        built(command=("/bin/true",), environ={"PATH": path}) for path in ("/opt/a/bin:/bin", "/b:/bin")
+    )
+    assert one.configs == other.configs == [{"entry_point": "/bin/true", "working_dir": "/home/ada"}]
+    assert (one.caller_path, other.caller_path) == ("/opt/a/bin:/bin", "/b:/bin")
+
+
+def test_the_callers_path_is_less_trainsheds_own_venv_unless_that_is_the_active_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own" / "bin").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    own = f"{tmp_path}/own/bin"
+    monkeypatch.setattr(sys, "prefix", f"{tmp_path}/own")
+
+    def callers_path(**environ: str) -> str | None:
+        return built(command=("/bin/true",), environ=environ).caller_path
+
+    assert callers_path(PATH=f"{own}:/bin:{tmp_path}/link/bin/:/usr/bin") == "/bin:/usr/bin"
+    assert callers_path(PATH=f"{own}:/bin", VIRTUAL_ENV="/home/ada/venv") == "/bin"
+    assert callers_path(PATH=f"{own}:/bin", VIRTUAL_ENV=f"{tmp_path}/link") == f"{own}:/bin"
+    assert callers_path(PATH=own) is None
+    assert callers_path(PATH="/bin:/gr\udcfcn:/usr/bin") == "/bin:/usr/bin", "a name that is no text"
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert callers_path(PATH=f"{own}:/bin") == f"{own}:/bin", "no venv, so nobody's alone"
 
 
 def test_a_variable_that_is_not_set_cannot_be_passed_on() -> None:
     assert "no such variable is set here" in refusal(command=("sh",), env=("SEED",))
-
-
-def test_a_path_variable_that_is_left_behind_is_told_of() -> None:
-    environ = {"PATH": "/bin", "PYTHONPATH": "/x", "LD_LIBRARY_PATH": "/y"}
-    (warning,) = built(command=("sh",), env=("LD_LIBRARY_PATH",), environ=environ).warnings
-    assert "PYTHONPATH is set here and not passed on" in warning
-    assert "--env PYTHONPATH" in warning
 
 
 def test_every_option_lands_in_its_field() -> None:

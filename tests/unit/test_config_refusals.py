@@ -44,6 +44,21 @@ JSON: list[tuple[bytes, str | None, str]] = [
     (b'{"resources": {"gpu": 1}}', "resources.gpu", "did you mean resources.gpus?"),
     (b'{"resources": {"gpus": {"count": 1}}}', "resources.gpus.count", "Accepted here: mandatory, requested"),
     (b'{"stop": {"grace": 1}}', "stop.grace", "did you mean stop.grace_s?"),
+    # What Trainshed sets itself
+    (b'{"environment": {"TRAINSHED_RUN_ID": "x"}}', "environment.TRAINSHED_RUN_ID", "write {{run_id}} there"),
+    (b'{"environment": {"TRAINSHED_CPUS": "8"}}', "environment.TRAINSHED_CPUS", '"resources": {"cpus": 4}'),
+    (b'{"environment": {"CUDA_VISIBLE_DEVICES": "0"}}', "environment.CUDA_VISIBLE_DEVICES", '"requested": 1'),
+    (
+        b'{"environment": {"CUDA_VISIBLE_DEVICES": ""}, "resources": {"gpus": {"requested": 1}}}',
+        "environment.CUDA_VISIBLE_DEVICES",
+        "empty is accepted where none is asked for",
+    ),
+    (
+        b'{"environment": {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}}',
+        "environment.CUDA_DEVICE_ORDER",
+        "PCI_BUS_ID",
+    ),
+    (b'{"secrets": {"NOTIFY_SOCKET": {"env": "X"}}}', "secrets.NOTIFY_SOCKET", "Trainshed sets this itself"),
     # Numbers
     (b'{"resources": {"cpus": NaN}}', "resources.cpus", "must be a finite number"),
     (b'{"metadata": {"a": [1, -Infinity]}}', "metadata.a[1]", "must be a finite number"),
@@ -303,3 +318,8 @@ def test_a_loop_of_python_objects_is_refused() -> None:
     loop: dict[str, Any] = {}
     loop["metadata"] = loop
     assert "nested more than 64 deep" in refusal(lambda: run_config(loop)).message
+
+
+def test_what_would_be_set_to_the_same_value_is_no_conflict() -> None:
+    same = {"CUDA_VISIBLE_DEVICES": "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TRAINSHED_STATE_DIR": "/other"}
+    assert run_config({"entry_point": "x", "environment": same}).environment == same

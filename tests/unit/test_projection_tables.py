@@ -156,7 +156,8 @@ def test_all_of_a_run_that_its_config_does_not_decide_is_kept_with_its_row() -> 
     assert [field.name for field in of_config if not field.required] == []
     story = Story()
     story.submit("r1", priority=3)
-    changed = {name: field.type(1) for name, field in progress.items() if name != "phase"}
+    others = {int: 1, bool: True, str | None: "/opt/bin"}
+    changed = {name: others[field.type] for name, field in progress.items() if name != "phase"}
     run = msgspec.structs.replace(
         story.state.runs["r1"], phase=Pending(attempt=2, not_before_ns=5), **changed
     )

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from events.own_variables import INSTEAD
 from services.agent.folders import files
 from services.agent.folders.files import ExitReason, StopReason
 from services.agent.processes.sockets import LONGEST_PATH, sockets_dir
 from services.agent.shim import launch
 from services.agent.shim.core_types import Limits, Source
+from services.agent.shim.environment import THREADS, inherited_base
 from services.agent.shim.launch import Command, SpawnError
 
 RUN = "abcdefghijklmnopqrstuvwxyz"
 AGENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/home/someone",
+    "USER": "someone",
+    "LOGNAME": "someone",
+    "SHELL": "/bin/sh",
     "TRAINSHED_STATE_DIR": "/state",
     "TRAINSHED_LOG_ID": "outer",
     "NATS_URL": "nats://x",
@@ -67,7 +73,7 @@ def command(run_dir: Path, config: dict[str, Any], **more: Any) -> Command:
     return launch.command(intent(run_dir, config, **more), AGENT, os.getcwd(), "/s/7.sock")
 
 
-def test_the_environment_is_the_agents_less_our_own_then_the_declared_then_ours(run_dir: Path) -> None:
+def test_the_environment_is_the_machines_then_the_declared_then_ours(run_dir: Path) -> None:
     made = command(
         run_dir,
         {
@@ -80,21 +86,113 @@ def test_the_environment_is_the_agents_less_our_own_then_the_declared_then_ours(
             },
             "schedule": {"max_steps": 1000},
         },
+        slots=[0, 3],
+        cpus=2,
+        memory_mb=512,
     )
     assert made.environment == {
         "PATH": "/usr/bin:/bin",
         "HOME": "/else",
-        "HF_TOKEN": "hunter2",
+        "USER": "someone",
+        "LOGNAME": "someone",
+        "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8",
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
         "A": "b",
         "TRAINSHED_LOG_ID": "log",
         "TRAINSHED_RUN_ID": RUN,
         "TRAINSHED_ATTEMPT": "2",
         "TRAINSHED_NODE": "gpu01",
         "TRAINSHED_RUN_DIR": str(run_dir),
+        "TRAINSHED_CPUS": "2",
+        "TRAINSHED_MEMORY_MB": "512",
+        "TRAINSHED_SLOTS": "0,3",
         "TRAINSHED_MAX_STEPS": "1000",
         "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "NOTIFY_SOCKET": "/s/7.sock",
+    }
+
+
+def test_the_threads_that_were_granted_are_told_where_the_config_does_not(run_dir: Path) -> None:
+    made = command(
+        run_dir,
+        {"entry_point": "/bin/true", "environment": {"NPROC": "2", "PYTHONUNBUFFERED": ""}},
+        threads=12,
+    ).environment
+    assert {made[name] for name in THREADS if name != "NPROC"} == {"12"}
+    assert (made["NPROC"], made["PYTHONUNBUFFERED"]) == ("2", "")
+
+
+def test_what_a_config_of_an_older_log_sets_of_ours_is_overwritten_and_no_longer_accepted(
+    run_dir: Path,
+) -> None:
+    """The gateway refuses by name what the shim sets whatever the config says."""
+    config = {
+        "entry_point": "/bin/true",
+        "schedule": {"max_steps": 1000},
+        "heartbeat": {"source": "notify"},
+    }
+    names = command(run_dir, config, heartbeat_timeout_s=60.0, threads=1).environment
+    forged = {"environment": dict.fromkeys(names, "/forged"), **config}
+    made = command(run_dir, forged, heartbeat_timeout_s=60.0, threads=1).environment
+    assert {name for name, value in made.items() if value != "/forged"} == INSTEAD.keys()
+
+
+TERMINALS = {
+    "tmux": {"TMUX": "/tmp/tmux-1/default,1,0", "TMUX_PANE": "%0", "TERM": "tmux-256color", "SHLVL": "2"},
+    "ssh": {"SSH_CONNECTION": "::1 1 ::1 22", "SSH_TTY": "/dev/pts/0", "LANG": "de_DE@euro", "LC_ALL": "C"},
+    "venv": {"VIRTUAL_ENV": "/own", "PATH": "/own/bin:/usr/bin:/bin", "PS1": "(own)", "PYTHONPATH": "/x"},
+    "systemd": {"INVOCATION_ID": "0" * 32, "JOURNAL_STREAM": "8:1", "SYSTEMD_EXEC_PID": "1"},
+}
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_nothing_of_the_terminal_that_the_agent_was_started_in(terminal: str) -> None:
+    started = {**AGENT, "_": "/own/bin/trainshed", "PWD": "/", "OLDPWD": "/", **TERMINALS[terminal]}
+    assert inherited_base(started, "/own") == inherited_base(AGENT, "/own")
+
+
+def test_what_the_machine_needs_is_passed_over() -> None:
+    machine = {
+        "TZ": "Europe/Berlin",
+        "TMPDIR": "/scratch",
+        "https_proxy": "http://proxy:3128",
+        "NO_PROXY": "localhost",
+        "CUDA_HOME": "/usr/local/cuda",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute",
+        "NCCL_SOCKET_IFNAME": "eth1",
+    }
+    base = inherited_base({**AGENT, **machine})
+    assert {name: base[name] for name in machine if name in base} == machine
+
+
+def test_an_operator_passes_more_over_by_name_but_nothing_of_trainsheds_own(run_dir: Path) -> None:
+    agent = {
+        **AGENT,
+        "WANDB_MODE": "offline",
+        "LANG": "de_DE.UTF-8",
+        "PATH": "/own/bin:/bin",
+        "A.B": "1",
+        "AxB": "2",
+    }
+    base = inherited_base({**agent, "TRAINSHED_WORKER_ENV": "HF_*, A.B NATS_*,*PASSWORD,LANG"}, "/own")
+    assert base.keys() == inherited_base(AGENT).keys() | {"HF_TOKEN", "A.B", "LANG"}
+    assert base["PATH"] == "/bin"
+    assert inherited_base({**agent, "TRAINSHED_WORKER_ENV": "PATH"}, "/own")["PATH"] == "/own/bin:/bin"
+
+
+def test_a_service_that_is_told_of_no_user_says_who_it_is() -> None:
+    """As a container's and a system service's agent."""
+    base = inherited_base({"USER": "ada"})
+    user = pwd.getpwuid(os.getuid())
+    assert base == {
+        "USER": "ada",
+        "LOGNAME": user.pw_name,
+        "HOME": user.pw_dir,
+        "SHELL": user.pw_shell,
+        "PATH": os.defpath,
     }
 
 

@@ -15,6 +15,13 @@ from services.agent.folders.paths import Folders
 from services.agent.machine.inventory import Inventory
 
 
+def threads_of(inventory: Inventory, grant: Dispatched) -> int:
+    """How many threads an attempt's libraries are told to start: its CPUs, and with GPUs no less than its share of the
+    node's cores, which would be idle otherwise."""
+    share = inventory.cpus * len(grant.slots) // max(1, len(inventory.gpus))
+    return max(grant.cpus, share) if grant.slots else grant.cpus
+
+
 class Intents(msgspec.Struct, frozen=True, kw_only=True):
     """What every intent of this node and this boot shares."""
 
@@ -50,6 +57,9 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             launch=launch,
             slots=event.slots,
             devices=tuple(self._device(index) for index in event.slots),
+            cpus=event.cpus,
+            memory_mb=event.memory_mb,
+            threads=threads_of(self.inventory, event),
             run_dir=str(self.folders.run(ref.run_id)),
             output_dir=str(self.folders.output(ref)),
             sockets=self.sockets,

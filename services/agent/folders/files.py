@@ -69,6 +69,10 @@ class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
     """Values for CUDA_VISIBLE_DEVICES."""
+    cpus: int = 1
+    memory_mb: int = 0
+    threads: int | None = None
+    """What libraries are told to start; None in what an older agent wrote."""
     run_dir: str
     output_dir: str
     """Where stdout.log and stderr.log go; made by the agent."""

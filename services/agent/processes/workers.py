@@ -118,7 +118,8 @@ class Workers:
         inherited = dict(os.environ if environment is None else environment)
         for name in _NOT_INHERITED:
             inherited.pop(name, None)
-        inherited.update(TRAINSHED_LOG_ID=log_id, TRAINSHED_NODE=node)
+        # Whatever the locale: what a run config says is the same bytes on every node.
+        inherited.update(TRAINSHED_LOG_ID=log_id, TRAINSHED_NODE=node, PYTHONUTF8="1")
         self._cgroups = sweep.cgroups_of(self._marks)
         self._pool = ShimPool(self._state_dir, self.sockets_dir, self._cgroups, inherited, self._taken)
 

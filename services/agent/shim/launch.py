@@ -11,6 +11,7 @@ import re
 import signal
 import stat
 
+from services.agent.shim import environment as worker_environment
 from services.agent.shim.core_types import Limits, Source
 from services.agent.shim.values import value
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIG_FILE = "worker_config.json"
-OWN_PREFIXES = ("TRAINSHED_", "NATS_", "WATCHDOG_")
 MAX_SECRET_BYTES = 128 * 1024
 SAMPLE = (
     b'{"boot_id": "b", "run_id": "r", "attempt": 1, "node": "n", "log_id": "l", "launch": {"entry_point": "true",'
@@ -44,7 +44,11 @@ class ShimIntent:
     log_id: str
     boot_id: str
     launch: dict[str, object]
+    slots: tuple[int, ...]
     devices: tuple[str, ...]
+    cpus: int
+    memory_mb: int
+    threads: int | None
     run_dir: str
     output_dir: str
     sockets: str
@@ -66,7 +70,7 @@ class Command:
 
 def read_intent(raw: dict[str, object]) -> ShimIntent:
     """The intent from its JSON. Raises KeyError, TypeError or ValueError where a field is missing or of another kind."""
-    timeout = raw.get("heartbeat_timeout_s")
+    timeout, threads = raw.get("heartbeat_timeout_s"), raw.get("threads")
     return ShimIntent(
         run_id=_text(raw["run_id"]),
         attempt=int(str(raw["attempt"])),
@@ -74,7 +78,11 @@ def read_intent(raw: dict[str, object]) -> ShimIntent:
         log_id=_text(raw["log_id"]),
         boot_id=_text(raw["boot_id"]),
         launch=_object(raw["launch"]),
+        slots=tuple(int(str(slot)) for slot in _list(raw.get("slots"))),
         devices=tuple(_texts(raw.get("devices"))),
+        cpus=int(str(raw.get("cpus", 1))),
+        memory_mb=int(str(raw.get("memory_mb", 0))),
+        threads=None if threads is None else int(str(threads)),
         run_dir=_text(raw["run_dir"]),
         output_dir=_text(raw["output_dir"]),
         sockets=_text(raw["sockets"]),
@@ -105,29 +113,23 @@ def command(intent: ShimIntent, inherited: Mapping[str, str], folder: str, notif
     declared = {name: fill(value) for name, value in _strings(intent.launch.get("environment")).items()}
     working_dir = _working_dir(intent)
     environment = _environment(intent, inherited, declared, notify_path)
-    search = declared.get("PATH", inherited.get("PATH", os.defpath))
     entry_point = _text(intent.launch.get("entry_point", ""))
     if isinstance(worker, dict):
         name, arguments = _older_worker(intent, worker, entry_point, environment, folder, fill)
     else:
         name, arguments = entry_point, [fill(text) for text in _texts(intent.launch.get("arguments"))]
-    program = _program(name, working_dir, search)
+    program = _program(name, working_dir, environment["PATH"])
     return Command(program, [name, *arguments], working_dir, environment)
-
-
-def worker_base(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The agent's environment less what is Trainshed's own."""
-    return {
-        name: value
-        for name, value in inherited.items()
-        if not name.startswith(OWN_PREFIXES) and name != "NOTIFY_SOCKET"
-    }
 
 
 def _environment(
     intent: ShimIntent, inherited: Mapping[str, str], declared: dict[str, str], notify_path: str
 ) -> dict[str, str]:
-    environment = worker_base(inherited)
+    environment = worker_environment.defaults(intent.threads)
+    environment.update(worker_environment.inherited_base(inherited))
+    callers_path = intent.launch.get("caller_path")
+    if callers_path is not None:
+        environment["PATH"] = _text(callers_path)
     environment.update(declared)
     for name, source in _object(intent.launch.get("secrets")).items():
         environment[name] = _secret(name, _object(source), inherited)
@@ -137,6 +139,9 @@ def _environment(
         TRAINSHED_ATTEMPT=str(intent.attempt),
         TRAINSHED_NODE=intent.node,
         TRAINSHED_RUN_DIR=intent.run_dir,
+        TRAINSHED_CPUS=str(intent.cpus),
+        TRAINSHED_MEMORY_MB=str(intent.memory_mb),
+        TRAINSHED_SLOTS=",".join(map(str, intent.slots)),
         CUDA_VISIBLE_DEVICES=",".join(intent.devices),
         CUDA_DEVICE_ORDER="PCI_BUS_ID",
         NOTIFY_SOCKET=notify_path,
@@ -289,11 +294,15 @@ def _text(value: object) -> str:
 
 
 def _texts(value: object) -> list[str]:
+    return [_text(item) for item in _list(value)]
+
+
+def _list(value: object) -> list[object]:
     if value is None:
         return []
     if not isinstance(value, list):
         raise TypeError(f"a list was expected, not {type(value).__name__}")
-    return [_text(item) for item in value]
+    return value
 
 
 def _object(value: object) -> dict[str, object]:

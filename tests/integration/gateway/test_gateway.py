@@ -231,6 +231,36 @@ async def test_another_submission_key_makes_another_run(served: Served) -> None:
     assert len(ids) == 3
 
 
+async def test_the_callers_path_is_kept_beside_the_config_and_makes_no_other_run(served: Served) -> None:
+    first = await served.submit({"config": CONFIG, "caller_path": "/opt/a/bin:/bin"})
+    again = await served.submit({"config": CONFIG, "caller_path": "/opt/b/bin:/bin"})
+    bare = await served.submit(CONFIG)
+    assert (first["created"], again["created"], bare["created"]) == (True, False, False)
+    assert {one["run_id"] for one in (first, again, bare)} == {digest_of(run_config(CONFIG)).run_id}
+    (stored,) = [one.event for one in await everything(served.log) if isinstance(one.event, Submitted)]
+    assert stored.caller_path == "/opt/a/bin:/bin"
+    assert served.fold.state.runs[first["run_id"]].caller_path == "/opt/a/bin:/bin"
+    check = await ask(served.log.nc, "run.check", {"config": CONFIG, "caller_path": "/x"})
+    assert (check["new"], check["digest"]) == (False, first["digest"])
+
+
+@pytest.mark.parametrize(
+    ("beside", "path"),
+    [
+        ({"caller_path": 1}, "caller_path"),
+        ({"caller_path": "/bin:\0"}, "caller_path"),
+        ({"caller_path": "x" * 40_000}, "caller_path"),
+        ({"callers_path": "/bin"}, "callers_path"),
+    ],
+)
+async def test_what_is_sent_beside_a_config_is_checked(
+    served: Served, beside: dict[str, Any], path: str
+) -> None:
+    one = {"config": CONFIG, **beside}
+    assert (await served.error("run.submit", one))["path"] == path
+    assert (await served.error("run.submit_batch", {"runs": [CONFIG, one]}))["path"] == f"runs[1].{path}"
+
+
 async def test_rule_2_a_submission_whose_answer_was_lost_is_settled_by_its_id(
     nats_server: NatsServer,
 ) -> None:

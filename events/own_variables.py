@@ -1,0 +1,51 @@
+"""The variables that Trainshed itself sets for a worker, and their refusal in a run config, with what to write instead.
+
+Owns that list (the shim's `launch` sets them); knows nothing of the other fields of a run config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from events.json_limits import below, invalid
+
+_GPUS = 'a run gets the devices that it is granted: ask for them with "resources": {"gpus": {"requested": 1}}'
+_FILLED_IN = "leave it out; where another value must hold it, write {{%s}} there"
+
+INSTEAD: Mapping[str, str] = {
+    "CUDA_VISIBLE_DEVICES": _GPUS + " (empty is accepted where none is asked for)",
+    "CUDA_DEVICE_ORDER": "devices are numbered in the order of the PCI bus (PCI_BUS_ID is accepted)",
+    "NOTIFY_SOCKET": 'leave it out; heartbeats are asked for with "heartbeat": {"source": "notify"}',
+    "WATCHDOG_USEC": 'write "heartbeat": {"source": "notify", "timeout_s": 60}',
+    "TRAINSHED_RUN_ID": _FILLED_IN % "run_id",
+    "TRAINSHED_ATTEMPT": _FILLED_IN % "attempt",
+    "TRAINSHED_NODE": _FILLED_IN % "node",
+    "TRAINSHED_RUN_DIR": _FILLED_IN % "run_dir",
+    "TRAINSHED_LOG_ID": "leave it out",
+    "TRAINSHED_CPUS": 'write "resources": {"cpus": 4}',
+    "TRAINSHED_MEMORY_MB": 'write "resources": {"memory_mb": 8000}',
+    "TRAINSHED_SLOTS": _GPUS,
+    "TRAINSHED_MAX_STEPS": 'write "schedule": {"max_steps": 100000}',
+}
+"""Each of these variables → what to do instead of setting it."""
+
+
+def refuse_own_variables(field: str, variables: Mapping[str, object], *, gpus: int) -> None:
+    """Raise TrainshedError (invalid), by path, for a variable that would be overwritten with another value.
+
+    ``field`` is where they stand: ``environment``, or ``secrets``, whose values nobody knows here. ``gpus``: how many
+    the run asks for.
+    """
+    for name, value in variables.items():
+        instead = INSTEAD.get(name)
+        if (
+            instead is None
+            or value == _SET_ANYWAY.get(name)
+            or (name == _DEVICES and not gpus and value == "")
+        ):
+            continue
+        raise invalid(below(field, name), f"Trainshed sets this itself: {instead}")
+
+
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+_SET_ANYWAY = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
