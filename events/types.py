@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from events.json_limits import MAX_INTEGER
+from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role, Scope
 
@@ -255,11 +256,15 @@ class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptEnd(RunEvent, frozen=True, kw_only=True):
-    """Base of the four ways an attempt ends. An end without ``last_heartbeat`` clears those columns."""
+    """Base of the four ways an attempt ends. An end without ``last_heartbeat`` clears those columns.
+
+    ``usage``: None where no worker ran, or nobody measured it.
+    """
 
     attempt: Integer
     duration_s: float | None = None
     last_heartbeat: LastHeartbeat | None = None
+    usage: AttemptUsage | None = None
 
 
 class Completed(AttemptEnd, frozen=True, kw_only=True):

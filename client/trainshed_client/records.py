@@ -33,6 +33,22 @@ class WaitsFor(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class AttemptUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt used, from its worker's exec to the end of its tree; null where that is not known.
+
+    ``cpu_s``: seconds of CPU time; ``memory_peak_mb``: MiB; ``gpu_busy_s``: seconds of its devices at work, two at work
+    for one second being two; ``gpu_memory_peak_mb``: MiB of GPU memory. (docs: the contracts have what each measures.)
+    """
+
+    cpu_s: float | None = None
+    memory_peak_mb: int | None = None
+    gpu_busy_s: float | None = None
+    gpu_memory_peak_mb: int | None = None
+
+
+NO_USAGE = AttemptUsage()
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run's row. ``seq`` is the sequence of the event that last changed it.
 
@@ -75,6 +91,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None = None
     status_text: str | None = None
     metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    usage: AttemptUsage = NO_USAGE
 
 
 class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
@@ -107,6 +124,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None = None
     status_text: str | None = None
     metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    usage: AttemptUsage = NO_USAGE
     late_result: str | None = None
 
 

@@ -61,6 +61,7 @@ class RunRow(msgspec.Struct, gc=False):
     submitted_at: str | None = None
     submitted_by: str | None = None
     updated_at: Any = None
+    usage: Raw = EMPTY_OBJECT
     waited_s: float = 0.0
 
 
@@ -90,6 +91,7 @@ class AttemptRow(msgspec.Struct, gc=False):
     status: str = ""
     status_text: Any = None
     step: Any = None
+    usage: Raw = EMPTY_OBJECT
 
 
 class SlotRow(msgspec.Struct, gc=False):

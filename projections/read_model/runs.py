@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from msgspec import Raw
+
 from events.change import Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.config import stored_config
@@ -30,6 +32,7 @@ from projections.read_model.nodes import hold, let_go
 from projections.read_model.reports import NO_REPORT, ReportColumns
 from projections.read_model.rows import (
     EMPTY_LIST,
+    EMPTY_OBJECT,
     AttemptRow,
     RunRow,
     fitting,
@@ -37,6 +40,7 @@ from projections.read_model.rows import (
 )
 from projections.read_model.times import stored_time
 from projections.read_model.working_set import WorkingRow, WorkingRun, WorkingSet
+from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason, RunStatus
 
 _STATUS = {status: status.value for status in RunStatus}
@@ -162,7 +166,7 @@ def _queued(row: RunRow, run: Run, time: str) -> None:
     row.status, row.attempt, row.queued_at = "PENDING", run.phase.attempt, time
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
     row.duration_s = row.exit_code = row.signal = row.failure_reason = None
-    row.slots = EMPTY_LIST
+    row.slots, row.usage = EMPTY_LIST, EMPTY_OBJECT
     NO_REPORT.set_in(row)
 
 
@@ -185,6 +189,7 @@ def _attempt_ended(
     run, number = change.after, end.attempt.attempt
     heartbeat = getattr(event, "last_heartbeat", None)
     report = NO_REPORT if heartbeat is None else ReportColumns.of(heartbeat)
+    usage = _usage(event)
     exit_code = fitting(getattr(event, "exit_code", None))
     signal = fitting(getattr(event, "signal", None))
     duration_s = getattr(event, "duration_s", None)
@@ -195,11 +200,13 @@ def _attempt_ended(
     attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
     attempt.duration_s = duration_s
+    attempt.usage = usage
     report.set_in(attempt)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
         row.ended_at, row.exit_code, row.signal = time, exit_code, signal
         row.duration_s = duration_s
+        row.usage = usage
         report.set_in(row)
     else:
         _queued(row, run, time)
@@ -208,6 +215,21 @@ def _attempt_ended(
         for index in placement.slots:
             let_go(working, placement.node, index, run.run_id, number, time)
     working.add_to_timeline(row, stored, time, timeline.of_end(event, end, change, stored.stored_ns))
+
+
+def _usage(event: Event) -> Raw:
+    """What an end says that was used, each number one that every database holds."""
+    used = event.usage if isinstance(event, AttemptEnd) else None
+    if used is None:
+        return EMPTY_OBJECT
+    return sorted_json(
+        AttemptUsage(
+            cpu_s=used.cpu_s,
+            gpu_busy_s=used.gpu_busy_s,
+            gpu_memory_peak_mb=fitting(used.gpu_memory_peak_mb),
+            memory_peak_mb=fitting(used.memory_peak_mb),
+        )
+    )
 
 
 def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:

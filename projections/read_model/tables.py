@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -33,7 +33,7 @@ _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY 
 IS_LIVE = text("ended_at IS NULL")
 IS_ENDED = text("ended_at IS NOT NULL")
 BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained"})
-JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "other_pids", "data"})
+JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "usage", "other_pids", "data"})
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
 runs = Table(
@@ -74,6 +74,7 @@ runs = Table(
     Column("progress", Float),
     Column("status_text", Text),
     Column("metrics", Text, nullable=False),
+    Column("usage", Text, nullable=False),
     Column("config", Text, nullable=False),  # the normalised run config
     Column(
         "fold", Text, nullable=False
@@ -108,6 +109,7 @@ attempts = Table(
     Column("progress", Float),
     Column("status_text", Text),
     Column("metrics", Text, nullable=False),
+    Column("usage", Text, nullable=False),
     Column("late_result", Text),
     sqlite_with_rowid=False,
 )

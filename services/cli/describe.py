@@ -9,10 +9,17 @@ import shlex
 import signal
 from collections.abc import Callable, Sequence
 
-from services.cli.text import count, metric, seconds_between
+from services.cli.text import count, format_bytes, metric, seconds_between
 from services.durations import MINUTE_S, format_duration
 from trainshed_client.errors import ExitCode
-from trainshed_client.records import AttemptRecord, QueuedRunRecord, RunRecord, TimelineEntry, WaitsFor
+from trainshed_client.records import (
+    AttemptRecord,
+    AttemptUsage,
+    QueuedRunRecord,
+    RunRecord,
+    TimelineEntry,
+    WaitsFor,
+)
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,
     EndData,
@@ -114,6 +121,20 @@ def reported(record: RunRecord | AttemptRecord) -> str:
     if record.status_text:
         return record.status_text
     return "" if record.progress is None else f"{record.progress:.0%}"
+
+
+def used(usage: AttemptUsage) -> str:
+    """What an attempt used: ``3m20s of CPU, 1.2 GB of memory``; empty where nothing is known."""
+    parts = []
+    if usage.cpu_s is not None:
+        parts.append(f"{format_duration(usage.cpu_s)} of CPU")
+    if usage.memory_peak_mb is not None:
+        parts.append(f"{format_bytes(usage.memory_peak_mb << 20)} of memory")
+    if usage.gpu_busy_s is not None:
+        parts.append(f"{format_duration(usage.gpu_busy_s)} of GPU")
+    if usage.gpu_memory_peak_mb is not None:
+        parts.append(f"{format_bytes(usage.gpu_memory_peak_mb << 20)} of GPU memory")
+    return ", ".join(parts)
 
 
 def ending(record: RunRecord | AttemptRecord) -> str:

@@ -155,6 +155,8 @@ def _facts(
     yield "waited", describe.waited(record, at), None
     if record.started_at:
         yield "ran", describe.ran(record, at), None
+    if text := describe.used(record.usage):
+        yield "used", text, None
     if text := describe.reported(record):
         yield "told", text, None
     if record.submitted_by:

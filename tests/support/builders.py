@@ -42,6 +42,7 @@ from events.types import (
     View,
     Why,
 )
+from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason, RunStatus
 from trainshed_client.subjects import Role
 
@@ -120,6 +121,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
             attempt=1,
             duration_s=1.5,
             last_heartbeat=LastHeartbeat(step=5, progress=1.0, metrics={"reward": 200.0}, seq=3),
+            usage=AttemptUsage(cpu_s=3.25, memory_peak_mb=512, gpu_busy_s=1.5, gpu_memory_peak_mb=2048),
             artifacts=Artifacts(count=1, bytes=3, entries=(Artifact(path="m.npz", bytes=3, sha256="0f"),)),
         ),
     ),

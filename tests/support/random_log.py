@@ -34,6 +34,7 @@ from events.types import (
     Stopping,
     TimedOut,
 )
+from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason
 
 NODES = ("gpu01", "gpu02")
@@ -138,14 +139,15 @@ class RandomLog(LogMaker):
         last = self.random.choice([None, told])
         reason = self.random.choice(list(FailureReason))
         code = self.random.choice([None, 3, 10**25])
+        usage = self.random.choice([None, AttemptUsage(), AttemptUsage(cpu_s=-0.0, memory_peak_mb=10**25)])
         event: Event = self.random.choice(
             [
-                Completed(run_id=run_id, attempt=attempt, last_heartbeat=last),
+                Completed(run_id=run_id, attempt=attempt, last_heartbeat=last, usage=usage),
                 Failed(
                     run_id=run_id, attempt=attempt, failure_reason=reason, exit_code=code, last_heartbeat=last
                 ),
                 Failed(run_id=run_id, attempt=attempt, failure_reason=FailureReason.EXIT_CODE, exit_code=3),
-                Cancelled(run_id=run_id, attempt=attempt, reason="cancel", last_heartbeat=last),
+                Cancelled(run_id=run_id, attempt=attempt, reason="cancel", last_heartbeat=last, usage=usage),
                 TimedOut(
                     run_id=run_id, attempt=attempt, failure_reason=FailureReason.WORKER_TIMEOUT, timeout_s=300
                 ),

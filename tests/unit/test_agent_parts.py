@@ -39,6 +39,7 @@ from services.agent.output.telemetry import LineCutter, is_telemetry
 from services.agent.reports import ends
 from tests.support import eventually
 from trainshed_client.errors import TrainshedError
+from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason
 
 REF = AttemptRef("a" * 26, 2)
@@ -90,6 +91,13 @@ def test_every_exit_and_stop_reason_has_an_end() -> None:
 def test_what_never_ran_has_no_duration() -> None:
     assert ends.end_of(REF, exited(ExitReason.NOT_STARTED), None).duration_s is None
     assert ends.end_of(REF, exited(ExitReason.EXITED, exit_code=0), None).duration_s == 2.5
+
+
+def test_an_end_bears_what_the_shim_measured_if_a_worker_ran() -> None:
+    used = AttemptUsage(cpu_s=1.5, memory_peak_mb=64)
+    for reason, stop in itertools.product(ExitReason, [None, *StopReason]):
+        end = ends.end_of(REF, exited(reason, stop_reason=stop, usage=used), None)
+        assert end.usage == (used if end.duration_s is not None else None)
 
 
 def test_an_end_keeps_the_shims_last_word_and_the_latest_sign_of_life() -> None:

@@ -26,6 +26,7 @@ from events.types import (
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
+from trainshed_client.records import AttemptUsage
 from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import FailureReason
 
@@ -190,6 +191,19 @@ def test_waiting_is_the_time_in_the_queue_and_running_the_workers_own(model: Mod
     model.log.by_dispatcher(Cancelled(run_id=run_id, attempt=2, epoch=model.log.epoch))
     ended = model.run(run_id)
     assert (ended["status"], ended["queued_at"], ended["waited_s"]) == ("CANCELLED", None, 0.003)
+
+
+def test_what_an_attempt_used_is_with_it_and_with_the_run_that_ended_so(model: Model) -> None:
+    run_id = model.running(RETRIES)
+    model.fail(run_id, usage=AttemptUsage(cpu_s=2.5, memory_peak_mb=300))
+    assert model.run(run_id)["usage"] == "{}"
+    told = {"cpu_s": 2.5, "gpu_busy_s": None, "gpu_memory_peak_mb": None, "memory_peak_mb": 300}
+    assert msgspec.json.decode(model.attempt(run_id)["usage"]) == told
+    model.log.dispatch(run_id, 2)
+    model.log.start(run_id, 2)
+    model.log.by_agent(Completed(run_id=run_id, attempt=2, usage=AttemptUsage(cpu_s=3.5)), "gpu01")
+    assert msgspec.json.decode(model.run(run_id)["usage"])["cpu_s"] == 3.5
+    assert msgspec.json.decode(model.attempt(run_id)["usage"]) == told
 
 
 def test_a_retry_of_an_ended_run_is_its_next_attempt(model: Model) -> None:

@@ -26,6 +26,7 @@ from tests.support.timeline import entry
 from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
 from trainshed_client.records import (
     AttemptRecord,
+    AttemptUsage,
     NodeRecord,
     QueuedRunRecord,
     SlotRecord,
@@ -124,7 +125,8 @@ DONE = run(
 )  # fmt: skip
 FAILED = run(
     "p2n4vd", RunStatus.FAILED, 5, name="train.sh", command=["/home/ada/train.sh"], exit_code=3,
-    failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"), **STARTED,
+    failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"),
+    usage=AttemptUsage(cpu_s=431.5, memory_peak_mb=2_900, gpu_busy_s=100.0, gpu_memory_peak_mb=23_900), **STARTED,
 )  # fmt: skip
 KILLED = run(
     "q6rr5h", RunStatus.FAILED, 4, signal=9, failure_reason=FailureReason.SIGNAL, ended_at=at("09:00:15"),

@@ -14,6 +14,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from trainshed_client.records import AttemptUsage
+
 LOCK: Final = "lock"
 INTENT: Final = "intent.json"
 STARTED: Final = "started.json"
@@ -119,7 +121,8 @@ class ExitFile(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended; written once, under the lock, when its whole tree is gone.
 
     `exit_code` and `signal` are the worker's own also where `reason` says that it was stopped or timed out.
-    `duration_s` counts from exec to the worker's end, `ended_at` is in Unix seconds.
+    `duration_s` counts from exec to the worker's end, `ended_at` is in Unix seconds. Of `usage` the shim measures CPU
+    and memory.
     """
 
     v: int = 1
@@ -132,6 +135,7 @@ class ExitFile(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     ended_at: float
     last_heartbeat: HeartbeatFields | None = None
+    usage: AttemptUsage | None = None
 
 
 class PrunedUpTo(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,12 +103,14 @@ def end_of(
     """
     ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
     duration_s = exit_file.duration_s if ran else None
+    usage = exit_file.usage if ran else None
     if exit_file.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
         return Cancelled(
             run_id=ref.run_id,
             attempt=ref.attempt,
             duration_s=duration_s,
             last_heartbeat=heartbeat,
+            usage=usage,
             reason=exit_file.stop_reason,
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
@@ -120,6 +122,7 @@ def end_of(
             attempt=ref.attempt,
             duration_s=duration_s,
             last_heartbeat=heartbeat,
+            usage=usage,
             failure_reason=reason,
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
@@ -133,6 +136,7 @@ def end_of(
                 attempt=ref.attempt,
                 duration_s=duration_s,
                 last_heartbeat=heartbeat,
+                usage=usage,
                 failure_reason=FailureReason(exit_file.reason.value),
                 timeout_s=exit_file.timeout_s,
                 exit_code=exit_file.exit_code,
@@ -144,6 +148,7 @@ def end_of(
                 attempt=ref.attempt,
                 duration_s=duration_s,
                 last_heartbeat=heartbeat,
+                usage=usage,
                 artifacts=artifacts,
             )
 

@@ -49,6 +49,12 @@ def kill(path: str) -> bool:
     return True
 
 
+def cpu_s(path: str) -> float | None:
+    """Seconds of CPU time of all that ever was in the cgroup; None where that is not known."""
+    used = _numbers(f"{path}/cpu.stat").get("usage_usec") if path else None
+    return None if used is None else used / 1e6
+
+
 def remove(path: str) -> None:
     """Remove an empty cgroup with what its worker made below it, and its parent where it was the last; else nothing."""
     try:
@@ -59,6 +65,15 @@ def remove(path: str) -> None:
                 os.rmdir(folder)
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(path))
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """A file of lines "name number"; empty where it cannot be read."""
+    try:
+        with open(path) as file:
+            return {name: int(number) for name, number in map(str.split, file)}
+    except (OSError, ValueError):
+        return {}
 
 
 def _write(path: str, data: bytes) -> None:

@@ -25,6 +25,7 @@ from services.agent.shim import (
     output_watch,
     prefork,
     process_tree,
+    usage,
     values,
 )
 from services.failpoints import failpoint
@@ -132,7 +133,9 @@ def _bind(listener: socket.socket, path: str) -> str | None:
     return None
 
 
-def exit_file(end: core_types.WriteExit, heartbeat: dict[str, object] | None) -> dict[str, object]:
+def exit_file(
+    end: core_types.WriteExit, heartbeat: dict[str, object] | None, usage: dict[str, object] | None
+) -> dict[str, object]:
     """exit.json's object."""
     return {
         "v": 1,
@@ -145,6 +148,7 @@ def exit_file(end: core_types.WriteExit, heartbeat: dict[str, object] | None) ->
         "duration_s": round(end.duration_s, 6),
         "ended_at": time.time(),
         "last_heartbeat": heartbeat,
+        "usage": usage,
     }
 
 
@@ -312,7 +316,9 @@ class Supervisor:
         complained = False
         while True:
             try:
-                files.write_json("exit.json", exit_file(end, self._heartbeat()), durable=True)
+                files.write_json(
+                    "exit.json", exit_file(end, self._heartbeat(), self._usage(end)), durable=True
+                )
                 failpoint("shim.exit_written")
                 return
             except FileNotFoundError:
@@ -325,6 +331,12 @@ class Supervisor:
                     self._log(f"exit.json: {launch.why(error)}; trying again every {RETRY_WRITE_S:g} s")
                 complained = True
                 time.sleep(RETRY_WRITE_S)
+
+    def _usage(self, end: core_types.WriteExit) -> dict[str, object] | None:
+        """What the tree used; None where there was no worker."""
+        if end.reason is core_types.Reason.SPAWN_ERROR:
+            return None
+        return usage.of_tree(self._worker_cgroup)
 
     def _heartbeat(self) -> dict[str, object] | None:
         """The heartbeat columns, times in Unix seconds; None where the worker reported nothing."""

@@ -22,6 +22,24 @@ from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill,
 __all__ = ["found_by"]
 
 DEAF = "import signal\nfor n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, signal.SIG_IGN)\n"
+BUSY = """
+import os, time
+done, mine = os.pipe()
+forked = os.fork()
+if forked == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+else:
+    os.waitpid(forked, 0)
+held = bytearray(120 << 20)
+while time.process_time() < 0.3:
+    pass
+os.close(mine)
+if forked:
+    os.read(done, 1)
+"""
+"""A worker and its daemon, each for 0.3 s of CPU; the worker ends last."""
 WAIT = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
 
 
@@ -46,6 +64,15 @@ async def test_an_exit_code_is_written_down(here: Box, code: int) -> None:
     assert end.v == 1
     assert end.duration_s > 0
     assert [type(event) for event in here.events] == [WorkerStarted, ShimExited]
+
+
+async def test_what_the_tree_used_is_written_down_also_of_who_daemonised(here: Box) -> None:
+    folder = await here.python("run", BUSY)
+    usage = (await here.ended(folder)).usage
+    assert usage is not None and usage.cpu_s is not None and usage.memory_peak_mb is not None
+    assert usage.cpu_s >= 0.6
+    assert usage.memory_peak_mb >= 120
+    assert (usage.gpu_busy_s, usage.gpu_memory_peak_mb) == (None, None)
 
 
 async def test_a_worker_killed_by_a_signal_is_written_down(here: Box) -> None:
