@@ -86,7 +86,7 @@ def decide(state: State, command: Command, run: Run | None = None) -> list[Event
             return [NodeDrained(node=name, incarnation=node.incarnation, reason=reason, requested_by=by)]
         case Resume(node=name, reason=reason, by=by):
             node = _node(state, name)
-            if not node.drained:
+            if not node.drained and not node.suspect:
                 return []
             return [NodeResumed(node=name, incarnation=node.incarnation, reason=reason, requested_by=by)]
         case Remove(node=name, reason=reason, by=by):

@@ -14,8 +14,9 @@ from events.codec import StoredEvent
 from events.evolve import ended_runs_needed, evolve
 from events.log import EventLog
 from events.state import Run, State
-from events.types import Dispatched
+from events.types import Dispatched, Failed
 from trainshed_client import subjects
+from trainshed_client.statuses import FailureReason
 
 
 class History(Protocol):
@@ -35,7 +36,10 @@ class LogHistory:
     async def run_before(self, run_id: str, seq: int) -> Run | None:
         """See History. Costs a few milliseconds: asked for retries and for dependencies on ended runs only."""
         own = await self._read((subjects.run_events(run_id),), seq)
-        beside = (subjects.ALL_CONTROL_EVENTS, *map(subjects.node_events, nodes_of(own)))
+        nodes = (
+            (subjects.ALL_NODE_EVENTS,) if asks_for_others(own) else map(subjects.node_events, nodes_of(own))
+        )
+        beside = (subjects.ALL_CONTROL_EVENTS, *nodes)
         past = [*own, *(await self._read(beside, seq))] if own else []
         return last_value(run_id, sorted(past, key=lambda stored: stored.seq))
 
@@ -47,6 +51,13 @@ class LogHistory:
 def nodes_of(own: Iterable[StoredEvent]) -> list[str]:
     """The nodes that a run was ever granted, from its own events."""
     return sorted({stored.event.node for stored in own if isinstance(stored.event, Dispatched)})
+
+
+def asks_for_others(own: Iterable[StoredEvent]) -> bool:
+    """Whether it depended on nodes that the run was never on how it went on: on who could yet have started it
+    (docs/protocol.md rule 19)."""
+    ends = (stored.event for stored in own)
+    return any(isinstance(end, Failed) and end.failure_reason is FailureReason.SPAWN_ERROR for end in ends)
 
 
 def last_value(run_id: str, past: Iterable[StoredEvent]) -> Run | None:

@@ -49,7 +49,7 @@ def evolve_node(state: State, stored: StoredEvent, event: NodeEvent) -> Change:
         case NodeDrained():
             return _node(state, stored, node, drained=True)
         case NodeResumed():
-            return _node(state, stored, node, drained=False)
+            return _node(state, stored, node, drained=False, failed_starts=())
         case SlotUnhealthy(index=index):
             return _node(state, stored, node, unhealthy=node.unhealthy | {index})
         case SlotHealthy(index=index):

@@ -7,5 +7,7 @@ FIRST = 1
 """Those of release 0.1, whose Elected names none."""
 FORGETTING = 2
 """A node that is gone is forgotten, and a grant to an incarnation that is not there is owed its end (rule 18)."""
-KNOWN = FORGETTING
+BLAMING = 3
+"""Whose fault it is that a worker was not started counts, and where it was tried (rule 19)."""
+KNOWN = BLAMING
 """The newest that this code knows: what its own Elected names."""

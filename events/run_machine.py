@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from events import rules
+from events import blame, rules
 from events.change import NOTHING, Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
@@ -33,7 +33,7 @@ from events.types import (
     TimedOut,
 )
 from trainshed_client.errors import TrainshedError
-from trainshed_client.statuses import FailureReason, RunStatus
+from trainshed_client.statuses import AtFault, FailureReason, RunStatus
 from trainshed_client.subjects import Role
 
 SECOND_NS = 1_000_000_000
@@ -112,7 +112,7 @@ def _retried(state: State, run: Run | None, event: RetryRequested) -> Change:
     # what it comes after may have been retried before it; the gateway refuses where one has ended otherwise
     waiting_for = frozenset(run_id for run_id in run.after if run_id in state.runs)
     phase = Pending(attempt=event.attempt + 1, waiting_for=waiting_for)
-    again = msgspec.structs.replace(run, phase=phase, tries=0, unstarted=0, cancel_requested=False)
+    again = msgspec.structs.replace(run, phase=phase, tries=0, unstarted=0, tried=(), cancel_requested=False)
     state.put_run(again)
     return Change(runs=(RunChange(run, again),))
 
@@ -169,7 +169,8 @@ def _started(state: State, stored: StoredEvent, run: Run, event: Started) -> Cha
     if not isinstance(phase, Active) or phase.started or not _is_of(phase, event.attempt, stored):
         return NOTHING
     started = msgspec.structs.replace(phase, started=True, since_ns=stored.stored_ns)
-    return _replace(state, run, phase=started, unstarted=0)
+    nodes = blame.starts_again(state, stored.subject.node)
+    return _replace(state, run, phase=started, unstarted=0, nodes=nodes)
 
 
 def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: AttemptEnd) -> Change:
@@ -179,7 +180,10 @@ def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: Atte
     nodes = _stop_appended(state, stored.subject.node, ref)
     if run is None or not isinstance(run.phase, Active) or not _is_of(run.phase, event.attempt, stored):
         return Change(late=ref, nodes=nodes)
-    return end_attempt(state, run, run.phase, *outcome(event), stored)
+    at_fault = blame.fault_of(state, event)
+    if at_fault is AtFault.NODE and isinstance(event, Failed):
+        blame.could_not_start(state, stored, run.phase, event)
+    return end_attempt(state, run, run.phase, *outcome(event), stored, at_fault)
 
 
 def _dispatchers_end(state: State, stored: StoredEvent, run: Run | None, event: AttemptEnd) -> Change:
@@ -239,23 +243,31 @@ def end_attempt(
     status: RunStatus,
     reason: FailureReason | None,
     stored: StoredEvent,
+    at_fault: AtFault | None = None,
 ) -> Change:
-    """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4)."""
+    """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4, 19)."""
     change = Change(
         nodes=active.nodes,
         ended=(EndedAttempt(run.run_id, active, status, reason),),
     )
-    not_started = reason is FailureReason.NOT_STARTED
-    tries = run.tries if not_started else run.tries + 1
+    no_fault = reason is FailureReason.NOT_STARTED or at_fault is AtFault.NODE
+    tries, tried = run.tries if no_fault else run.tries + 1, run.tried
+    if state.rules >= rules.BLAMING and (reason is FailureReason.SPAWN_ERROR or at_fault is AtFault.NODE):
+        tried = tuple(sorted({*tried, *active.nodes}))
     if status is not RunStatus.COMPLETED and run.cancel_requested:
         status, reason = RunStatus.CANCELLED, None
-    elif status is RunStatus.FAILED and not_started:
+    elif status is RunStatus.FAILED and no_fault:
         backoff_s = float(min(2 ** min(run.unstarted, 10), NOT_STARTED_MAX_BACKOFF_S))
-        return _requeue(state, run, stored, backoff_s, change, tries, run.unstarted + 1)
-    elif status is RunStatus.FAILED and reason in run.retry.on and tries < run.retry.max_attempts:
-        return _requeue(state, run, stored, run.retry.backoff_s, change, tries, 0)
+        return _requeue(state, run, stored, backoff_s, change, tries, run.unstarted + 1, tried)
+    elif (
+        status is RunStatus.FAILED
+        and reason in run.retry.on
+        and tries < run.retry.max_attempts
+        and (reason is not FailureReason.SPAWN_ERROR or blame.may_start_elsewhere(state, run, tried))
+    ):
+        return _requeue(state, run, stored, run.retry.backoff_s, change, tries, 0, tried)
     ended = Ended(attempt=active.attempt, status=status, reason=reason)
-    return _end_run(state, run, msgspec.structs.replace(run, phase=ended, tries=tries), change)
+    return _end_run(state, run, msgspec.structs.replace(run, phase=ended, tries=tries, tried=tried), change)
 
 
 def _requeue(
@@ -266,6 +278,7 @@ def _requeue(
     change: Change,
     tries: int,
     unstarted: int,
+    tried: tuple[str, ...],
 ) -> Change:
     again = msgspec.structs.replace(
         run,
@@ -275,6 +288,7 @@ def _requeue(
         ),
         tries=tries,
         unstarted=unstarted,
+        tried=tried,
     )
     state.put_run(again)
     return msgspec.structs.replace(change, runs=(RunChange(run, again),))

@@ -89,12 +89,14 @@ class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """All of a run that its config does not decide: what the read model keeps of it beside the config.
 
     ``tries`` counts the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended
-    ``not_started``. ``caller_path`` is its Submitted's.
+    ``not_started``. ``tried`` are the nodes where no worker of it could be started, by name, since the last RetryRequested.
+    ``caller_path`` is its Submitted's.
     """
 
     phase: Phase
     tries: int = 0
     unstarted: int = 0
+    tried: tuple[str, ...] = ()
     cancel_requested: bool = False
     caller_path: str | None = None
 
@@ -151,12 +153,24 @@ class Session(msgspec.Struct, frozen=True):
     left_upto: int | None
 
 
+SUSPECT_AFTER = 3
+
+
+class FailedStart(msgspec.Struct, frozen=True):
+    """A run that a node could not start by its own fault, when the end that says so was stored (ns since 1970), and why."""
+
+    run_id: str
+    at_ns: int
+    why: str
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A node as its agent's words and the dispatcher's verdicts have it.
 
     ``joined_seq`` is the sequence of its last NodeJoined and ``listed`` the attempts that this named; of these
     ``to_stop`` were ended in the log before and await a Stopping. ``left_upto`` stands from NodeLeft to the next join;
-    ``earlier`` are the last sessions of the incarnations that had the name before, newest last.
+    ``earlier`` are the last sessions of the incarnations that had the name before, newest last. ``failed_starts``: the
+    last ones of different runs since a worker was started there, newest last, SUSPECT_AFTER at most.
     """
 
     name: str
@@ -177,6 +191,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     left_attempts: int = 0
     earlier: tuple[Session, ...] = ()
     unhealthy: frozenset[int] = frozenset()
+    failed_starts: tuple[FailedStart, ...] = ()
 
     @property
     def session(self) -> Session:
@@ -198,6 +213,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def takes_work(self) -> bool:
         """True where a grant may be made: it guides decisions and never makes a Dispatched not count."""
         return self.status is NodeStatus.UP and not self.drained
+
+    @property
+    def suspect(self) -> bool:
+        """It could start none of the last SUSPECT_AFTER runs: the scheduler grants it single ones, to see."""
+        return len(self.failed_starts) == SUSPECT_AFTER
 
 
 class Usage(msgspec.Struct):
@@ -329,7 +349,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 4
+SNAPSHOT_VERSION = 5
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

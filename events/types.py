@@ -11,7 +11,7 @@ import msgspec
 
 from events.json_limits import MAX_INTEGER
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 from trainshed_client.subjects import Role, Scope
 
 Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
@@ -275,9 +275,13 @@ class Completed(AttemptEnd, frozen=True, kw_only=True):
 
 
 class Failed(AttemptEnd, frozen=True, kw_only=True):
-    """The attempt failed; the dispatcher's bears its ``epoch`` (docs/protocol.md rule 8)."""
+    """The attempt failed; the dispatcher's bears its ``epoch`` (docs/protocol.md rule 8).
+
+    ``at_fault``: of an attempt whose worker was never started, whose trouble that was; None: not known.
+    """
 
     failure_reason: FailureReason
+    at_fault: AtFault | None = None
     exit_code: int | None = None
     signal: int | None = None
     message: str | None = None

@@ -142,6 +142,18 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     starts_by: str | None = None
 
 
+class SuspectNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that could start none of the last three runs: since when, why not the last, and when one is tried there.
+
+    ``probe_at`` is None while one is being tried.
+    """
+
+    node: str
+    since: str
+    why: str
+    probe_at: str | None = None
+
+
 class Waiting(Wait, frozen=True, kw_only=True):
     """What a PENDING run waits for. ``place``: from 1 on, in the order of the queue; None while it is not in it.
 
@@ -154,6 +166,7 @@ class Waiting(Wait, frozen=True, kw_only=True):
     reservation: Reserved | None = None
     holders: list[Holder] = msgspec.field(default_factory=list)
     holders_total: int = 0
+    suspects: list[SuspectNode] = msgspec.field(default_factory=list)
     commands: list[str] = msgspec.field(default_factory=list)
 
 

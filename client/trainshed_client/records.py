@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus, WaitReason
+from trainshed_client.statuses import AtFault, FailureReason, NodeStatus, RunStatus, WaitReason
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +102,10 @@ class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One grant of a run. ``late_result`` keeps an end that came after the first (it changes nothing)."""
+    """One grant of a run. ``late_result`` keeps an end that came after the first (it changes nothing).
+
+    ``at_fault``: whose trouble it was that no worker was started; None where one was, or that is not known.
+    """
 
     run_id: str
     attempt: int
@@ -120,6 +123,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     failure_reason: FailureReason | None = None
+    at_fault: AtFault | None = None
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None
@@ -149,7 +153,9 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A machine with an agent, what it has and what is granted of it.
 
-    ``disk_free_mb``: MiB free where its runs' folders lie, by its last heartbeat.
+    ``disk_free_mb``: MiB free where its runs' folders lie, by its last heartbeat. ``suspect_since``: when the first of the
+    last three runs ended that it could not start, and ``suspect_reason`` why the last of them was not; None where it starts
+    what it is granted.
     """
 
     node: str
@@ -166,6 +172,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     joined_at: str | None = None
     last_heartbeat_at: str | None = None
     disk_free_mb: int | None = None
+    suspect_since: str | None = None
+    suspect_reason: str | None = None
     seq: int = 0
 
 

@@ -55,6 +55,18 @@ class FailureReason(enum.StrEnum):
         return cls.UNSPECIFIED
 
 
+class AtFault(enum.StrEnum):
+    """Whose trouble kept a worker from starting: the node's (storage, descriptors, shim) or the run's own (program, folder)."""
+
+    NODE = "node"
+    RUN = "run"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> AtFault:
+        return cls.UNSPECIFIED
+
+
 class NodeStatus(enum.StrEnum):
     """Status of a node; only an ``up`` and not drained one is granted runs."""
 
@@ -84,6 +96,7 @@ class WaitReason(enum.StrEnum):
     GPUS = "gpus"
     CPUS = "cpus"
     MEMORY = "memory"
+    SUSPECT = "suspect"
     RESERVATION = "reservation"
     TURN = "turn"
     UNSPECIFIED = "UNSPECIFIED"

@@ -13,14 +13,17 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from projections.read_model import tables
 from projections.read_model.database import Database
-from trainshed_client.statuses import ENDED, GONE, LIVE, RunStatus
+from trainshed_client.statuses import ENDED, GONE, LIVE, NodeStatus, RunStatus
 
 ENDED_SHARE = 20
 """All ended runs are counted anew only after this many times what the last count took: a long history costs time."""
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums at ``seq``. ``oldest_pending_at``: when the longest-queued run was submitted (RFC 3339), None for none."""
+    """Sums at ``seq``. ``oldest_pending_at``: when the longest-queued run was submitted (RFC 3339), None for none.
+
+    ``suspect``: the suspect nodes that are up, each with why.
+    """
 
     seq: int
     runs: Mapping[str, int]
@@ -28,6 +31,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     slots_used: int
     nodes: Mapping[str, int]
+    suspect: Mapping[str, str]
     quarantined: int
 
 
@@ -58,6 +62,13 @@ class Adder:
                 select(tables.nodes.c.status, func.count()).group_by(tables.nodes.c.status)
             )
             nodes = {str(status): int(number) for status, number in counted}
+            node = tables.nodes.c
+            suspected = connection.execute(
+                select(node.node, node.suspect_reason).where(
+                    node.suspect_since.is_not(None), node.status == NodeStatus.UP
+                )
+            )
+            suspect = {str(name): str(reason or "") for name, reason in suspected}
             slots, used = _slots(connection)
             quarantined = connection.execute(select(func.count()).select_from(tables.quarantine)).scalar_one()
         return Totals(
@@ -67,6 +78,7 @@ class Adder:
             slots=slots,
             slots_used=used,
             nodes=nodes,
+            suspect=suspect,
             quarantined=int(quarantined),
         )
 

@@ -12,12 +12,12 @@ from events.change import Change
 from events.codec import StoredEvent, Unreadable
 from events.evolve import ended_runs_needed, evolve
 from events.state import State
-from events.types import AttemptEnd, Dispatched, NodeEvent
+from events.types import AttemptEnd, Dispatched, NodeEvent, Started
 from projections.read_model.nodes import node_changed, set_used, use_changed
 from projections.read_model.runs import late, runs_changed
 from projections.read_model.times import stored_time
 from projections.read_model.working_set import Batch, CommittedRows, Quarantined, WorkingSet
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 
 
 class Projection:
@@ -42,8 +42,10 @@ class Projection:
         state, needed = working.state, ended_runs_needed(working.state, stored)
         change = evolve(state, stored, working.history(needed)) if needed else evolve(state, stored)
         if isinstance(event, AttemptEnd):
-            if getattr(event, "failure_reason", None) is FailureReason.UNSPECIFIED:
-                self._set_aside(stored, "an unknown failure_reason, taken as UNSPECIFIED", body)
+            unknown = (FailureReason.UNSPECIFIED, AtFault.UNSPECIFIED)
+            fields = ("failure_reason", "at_fault")
+            if found := [name for name in fields if getattr(event, name, None) in unknown]:
+                self._set_aside(stored, f"an unknown {' and '.join(found)}, taken as UNSPECIFIED", body)
             if change.late is not None:
                 late(working, stored, event, change.late)
         elif change.unreadable is not None:
@@ -54,7 +56,7 @@ class Projection:
             if isinstance(event, NodeEvent):
                 node_changed(working, stored, event.node)
             else:
-                moves = bool(change.ended) or isinstance(event, Dispatched)
+                moves = bool(change.ended) or isinstance(event, Dispatched | Started)
                 for name in change.nodes:
                     use_changed(working, name, moves)
         return change

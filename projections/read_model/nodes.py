@@ -2,7 +2,7 @@
 
 Owns the meaning of these rows' columns; knows no SQL, and of an attempt only that it holds or lets go of slots.
 
-A grant or an end moves a node's ``seq`` because it moves what is used of the node. A slot has a row while its node's last
+A grant or an end moves a node's ``seq`` because it moves what is used of the node, a Started where the node was blamed. A slot has a row while its node's last
 inventory names it and the node is not removed, or while an attempt holds it. A node that the fold forgets takes its rows
 with it in the same event.
 """
@@ -72,14 +72,15 @@ def _device(working: WorkingSet, name: str, index: int) -> Device | None:
 
 
 def use_changed(working: WorkingSet, name: str, moves: bool) -> None:
-    """A grant or an end (``moves``) changed what is used of a node; a Stopping changes its fold alone."""
-    item = working.nodes.get(name)
-    if name not in working.state.nodes:
+    """A grant, an end or a Started (``moves``) changed a node; a Stopping changes its fold alone."""
+    item, node = working.nodes.get(name), working.state.nodes.get(name)
+    if node is None:
         _forgotten(working, name)
     elif item is not None:
         row = working.touch_node(item)
         if moves:
             row.seq = working.seq
+            row.suspect_since, row.suspect_reason = _suspect(node)
 
 
 def _forgotten(working: WorkingSet, name: str) -> None:
@@ -154,7 +155,15 @@ def _inventory(working: WorkingSet, node: Node, seq: int, time: str) -> None:
         row.seq, row.updated_at = seq, time
 
 
+def _suspect(node: Node) -> tuple[str | None, str | None]:
+    """Since when, and why."""
+    if not node.suspect:
+        return None, None
+    return stored_time(node.failed_starts[0].at_ns), node.failed_starts[-1].why
+
+
 def _node_row(node: Node) -> NodeRow:
+    since, reason = _suspect(node)
     return NodeRow(
         cpus=fitting(node.cpus),
         cpus_used=0,
@@ -168,4 +177,6 @@ def _node_row(node: Node) -> NodeRow:
         node=node.name,
         seq=node.seq,
         status=node.status.value,
+        suspect_reason=reason,
+        suspect_since=since,
     )

@@ -70,6 +70,7 @@ class AttemptRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "attempts"
 
+    at_fault: str | None = None
     attempt: int = 0
     dispatched_at: str | None = None
     duration_s: float | None = None
@@ -134,6 +135,8 @@ class NodeRow(msgspec.Struct, gc=False):
     seq: int = 0
     slots_used: int = 0
     status: str = ""
+    suspect_reason: str | None = None
+    suspect_since: str | None = None
 
 
 class TimelineRow(msgspec.Struct, gc=False):

@@ -201,6 +201,7 @@ def _attempt_ended(
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
     attempt.duration_s = duration_s
     attempt.usage = usage
+    attempt.at_fault = getattr(event, "at_fault", None)
     report.set_in(attempt)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]

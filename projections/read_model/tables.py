@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -105,6 +105,7 @@ attempts = Table(
     Column("exit_code", _BIG),
     Column("signal", _BIG),
     Column("failure_reason", Text),
+    Column("at_fault", Text),
     Column("step", Float),
     Column("progress", Float),
     Column("status_text", Text),
@@ -149,6 +150,8 @@ nodes = Table(
     Column("joined_at", Text),
     Column("last_heartbeat_at", Text),
     Column("disk_free_mb", _BIG),
+    Column("suspect_since", Text),
+    Column("suspect_reason", Text),
     Column("seq", _BIG, nullable=False),
     Column("fold", Text, nullable=False),  # events.state.Node as JSON
 )

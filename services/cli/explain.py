@@ -22,6 +22,7 @@ from services.cli.verb import verb
 from services.durations import format_duration
 from trainshed_client.answers import Explanation, Waiting
 from trainshed_client.records import QueuedRunRecord
+from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import RunStatus
 
 Fact = tuple[str, str, str | None]
@@ -93,6 +94,11 @@ def _ago(since: str, at: str) -> str:
     return describe.NOTHING if seconds is None else format_duration(max(0.0, seconds))
 
 
+def _since(time: str, at: str) -> str:
+    seconds = seconds_between(time, at)
+    return "of late" if seconds is None else f"the first {ago(seconds)}"
+
+
 def _until(time: str | None, at: str) -> str:
     """A time to come, in how long: no run is longer than its limit."""
     seconds = seconds_between(at, time)
@@ -148,5 +154,11 @@ def _waiting(record: QueuedRunRecord, waiting: Waiting | None, at: str, *, whole
             "" if first.starts_by is None else f"; by time limits it starts by {_until(first.starts_by, at)}"
         )
         yield "kept", f"{first.node} for {whose}{until}", None
+    for one in waiting.suspects:
+        yield (
+            "suspect",
+            f"{one.node}: could not start the last three runs, {_since(one.since, at)}: {clean(one.why)}",
+            None,
+        )
     for command in waiting.commands:
         yield "see" if " explain " in command or command.endswith(" nodes") else "to help", command, None

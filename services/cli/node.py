@@ -37,7 +37,7 @@ def drain(node: str, reason: str | None, as_json: bool) -> None:
 @json_option
 @nats_option
 def resume(node: str, reason: str | None, as_json: bool) -> None:
-    """Grant a drained node runs again."""
+    """Grant a drained node, or one that is suspect, runs again."""
     _print_answer("resume", node, reason, as_json)
 
 

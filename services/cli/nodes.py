@@ -57,6 +57,11 @@ def nodes(as_json: bool) -> None:
                 f"{node.node} does not answer ({node.status}); what it ran ends when it is back. "
                 f"If the machine is gone: trainshed node remove {node.node}"
             )
+        elif node.suspect_since is not None:
+            note(
+                f"{node.node} could start none of the last three runs: {clean(node.suspect_reason or 'no reason known')}. Single "
+                f"runs are tried there, a minute apart at first. Once it is mended: trainshed resume {node.node}"
+            )
 
 
 def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
@@ -84,10 +89,13 @@ async def _read() -> bytes:
 
 def _row(node: NodeRecord, at: str) -> list[str | Cell]:
     heard = seconds_between(node.last_heartbeat_at, at)
-    status = f"{node.status}, drained" if node.drained else str(node.status)
+    suspect = node.suspect_since is not None and node.status is NodeStatus.UP
+    status = ", ".join(
+        [str(node.status), *(["drained"] if node.drained else []), *(["suspect"] if suspect else [])]
+    )
     return [
         node.node,
-        Cell(status, "yellow" if node.drained else _STYLES.get(node.status)),
+        Cell(status, "red" if suspect else "yellow" if node.drained else _STYLES.get(node.status)),
         f"{node.slots_used}/{node.gpus}",
         f"{node.cpus_used}/{node.cpus}",
         f"{node.memory_used_mb}/{node.memory_mb} MB",

@@ -20,6 +20,7 @@ from services.dispatcher.in_flight import InFlight
 from services.dispatcher.obligations import Obligations
 from services.scheduling.queue import PendingQueue
 from services.scheduling.scheduler import Grant, schedule
+from services.scheduling.suspects import next_probe_ns
 from trainshed_client.statuses import NodeStatus
 
 BATCH_LIMIT = 200
@@ -33,6 +34,7 @@ class Decisions:
         self._queue = PendingQueue()
         self._owed = Obligations()
         self._now_ns = 0
+        self._probe_ns: int | None = None
 
     def rebuild(self, state: State) -> None:
         """Look at all of a state once, before its changes are noted."""
@@ -47,8 +49,10 @@ class Decisions:
         self._owed.note(state, stored, change)
 
     def next_due_ns(self) -> int | None:
-        """When the next back-off is over (ns since 1970); None where none is running."""
-        return self._queue.next_due_ns()
+        """When the next back-off is over or the next probe of a suspect node is due (ns since 1970); None where neither is
+        to come."""
+        times = (self._queue.next_due_ns(), self._probe_ns)
+        return min((at_ns for at_ns in times if at_ns is not None), default=None)
 
     def decide(
         self,
@@ -82,6 +86,7 @@ class Decisions:
         self._queue.promote(decided_ns)
         view = View(seq=position, now=now)
         grants = schedule(state, self._queue, taken, BATCH_LIMIT, decided_ns)
+        self._probe_ns = next_probe_ns(state, decided_ns) if self._queue.queued else None
         return [dispatched(grant, epoch, view) for grant in grants]
 
 

@@ -63,7 +63,7 @@ class Dispatcher:
         self._stand_at_once = stand_at_once
         self._decisions = Decisions()
         self._wake = asyncio.Event()
-        self._suspects: tuple[str, ...] = ()
+        self._too_silent: tuple[str, ...] = ()
         self._stopping = False
         self.ready = asyncio.Event()
 
@@ -201,7 +201,7 @@ class Dispatcher:
             self._fold.position,
             epoch.seq,
             self._clock(),
-            self._silence.too_long(self._suspects),
+            self._silence.too_long(self._too_silent),
         )
 
     async def _append(self, events: Sequence[Event], epoch: Epoch) -> None:
@@ -254,8 +254,8 @@ class Dispatcher:
             limit = self._silence.limit_s
             up = tuple(n.name for n in self._fold.state.nodes.values() if n.status is NodeStatus.UP)
             longest = max((self._silence.silent_s(name) for name in up), default=0.0)
-            self._suspects = tuple(self._silence.too_long(up)) if longest > limit else ()
-            if self._suspects:
+            self._too_silent = tuple(self._silence.too_long(up)) if longest > limit else ()
+            if self._too_silent:
                 self._wake.set()
             await asyncio.sleep(max(0.1, min(limit, limit - longest + 0.01)))
 

@@ -223,6 +223,7 @@ class Metrics:
         families = [
             _gauges("trainshed_runs", "Runs by status.", "status", totals.runs),
             _gauges("trainshed_nodes", "Nodes by status.", "status", totals.nodes),
+            _suspects(totals.suspect),
             _gauge("trainshed_queue_depth", "Runs that wait to be dispatched.", totals.runs["PENDING"]),
             _gauge(
                 "trainshed_queue_oldest_wait_seconds",
@@ -318,6 +319,17 @@ def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Gaug
     family = GaugeMetricFamily(name, text, labels=(label,))
     for each, number in sorted(values.items()):
         family.add_metric((each,), number)
+    return family
+
+
+def _suspects(reasons: Mapping[str, str]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "trainshed_node_suspect",
+        "1 for a node that is up and could start none of the last three runs, with why.",
+        labels=("node", "reason"),
+    )
+    for node, reason in sorted(reasons.items()):
+        family.add_metric((node, reason), 1)
     return family
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from events.config import Needs
 from events.resources import could_hold, fits, least_of, whole_of
 from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Placement, Run, State
@@ -18,13 +19,15 @@ from services.scheduling.queue import PendingQueue, Shape, shape_of
 from services.scheduling.reservation import (
     MARGIN_S,
     Claims,
+    Offer,
     Reservation,
     ends_ns,
     holders_elsewhere,
     offer,
 )
 from services.scheduling.scheduler import choose, plan
-from trainshed_client.answers import Holder, Reserved, Waiting
+from services.scheduling.suspects import avoided, open_to, probe_due_ns, under_way
+from trainshed_client.answers import Holder, Reserved, SuspectNode, Waiting
 from trainshed_client.records import Wait
 from trainshed_client.statuses import NodeStatus, WaitReason
 
@@ -32,6 +35,7 @@ MOST_GRANTED = 1_000
 """So many grants are looked at; whoever has room beside them has its turn too, only not at once."""
 MOST_HOLDERS = 50
 MOST_COMMANDS = 3
+MOST_SUSPECT = 10
 MOST_RUNS = 10
 """So many of the runs that one waits for are named; the others are counted."""
 
@@ -56,6 +60,7 @@ class Explainer:
         self._queue = self._queue_after(None if before is None or before._now_ns > now_ns else before)
         decision = plan(state, self._queue, Claims(), most_granted, now_ns)
         self._granted = {grant.run.run_id for grant in decision.grants}
+        self._granted_on = {grant.node for grant in decision.grants}
         self._reservation = decision.reservation
         self._offers = list(decision.offers.values())
         self._unbound = [msgspec.structs.replace(o, kept=None, shared=None) for o in self._offers]
@@ -94,6 +99,7 @@ class Explainer:
             reservation=None if self._reservation is None else _reserved(self._reservation),
             holders=holders[:MOST_HOLDERS],
             holders_total=len(holders),
+            suspects=self._suspects(wait) if wait.reason is WaitReason.SUSPECT else [],
             commands=self._for_nodes(run, wait.reason),
         )
 
@@ -114,12 +120,21 @@ class Explainer:
         needs, least = run.needs, least_of(run.needs)
         if not self._offers:
             return self._no_node()
-        room = choose(needs, shape.longest_s, self._unbound, self._now_ns)
+        avoid = avoided(self._state, needs, shape.tried)
+        offers, unbound = (
+            [o for o in open_to(all_, avoid) if not o.node.suspect] for all_ in (self._offers, self._unbound)
+        )
+        room = choose(needs, shape.longest_s, unbound, self._now_ns)
         if room is not None:
-            if choose(needs, shape.longest_s, self._offers, self._now_ns) is not None:
+            if choose(needs, shape.longest_s, offers, self._now_ns) is not None:
                 return _TURN
             return Wait(reason=WaitReason.RESERVATION, nodes=[room.node.name])
-        fitting = [o for o in self._offers if could_hold(o.node, needs, unhealthy_too=False)]
+        fitting = [o for o in offers if could_hold(o.node, needs, unhealthy_too=False)]
+        suspects = [o for o in open_to(self._unbound, avoid) if o.node.suspect]
+        if choose(needs, shape.longest_s, suspects, self._now_ns) is not None or not fitting:
+            suspect = self._suspect(needs, suspects)
+            if suspect is not None:
+                return suspect
         if not fitting:
             return Wait(
                 reason=WaitReason.TOO_LARGE,
@@ -136,6 +151,35 @@ class Explainer:
             return Wait(reason=WaitReason.CPUS, numbers={"cpus": least.cpus, "free": most})
         most = max(o.memory_mb for o in with_cpus)
         return Wait(reason=WaitReason.MEMORY, numbers={"memory_mb": least.memory_mb, "free": most})
+
+    def _suspect(self, needs: Needs, suspects: list[Offer]) -> Wait | None:
+        """That nodes which could hold the run are suspect, and when one is probed next; None where none could."""
+        nodes = [o.node for o in suspects if could_hold(o.node, needs, unhealthy_too=False)]
+        if not nodes:
+            return None
+        nodes.sort(key=lambda node: (probe_due_ns(node), node.name))
+        numbers: dict[str, int | float] = {"suspect": len(nodes)}
+        due = [probe_due_ns(node) for node in nodes if not self._is_probed(node)]
+        if due:
+            numbers["probe_in_s"] = max(0, -((self._now_ns - min(due)) // SECOND_NS))
+        return Wait(
+            reason=WaitReason.SUSPECT, numbers=numbers, nodes=[node.name for node in nodes[:MOST_SUSPECT]]
+        )
+
+    def _suspects(self, wait: Wait) -> list[SuspectNode]:
+        nodes = [self._state.nodes[name] for name in wait.nodes]
+        return [
+            SuspectNode(
+                node=node.name,
+                since=rfc3339(node.failed_starts[0].at_ns),
+                why=node.failed_starts[-1].why,
+                probe_at=None if self._is_probed(node) else rfc3339(probe_due_ns(node)),
+            )
+            for node in nodes
+        ]
+
+    def _is_probed(self, node: Node) -> bool:
+        return node.name in self._granted_on or under_way(self._state, Claims(), node.name)
 
     def _no_node(self) -> Wait:
         nodes = self._state.nodes.values()
@@ -161,7 +205,7 @@ class Explainer:
 
     def _holders(self, run: Run, reason: WaitReason) -> Iterator[Holder]:
         """The attempts that hold what the run lacks of the nodes that could hold it, be it a device granted on another."""
-        if reason is WaitReason.TURN:
+        if reason in (WaitReason.TURN, WaitReason.SUSPECT):
             return
         state = self._state
         nodes = [o.node for o in self._offers if could_hold(o.node, run.needs, unhealthy_too=False)]
@@ -184,8 +228,11 @@ class Explainer:
             node for node in self._state.nodes.values() if could_hold(node, run.needs, unhealthy_too=False)
         ]
         drained = sorted(node.name for node in could if node.status is NodeStatus.UP and node.drained)
-        commands = [f"trainshed resume {name}" for name in drained[:MOST_COMMANDS]]
-        if reason in (WaitReason.NO_NODE, WaitReason.TOO_LARGE) and any(map(_is_away, could)):
+        suspect = sorted(node.name for node in could if node.suspect and node.takes_work)
+        resumed = suspect if reason is WaitReason.SUSPECT else drained
+        commands = [f"trainshed resume {name}" for name in resumed[:MOST_COMMANDS]]
+        away = reason in (WaitReason.NO_NODE, WaitReason.TOO_LARGE) and any(map(_is_away, could))
+        if away or reason is WaitReason.SUSPECT:
             commands.append("trainshed nodes")
         return commands
 

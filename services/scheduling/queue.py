@@ -25,7 +25,8 @@ class Shape(NamedTuple):
     """All that a decision looks at in a waiting run: runs of one shape fit or do not fit alike.
 
     ``longest_s`` is the longest that an attempt lasts by its time limit and grace, rounded up to one of eight steps for
-    each doubling, so that a queue of many limits has few shapes; None without a limit.
+    each doubling, so that a queue of many limits has few shapes; None without a limit. ``tried``: the nodes that could not
+    start it.
     """
 
     cpus: int
@@ -33,12 +34,14 @@ class Shape(NamedTuple):
     gpus: int
     mandatory: bool
     longest_s: float | None
+    tried: tuple[str, ...] = ()
 
 
 def shape_of(run: Run) -> Shape:
     """What a run needs."""
     needs = run.needs
-    return Shape(needs.cpus, needs.memory_mb, needs.gpus, needs.mandatory, _rounded_up(longest_s(run)))
+    longest = _rounded_up(longest_s(run))
+    return Shape(needs.cpus, needs.memory_mb, needs.gpus, needs.mandatory, longest, run.tried)
 
 
 def longest_s(run: Run) -> float | None:

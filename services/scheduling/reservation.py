@@ -162,9 +162,14 @@ class _Choice(NamedTuple):
 
 
 def reserve(
-    state: State, taken: Claims, run: Run, offers: Mapping[str, Offer], now_ns: int
+    state: State,
+    taken: Claims,
+    run: Run,
+    offers: Mapping[str, Offer],
+    now_ns: int,
+    avoid: Collection[str] = (),
 ) -> Reservation | None:
-    """Keep one node for ``run``. None where none could hold it.
+    """Keep one node for ``run``. None where none could hold it; a suspect one is kept for nobody, nor one of ``avoid``.
 
     It is the node where it can start first by the time limits of what holds it; what runs behind get there does not put
     that off. Where no limit tells a time, the node where runs behind hold least of what it needs; of those where they
@@ -175,6 +180,8 @@ def reserve(
     needs = least_of(run.needs)
     best: tuple[_Choice, Offer, Amount] | None = None
     for o in offers.values():
+        if o.node.suspect or o.node.name in avoid:
+            continue
         whole = whole_of(o.node, unhealthy_too=False)
         if o.elsewhere:
             whole = whole.less(Amount(_lost_with(state, o.elsewhere), 0, 0))

@@ -13,7 +13,7 @@ import msgspec
 
 from events.config import Needs
 from events.resources import Amount, fits, least_of
-from events.state import Node, Run, State
+from events.state import SUSPECT_AFTER, Node, Run, State
 from events.types import SchedulerInfo
 from services.scheduling.queue import PendingQueue, shape_of
 from services.scheduling.reservation import (
@@ -25,11 +25,18 @@ from services.scheduling.reservation import (
     reserve,
     uuids_of,
 )
+from services.scheduling.suspects import FIRST_PROBE_S, LAST_PROBE_S, avoided, open_to, probes_of
 
 SCHEDULER = SchedulerInfo(
     name="priority-fifo",
-    version=3,
-    settings={"reservation": "head", "backfill": "time_limit", "margin_s": MARGIN_S},
+    version=4,
+    settings={
+        "reservation": "head",
+        "backfill": "time_limit",
+        "margin_s": MARGIN_S,
+        "suspect_after": SUSPECT_AFTER,
+        "probe_s": [FIRST_PROBE_S, LAST_PROBE_S],
+    },
 )
 """What Elected says of the decisions of its epoch."""
 
@@ -64,12 +71,15 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
 
     The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left
     beside it when it starts, or what they give back before that by their time limits, so that a large run is not starved
-    by small ones. The same goes for that node's devices where another node was given them too.
+    by small ones. The same goes for that node's devices where another node was given them too. A suspect node is granted
+    single runs, and only what has no room elsewhere.
     """
     offers = offers_of(state, taken)
+    usual = [o for o in offers.values() if not o.node.suspect]
+    probes = probes_of(state, taken, offers.values(), now_ns) if len(usual) < len(offers) else []
     uuids = set(state.held_uuids) | taken.uuids
     grants: list[Grant] = []
-    refused: dict[Needs, float] = {}
+    refused: dict[tuple[Needs, tuple[str, ...]], float] = {}
     reservation: Reservation | None = None
     heads = queue.heads()
     for run in heads:
@@ -78,18 +88,24 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
         if run.run_id in taken.runs:
             continue
         needs, longest = run.needs, shape_of(run).longest_s
+        kind = (needs, run.tried)
         lasting = math.inf if longest is None else longest
         # a decision only takes, and who lasts longer passes no sooner: so it costs by needs, not by time limits
-        if needs in refused and lasting >= refused[needs]:
+        if kind in refused and lasting >= refused[kind]:
             heads.block()
             continue
-        choice = choose(needs, longest, offers.values(), now_ns)
+        avoid = avoided(state, needs, run.tried)
+        choice = choose(needs, longest, open_to(usual, avoid), now_ns)
+        if choice is None and probes:
+            choice = choose(needs, longest, open_to(probes, avoid), now_ns)
         if choice is None:
             heads.block()
-            refused[needs] = lasting
+            refused[kind] = lasting
             if reservation is None:
-                reservation = reserve(state, taken, run, offers, now_ns)
+                reservation = reserve(state, taken, run, offers, now_ns, avoid)
             continue
+        if choice.node.suspect:
+            probes.remove(choice)
         in_time = choice.ends_in_time(longest, now_ns)
         slots = tuple(sorted(choice.slots[: choice.slots_for(needs.gpus, in_time=in_time)]))
         over, count = heads.passed_over()

@@ -160,7 +160,7 @@ def _starts_again(state: State, stored: StoredEvent, history: Mapping[str, Run])
         run = state.runs[event.run_id]
         if isinstance(run.phase, Active):
             state.seq = stored.seq
-            return run_machine._requeue(state, run, stored, 0.0, Change(), 0, 0)
+            return run_machine._requeue(state, run, stored, 0.0, Change(), 0, 0, ())
     return None
 
 

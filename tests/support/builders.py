@@ -43,7 +43,7 @@ from events.types import (
     Why,
 )
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import FailureReason, RunStatus
+from trainshed_client.statuses import AtFault, FailureReason, RunStatus
 from trainshed_client.subjects import Role
 
 SECOND_NS = 1_000_000_000
@@ -433,9 +433,14 @@ class Story:
         *,
         reason: FailureReason = FailureReason.EXIT_CODE,
         node: str = "gpu01",
+        at_fault: AtFault | None = None,
+        message: str | None = None,
     ) -> int:
         """The agent's Failed."""
-        return self.put(Role.AGENT, Failed(run_id=run_id, attempt=attempt, failure_reason=reason), node)
+        failed = Failed(
+            run_id=run_id, attempt=attempt, failure_reason=reason, at_fault=at_fault, message=message
+        )
+        return self.put(Role.AGENT, failed, node)
 
     def stopped(self, run_id: str = "r1", attempt: int = 1, *, node: str = "gpu01") -> int:
         """The agent's Cancelled."""

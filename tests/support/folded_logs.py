@@ -41,12 +41,22 @@ def outcomes(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _run(run: Run) -> list[Any]:
     reason = run.phase.reason if isinstance(run.phase, Ended) else None
-    return [run.status, run.attempt, reason, run.tries, run.cancel_requested]
+    return [
+        run.status,
+        run.attempt,
+        reason,
+        run.tries,
+        run.cancel_requested,
+        *([list(run.tried)] if run.tried else []),
+    ]
 
 
 def _node(state: State, name: str) -> list[Any] | None:
     node = state.nodes.get(name)
-    return None if node is None else [node.status, node.incarnation, node.drained, len(node.to_stop)]
+    if node is None:
+        return None
+    blamed = [one.run_id for one in node.failed_starts]
+    return [node.status, node.incarnation, node.drained, len(node.to_stop), *([blamed] if blamed else [])]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from events.types import (
     TimedOut,
 )
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 
 NODES = ("gpu01", "gpu02")
 
@@ -75,7 +75,7 @@ class RandomLog(LogMaker):
         self.random.choices([step for _, step in chances], weights)[0]()
 
     def _elect(self) -> None:
-        self.elect(f"d{self.random.randrange(3)}", rules=self.random.choice([1, 1, 2]))
+        self.elect(f"d{self.random.randrange(3)}", rules=self.random.choice([1, 1, 2, 3]))
 
     def _fold(self) -> None:
         for message in self.messages[self._folded :]:
@@ -146,6 +146,8 @@ class RandomLog(LogMaker):
                 Failed(
                     run_id=run_id, attempt=attempt, failure_reason=reason, exit_code=code, last_heartbeat=last
                 ),
+                self._not_started(run_id, attempt),
+                self._not_started(run_id, attempt),
                 Failed(run_id=run_id, attempt=attempt, failure_reason=FailureReason.EXIT_CODE, exit_code=3),
                 Cancelled(run_id=run_id, attempt=attempt, reason="cancel", last_heartbeat=last, usage=usage),
                 TimedOut(
@@ -154,6 +156,15 @@ class RandomLog(LogMaker):
             ]
         )
         self.by_agent(event, node)
+
+    def _not_started(self, run_id: str, attempt: int) -> Failed:
+        return Failed(
+            run_id=run_id,
+            attempt=attempt,
+            failure_reason=self.random.choice([FailureReason.NOT_STARTED, FailureReason.SPAWN_ERROR]),
+            at_fault=self.random.choice([None, AtFault.NODE, AtFault.NODE, AtFault.RUN, AtFault.UNSPECIFIED]),
+            message=self.random.choice([None, "no space left on device"]),
+        )
 
     def _cancel(self) -> None:
         self.by_gateway(CancelRequested(run_id=self._run(), reason=self.random.choice([None, "too slow"])))

@@ -39,7 +39,7 @@ from events.types import (
     Why,
 )
 from tests.support.builders import LAUNCH, Story, config, facts, recomputed, stored
-from trainshed_client.statuses import FailureReason, RunStatus
+from trainshed_client.statuses import AtFault, FailureReason, RunStatus
 from trainshed_client.subjects import Role, Scope
 
 run_ids = st.sampled_from(["r1", "r2", "r3"])
@@ -64,7 +64,12 @@ about_run = {"run_id": run_ids, "attempt": attempts}
 about_node = {"node": node_names, "incarnation": incarnations}
 ends = {
     Completed: {},
-    Failed: {"failure_reason": reasons, "epoch": st.none() | epochs},
+    Failed: {
+        "failure_reason": reasons,
+        "at_fault": st.none() | st.sampled_from(AtFault),
+        "message": st.none(),
+        "epoch": st.none() | epochs,
+    },
     Cancelled: {"failure_reason": st.none() | reasons, "epoch": st.none() | epochs},
     TimedOut: {"failure_reason": reasons},
 }
@@ -80,7 +85,7 @@ dispatcher = st.one_of(
         Elected,
         name=st.sampled_from(["x", "y"]),
         scheduler=st.just(SchedulerInfo(name="s", version=1)),
-        rules=st.sampled_from([1, 2]),
+        rules=st.sampled_from([1, 2, 3]),
     ),
     st.builds(
         Dispatched,

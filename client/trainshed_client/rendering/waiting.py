@@ -36,6 +36,8 @@ def text(wait: Wait) -> str:
             return f"waiting for {_of(wait, 'cpus', 'free CPU')} ({_most(wait)} free on the best node)"
         case WaitReason.MEMORY:
             return f"waiting for {numbers.get('memory_mb', 0)} MB of free memory ({_most(wait)} MB free on the best node)"
+        case WaitReason.SUSPECT:
+            return _suspect(wait)
         case WaitReason.RESERVATION:
             return _behind(wait)
         case WaitReason.TURN:
@@ -85,6 +87,14 @@ def _no_node(drained: int, away: int) -> str:
     if drained:
         return f"no node takes work ({_count(drained, 'node')} drained)"
     return f"no node is up ({_count(away, 'node')} lost or left)" if away else "no node is up"
+
+
+def _suspect(wait: Wait) -> str:
+    """The nodes that could start nothing of late, and when a run is tried there."""
+    total, probe_in_s = int(wait.numbers.get("suspect", 1)), wait.numbers.get("probe_in_s")
+    which = f"{_first(wait.nodes)} starts" if total == 1 else f"{total} nodes start"
+    when = "a run is being tried there" if probe_in_s is None else f"one is tried there in {probe_in_s} s"
+    return f"{which} no run at present; {when}"
 
 
 def _needs(wait: Wait) -> str:

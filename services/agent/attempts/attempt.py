@@ -31,6 +31,7 @@ from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.statuses import AtFault
 
 _log = get_logger("agent")
 
@@ -66,6 +67,8 @@ class LiveAttempt:
         self.exit: ExitFile | None = None
         self.message: str | None = None
         """Why it could not be launched, for people."""
+        self.at_fault: AtFault | None = None
+        """NODE where this agent tried to launch it, and something of the machine was in the way."""
         self.prepared: str | None = None
         """The folders made ahead that it takes."""
         self.adopted = False
@@ -76,6 +79,10 @@ class LiveAttempt:
         self._output_seen = 0.0
 
     # --- while it runs ------------------------------------------------------------------------------------
+
+    def not_launched(self, why: str) -> None:
+        """Something of the machine is in the way of its launch; the first that was met counts."""
+        self.message, self.at_fault = self.message or why, AtFault.NODE
 
     def follow(self) -> None:
         """The worker runs: publish its output and its heartbeats from now on. A second call is harmless."""
@@ -164,7 +171,12 @@ class LiveAttempt:
         heartbeat = ends.last_heartbeat(record, report, seq)
         if ends.failed(record):
             return ends.end_of(
-                self.ref, record, heartbeat, output_tail=await self._last_output(), message=self.message
+                self.ref,
+                record,
+                heartbeat,
+                output_tail=await self._last_output(),
+                message=self.message,
+                at_fault=self.at_fault,
             )
         event = ends.end_of(self.ref, record, heartbeat)
         intent = self._intent()

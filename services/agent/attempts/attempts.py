@@ -125,7 +125,7 @@ class Attempts:
                 await in_daemon_thread(partial(self._make_run, ref, work.prepared))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
-            work.message = f"the run's folder cannot be made: {error}"
+            work.not_launched(f"the run's folder cannot be made: {error}")
         self._feed(FoldersPrepared(ref))
 
     def _make_run(self, ref: AttemptRef, name: str | None) -> None:
@@ -173,7 +173,7 @@ class Attempts:
                 failpoint("agent.handed_over")
                 return
             except OSError as error:
-                work.message = f"it cannot be launched: {error}"
+                work.not_launched(f"it cannot be launched: {error}")
         _log.warning("not launched", run_id=work.ref.run_id, attempt=work.ref.attempt, reason=work.message)
         self._feed(ShimLost(work.ref))
 
@@ -260,6 +260,8 @@ class Attempts:
                 case WorkerHeartbeat():
                     work.report(event.heartbeat)
                 case ShimExited(exit=None):
+                    if not work.adopted and not (folder / files.STARTED).exists():
+                        work.not_launched("the shim ended before the worker was started")
                     self._feed(ShimLost(work.ref))
                 case ShimExited():
                     failpoint("agent.exit_seen")

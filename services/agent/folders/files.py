@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from trainshed_client.records import AttemptUsage
+from trainshed_client.statuses import AtFault
 
 LOCK: Final = "lock"
 INTENT: Final = "intent.json"
@@ -131,6 +132,7 @@ class ExitFile(msgspec.Struct, frozen=True, kw_only=True):
     reason: ExitReason
     stop_reason: StopReason | None = None
     message: str | None = None
+    at_fault: AtFault | None = None
     timeout_s: float | None = None
     duration_s: float = 0.0
     ended_at: float

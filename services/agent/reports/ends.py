@@ -18,7 +18,7 @@ from events.types import (
     WorkerReport,
 )
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StopReason
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 
 TAIL_BYTES = 8 * 1024
 
@@ -96,10 +96,11 @@ def end_of(
     artifacts: Artifacts | None = None,
     output_tail: str | None = None,
     message: str | None = None,
+    at_fault: AtFault | None = None,
 ) -> AttemptEnd:
     """The event of an attempt's end. A stop by cancel decides, whatever the exit code (docs/protocol.md rule 3).
 
-    ``message`` stands in where exit.json has none.
+    ``message`` and, where no worker was started, ``at_fault`` stand in where exit.json has none.
     """
     ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
     duration_s = exit_file.duration_s if ran else None
@@ -124,6 +125,7 @@ def end_of(
             last_heartbeat=heartbeat,
             usage=usage,
             failure_reason=reason,
+            at_fault=exit_file.at_fault or (at_fault if reason is FailureReason.NOT_STARTED else None),
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
             message=exit_file.message or message,

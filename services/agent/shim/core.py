@@ -86,7 +86,8 @@ def _exec_failed(state: ShimState, event: ExecFailed) -> Step:
     if state.phase is not ShimPhase.COMING_UP:
         return state, ()
     state = replace(state, phase=ShimPhase.GONE, reason=Reason.SPAWN_ERROR)
-    return state, (_exit(state, event.message), SendToAgent(ShimMessage.EXITED))
+    end = _exit(state, event.message, event.at_fault)
+    return state, (end, SendToAgent(ShimMessage.EXITED))
 
 
 def _worker_exited(state: ShimState, event: WorkerExited) -> Step:
@@ -189,7 +190,7 @@ def _send_heartbeat(state: ShimState, now: float) -> Step:
     return replace(state, sent_at=now, unsent=False), (SendToAgent(ShimMessage.HEARTBEAT),)
 
 
-def _exit(state: ShimState, message: str | None) -> WriteExit:
+def _exit(state: ShimState, message: str | None, at_fault: str | None = None) -> WriteExit:
     assert state.reason is not None
     gone_at = state.worker_gone_at
     return WriteExit(
@@ -200,6 +201,7 @@ def _exit(state: ShimState, message: str | None) -> WriteExit:
         message=message,
         timeout_s=state.timeout_s,
         duration_s=0.0 if gone_at is None else max(0.0, gone_at - state.released_at),
+        at_fault=at_fault,
     )
 
 

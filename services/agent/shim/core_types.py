@@ -108,10 +108,11 @@ class Released:
 
 @value
 class ExecFailed:
-    """There will be no worker; `message` says why, for a person."""
+    """There will be no worker; `message` says why, for a person, and `at_fault` whose trouble it is: run or node."""
 
     now: float
     message: str
+    at_fault: str = "run"
 
 
 @value
@@ -208,6 +209,7 @@ class WriteExit:
     message: str | None
     timeout_s: float | None
     duration_s: float
+    at_fault: str | None = None
 
 
 Action = SignalTree | KillTree | CheckOutput | SendToAgent | WriteExit

@@ -5,6 +5,7 @@ Owns what a worker is started with; knows no process. Secret values leave only i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -30,8 +31,33 @@ SAMPLE = (
 _PLACEHOLDER = re.compile(r"\{\{(run_id|attempt|run_dir|node)\}\}")
 
 
+RUN, NODE = "run", "node"
+_OF_THE_NODE = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+    }
+)
+"""What no run brings about by naming a program or a folder: descriptors, memory or storage of the machine."""
+
+
 class SpawnError(Exception):
-    """The worker cannot be started; the text is for a person and names no secret value."""
+    """The worker cannot be started; the text is for a person and names no secret value.
+
+    `at_fault`: whose trouble it is, the run's (program, folder, secrets) or the node's.
+    """
+
+    def __init__(self, text: str, at_fault: str = RUN) -> None:
+        super().__init__(text)
+        self.at_fault = at_fault
 
 
 @value
@@ -213,9 +239,9 @@ def _working_dir(intent: ShimIntent) -> str:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except (OSError, ValueError) as error:
         cause = "no such folder" if isinstance(error, FileNotFoundError) else why(error)
-        raise SpawnError(f"{label} {path}: {cause}") from None
+        raise SpawnError(f"{label} {path}: {cause}", NODE if named is None else fault(error)) from None
     if not is_folder:
-        raise SpawnError(f"{label} {path}: not a folder")
+        raise SpawnError(f"{label} {path}: not a folder", NODE if named is None else RUN)
     return path
 
 
@@ -227,27 +253,32 @@ def _program(name: str, working_dir: str, search: str) -> str:
         path = os.path.join(working_dir, name)
         unusable = _unusable(path)
         if unusable is not None:
-            raise SpawnError(f"{path}: {unusable}")
+            raise unusable
         return path
-    refused: str | None = None
+    refused: SpawnError | None = None
     for folder in search.split(os.pathsep):
         path = os.path.join(working_dir, folder, name)
         unusable = _unusable(path)
         if unusable is None:
             return path
-        if unusable != "no such file":
-            refused = refused or f"{path}: {unusable}"
-    raise SpawnError(refused or f"{name}: no such file in PATH ({search})")
+        if not str(unusable).endswith(": no such file"):
+            refused = refused or unusable
+    raise refused or SpawnError(f"{name}: no such file in PATH ({search})")
 
 
-def _unusable(path: str) -> str | None:
+def _unusable(path: str) -> SpawnError | None:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        return why(error)
+        return SpawnError(f"{path}: {why(error)}", fault(error))
     if stat.S_ISDIR(mode):
-        return "a folder, not a program"
-    return None if os.access(path, os.X_OK) else "not executable"
+        return SpawnError(f"{path}: a folder, not a program")
+    return None if os.access(path, os.X_OK) else SpawnError(f"{path}: not executable")
+
+
+def fault(error: Exception) -> str:
+    """Whose trouble an error is that using what the run names met with."""
+    return NODE if isinstance(error, OSError) and error.errno in _OF_THE_NODE else RUN
 
 
 def why(error: Exception) -> str:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 MAX_MESSAGE = 8192
-_FOLDER, _LEFT, _FAILED = b"F", b"L", b"E"
+_FOLDER, _LEFT = b"F", b"L"
+_FAILED = {launch.RUN: b"E", launch.NODE: b"N"}
 _SET_HERE = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGTERM}
 """What spawner and shim ignore or take; exec alone would leave what is ignored ignored."""
 _NOT_DEFAULT = tuple(
@@ -50,12 +51,13 @@ class Shim:
 @value
 class Handed:
     """What became of a folder. `lock_fd` and `folder_fd` are -1 where its attempt is not to be run; else the shim
-    holds the lock, and `failure` is None where the worker has exec'd."""
+    holds the lock, and `failure` is None where the worker has exec'd; else it says why not, and `at_fault` whose it is."""
 
     folder: str
     folder_fd: int
     lock_fd: int
-    failure: str | None
+    failure: str | None = None
+    at_fault: str = launch.RUN
 
 
 @value
@@ -76,11 +78,14 @@ class Prefork:
         message, fds, _flags, _address = socket.recv_fds(self.channel, MAX_MESSAGE, 2)
         kind, folder = message[:1], os.fsdecode(message[1:])
         if kind == _LEFT:
-            return Handed(folder, -1, -1, None)
+            return Handed(folder, -1, -1)
         if kind != _FOLDER or len(fds) != 2:
             return None
         failure = self.channel.recv(MAX_MESSAGE)
-        return Handed(folder, fds[0], fds[1], failure[1:].decode("utf-8", "replace") if failure else None)
+        if not failure:
+            return Handed(folder, fds[0], fds[1])
+        at_fault = launch.NODE if failure[:1] == _FAILED[launch.NODE] else launch.RUN
+        return Handed(folder, fds[0], fds[1], failure[1:].decode("utf-8", "replace"), at_fault)
 
 
 def fork(shim: Shim, requests: socket.socket) -> Prefork:
@@ -141,7 +146,7 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
     try:
         _become(shim, folder, raw, started, environment)
     except launch.SpawnError as error:
-        channel.send(_FAILED + str(error).encode("utf-8", "replace")[: MAX_MESSAGE - 1])
+        channel.send(_FAILED[error.at_fault] + str(error).encode("utf-8", "replace")[: MAX_MESSAGE - 1])
     return 127
 
 
@@ -172,7 +177,7 @@ def _become(
 ) -> NoReturn:
     """Write started.json, then exec. Raises SpawnError."""
     if shim.notify_error is not None:
-        raise launch.SpawnError(shim.notify_error)
+        raise launch.SpawnError(shim.notify_error, launch.NODE)
     try:
         intent = launch.read_intent(raw)
         command = launch.command(intent, environment, folder, shim.notify_path)
@@ -184,7 +189,7 @@ def _become(
     except (KeyError, TypeError, ValueError) as error:
         raise launch.SpawnError(f"intent.json: {type(error).__name__}: {error}") from None
     except OSError as error:
-        raise launch.SpawnError(f"{folder}: {launch.why(error)}") from None
+        raise launch.SpawnError(f"{folder}: {launch.why(error)}", launch.NODE) from None
     _exec(command)
 
 
@@ -192,7 +197,7 @@ def _append_to(path: str, fd: int) -> None:
     try:
         output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise launch.SpawnError(f"{path}: {launch.why(error)}") from None
+        raise launch.SpawnError(f"{path}: {launch.why(error)}", launch.NODE) from None
     os.dup2(output, fd)
     os.close(output)
 
@@ -201,11 +206,14 @@ def _exec(command: launch.Command) -> NoReturn:
     try:
         os.chdir(command.working_dir)
     except OSError as error:
-        raise launch.SpawnError(f"working_dir {command.working_dir}: {launch.why(error)}") from None
+        text = f"working_dir {command.working_dir}: {launch.why(error)}"
+        raise launch.SpawnError(text, launch.fault(error)) from None
+    at_fault = launch.RUN
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execve(command.program, command.argv, command.environment)
     except OSError as error:
+        at_fault = launch.fault(error)
         match error.errno:
             case errno.ENOENT:
                 cause = "no such file, or the interpreter that its #! line names does not exist"
@@ -217,7 +225,7 @@ def _exec(command: launch.Command) -> NoReturn:
                 cause = launch.why(error)
     except (ValueError, TypeError, MemoryError) as error:
         cause = f"cannot exec: {type(error).__name__}"  # its text may quote the environment
-    raise launch.SpawnError(f"{command.program}: {cause}")
+    raise launch.SpawnError(f"{command.program}: {cause}", at_fault)
 
 
 def _default_signals() -> None:

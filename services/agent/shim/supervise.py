@@ -144,6 +144,7 @@ def exit_file(
         "reason": end.reason.value,
         "stop_reason": end.stop_reason,
         "message": end.message,
+        "at_fault": end.at_fault,
         "timeout_s": end.timeout_s,
         "duration_s": round(end.duration_s, 6),
         "ended_at": time.time(),
@@ -165,7 +166,7 @@ class Supervisor:
     ) -> None:
         self._wakeups = wakeups
         self._worker_pid = worker_pid
-        self._failure = handed.failure
+        self._failure, self._at_fault = handed.failure, handed.at_fault
         self._worker_cgroup = worker_cgroup
         self._listener = listener
         raw = files.read_json("intent.json") or {}
@@ -241,7 +242,7 @@ class Supervisor:
             os.waitpid(self._worker_pid, 0)
         with contextlib.suppress(OSError):
             os.unlink("started.json")
-        self._feed(core_types.ExecFailed(boottime(), self._failure))
+        self._feed(core_types.ExecFailed(boottime(), self._failure, self._at_fault))
 
     def _see_signals(self, numbers: set[int]) -> None:
         # Exits first: a worker that went by itself before we saw stop.json was not stopped.
