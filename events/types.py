@@ -229,11 +229,12 @@ class LastHeartbeat(WorkerReport, frozen=True, kw_only=True):
 
 
 class Started(RunEvent, frozen=True, kw_only=True):
-    """The worker runs."""
+    """The worker runs. ``threads``: how many its libraries were told to start; None: nothing was told."""
 
     attempt: Integer
     pid: int
     host: str
+    threads: Integer | None = None
     slots: tuple[Integer, ...] = ()
     devices: tuple[str, ...] = ()
 

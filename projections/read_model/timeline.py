@@ -59,8 +59,8 @@ def of_event(event: Event, change: RunChange) -> TimelineData | None:
     match event:
         case Dispatched(node=node, slots=slots):
             return DispatchedData(node=node, slots=slots)
-        case Started(host=host, pid=pid):
-            return StartedData(host=host, pid=fitting(pid))
+        case Started(host=host, pid=pid, threads=threads):
+            return StartedData(host=host, pid=fitting(pid), threads=threads)
         case CancelRequested(requested_by=who, reason=reason):
             return CancelRequestedData(by=who, reason=_cut(reason))
         case RetryRequested(requested_by=who, reason=reason):

@@ -53,7 +53,7 @@ async def _run(request: Request) -> int:
             detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
             note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
             if submission.created:
-                await submitting.note_unused_gpus()
+                await submitting.note_what_it_gets()
         # A run that fails at once may be at a later attempt already.
         first = 1 if submission.created else None
         async with (

@@ -22,10 +22,11 @@ from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import RunView
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
-from trainshed_client.rendering.timeline import EndData, by_whom, data_of
+from trainshed_client.rendering.timeline import EndData, StartedData, by_whom, data_of
 from trainshed_client.statuses import RunStatus
 
 _LABEL_WIDTH = 10
+_THREADS = "OMP_NUM_THREADS, unless the config sets it"
 
 
 @verb("trainshed show ppo-cartpole", "trainshed show k3f2q7 --json")
@@ -150,6 +151,9 @@ def _facts(
         f"{record.cpus} CPU{'' if record.cpus == 1 else 's'}",
     ]
     yield "needs", ", ".join(needs) + (f", priority {record.priority}" if record.priority else ""), None
+    started = next((data for one in reversed(entries) if isinstance(data := data_of(one), StartedData)), None)
+    if started is not None and started.threads is not None:
+        yield "threads", f"{started.threads} ({_THREADS})", None
     if record.labels:
         yield "labels", ", ".join(f"{name}={value}" for name, value in record.labels.items()), None
     yield "waited", describe.waited(record, at), None

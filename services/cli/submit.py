@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one"
+_THREADS = "OMP_NUM_THREADS"
 _NOTE_WITHIN_S = 1.0
 _CHECKS_AT_ONCE = 16
 _IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
@@ -46,7 +47,8 @@ def submit(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Queue a run and return at once.
 
     The same config is the same run: submitted again, it starts nothing and says which run it is (--new makes
-    another). `-- CMD ...` runs a program of yours, in this folder; only the variables named with --env go with it.
+    another). `-- CMD ...` runs a program of yours, in this folder, with your PATH and active venv, and
+    the variables named with --env.
     A .jsonl file holds several runs: all are queued, or none.
     """
     request = build(options)
@@ -81,7 +83,7 @@ async def _submit(request: Request, as_json: bool) -> None:
             elif not submissions[0].created:
                 note(await already(trainshed, submissions[0]))
             if any(one.created for one in submissions):
-                await submitting.note_unused_gpus()
+                await submitting.note_what_it_gets()
 
 
 async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submission]:
@@ -105,6 +107,7 @@ class Submitting:
 
     def __init__(self, trainshed: Trainshed, configs: Sequence[Config]) -> None:
         self._trainshed = trainshed
+        self._configs = configs
         self._wanted = any(_asks_for_no_gpu(config) for config in configs)
         self._asking: asyncio.Task[bool] | None = None
 
@@ -120,10 +123,13 @@ class Submitting:
             self._asking.cancel()
             await asyncio.wait({self._asking})
 
-    async def note_unused_gpus(self) -> None:
-        """Say on stderr that a run asks for no GPU where nodes have some."""
+    async def note_what_it_gets(self) -> None:
+        """Say on stderr that a run asks for no GPU where nodes have some, and how many threads it is told to start
+        where it says nothing of that."""
         if self._asking is not None and await self._asking:
             note(NO_GPU)
+        if len(self._configs) == 1 and (threads := _threads(self._configs[0])):
+            note(threads)
 
     async def _has_gpus(self) -> bool:
         try:
@@ -132,6 +138,17 @@ class Submitting:
         except (TrainshedError, TimeoutError):
             return False  # a courtesy
         return any(node.gpus and node.status in (NodeStatus.UP, NodeStatus.LOST) for node in nodes)
+
+
+def _threads(config: Config) -> str | None:
+    """What to say of the threads that its libraries start; None where the config decides."""
+    resources, variables = config.get("resources"), config.get("environment")
+    asked = resources if isinstance(resources, dict) else {}
+    if "cpus" in asked or (isinstance(variables, dict) and _THREADS in variables):
+        return None
+    if _asks_for_no_gpu(config) or not asked["gpus"]["requested"]:
+        return f"1 CPU asked for, so 1 thread ({_THREADS}); --cpus 4 asks for more"
+    return f"its threads ({_THREADS}): its GPUs' share of the node's CPUs; --cpus N asks for more"
 
 
 def _asks_for_no_gpu(config: Config) -> bool:

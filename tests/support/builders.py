@@ -112,7 +112,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
     "slot_healthy": (Role.AGENT, SlotHealthy(node="gpu01", incarnation="a", index=1)),
     "started": (
         Role.AGENT,
-        Started(run_id="r1", attempt=1, pid=42, host="gpu01.lab", slots=(0,), devices=("GPU-0",)),
+        Started(run_id="r1", attempt=1, pid=42, host="gpu01.lab", threads=8, slots=(0,), devices=("GPU-0",)),
     ),
     "completed": (
         Role.AGENT,

@@ -20,12 +20,14 @@ from events.types import (
     Cancelled,
     Completed,
     Device,
+    Dispatched,
     Failed,
     GpuReading,
     NodeEvent,
     TimedOut,
     WorkerReport,
 )
+from services.agent.attempts.intents import threads_of
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile, StopReason
 from services.agent.folders.paths import Folders, is_ref
 from services.agent.folders.prepared import PreparedFolders
@@ -33,11 +35,13 @@ from services.agent.identity import identify, only_agent
 from services.agent.machine import devices
 from services.agent.machine.devices import Devices
 from services.agent.machine.gpus import Gpus, GpuSample
+from services.agent.machine.inventory import Inventory
 from services.agent.output import artifacts, output_index
 from services.agent.output.output_index import OutputIndex, Seen
 from services.agent.output.telemetry import LineCutter, is_telemetry
 from services.agent.reports import ends
 from tests.support import eventually
+from tests.support.builders import EXAMPLES
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason
@@ -373,3 +377,24 @@ async def test_a_slots_health_is_told_when_it_changes_and_again_after_a_join(
     finally:
         sampling.cancel()
         await asyncio.wait({sampling})
+
+
+@pytest.mark.parametrize(
+    ("cpus", "slots", "threads"),
+    [(1, 0, 1), (6, 0, 6), (1, 1, 4), (6, 1, 6), (1, 2, 9), (1, 4, 19)],
+)
+def test_a_run_with_gpus_starts_no_fewer_threads_than_its_share_of_the_node(
+    cpus: int, slots: int, threads: int
+) -> None:
+    """19 CPUs and 4 slots; a run without GPUs starts what it asked for."""
+    node = Inventory(cpus=19, memory_mb=1000, gpus=tuple(Device(index=index) for index in range(4)))
+    grant = EXAMPLES["dispatched"][1]
+    assert isinstance(grant, Dispatched)
+    grant = msgspec.structs.replace(grant, cpus=cpus, slots=tuple(range(slots)))
+    assert threads_of(node, grant) == threads
+
+
+def test_a_grant_of_slots_that_are_not_there_has_threads_all_the_same() -> None:
+    grant = EXAMPLES["dispatched"][1]
+    assert isinstance(grant, Dispatched) and grant.slots
+    assert threads_of(Inventory(cpus=2, memory_mb=1), grant) >= grant.cpus

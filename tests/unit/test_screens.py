@@ -229,7 +229,10 @@ LIVE_VIEW = RunView(
         "labels": {"sweep": "a", "who": "ada"},
     },
     attempts=[],
-    timeline=happened((9, "09:00:00", "submitted", SubmittedData(by="local"))),
+    timeline=happened(
+        (9, "09:00:00", "submitted", SubmittedData(by="local")),
+        (10, "09:00:12", "started", StartedData(host="gpu01.lab", pid=41523, threads=16)),
+    ),
 )
 WAITING_VIEW = RunView(seq=120, run=WAITING, config={}, attempts=[], timeline=[])
 HOLDERS = [

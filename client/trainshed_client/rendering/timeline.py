@@ -31,10 +31,11 @@ class DispatchedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class StartedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Where the worker runs."""
+    """Where the worker runs, and how many threads its libraries were told to start."""
 
     host: str
     pid: int | None = None
+    threads: int | None = None
 
 
 class CancelRequestedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

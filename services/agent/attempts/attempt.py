@@ -124,6 +124,7 @@ class LiveAttempt:
                 attempt=self.ref.attempt,
                 pid=started.pid,
                 host=self._parts.host,
+                threads=intent.threads,
                 slots=intent.slots,
                 devices=tuple(device for device in intent.devices if not device.isdecimal()),
             )

@@ -15,6 +15,8 @@ import pytest
 from tests.support.stack import TRAINSHED, Stack
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one\n"
+ONE_THREAD = "1 CPU asked for, so 1 thread (OMP_NUM_THREADS); --cpus 4 asks for more\n"
+SHARE = "its threads (OMP_NUM_THREADS): its GPUs' share of the node's CPUs; --cpus N asks for more\n"
 
 
 def on_terminal(stack: Stack, *words: str, environment: Mapping[str, str] | None = None) -> str:
@@ -41,10 +43,22 @@ def on_terminal(stack: Stack, *words: str, environment: Mapping[str, str] | None
 
 
 def test_a_run_without_gpus_is_told_so_where_there_are_some(stack: Stack) -> None:
-    assert stack.trainshed("submit", "--new", "--", "true").stderr == NO_GPU
+    assert stack.trainshed("submit", "--new", "--", "true").stderr == NO_GPU + ONE_THREAD
     assert NO_GPU in stack.trainshed("run", "--new", "--", "true").stderr
-    for words in (("--gpus", "1"), ("--gpus", "0")):
-        assert stack.trainshed("submit", "--new", *words, "--", "true").stderr == ""
+    assert stack.trainshed("submit", "--new", "--gpus", "0", "--", "true").stderr == ONE_THREAD
+
+
+def test_a_run_that_says_nothing_of_cpus_is_told_its_threads(stack: Stack) -> None:
+    words = ("submit", "--new", "--gpus", "1")
+    assert stack.trainshed(*words, "--", "true").stderr == SHARE
+    for more in (("--cpus", "1"), ("--env", "OMP_NUM_THREADS=2")):
+        assert stack.trainshed(*words, *more, "--", "true").stderr == ""
+    run = stack.submit(
+        "--gpus", "1", shell="echo $OMP_NUM_THREADS $TRAINSHED_CPUS"
+    )  # half of two slots and 4 CPUs
+    stack.wait(run)
+    assert stack.trainshed("logs", run).stdout == b"2 1\n"
+    assert "threads:   2 (OMP_NUM_THREADS, unless the config sets it)" in stack.trainshed("show", run).lines
 
 
 def test_run_of_an_ended_config_says_so_and_exits_with_the_old_code(stack: Stack) -> None:
