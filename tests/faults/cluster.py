@@ -223,6 +223,7 @@ class Cluster:
             folder,
             {
                 MARK: self.mark,
+                "TRAINSHED_WORKER_ENV": MARK,
                 "TRAINSHED_NATS_URL": f"nats://127.0.0.1:{port}",
                 "TRAINSHED_NATS_USER": self.endpoint.user or "",
                 "TRAINSHED_NATS_PASSWORD": self.endpoint.password or "",

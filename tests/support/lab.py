@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.nats import NatsServer
-from tests.support.stack import _MARK, TRAINSHED, Stack, clean_environment, until
+from tests.support.stack import TRAINSHED, Stack, clean_environment, marked, until
 from trainshed_client.client import Trainshed
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import TrainshedError
@@ -50,7 +50,7 @@ class Lab(Stack):
         with (self.root / f"{name}.log").open("ab") as log:
             self._services[name] = subprocess.Popen(
                 [TRAINSHED, *words],
-                env={**environment, _MARK: self.mark},
+                env=marked(environment, self.mark),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

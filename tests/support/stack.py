@@ -21,7 +21,7 @@ T = TypeVar("T")
 TRAINSHED = Path(sysconfig.get_path("scripts")) / "trainshed"
 READY = "Trainshed is up"
 _MARK = "TEST_STACK"
-"""A variable that every process of a stack inherits, workers included, and nothing else has."""
+"""A variable that every process of a stack has, workers included (`marked`), and nothing else."""
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
 
@@ -64,6 +64,12 @@ def clean_environment(state_dir: Path, more: Mapping[str, str] | None = None) ->
     """What a user's shell has, and nothing of whoever runs the tests."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {**kept, "TRAINSHED_STATE_DIR": str(state_dir), "CUDA_VISIBLE_DEVICES": "", **(more or {})}
+
+
+def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
+    """``environment`` for a process whose descendants all bear the mark."""
+    passed_over = filter(None, (environment.get("TRAINSHED_WORKER_ENV"), _MARK))
+    return {**environment, _MARK: mark, "TRAINSHED_WORKER_ENV": ",".join(passed_over)}
 
 
 def run_trainshed(
@@ -132,7 +138,7 @@ class Stack:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._command, *options],
-                env={**self.environment, _MARK: self.mark},
+                env=marked(self.environment, self.mark),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

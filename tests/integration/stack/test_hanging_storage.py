@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hanging import HANGS_READS, HangingStorage, hanging_storage
-from tests.support.stack import _MARK, TRAINSHED, Stack, clean_environment, run_trainshed, until
+from tests.support.stack import TRAINSHED, Stack, clean_environment, marked, run_trainshed, until
 
 HUNG = 50
 HUNG_MEMORY_MB = 10
@@ -46,7 +46,7 @@ def other_node(stack: Stack) -> Iterator[None]:
     with state.with_name("other.log").open("wb") as log:
         agent = subprocess.Popen(
             [TRAINSHED, *command],
-            env={**clean_environment(state), _MARK: stack.mark},
+            env=marked(clean_environment(state), stack.mark),
             stdout=log,
             stderr=log,
         )

@@ -165,8 +165,7 @@ def test_a_command_line_is_run_as_its_caller_would(stack: Stack, tmp_path: Path)
     done = stack.trainshed(
         *("run", "--new", "--env", "GIVEN", "--", "tool", "a b"), cwd=tmp_path, environment=caller
     )
-    assert done.text == f"{tmp_path}|yes|||a b\n"
-    assert "PYTHONPATH" in done.stderr
+    assert done.text == f"{tmp_path}|yes||/somewhere|a b\n"
 
 
 def test_ctrl_c_detaches_from_a_run_and_leaves_it(stack: Stack) -> None:
