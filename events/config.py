@@ -12,6 +12,7 @@ import msgspec
 
 from events.json_limits import MAX_INTEGER
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.provenance import Code
 
 RUN_NAME_LENGTH = 120
 """The most characters of a run's name."""
@@ -129,6 +130,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     after: tuple[str, ...] = ()
     secrets: dict[str, Secret] = {}
     submission_key: str | None = None
+    code: Code | None = None
 
     @property
     def name(self) -> str:
@@ -201,6 +203,7 @@ _LAUNCH = (
     "schedule",
     "stop",
     "heartbeat",
+    "code",
 )
 
 

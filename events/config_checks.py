@@ -5,6 +5,7 @@ Owns the wording of "must be ..., not ..."; knows no field by name.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -18,6 +19,7 @@ Check: TypeAlias = Callable[[object, str], object]
 """Takes a value and its path; returns the value, or raises TrainshedError (invalid)."""
 
 _LONGEST_HINT = 24
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def object_(value: object, path: str) -> dict[str, object]:
@@ -182,6 +184,14 @@ def run_id(value: object, path: str) -> str:
             "must be a full run id, 26 of the characters a-z and 2-7 (ls --json prints it), "
             f'not "{cut(value)}"',
         )
+    return value
+
+
+def sha256(value: object, path: str) -> str:
+    """A SHA-256 in lower-case hex."""
+    if not isinstance(value, str) or _SHA256.fullmatch(value) is None:
+        found = f'"{cut(value)}"' if isinstance(value, str) else kind(value)
+        raise invalid(path, f"must be a SHA-256, 64 of the characters 0-9 and a-f, not {found}")
     return value
 
 

@@ -24,6 +24,7 @@ from events.config_checks import (
     number,
     object_,
     run_id,
+    sha256,
     signal_name,
     text,
     variable_name,
@@ -33,8 +34,11 @@ from events.credentials import refuse_credentials
 from events.json_limits import MAX_BYTES, below, check_json, invalid, kind, too_large
 from events.own_variables import refuse_own_variables
 from trainshed_client.errors import TrainshedError
+from trainshed_client.provenance import Provenance
 
 __all__ = ["AcceptedConfig", "accepted_config", "parse_json", "parse_yaml"]
+
+MAX_PROVENANCE_BYTES = 16 * 1024
 
 RETRY_REASONS = (*RETRY_ON, "time_limit")
 """What ``retry.on`` may name: every way for an attempt to fail that a new attempt can follow."""
@@ -83,6 +87,17 @@ def accepted_config(raw: object, *, allow_credentials: bool = False) -> Accepted
     return AcceptedConfig(config, stored, digest_of_json(normalised))
 
 
+def accepted_provenance(raw: object) -> Provenance | None:
+    """What is sent as ``provenance`` beside a run config. Raises TrainshedError (invalid, or too_large)."""
+    if raw is None:
+        return None
+    check_json(raw)
+    provenance = msgspec.convert(_fields(raw, "provenance", _PROVENANCE), Provenance)
+    if (size := len(msgspec.json.encode(provenance))) > MAX_PROVENANCE_BYTES:
+        raise too_large(size, MAX_PROVENANCE_BYTES)
+    return provenance
+
+
 def _fields(value: object, path: str, table: Table) -> dict[str, object]:
     """``value`` with each of its fields checked by ``table``; no field is required."""
     checked: dict[str, object] = {}
@@ -121,6 +136,13 @@ def _secret(value: object, path: str) -> object:
     secret = _fields(value, path, _SECRET)
     _exactly_one(secret, ("file", "env"), path)
     return secret
+
+
+def _code(value: object, path: str) -> object:
+    code = _fields(value, path, _CODE)
+    if "sha256" not in code:
+        raise invalid(path, 'must have "sha256", as trainshed_client.code_of(folder) makes it')
+    return code
 
 
 def _exactly_one(fields: dict[str, object], names: tuple[str, str], path: str) -> None:
@@ -183,6 +205,7 @@ _CONFIG: Table = {
     "after": list_of(run_id),
     "secrets": names_to(_secret),
     "submission_key": nullable(text(), meaning="no key"),
+    "code": nullable(_code, meaning="the code is no part of it"),
 }
 
 _WORKER: Table = {
@@ -192,5 +215,14 @@ _WORKER: Table = {
     "config": nullable(object_),
     "worker_id": nullable(text(least=1)),
 }
+
+_PROVENANCE: Table = {
+    "folder": absolute_path,
+    "commit": nullable(text(least=1), meaning="not known"),
+    "dirty": nullable(boolean, meaning="not known"),
+    "ignore": list_of(text(least=1)),
+}
+
+_CODE: Table = {"sha256": sha256, "partial": boolean}
 
 _SECRET: Table = {"file": nullable(text(least=1)), "env": nullable(variable_name)}

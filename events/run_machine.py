@@ -85,6 +85,9 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
     run = run_of_config(event.run_id, stored.seq, bytes(event.config), config, phase)
     if event.caller_path is not None:  # interned: a sweep's runs bear one and the same
         run = msgspec.structs.replace(run, caller_path=sys.intern(event.caller_path))
+    if event.provenance is not None and config.code is not None:
+        folder, ignore = sys.intern(event.provenance.folder), event.provenance.ignore
+        run = msgspec.structs.replace(run, code_folder=folder, code_ignore=ignore)
     state.put_run(run)
     return Change(runs=(RunChange(None, run),))
 

@@ -90,7 +90,8 @@ class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``tries`` counts the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended
     ``not_started``. ``tried`` are the nodes where no worker of it could be started, by name, since the last RetryRequested.
-    ``caller_path`` is its Submitted's.
+    ``caller_path`` is its Submitted's; ``code_folder`` is where its node finds its code ("": not known), less what
+    ``code_ignore`` matches.
     """
 
     phase: Phase
@@ -99,6 +100,8 @@ class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     tried: tuple[str, ...] = ()
     cancel_requested: bool = False
     caller_path: str | None = None
+    code_folder: str = ""
+    code_ignore: tuple[str, ...] = ()
 
 
 class Run(RunProgress, frozen=True, kw_only=True):

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import msgspec
 
 from events.json_limits import MAX_INTEGER
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import AtFault, FailureReason
+from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 from trainshed_client.subjects import Role, Scope
 
 Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
@@ -42,13 +43,14 @@ class Submitted(RunEvent, frozen=True, kw_only=True):
     """A run config was accepted. ``config`` is the normalised config, as JSON.
 
     ``caller_path``: the PATH of who submitted a command, for its worker; it stands outside the digest, so that two
-    terminals ask for one run. None: the worker has its node's.
+    terminals ask for one run. None: the worker has its node's. ``provenance``, of its code, is outside the digest too.
     """
 
     config: msgspec.Raw
     digest: str
     submitted_by: str = "local"
     caller_path: str | None = None
+    provenance: Provenance | None = None
 
 
 class CancelRequested(RunEvent, frozen=True, kw_only=True):
@@ -260,12 +262,14 @@ class AttemptEnd(RunEvent, frozen=True, kw_only=True):
     """Base of the four ways an attempt ends. An end without ``last_heartbeat`` clears those columns.
 
     ``usage``: None where no worker ran, or nobody measured it.
+    ``code``: whether the run's code was still that of its config when the worker started; None where it names none.
     """
 
     attempt: Integer
     duration_s: float | None = None
     last_heartbeat: LastHeartbeat | None = None
     usage: AttemptUsage | None = None
+    code: CodeSeen | None = None
 
 
 class Completed(AttemptEnd, frozen=True, kw_only=True):

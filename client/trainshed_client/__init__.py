@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Submission,
     )
     from trainshed_client.client import Trainshed
+    from trainshed_client.code import code_of
     from trainshed_client.endpoint import Endpoint, discover
     from trainshed_client.errors import ErrorCode, TrainshedError
     from trainshed_client.follow import RunOutput
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
         TimelineEntry,
         Wait,
     )
-    from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus, WaitReason
+    from trainshed_client.statuses import CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
     from trainshed_client.watch import RunWatch
 
 __all__ = [
     "Acknowledged",
     "AttemptRecord",
     "Check",
+    "CodeSeen",
     "Endpoint",
     "ErrorCode",
     "Explanation",
@@ -68,6 +70,7 @@ __all__ = [
     "TrainshedError",
     "Wait",
     "WaitReason",
+    "code_of",
     "discover",
 ]
 
@@ -75,6 +78,7 @@ _MODULE_OF = {
     "Acknowledged": "answers",
     "AttemptRecord": "records",
     "Check": "answers",
+    "CodeSeen": "statuses",
     "Endpoint": "endpoint",
     "ErrorCode": "errors",
     "Explanation": "answers",
@@ -97,6 +101,7 @@ _MODULE_OF = {
     "TrainshedError": "errors",
     "Wait": "records",
     "WaitReason": "statuses",
+    "code_of": "code",
     "discover": "endpoint",
 }
 

@@ -31,6 +31,7 @@ from trainshed_client.connection import Connection, Reply
 from trainshed_client.endpoint import discover, worker_socket
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.naming import SHOWN, choose, is_run_id
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import QueuedRunRecord, RunRecord
 from trainshed_client.statuses import RunStatus
 
@@ -117,17 +118,31 @@ class Trainshed:
 
     # --- commands -----------------------------------------------------------------------------------------
 
-    async def submit(self, config: Mapping[str, object], *, caller_path: str | None = None) -> Submission:
+    async def submit(
+        self,
+        config: Mapping[str, object],
+        *,
+        caller_path: str | None = None,
+        provenance: Provenance | None = None,
+    ) -> Submission:
         """Submit a run config. The same config is the same run: then ``created`` is false and nothing starts.
 
-        ``caller_path`` is the PATH for the worker, where its ``environment`` has none; it makes no other run.
+        ``caller_path`` is the PATH for the worker, where its ``environment`` has none. ``provenance`` is where its ``code``
+        was read: without it a node looks in its ``working_dir``. Neither makes another run.
         """
-        request = config if caller_path is None else {"config": config, "caller_path": caller_path}
-        return await self._ask("run.submit", request, Submission)
+        beside = _beside(caller_path, provenance)
+        return await self._ask("run.submit", {"config": config, **beside} if beside else config, Submission)
 
-    async def submit_many(self, configs: Sequence[Mapping[str, object]]) -> list[Submission]:
+    async def submit_many(
+        self,
+        configs: Sequence[Mapping[str, object]],
+        *,
+        caller_path: str | None = None,
+        provenance: Provenance | None = None,
+    ) -> list[Submission]:
         """Submit all or none (1,000 runs and 1 MB at most), with one answer a config in order."""
-        return (await self._ask("run.submit_batch", {"runs": list(configs)}, Submissions)).runs
+        request = {"runs": list(configs), **_beside(caller_path, provenance)}
+        return (await self._ask("run.submit_batch", request, Submissions)).runs
 
     async def check(self, config: Mapping[str, object]) -> Check:
         """What submitting this config would do; nothing is appended. Raises as `submit` would."""
@@ -391,3 +406,9 @@ def _decoded(body: bytes, kind: type[T]) -> T:
 
 def _with_reason(request: dict[str, str], reason: str | None) -> dict[str, str]:
     return request if reason is None else {**request, "reason": reason}
+
+
+def _beside(caller_path: str | None, provenance: Provenance | None) -> dict[str, object]:
+    """What is known of what a request bears beside its configs."""
+    beside = {"caller_path": caller_path, "provenance": provenance}
+    return {name: value for name, value in beside.items() if value is not None}

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from trainshed_client.statuses import AtFault, FailureReason, NodeStatus, RunStatus, WaitReason
+from trainshed_client.statuses import AtFault, CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +87,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     failure_reason: FailureReason | None = None
+    code: CodeSeen | None = None
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None
@@ -124,6 +125,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     failure_reason: FailureReason | None = None
     at_fault: AtFault | None = None
+    code: CodeSeen | None = None
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None

@@ -85,6 +85,19 @@ GONE = (NodeStatus.LEFT, NodeStatus.REMOVED)
 """What is granted nothing until it joins again."""
 
 
+class CodeSeen(enum.StrEnum):
+    """What a node saw of a run's code beside its worker's start: as submitted, another, or not all of it."""
+
+    SAME = "same"
+    CHANGED = "changed"
+    UNKNOWN = "unknown"
+    UNSPECIFIED = "UNSPECIFIED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> CodeSeen:
+        return cls.UNSPECIFIED
+
+
 class WaitReason(enum.StrEnum):
     """Why a PENDING run is not running, in the order in which it is looked for."""
 

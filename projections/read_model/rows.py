@@ -29,6 +29,7 @@ class RunRow(msgspec.Struct, gc=False):
 
     attempt: int = 0
     cancel_requested: bool = False
+    code: str | None = None
     command: Raw = EMPTY_LIST
     cpus: int | None = None
     digest: str = ""
@@ -72,6 +73,7 @@ class AttemptRow(msgspec.Struct, gc=False):
 
     at_fault: str | None = None
     attempt: int = 0
+    code: str | None = None
     dispatched_at: str | None = None
     duration_s: float | None = None
     ended_at: str | None = None

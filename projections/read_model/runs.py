@@ -104,7 +104,7 @@ def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: 
         _forget_attempts(working, working.touch_run(item).submit_seq)
         item.row, item.run = row, run
     item.fresh = True
-    working.add_to_timeline(row, stored, time, timeline.submitted(run, event.submitted_by))
+    working.add_to_timeline(row, stored, time, timeline.submitted(run, event))
 
 
 def _forget_attempts(working: WorkingSet, submit_seq: int) -> None:
@@ -165,7 +165,7 @@ def _queued(row: RunRow, run: Run, time: str) -> None:
     """PENDING with the next attempt: the columns of the attempt before are cleared."""
     row.status, row.attempt, row.queued_at = "PENDING", run.phase.attempt, time
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
-    row.duration_s = row.exit_code = row.signal = row.failure_reason = None
+    row.duration_s = row.exit_code = row.signal = row.failure_reason = row.code = None
     row.slots, row.usage = EMPTY_LIST, EMPTY_OBJECT
     NO_REPORT.set_in(row)
 
@@ -193,6 +193,7 @@ def _attempt_ended(
     exit_code = fitting(getattr(event, "exit_code", None))
     signal = fitting(getattr(event, "signal", None))
     duration_s = getattr(event, "duration_s", None)
+    code = event.code if isinstance(event, AttemptEnd) else None
     item = working.attempt(row.submit_seq, number)
     assert item is not None and item.row is not None
     working.touch_attempt((row.submit_seq, number), item)
@@ -202,12 +203,14 @@ def _attempt_ended(
     attempt.duration_s = duration_s
     attempt.usage = usage
     attempt.at_fault = getattr(event, "at_fault", None)
+    attempt.code = code
     report.set_in(attempt)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
         row.ended_at, row.exit_code, row.signal = time, exit_code, signal
         row.duration_s = duration_s
         row.usage = usage
+        row.code = code
         report.set_in(row)
     else:
         _queued(row, run, time)

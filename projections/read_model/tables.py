@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -70,6 +70,7 @@ runs = Table(
     Column("exit_code", _BIG),
     Column("signal", _BIG),
     Column("failure_reason", Text),
+    Column("code", Text),
     Column("step", Float),
     Column("progress", Float),
     Column("status_text", Text),
@@ -106,6 +107,7 @@ attempts = Table(
     Column("signal", _BIG),
     Column("failure_reason", Text),
     Column("at_fault", Text),
+    Column("code", Text),
     Column("step", Float),
     Column("progress", Float),
     Column("status_text", Text),

@@ -22,9 +22,11 @@ from events.types import (
     RetryRequested,
     Started,
     Stopping,
+    Submitted,
     TimedOut,
 )
 from projections.read_model.rows import fitting
+from trainshed_client.provenance import Provenance
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,
     DispatchedData,
@@ -49,9 +51,17 @@ def encoded(data: TimelineData) -> msgspec.Raw:
     return msgspec.Raw(_ENCODER.encode(data))
 
 
-def submitted(run: Run, submitted_by: str) -> TimelineData:
-    """By whom, and after which runs."""
-    return SubmittedData(after=run.after[:MAX_NAMED], after_total=len(run.after), by=submitted_by)
+def submitted(run: Run, event: Submitted) -> TimelineData:
+    """By whom, after which runs, and from which folder and commit."""
+    provenance = event.provenance or Provenance()
+    return SubmittedData(
+        after=run.after[:MAX_NAMED],
+        after_total=len(run.after),
+        by=event.submitted_by,
+        commit=_cut(provenance.commit),
+        dirty=provenance.dirty,
+        folder=_cut(provenance.folder),
+    )
 
 
 def of_event(event: Event, change: RunChange) -> TimelineData | None:

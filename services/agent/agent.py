@@ -15,7 +15,8 @@ folder that was made ahead (`folders/prepared.py`). The run's folder may lie on 
 in the run's turn (`folders/turns.py`), and FoldersPrepared is the next input. Once no slot of it has a tree any more, the
 step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an idle shim of the pool
 (`processes/pool.py`) and hears of it on a socket (`processes/sockets.py`). The shim starts the worker; StartedWritten
-comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started (`reports/appender.py`).
+comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started (`reports/appender.py`)
+and has a thread look whether the run's code is still what was submitted (`attempts/code_looks.py`).
 While the worker runs its output is published as it grows (`output/tails.py`), indexed (`output/output_index.py`), looked
 through for telemetry (`output/telemetry.py`) and served to whoever asks for a range (`output/service.py`); what it
 reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`)
@@ -44,6 +45,7 @@ from events.codec import Writer, uuid7
 from events.feed import ApiError
 from events.log import EventLog, reconnected
 from services.agent.attempts.attempt import Parts
+from services.agent.attempts.code_looks import CodeLooks
 from services.agent.attempts.intents import Intents
 from services.agent.folders.paths import Folders
 from services.agent.folders.prepared import PreparedFolders
@@ -232,6 +234,7 @@ class AgentService:
                     self._clock,
                     self._host,
                     self._tasks.create_task,
+                    CodeLooks(),
                 )
                 session = self._session = SessionShell(
                     parts,

@@ -29,7 +29,7 @@ from trainshed_client.rendering.timeline import (
     failed_dependency,
 )
 from trainshed_client.rendering.waiting import brief
-from trainshed_client.statuses import FailureReason, RunStatus, WaitReason
+from trainshed_client.statuses import CodeSeen, FailureReason, RunStatus, WaitReason
 
 NOTHING = "-"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
@@ -199,6 +199,27 @@ def last(record: RunRecord) -> str:
             return reported(record) or NOTHING
         case _:
             return ending(record) or NOTHING
+
+
+def last_of_all(record: RunRecord, shown: Callable[[str], str] = str) -> str:
+    """`last_in_brief`, and that the code was another when it is so."""
+    text = last_in_brief(record, shown)
+    if record.code is not CodeSeen.CHANGED:
+        return text
+    return "code changed" if text == NOTHING else f"{text}; code changed"
+
+
+def code_at_start(seen: CodeSeen | None) -> str:
+    """What a node saw of a run's code beside the worker's start."""
+    match seen:
+        case CodeSeen.SAME:
+            return "the same at the start"
+        case CodeSeen.CHANGED:
+            return "changed before the start"
+        case CodeSeen.UNKNOWN | CodeSeen.UNSPECIFIED:
+            return "not known whether it was the same at the start"
+        case None:
+            return ""
 
 
 def last_in_brief(record: RunRecord, shown: Callable[[str], str] = str) -> str:

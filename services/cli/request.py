@@ -10,14 +10,18 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from services.cli.code_option import named_code
 from services.cli.run_argument import RUN
 from services.cli.text import parse_memory_mb
 from services.durations import parse_duration
 from trainshed_client.errors import ErrorCode, TrainshedError
+
+if TYPE_CHECKING:
+    from trainshed_client.provenance import Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
 Config = dict[str, Any]
@@ -30,7 +34,7 @@ class Request(NamedTuple):
     """The configs to submit; ``batch``: they came as JSON lines. ``warnings`` are for stderr.
 
     ``places``: of a batch where each config stands, as in ``sweep.jsonl, line 3``. ``caller_path``: of a command the
-    caller's PATH, for the worker.
+    caller's PATH, for the worker. ``provenance``: of their code.
     """
 
     configs: list[Config]
@@ -38,6 +42,12 @@ class Request(NamedTuple):
     warnings: list[str]
     places: Sequence[str] = ()
     caller_path: str | None = None
+    provenance: Provenance | None = None
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What is sent beside the configs."""
+        return {"caller_path": self.caller_path, "provenance": self.provenance}
 
 
 def config_options(function: F) -> F:
@@ -74,6 +84,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--heartbeat", metavar="SOURCE", help="Sign of life: process, output or notify."),
     click.option("--heartbeat-timeout", metavar="DURATION", help="Silence that ends an attempt."),
     click.option("--working-dir", metavar="DIR", help="Where the worker starts; with -- CMD, here."),
+    click.option(
+        "--code",
+        metavar="DIR",
+        help="Its program files are part of what is run; with -- CMD, this folder's are.",
+    ),
+    click.option("--no-code", is_flag=True, help="An edit of the program makes no other run."),
+    click.option("--code-ignore", multiple=True, metavar="GLOB", help="Program files that do not count."),
     click.option("--new", is_flag=True, help="A run of its own, even if the same config is a run already."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD ..."),
 )
@@ -113,7 +130,26 @@ def build(
         _overlay(config, given)
         if options["new"]:
             config["submission_key"] = secrets.token_hex(16)
-    return Request(configs, batch, [], places, caller_path)
+    named = named_code(options, configs[0]["working_dir"] if command else None, here)
+    warnings = list(named.warnings) if named is not None else []
+    if named is not None:
+        for config in configs:
+            config.pop("code", None)
+            if named.code is not None:
+                config["code"] = named.code
+    if (count := options.get("count")) is not None:
+        configs = [_numbered(config, number) for config in configs for number in range(1, count + 1)]
+        places, batch = [place for place in places or [""] for _ in range(count)], True
+    provenance = named.provenance if named is not None else None
+    return Request(configs, batch, warnings, places, caller_path, provenance)
+
+
+def _numbered(config: Config, number: int) -> Config:
+    """The config's ``number``-th run of several: the first is the one without a number."""
+    key = config.get("submission_key")
+    if number == 1 or not isinstance(key, str | None):
+        return config
+    return {**config, "submission_key": f"{'count' if key is None else key}-{number}"}
 
 
 def _from_command(command: Sequence[str], env: Mapping[str, str], here: str) -> Config:

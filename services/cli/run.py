@@ -20,6 +20,7 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import FailureReason
 
 if TYPE_CHECKING:
+    from trainshed_client.answers import Submission
     from trainshed_client.client import Trainshed
     from trainshed_client.records import RunRecord
 
@@ -48,10 +49,12 @@ async def _run(request: Request) -> int:
     async with connected(patient=True) as trainshed:
         await resolve_after(trainshed, request.configs)
         async with Submitting(trainshed, request.configs) as submitting:
-            submission = await trainshed.submit(request.configs[0], caller_path=request.caller_path)
+            submission = await trainshed.submit(request.configs[0], **request.beside)
             run_id = submission.run_id
             detach_on_interrupt(lambda: f"detached; to stop it: trainshed cancel {short(run_id)}")
-            note(f"run {short(run_id)}" if submission.created else await already(trainshed, submission))
+            note(
+                f"run {short(run_id)}" if submission.created else await already(trainshed, submission, "run")
+            )
             if submission.created:
                 await submitting.note_what_it_gets()
         # A run that fails at once may be at a later attempt already.
@@ -67,7 +70,16 @@ async def _run(request: Request) -> int:
                 warn(missing)
             record = output.record
             note(f"run {short(run_id)} {clean(await _ending(trainshed, record))}")
+            if not submission.created:
+                note(_not_started(submission))
             return exit_code_of(record)
+
+
+def _not_started(submission: Submission) -> str:
+    """The last line where a run that there was answered: whoever reads the end alone must not take it for a new one."""
+    run = short(submission.run_id)
+    was = "had ended before" if submission.status.ended else "was under way"
+    return f"nothing was started: this was the output of run {run}, which {was}. For a new run: trainshed run --new …"
 
 
 async def _ending(trainshed: Trainshed, record: RunRecord) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 import msgspec
@@ -22,10 +23,11 @@ from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import RunView
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
-from trainshed_client.rendering.timeline import EndData, StartedData, by_whom, data_of
-from trainshed_client.statuses import RunStatus
+from trainshed_client.rendering.timeline import EndData, StartedData, SubmittedData, by_whom, data_of
+from trainshed_client.statuses import CodeSeen, RunStatus
 
 _LABEL_WIDTH = 10
+_DIGEST_SHOWN = 10
 _THREADS = "OMP_NUM_THREADS, unless the config sets it"
 
 
@@ -58,7 +60,7 @@ async def _read(run: str, *, for_people: bool) -> tuple[bytes, RunView, OutputTa
 
 def lines(view: RunView, tail: OutputTail | None, at: str, screen: Screen) -> list[str]:
     """The whole page."""
-    shown = list(facts(_facts(view.run, view.timeline, at), screen))
+    shown = list(facts(_facts(view, at), screen))
     if view.config:
         config = msgspec.json.format(msgspec.json.encode(view.config), indent=0).decode()
         shown += facts([("config", config, None)], screen)
@@ -121,7 +123,7 @@ def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[st
                 Cell(str(one.status), describe.style_of(one.status)),
                 describe.where(one),
                 describe.ran(one, at),
-                clean(_of_attempt(describe.ending(one), describe.reported(one), one.late_result)),
+                clean(_of_attempt(one)),
             ]
             for one in attempts
         ],
@@ -129,16 +131,17 @@ def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[st
     )
 
 
-def _of_attempt(ending: str, reported: str, late_result: str | None) -> str:
-    parts = [part for part in (ending, reported) if part]
-    if late_result:
-        parts.append(f"(too late: {late_result})")
+def _of_attempt(attempt: AttemptRecord) -> str:
+    parts = [part for part in (describe.ending(attempt), describe.reported(attempt)) if part]
+    if attempt.code is CodeSeen.CHANGED:
+        parts.append("code changed")
+    if attempt.late_result:
+        parts.append(f"(too late: {attempt.late_result})")
     return ", ".join(parts) or describe.NOTHING
 
 
-def _facts(
-    record: QueuedRunRecord, entries: list[TimelineEntry], at: str
-) -> Iterator[tuple[str, str, str | None]]:
+def _facts(view: RunView, at: str) -> Iterator[tuple[str, str, str | None]]:
+    record, entries = view.run, view.timeline
     yield "run", record.run_id, "bold"
     yield "name", record.name, None
     yield "status", status_text(record, entries), describe.style_of(record.status)
@@ -154,6 +157,8 @@ def _facts(
     started = next((data for one in reversed(entries) if isinstance(data := data_of(one), StartedData)), None)
     if started is not None and started.threads is not None:
         yield "threads", f"{started.threads} ({_THREADS})", None
+    if text := _code(view.config, record, entries):
+        yield "code", text, "yellow" if record.code is CodeSeen.CHANGED else None
     if record.labels:
         yield "labels", ", ".join(f"{name}={value}" for name, value in record.labels.items()), None
     yield "waited", describe.waited(record, at), None
@@ -165,6 +170,21 @@ def _facts(
         yield "told", text, None
     if record.submitted_by:
         yield "by", record.submitted_by, None
+
+
+def _code(config: Mapping[str, Any], record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:
+    """``3f2a91c4 of commit 9d31e0b2 (dirty), the same at the start``; empty where the config names no code."""
+    code = config.get("code")
+    if not isinstance(code, dict):
+        return ""
+    shown = str(code.get("sha256"))[:_DIGEST_SHOWN] + (" (a part)" if code.get("partial") else "")
+    for entry in entries:
+        match data_of(entry):
+            case SubmittedData(commit=str(commit)) as data:
+                shown += f" of commit {commit[:_DIGEST_SHOWN]}{' (dirty)' if data.dirty else ''}"
+            case _:
+                pass
+    return ", ".join(filter(None, (shown, describe.code_at_start(record.code))))
 
 
 def status_text(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:

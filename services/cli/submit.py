@@ -39,6 +39,9 @@ _IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
 )
 @config_options
 @click.option(
+    "--count", type=click.IntRange(1, 1000), help="So many runs of it; again, they are the same runs."
+)
+@click.option(
     "--dry-run", is_flag=True, help="Submit nothing: say which run it would be and where it could run."
 )
 @json_option
@@ -70,7 +73,7 @@ async def _submit(request: Request, as_json: bool) -> None:
             if batch:
                 submissions = await _submit_lines(trainshed, request)
             else:
-                submissions = [await trainshed.submit(configs[0], caller_path=request.caller_path)]
+                submissions = [await trainshed.submit(configs[0], **request.beside)]
             for submission in submissions:
                 if as_json:
                     print_json(msgspec.json.encode(submission))
@@ -89,7 +92,7 @@ async def _submit(request: Request, as_json: bool) -> None:
 async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submission]:
     """Raises TrainshedError that names the file's line where the gateway names the place in the batch."""
     try:
-        return await trainshed.submit_many(request.configs)
+        return await trainshed.submit_many(request.configs, **request.beside)
     except TrainshedError as error:
         found = _IN_BATCH.match(error.path or "")
         if found is None or int(found[1]) >= len(request.places):
@@ -99,7 +102,7 @@ async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submissi
 
 def _placed(error: TrainshedError, place: str, path: str | None) -> TrainshedError:
     """An error about one line of a file."""
-    return TrainshedError(error.code, error.message, f"{place}: {path}" if path else place)
+    return TrainshedError(error.code, error.message, ": ".join(filter(None, (place, path))) or None)
 
 
 class Submitting:
@@ -174,18 +177,18 @@ async def resolve_after(trainshed: Trainshed, configs: list[Config]) -> None:
                 after[place] = known[run]
 
 
-async def already(trainshed: Trainshed, submission: Submission) -> str:
-    """What to tell of a config that is a run already."""
+async def already(trainshed: Trainshed, submission: Submission, verb: str = "submit") -> str:
+    """What to tell of a config that is a run already, whoever submits it with ``verb``."""
     run = short(submission.run_id)
     if not submission.status.ended:
         return (
             f"nothing started: this config is run {run} ({submission.status}). "
-            f"Follow it: trainshed logs -f {run}, or another: trainshed submit --new …"
+            f"Follow it: trainshed logs -f {run}, or another: trainshed {verb} --new …"
         )
     ended = await _ended_ago(trainshed, submission.run_id)
     return (
         f"nothing started: this config is run {run} ({submission.status}{ended}). "
-        f"Again: trainshed submit --new …, or: trainshed retry {run}"
+        f"Again: trainshed {verb} --new …, or: trainshed retry {run}"
     )
 
 

@@ -96,6 +96,8 @@ def dispatched(grant: Grant, epoch: int, view: View) -> Dispatched:
     launch = stored_config(run.config).launch()
     if run.caller_path is not None:
         launch["caller_path"] = run.caller_path
+    if "code" in launch and run.code_folder:
+        launch["code_folder"], launch["code_ignore"] = run.code_folder, run.code_ignore
     return Dispatched(
         run_id=run.run_id,
         attempt=run.attempt,

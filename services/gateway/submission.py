@@ -14,12 +14,12 @@ from events.canonical import Digest
 from events.codec import NewEvent, Writer
 from events.config import RunConfig
 from events.config_input import accepted_config
-from events.json_limits import check_json, cut, invalid, kind
 from events.log import Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Submitted
 from services.api import Call
 from services.failpoints import failpoint
 from services.fold import SharedFold
+from services.gateway.beside import NOTHING, SentBeside, beside_in, unwrapped
 from services.gateway.lookup import Lookup, resolving
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
@@ -30,7 +30,6 @@ from trainshed_client.statuses import RunStatus
 _log = get_logger("gateway")
 
 MAX_BATCH_RUNS = 1_000
-MAX_PATH_BYTES = 32 * 1024
 FOREIGN_TRIES = 5
 """How often a conflict without a Submitted is looked at again: a cluster's replica may be behind for a moment."""
 
@@ -85,7 +84,8 @@ class SubmissionCalls:
 
     async def submit_batch(self, call: Call) -> dict[str, Any]:
         """One bad config refuses all; those that exist answer so; the rest is one atomic batch."""
-        runs = call.fields(runs=list)["runs"]
+        fields = call.fields(runs=list, caller_path=str, provenance=dict)
+        runs, others = fields["runs"], beside_in(fields)
         if not runs:
             raise TrainshedError(ErrorCode.INVALID, "name at least one run config", "runs")
         if len(runs) > MAX_BATCH_RUNS:
@@ -97,7 +97,7 @@ class SubmissionCalls:
         wanted: dict[str, NewSubmission] = {}
         order: list[str] = []
         for place, raw in enumerate(runs):
-            submission = self._submission(raw, call.by, f"runs[{place}]")
+            submission = self._submission(raw, call.by, f"runs[{place}]", others)
             order.append(submission.run_id)
             if submission.run_id in wanted:
                 continue
@@ -116,13 +116,15 @@ class SubmissionCalls:
             answered.add(run_id)
         return {"runs": out}
 
-    def _submission(self, raw: object, by: str, path: str = "") -> NewSubmission:
+    def _submission(
+        self, raw: object, by: str, path: str = "", others: SentBeside = NOTHING
+    ) -> NewSubmission:
         """What is submitted with this config, if it is accepted; ``path``: where in the request it stands.
 
-        ``raw`` is the config, or an object that holds it as ``config`` with what goes beside it.
+        ``raw`` is the config, or an object that holds it as ``config`` with what goes beside it, else ``others`` do.
         """
         try:
-            raw, beside = _unwrapped(raw)
+            raw, beside = unwrapped(raw, others)
             accepted = accepted_config(raw, allow_credentials=self._allow_credentials)
         except TrainshedError as error:
             if not path:
@@ -137,6 +139,7 @@ class SubmissionCalls:
             digest=digest.hex,
             submitted_by=by,
             caller_path=beside.caller_path,
+            provenance=beside.provenance,
         )
         return NewSubmission(accepted.config, digest, self._writer.new(event))
 
@@ -202,29 +205,6 @@ class SubmissionCalls:
             return _created(submission, seq)
         run = await self._lookup.run(submission.run_id, seq)
         return _answer(submission, False, run.status if run is not None else RunStatus.UNSPECIFIED, seq)
-
-
-class _SentBeside(msgspec.Struct, frozen=True):
-    """What a request may say beside a run config: kept in Submitted, outside the digest."""
-
-    caller_path: str | None = None
-
-
-def _unwrapped(raw: object) -> tuple[object, _SentBeside]:
-    """The config, and what was sent beside it. Raises TrainshedError (invalid)."""
-    if not isinstance(raw, dict) or "config" not in raw:
-        return raw, _SentBeside()
-    known = ("config", *_SentBeside.__struct_fields__)
-    for name in raw:
-        if name not in known:
-            raise invalid(cut(str(name)), f"unknown beside a config. Accepted here: {', '.join(known)}")
-    path = raw.get("caller_path")
-    check_json({"caller_path": path})
-    if path is not None and not isinstance(path, str):
-        raise invalid("caller_path", f"must be a string, not {kind(path)}")
-    if path is not None and (size := len(path.encode())) > MAX_PATH_BYTES:
-        raise invalid("caller_path", f"must have at most {MAX_PATH_BYTES} bytes; this has {size}")
-    return raw["config"], _SentBeside(path or None)
 
 
 class NewSubmission(msgspec.Struct, frozen=True):

@@ -42,8 +42,9 @@ from events.types import (
     View,
     Why,
 )
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import AtFault, FailureReason, RunStatus
+from trainshed_client.statuses import AtFault, CodeSeen, FailureReason, RunStatus
 from trainshed_client.subjects import Role
 
 SECOND_NS = 1_000_000_000
@@ -55,8 +56,9 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
         Role.GATEWAY,
         Submitted(
             run_id="r1",
-            config=msgspec.Raw(b'{"entry_point":"/bin/true"}'),
+            config=msgspec.Raw(b'{"entry_point":"/bin/true","code":{"sha256":"12"}}'),
             digest="ab" * 32,
+            provenance=Provenance(folder="/srv/project", commit="9d31", dirty=True, ignore=("*.ipynb",)),
             caller_path="/opt/bin:/bin",
         ),
     ),
@@ -123,6 +125,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
             last_heartbeat=LastHeartbeat(step=5, progress=1.0, metrics={"reward": 200.0}, seq=3),
             usage=AttemptUsage(cpu_s=3.25, memory_peak_mb=512, gpu_busy_s=1.5, gpu_memory_peak_mb=2048),
             artifacts=Artifacts(count=1, bytes=3, entries=(Artifact(path="m.npz", bytes=3, sha256="0f"),)),
+            code=CodeSeen.SAME,
         ),
     ),
     "failed": (

@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "after": [],
     "secrets": {},
     "submission_key": None,
+    "code": None,
 }  # fmt: skip
 # A value for each field that is not its default.
 OTHER: dict[str, Any] = {
@@ -78,6 +79,7 @@ OTHER: dict[str, Any] = {
     "after": [RUN],
     "secrets": {"HF_TOKEN": {"file": "/etc/hf"}, "B": {"env": "B"}},
     "submission_key": "again",
+    "code": {"sha256": "ab" * 32, "partial": True},
 }
 
 
@@ -315,6 +317,7 @@ def test_a_launch_carries_what_a_node_needs_and_nothing_else() -> None:
         "schedule",
         "stop",
         "heartbeat",
+        "code",
     ]
     assert launch == {name: OTHER[name] for name in names}
     assert run_config({"entry_point": "x"}).launch() == {"entry_point": "x"}
@@ -381,8 +384,8 @@ GOLDEN: dict[str, tuple[object, str, str]] = {
         "334a85a656cf1cef6f51b2a71580e4025746a2ee51c5f8d72b86cb7bea49a9c7",
         "gnfiljswz4oo632rwktrlaheaj",
     ),
-    "other": (
-        OTHER,
+    "other": (  # as it was before there was a field `code`
+        {name: value for name, value in OTHER.items() if name != "code"},
         "75a6c0ec0f5eaf642da4b6c61cb7f4ab96ed7d76a950356760de48ecc4b9735a",
         "owtmb3apl2xwilnew3dbzn7uvo",
     ),

@@ -56,6 +56,7 @@ ABBREVIATIONS = frozenset(
         "repr",
         "seq",
         "seqs",
+        "sha",
         "str",
         "uuid",
         "uuids",

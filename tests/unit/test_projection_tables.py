@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -156,7 +157,13 @@ def test_all_of_a_run_that_its_config_does_not_decide_is_kept_with_its_row() -> 
     assert [field.name for field in of_config if not field.required] == []
     story = Story()
     story.submit("r1", priority=3)
-    others = {int: 1, bool: True, str | None: "/opt/bin", tuple[str, ...]: ("n1",)}
+    others: dict[Any, Any] = {
+        int: 1,
+        bool: True,
+        str | None: "/opt/bin",
+        str: "/srv/project",
+        tuple[str, ...]: ("*.ipynb",),
+    }
     changed = {name: others[field.type] for name, field in progress.items() if name != "phase"}
     run = msgspec.structs.replace(
         story.state.runs["r1"], phase=Pending(attempt=2, not_before_ns=5), **changed

@@ -44,7 +44,7 @@ def data_of_example(name: str) -> TimelineData | None:
     _, event = EXAMPLES[name]
     match event:
         case Submitted():
-            return timeline.submitted(run, event.submitted_by)
+            return timeline.submitted(run, event)
         case AttemptEnd():
             over = msgspec.structs.replace(run, phase=Ended(attempt=1, status=outcome(event)[0]))
             ended = EndedAttempt("r1", ACTIVE, *outcome(event))

@@ -16,11 +16,14 @@ from trainshed_client.statuses import FailureReason
 
 
 class SubmittedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Who submitted the run, and the first of the runs that it comes after."""
+    """Who submitted the run, the first of the runs that it comes after, and where its code stood in git."""
 
     after: tuple[str, ...] = ()
     after_total: int = 0
     by: str
+    commit: str | None = None
+    dirty: bool | None = None
+    folder: str | None = None
 
 
 class DispatchedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import msgspec
 from events.codec import Writer
 from events.log import UnknownOutcome, last_message
 from events.types import Artifacts, AttemptEnd, AttemptRef, Started
+from services.agent.attempts.code_looks import CodeLooks
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
 from services.agent.folders.paths import Folders
@@ -31,12 +32,14 @@ from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
-from trainshed_client.statuses import AtFault
+from trainshed_client.statuses import AtFault, CodeSeen
 
 _log = get_logger("agent")
 
 ANSWERS_WITHIN_S = 10.0
 """Seconds without any progress after which an end bears nothing of the storage of its run's folder."""
+CODE_WITHIN_S = 1.0
+"""Seconds after the worker's start within which an end waits for the look at its code."""
 _SILENT = "its storage does not answer"
 _STDOUT_LOOK = 64 * 1024
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -54,6 +57,7 @@ class Parts(msgspec.Struct, frozen=True):
     clock: Callable[[], int]
     host: str
     spawn: Spawn
+    code_looks: CodeLooks
 
 
 class LiveAttempt:
@@ -77,6 +81,9 @@ class LiveAttempt:
         self._heartbeats: RunHeartbeats | None = None
         self._followers: list[asyncio.Task[None]] = []
         self._output_seen = 0.0
+        self._look: asyncio.Task[None] | None = None
+        self._look_until = 0.0
+        self._code_seen = CodeSeen.UNKNOWN
 
     # --- while it runs ------------------------------------------------------------------------------------
 
@@ -97,6 +104,31 @@ class LiveAttempt:
             parts.nc, parts.writer, self.ref, alive_counts=source == "process", clock=parts.clock
         )
         self._followers = [parts.spawn(self._tail.run()), parts.spawn(self._heartbeats.run())]
+
+    def look_at_code(self) -> None:
+        """The worker has just started: look whether its code is what was submitted. Nobody waits for it but an early end."""
+        intent = self._intent()
+        if not self.adopted and self._look is None and intent is not None and "code" in intent.launch:
+            self._look_until = time.monotonic() + CODE_WITHIN_S
+            self._look = self._parts.spawn(self._look_at_code(intent.launch))
+
+    async def _look_at_code(self, launch: Mapping[str, Any]) -> None:
+        self._code_seen = await self._parts.code_looks.look(launch)
+        try:
+            files.write_code(self.folder, self._code_seen)
+        except OSError as error:  # then only this process knows it
+            _log.debug("not written down", run_id=self.ref.run_id, attempt=self.ref.attempt, error=str(error))
+
+    async def _code_at_start(self, record: ExitFile) -> CodeSeen | None:
+        """None where the config names no code, or no worker has started."""
+        intent = self._intent()
+        if intent is None or "code" not in intent.launch or not ends.ran(record):
+            return None
+        if self.adopted:
+            return files.read_code_seen(self.folder) or CodeSeen.UNKNOWN
+        if self._look is not None:
+            await asyncio.wait({self._look}, timeout=max(0.0, self._look_until - time.monotonic()))
+        return self._code_seen
 
     def report(self, heartbeat: HeartbeatFields) -> None:
         """The shim passes on what the worker reported."""
@@ -170,21 +202,22 @@ class LiveAttempt:
         if not seq and self.adopted:
             seq = await self._stored_heartbeat()
         heartbeat = ends.last_heartbeat(record, report, seq)
+        code = await self._code_at_start(record)
         if ends.failed(record):
             return ends.end_of(
                 self.ref,
                 record,
                 heartbeat,
+                code=code,
                 output_tail=await self._last_output(),
                 message=self.message,
                 at_fault=self.at_fault,
             )
-        event = ends.end_of(self.ref, record, heartbeat)
+        event = ends.end_of(self.ref, record, heartbeat, code=code)
         intent = self._intent()
         if ends.completed(event) and intent is not None:
-            return ends.end_of(
-                self.ref, record, heartbeat, artifacts=await self._artifacts(Path(intent.run_dir))
-            )
+            artifacts = await self._artifacts(Path(intent.run_dir))
+            return ends.end_of(self.ref, record, heartbeat, code=code, artifacts=artifacts)
         return event
 
     async def _artifacts(self, run_dir: Path) -> Artifacts | None:

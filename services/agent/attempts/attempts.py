@@ -256,6 +256,7 @@ class Attempts:
                 case WorkerStarted():
                     failpoint("agent.start_seen")
                     self._feed(StartedWritten(work.ref))
+                    work.look_at_code()
                     asyncio.get_running_loop().call_later(FOLLOW_AFTER_S, self._follow, work)
                 case WorkerHeartbeat():
                     work.report(event.heartbeat)

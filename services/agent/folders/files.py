@@ -15,13 +15,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import AtFault
+from trainshed_client.statuses import AtFault, CodeSeen
 
 LOCK: Final = "lock"
 INTENT: Final = "intent.json"
 STARTED: Final = "started.json"
 STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
+CODE: Final = "code.json"
 STARTED_TEMPORARY: Final = ".started.json.tmp"
 """What the shim writes before it renames it; it may be there ahead."""
 
@@ -140,6 +141,13 @@ class ExitFile(msgspec.Struct, frozen=True, kw_only=True):
     usage: AttemptUsage | None = None
 
 
+class CodeFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of the run's code beside the worker's start; the agent's, for an end that comes after its restart."""
+
+    v: int = 1
+    seen: CodeSeen
+
+
 class PrunedUpTo(msgspec.Struct, frozen=True, kw_only=True):
     """The folders of a run's attempts up to this one were deleted at that time (RFC 3339)."""
 
@@ -161,7 +169,7 @@ class PruneRootsFile(msgspec.Struct, frozen=True, kw_only=True):
     roots: tuple[str, ...] = ()
 
 
-T = TypeVar("T", IntentFile, StartedFile, StopFile, ExitFile, PrunedFile, PruneRootsFile)
+T = TypeVar("T", IntentFile, StartedFile, StopFile, ExitFile, PrunedFile, PruneRootsFile, CodeFile)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -183,6 +191,11 @@ def write_stop(folder: Path, reason: StopReason, seq: int) -> None:
 def write_exit(folder: Path, record: ExitFile) -> None:
     """Write exit.json with fsync. Only for who holds the lock and has swept the tree. Raises OSError."""
     _write(folder / EXIT, record, durable=True)
+
+
+def write_code(folder: Path, seen: CodeSeen) -> None:
+    """Write code.json whole or not at all, without fsync. Raises OSError."""
+    _write(folder / CODE, CodeFile(seen=seen), durable=False)
 
 
 def write_pruned(path: Path, record: PrunedFile) -> None:
@@ -230,6 +243,12 @@ def read_stop(folder: Path) -> StopFile | None:
 def read_exit(folder: Path) -> ExitFile | None:
     """exit.json; None where there is none that can be read (see `_read`)."""
     return _read(folder / EXIT, ExitFile)
+
+
+def read_code_seen(folder: Path) -> CodeSeen | None:
+    """What was seen; None where nothing was written down."""
+    record = _read(folder / CODE, CodeFile)
+    return None if record is None else record.seen
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

@@ -18,7 +18,7 @@ from events.types import (
     WorkerReport,
 )
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StopReason
-from trainshed_client.statuses import AtFault, FailureReason
+from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 
 TAIL_BYTES = 8 * 1024
 
@@ -88,11 +88,17 @@ def failure(exit_file: ExitFile) -> FailureReason | None:
             return FailureReason.SHIM_LOST
 
 
+def ran(exit_file: ExitFile) -> bool:
+    """Whether the shim saw a worker start and end."""
+    return exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
+
+
 def end_of(
     ref: AttemptRef,
     exit_file: ExitFile,
     heartbeat: LastHeartbeat | None,
     *,
+    code: CodeSeen | None = None,
     artifacts: Artifacts | None = None,
     output_tail: str | None = None,
     message: str | None = None,
@@ -102,9 +108,8 @@ def end_of(
 
     ``message`` and, where no worker was started, ``at_fault`` stand in where exit.json has none.
     """
-    ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
-    duration_s = exit_file.duration_s if ran else None
-    usage = exit_file.usage if ran else None
+    duration_s = exit_file.duration_s if ran(exit_file) else None
+    usage = exit_file.usage if ran(exit_file) else None
     if exit_file.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
         return Cancelled(
             run_id=ref.run_id,
@@ -112,6 +117,7 @@ def end_of(
             duration_s=duration_s,
             last_heartbeat=heartbeat,
             usage=usage,
+            code=code,
             reason=exit_file.stop_reason,
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
@@ -124,6 +130,7 @@ def end_of(
             duration_s=duration_s,
             last_heartbeat=heartbeat,
             usage=usage,
+            code=code,
             failure_reason=reason,
             at_fault=exit_file.at_fault or (at_fault if reason is FailureReason.NOT_STARTED else None),
             exit_code=exit_file.exit_code,
@@ -139,6 +146,7 @@ def end_of(
                 duration_s=duration_s,
                 last_heartbeat=heartbeat,
                 usage=usage,
+                code=code,
                 failure_reason=FailureReason(exit_file.reason.value),
                 timeout_s=exit_file.timeout_s,
                 exit_code=exit_file.exit_code,
@@ -151,6 +159,7 @@ def end_of(
                 duration_s=duration_s,
                 last_heartbeat=heartbeat,
                 usage=usage,
+                code=code,
                 artifacts=artifacts,
             )
 

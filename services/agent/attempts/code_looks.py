@@ -1,0 +1,63 @@
+"""Looks at the code of runs as it lies on this node, in threads: beside a worker's start, and never before it.
+
+Owns how looks at one folder are shared and what one tells; holds up nothing, and knows no attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from services.agent.folders.turns import Turns
+from services.daemon_thread import in_daemon_thread
+from services.logging import get_logger
+from trainshed_client.code import read_code, root_of
+from trainshed_client.errors import TrainshedError
+from trainshed_client.provenance import Code
+from trainshed_client.statuses import CodeSeen
+
+_log = get_logger("agent")
+
+
+class CodeLooks:
+    """The looks of one agent: one at a time for each folder, and all that start during one share the next."""
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+        self._begun = 0
+        self._last: dict[str, tuple[int, CodeSeen | Code]] = {}
+
+    async def look(self, launch: Mapping[str, Any]) -> CodeSeen:
+        """Whether the code that a launch names lies here as it was submitted."""
+        folder, ignore = launch.get("code_folder"), tuple(launch.get("code_ignore", ()))
+        if folder is None and (working_dir := launch.get("working_dir")) is not None:
+            folder = await in_daemon_thread(partial(root_of, working_dir))
+        if folder is None:
+            return CodeSeen.UNKNOWN
+        asked_after = self._begun
+        place = "\0".join((folder, *ignore))
+        async with self._turns.of(place):
+            begun, found = self._last.get(place, (0, CodeSeen.UNKNOWN))
+            if begun <= asked_after:
+                self._begun += 1
+                begun = self._begun
+                found = await in_daemon_thread(partial(_found, folder, ignore))
+                self._last[place] = begun, found
+        return found if isinstance(found, CodeSeen) else compared(Code(**launch["code"]), found)
+
+
+def _found(folder: str, ignore: tuple[str, ...]) -> CodeSeen | Code:
+    """Blocks."""
+    try:
+        return read_code(folder, ignore) or CodeSeen.CHANGED  # where there was some there is none
+    except (OSError, TrainshedError) as error:
+        _log.warning("the code of runs cannot be read", folder=folder, error=str(error))
+        return CodeSeen.UNKNOWN
+
+
+def compared(submitted: Code, found: Code) -> CodeSeen:
+    """What a digest tells of another. Parts alone tell nothing: another part may have changed, or been read."""
+    if submitted.partial or found.partial:
+        return CodeSeen.UNKNOWN
+    return CodeSeen.SAME if submitted.sha256 == found.sha256 else CodeSeen.CHANGED
