@@ -30,6 +30,11 @@ def going_on(model: Model, world: World, m: int) -> Moves:
             case Stage.LOCKED:
                 _exec(draft, m, place, proc)
                 yield f"worker {at(proc)} starts", as_world(draft)
+                if proc.woken and files(draft, m, proc.ref).stop is not None:
+                    yield (
+                        f"shim {at(proc)} is stopped before its exec",
+                        _ended_before_exec(model, world, m, place),
+                    )
             case Stage.UP:
                 yield from _supervise(model, world, m, place, proc)
             case Stage.ORPHAN:
@@ -119,6 +124,18 @@ def _exec(draft: Draft, m: int, place: int, proc: Proc) -> None:
     if agent is not None and proc.ref in agent.watched:
         state, actions = draft.model.code.step(agent.state, StartedWritten(proc.ref))
         draft.set_agent(m, replace(agent, state=state, tasks=(*agent.tasks, *actions)))
+
+
+def _ended_before_exec(model: Model, world: World, m: int, place: int) -> World:
+    """What hung on its way to exec is ended; its shim leaves the end to the agent."""
+    draft = Draft(model, world)
+    shim = core_types.ShimState(core_types.Limits(grace_s=1.0))
+    for event in (core_types.StopAsked(0.0, "cancel"), core_types.EndedBeforeExec()):
+        shim, actions = model.code.core_step(shim, event)
+        assert not any(isinstance(action, core_types.WriteExit) for action in actions)
+    assert shim.phase is core_types.ShimPhase.GONE
+    _replace(draft, m, place)
+    return as_world(draft)
 
 
 def _supervise(model: Model, world: World, m: int, place: int, proc: Proc) -> Moves:

@@ -11,6 +11,7 @@ from services.agent.shim.core import KILL_AGAIN_MAX_S, MAX_METRICS, next_deadlin
 from services.agent.shim.core_types import (
     Action,
     CheckOutput,
+    EndedBeforeExec,
     ExecFailed,
     Fields,
     Input,
@@ -110,11 +111,24 @@ def test_a_stop_after_the_worker_went_by_itself_changes_nothing() -> None:
     assert (end.reason, end.exit_code, end.stop_reason) == (Reason.EXITED, 0, None)
 
 
-def test_a_stop_asked_for_while_coming_up_is_carried_out_at_exec() -> None:
+def test_a_stop_while_coming_up_ends_what_waits_there_and_the_agent_writes_the_end() -> None:
     state, actions = step(ShimState(LIMITS), StopAsked(99.0, "cancel"))
-    assert actions == ()
-    _, actions = step(state, Released(100.0, 42))
+    assert (actions, next_deadline(state)) == ((SignalTree(15),), 104.0)
+    state, actions = step(state, Tick(104.0))
+    assert (actions, state.phase) == ((KillTree(),), ShimPhase.COMING_UP)
+    state, actions = step(state, EndedBeforeExec())
+    assert (actions, state.phase, next_deadline(state)) == ((), ShimPhase.GONE, None)
+
+
+def test_a_worker_that_execs_all_the_same_has_its_stop_signal_and_its_grace() -> None:
+    state, _ = step(ShimState(LIMITS), StopAsked(99.0, "cancel"))
+    state, actions = step(state, Released(103.0, 42))
     assert actions == (SendToAgent(ShimMessage.STARTED), SignalTree(15))
+    assert next_deadline(state) == 108.0
+    state, _ = step(state, WorkerExited(104.0, 3, None))
+    _, actions = step(state, TreeGone(104.0))
+    end = ended(list(actions))
+    assert (end.reason, end.exit_code, end.stop_reason) == (Reason.STOPPED, 3, "cancel")
 
 
 def test_the_time_limit_counts_from_exec() -> None:
@@ -206,6 +220,7 @@ times = st.floats(0, 1000)
 inputs = st.one_of(
     st.builds(Released, times, st.just(42)),
     st.builds(ExecFailed, times, st.just("no")),
+    st.just(EndedBeforeExec()),
     st.builds(WorkerExited, times, st.integers(0, 255), st.none()),
     st.builds(WorkerExited, times, st.none(), st.integers(1, 64)),
     st.builds(Notified, times, st.builds(Fields, st.booleans(), st.none() | st.integers(0, 9))),
@@ -231,7 +246,9 @@ def test_any_input_in_any_state_has_an_answer_and_the_end_is_written_once(
     state = ShimState(chosen)
     order = list(ShimPhase)
     written = 0
+    never_ran = False
     for event in events:
+        never_ran |= state.phase is ShimPhase.COMING_UP and isinstance(event, EndedBeforeExec)
         before = state.phase
         state, actions = step(state, event)
         next_deadline(state)
@@ -239,7 +256,7 @@ def test_any_input_in_any_state_has_an_answer_and_the_end_is_written_once(
         written += sum(isinstance(action, WriteExit) for action in actions)
         if before is ShimPhase.GONE:
             assert actions == ()
-    assert written == (state.phase is ShimPhase.GONE)
+    assert written == (state.phase is ShimPhase.GONE and not never_ran)
 
 
 @given(limits, st.lists(inputs, max_size=20))

@@ -21,8 +21,7 @@ def process(
     pid: int, parent: int, folder: Path | None = None, attempt: tuple[str, str] | None = None
 ) -> Process:
     """A marked process that started at ten times its pid."""
-    identity = None if folder is None else (folder.stat().st_dev, folder.stat().st_ino)
-    return Process(pid, parent, pid, pid * 10, False, True, attempt, identity)
+    return Process(pid, parent, pid, pid * 10, False, True, attempt, None if folder is None else str(folder))
 
 
 class TestStray:

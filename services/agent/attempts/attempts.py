@@ -97,7 +97,7 @@ class Attempts:
             slots=work.intent.slots if work.intent is not None else (),
             alive=alive,
             ended=not alive and work.exit is not None,
-            started=(folder / files.STARTED).exists(),
+            started=self._workers.has_worker(folder),
             stop=stop.reason if stop is not None else None,
         )
 

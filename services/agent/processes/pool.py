@@ -6,10 +6,12 @@ Owns the spawner's process and its socket; knows no attempt beyond its folder's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +22,8 @@ _log = structlog.get_logger(__name__)
 SPAWNER = "services.agent.shim.spawner"
 ANSWER_S = 10.0
 """Seconds for a shim to answer that it has the folder."""
+LATE_S = 0.1
+"""Seconds without an answer after which the spawner is to look: its shims may have folders, and hang with them."""
 END_S = 5.0
 """Seconds for a spawner to end by itself when its socket is closed."""
 
@@ -48,6 +52,7 @@ class ShimPool:
         self._sending = asyncio.Lock()
         self._spawner: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._looks: socket.socket | None = None
         self._pidfd = -1
 
     @property
@@ -58,7 +63,8 @@ class ShimPool:
     def start(self) -> socket.socket:
         """Start the spawner; requests may be sent at once. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, open(self._folder / "spawner.log", "ab") as log:
+        looks, self._looks = socket.socketpair()
+        with theirs, looks, open(self._folder / "spawner.log", "ab") as log:
             self._spawner = subprocess.Popen(
                 [
                     sys.executable,
@@ -66,6 +72,7 @@ class ShimPool:
                     "-m",
                     SPAWNER,
                     str(theirs.fileno()),
+                    str(looks.fileno()),
                     str(self._sockets),
                     self._cgroups,
                 ],
@@ -74,10 +81,11 @@ class ShimPool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), looks.fileno()),
                 start_new_session=True,  # Ctrl-C is the agent's
             )
         ours.setblocking(False)
+        self._looks.setblocking(False)
         self._socket = ours
         self._pidfd = os.pidfd_open(self._spawner.pid)
         loop = asyncio.get_running_loop()
@@ -86,7 +94,8 @@ class ShimPool:
         return ours
 
     async def hand_over(self, folder: Path) -> None:
-        """Give the folder to an idle shim; returns when one has it. Raises OSError (TimeoutError among it)."""
+        """Give the folder to an idle shim; returns when its worker has exec'd or never will, or hangs on its way there. Raises
+        OSError (TimeoutError among it)."""
         waiting = self._waiting.get(folder)
         if waiting is None:
             requests = self._socket or self.start()
@@ -96,14 +105,14 @@ class ShimPool:
                 await self._send(requests, os.fsencode(folder))
             except OSError as error:
                 self._resolve(folder, error)
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await asyncio.shield(waiting)
-        except TimeoutError:
-            self._waiting.pop(
-                folder, None
-            )  # asked again, it is sent again: the lock decides between two shims
-            raise TimeoutError(f"no shim has taken {folder} in {ANSWER_S:g} s") from None
+        give_up = time.monotonic() + ANSWER_S
+        while not (await asyncio.wait({waiting}, timeout=LATE_S))[0]:
+            if time.monotonic() > give_up:
+                # Asked again, it is sent again: the lock decides between two shims.
+                self._waiting.pop(folder, None)
+                raise TimeoutError(f"no shim has taken {folder} in {ANSWER_S:g} s")
+            self._look()
+        waiting.result()
 
     async def taken_up(self, folder: Path) -> None:
         """Wait until a hand-over of that folder that is on its way has come to an end, well or not."""
@@ -143,6 +152,14 @@ class ShimPool:
             async with self._sending:
                 await asyncio.get_running_loop().sock_sendall(requests, message)
 
+    def _look(self) -> None:
+        """Have those shims answer that have a folder and hang before their worker's exec, and others take their places."""
+        if self._looks is not None:
+            with contextlib.suppress(
+                BlockingIOError, BrokenPipeError
+            ):  # it has more to read than it needs, or is gone
+                self._looks.send(b"l")
+
     def _gone(self) -> None:
         assert self._spawner is not None
         self.hear()
@@ -157,7 +174,9 @@ class ShimPool:
             loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._socket.close()
-        self._socket = self._spawner = None
+        if self._looks is not None:
+            self._looks.close()
+        self._socket = self._looks = self._spawner = None
         for folder in list(self._waiting):
             self._resolve(folder, error)
 

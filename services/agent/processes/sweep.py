@@ -40,8 +40,8 @@ class Process:
     """No environment to be seen: a kernel thread, a zombie, or one that cleared it."""
     marked: bool
     attempt: tuple[str, str] | None
-    folder: tuple[int, int] | None
-    """Device and inode of its working directory; only looked up where it is marked and no worker's."""
+    folder: str | None
+    """Its working directory, by name: to ask more of it may hang. Only looked up where it is marked and no worker's."""
 
 
 def list_processes(marks: Marks) -> dict[int, Process]:
@@ -57,7 +57,7 @@ def list_processes(marks: Marks) -> dict[int, Process]:
             variables = _environment(pid)
             marked = log_id in variables and node in variables
             attempt = _attempt(variables) if marked else None
-            folder = _identity(Path(f"/proc/{pid}/cwd")) if marked and attempt is None else None
+            folder = os.readlink(f"/proc/{pid}/cwd") if marked and attempt is None else None
         except (OSError, ValueError, IndexError):
             continue  # gone while we looked
         found[pid] = Process(pid, parent, group, started, not any(variables), marked, attempt, folder)
@@ -77,9 +77,9 @@ def stray(
     exec they bear no other sign yet. `pool` is this agent's own spawner: it and its idle shims, whose working directory
     is still `pool_dir`, stay.
     """
-    folders = {identity for identity in map(_identity, keep) if identity is not None}
+    folders = {os.path.realpath(folder) for folder in keep}
     attempts = {(folder.parent.name, folder.name) for folder in keep}
-    idle_dir = _identity(pool_dir)
+    idle_dir = os.path.realpath(pool_dir)
     marked = [process for process in processes.values() if process.marked]
     ours = _below(processes, [pool]) if pool is not None else set()
     shims = [each for each in marked if each.attempt is None]
@@ -94,19 +94,20 @@ def stray(
 
 def of_attempt(processes: dict[int, Process], folder: Path) -> set[int]:
     """Pids of that attempt: by its worker's environment, by its shim's working directory, and all below them."""
-    attempt, identity = (folder.parent.name, folder.name), _identity(folder)
+    attempt, path = (folder.parent.name, folder.name), os.path.realpath(folder)
     roots = [
         each.pid
         for each in processes.values()
-        if each.marked and (each.attempt == attempt or (each.folder is not None and each.folder == identity))
+        if each.marked and (each.attempt == attempt or each.folder == path)
     ]
     return _below(processes, roots, but=_ancestors(processes, os.getpid()))
 
 
 def shims_of(processes: dict[int, Process], folder: Path) -> list[int]:
-    """Pids of the shims that work in that folder."""
-    identity = _identity(folder)
-    return [each.pid for each in processes.values() if each.folder is not None and each.folder == identity]
+    """Pids of the shims that work in that folder. What is to become a worker is below one that was forked as well."""
+    path = os.path.realpath(folder)
+    found = [each for each in processes.values() if each.folder == path]
+    return [each.pid for each in found if not process_tree.before_exec(each.parent)]
 
 
 def end(marks: Marks, choose: Callable[[dict[int, Process]], set[int]]) -> list[int]:
@@ -222,14 +223,6 @@ def _attempt(variables: set[bytes]) -> tuple[str, str] | None:
             values[key] = os.fsdecode(value)
     run_id, attempt = values.values()
     return (run_id, attempt) if run_id else None
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _below(

@@ -32,6 +32,8 @@ _log = structlog.get_logger(__name__)
 
 COMING_UP_S = 5.0
 """Seconds for a shim that holds the lock to show in the folder who it is."""
+LOOK_AROUND_S = 0.1
+"""A shim that does not show after a pause of this many seconds is looked for among all processes."""
 LOCK_S = 2.0
 """Seconds that a shim which leaves at once may hold the lock."""
 AGENT_SOCKET = "agent.sock"
@@ -161,8 +163,8 @@ class Workers:
             yield event
 
     async def launch(self, folder: Path) -> None:
-        """Hand a prepared folder (lock, intent.json) to a shim. Returns when its worker has exec'd or never will;
-        WorkerStarted or ShimExited follow. Harmless while this agent already has a shim for it. Raises OSError."""
+        """Hand a prepared folder (lock, intent.json) to a shim. Returns when its worker has exec'd or never will, or hangs on
+        its way there; WorkerStarted or ShimExited follow. Harmless while this agent already has a shim for it. Raises OSError."""
         folder = folder.absolute()
         if folder not in self._watched:
             await self._pool.hand_over(folder)
@@ -173,10 +175,9 @@ class Workers:
         folder = folder.absolute()
         if folder in self._watched:
             return True
-        give_up = time.monotonic() + COMING_UP_S
+        give_up, pause_s = time.monotonic() + COMING_UP_S, 0.005
         while _locked(folder):
-            late = time.monotonic() > give_up
-            pidfd = await self._shim_of(folder, look_around=late)
+            pidfd = await self._shim_of(folder, look_around=pause_s > LOOK_AROUND_S)
             if pidfd is not None:
                 self._watch(_Watched(folder, pidfd))
                 _wake(pidfd, signal.SIGUSR2)
@@ -184,14 +185,29 @@ class Workers:
                     # The agent before this one may have died between writing and waking.
                     _wake(pidfd, signal.SIGUSR1)
                 return True
-            if late:
+            if time.monotonic() > give_up:
                 raise OSError(f"{folder}: its lock is held, but by no shim that can be found")
-            await asyncio.sleep(0.005)  # it is coming up (a millisecond), or on its way out
+            await asyncio.sleep(pause_s)  # it is coming up (a millisecond), or on its way out, or it hangs
+            pause_s = min(2 * pause_s, 2 * LOOK_AROUND_S)
         return False
+
+    def has_worker(self, folder: Path) -> bool:
+        """Whether started.json speaks of a worker. It is written before the exec, which may hang: while that process lives
+        and has not exec'd, it does not yet."""
+        started = files.read_started(folder)
+        if started is None or started.boot_id != boot_id():
+            return (folder / files.STARTED).exists()
+        pidfd = process_tree.pidfd(started.pid, started.start_time)
+        if pidfd is None:
+            return True
+        try:
+            return not process_tree.before_exec(started.pid)
+        finally:
+            os.close(pidfd)
 
     async def ask_stop(self, folder: Path) -> None:
         """Have the shim read stop.json, which the caller has written. A shim that is coming up either sees the file
-        and leaves without exec, or is woken. Nothing happens where no shim is watched."""
+        and leaves without exec, or is woken: then it ends also what hangs before its exec. Nothing happens where no shim is watched."""
         folder = folder.absolute()
         await self._pool.taken_up(folder)
         watched = self._watched.get(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from services.agent.shim.core_types import (
     Action,
     CheckOutput,
+    EndedBeforeExec,
     ExecFailed,
     Input,
     KillTree,
@@ -56,6 +57,8 @@ def step(state: ShimState, event: Input) -> Step:
             return _released(state, event)
         case ExecFailed():
             return _exec_failed(state, event)
+        case EndedBeforeExec():
+            return _ended_before_exec(state)
         case WorkerExited():
             return _worker_exited(state, event)
         case Notified():
@@ -77,7 +80,7 @@ def _released(state: ShimState, event: Released) -> Step:
     send: tuple[Action, ...] = (SendToAgent(ShimMessage.STARTED),)
     if state.stop_reason is None:
         return state, send
-    # Asked for between the look at the folder and exec.
+    # Asked for between the look at the folder and exec: no signal of ours has reached it, the first would have ended it.
     state, actions = _end(state, event.now, Reason.STOPPED)
     return state, send + actions
 
@@ -88,6 +91,13 @@ def _exec_failed(state: ShimState, event: ExecFailed) -> Step:
     state = replace(state, phase=ShimPhase.GONE, reason=Reason.SPAWN_ERROR)
     end = _exit(state, event.message, event.at_fault)
     return state, (end, SendToAgent(ShimMessage.EXITED))
+
+
+def _ended_before_exec(state: ShimState) -> Step:
+    """The agent closes an attempt whose shim leaves without an end."""
+    if state.phase is not ShimPhase.COMING_UP:
+        return state, ()
+    return replace(state, phase=ShimPhase.GONE, due=None), ()
 
 
 def _worker_exited(state: ShimState, event: WorkerExited) -> Step:
@@ -140,6 +150,10 @@ def _stop_asked(state: ShimState, event: StopAsked) -> Step:
     if state.stop_reason is not None or state.worker_gone_at is not None:
         return state, ()
     state = replace(state, stop_reason=event.reason)
+    if state.phase is ShimPhase.COMING_UP:
+        # On storage that hangs this may last. What waits there is not the program yet, but may be at any moment.
+        stopping, actions = _end(state, event.now, Reason.STOPPED)
+        return replace(stopping, phase=ShimPhase.COMING_UP, reason=None), actions
     if state.phase is ShimPhase.RUNNING:
         return _end(state, event.now, Reason.STOPPED)
     return state, ()
@@ -180,9 +194,8 @@ def _end(state: ShimState, now: float, reason: Reason, timeout_s: float | None =
 
 def _kill(state: ShimState, now: float) -> Step:
     again_s = state.kill_again_s
-    state = replace(
-        state, phase=ShimPhase.KILLING, due=now + again_s, kill_again_s=min(2 * again_s, KILL_AGAIN_MAX_S)
-    )
+    phase = ShimPhase.COMING_UP if state.phase is ShimPhase.COMING_UP else ShimPhase.KILLING
+    state = replace(state, phase=phase, due=now + again_s, kill_again_s=min(2 * again_s, KILL_AGAIN_MAX_S))
     return state, (KillTree(),)
 
 

@@ -116,6 +116,11 @@ class ExecFailed:
 
 
 @value
+class EndedBeforeExec:
+    """The process that was to become the worker was killed on its way there: no end is ours to write, it never ran."""
+
+
+@value
 class WorkerExited:
     """The worker itself is gone; what it forked may live on."""
 
@@ -162,7 +167,17 @@ class TreeGone:
     now: float
 
 
-Input = Released | ExecFailed | WorkerExited | Notified | OutputGrew | StopAsked | Tick | TreeGone
+Input = (
+    Released
+    | ExecFailed
+    | EndedBeforeExec
+    | WorkerExited
+    | Notified
+    | OutputGrew
+    | StopAsked
+    | Tick
+    | TreeGone
+)
 
 
 # Actions: what to do about it, in order.

@@ -51,13 +51,12 @@ class Shim:
 @value
 class Handed:
     """What became of a folder. `lock_fd` and `folder_fd` are -1 where its attempt is not to be run; else the shim
-    holds the lock, and `failure` is None where the worker has exec'd; else it says why not, and `at_fault` whose it is."""
+    holds the lock, and the waiting process has exec'd or ended, or is `coming_up`: it may hang on its way there."""
 
     folder: str
     folder_fd: int
     lock_fd: int
-    failure: str | None = None
-    at_fault: str = launch.RUN
+    coming_up: bool
 
 
 @value
@@ -67,25 +66,45 @@ class Prefork:
     pid: int
     channel: socket.socket
 
-    def handed(self) -> Handed | None:
-        """Wait until it has exec'd or ended. None: it ended without a folder.
+    def handed(self, signals: int, requests: socket.socket) -> Handed | None:
+        """Wait until it has exec'd or ended, or until there is a signal in `signals`, or no agent any more, while it has
+        a folder. None: it ended without a folder.
 
-        Only the socket's end wakes us, not the messages before it: what we did meanwhile would slow exec down.
+        Only the channel's end wakes us, not the messages before it: what we did meanwhile would slow exec down.
         """
         poller = select.poll()
+        poller.register(signals, select.POLLIN)
+        poller.register(requests, 0)
         poller.register(self.channel, 0)
-        poller.poll()
-        message, fds, _flags, _address = socket.recv_fds(self.channel, MAX_MESSAGE, 2)
+        while True:
+            ready = {fd for fd, _ in poller.poll()}
+            over = self.channel.fileno() in ready
+            if requests.fileno() in ready:
+                poller.unregister(requests)
+            if signals in ready and not over:  # else its end may be among them, which is for its supervisor
+                os.read(signals, 4096)
+            try:
+                message, fds, _flags, _address = socket.recv_fds(
+                    self.channel, MAX_MESSAGE, 2, socket.MSG_DONTWAIT
+                )
+                break
+            except BlockingIOError:  # it has no folder yet
+                continue
         kind, folder = message[:1], os.fsdecode(message[1:])
         if kind == _LEFT:
-            return Handed(folder, -1, -1)
+            return Handed(folder, -1, -1, coming_up=False)
         if kind != _FOLDER or len(fds) != 2:
             return None
-        failure = self.channel.recv(MAX_MESSAGE)
-        if not failure:
-            return Handed(folder, fds[0], fds[1])
-        at_fault = launch.NODE if failure[:1] == _FAILED[launch.NODE] else launch.RUN
-        return Handed(folder, fds[0], fds[1], failure[1:].decode("utf-8", "replace"), at_fault)
+        return Handed(folder, fds[0], fds[1], coming_up=not over)
+
+    def failure(self) -> tuple[str, str] | None:
+        """Why it did not exec and whose fault that is, once the channel's end was seen; None where it has exec'd, or was
+        killed before."""
+        message = self.channel.recv(MAX_MESSAGE)
+        if not message:
+            return None
+        at_fault = launch.NODE if message[:1] == _FAILED[launch.NODE] else launch.RUN
+        return message[1:].decode("utf-8", "replace"), at_fault
 
 
 def fork(shim: Shim, requests: socket.socket) -> Prefork:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+PF_FORKNOEXEC = 0x40
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 FREEZE_PASSES = 50
@@ -48,6 +49,15 @@ def facts(pid: int) -> tuple[int, int, int]:
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[1]), int(fields[2]), int(fields[19])
+
+
+def before_exec(pid: int) -> bool:
+    """Whether the process was forked and has not exec'd, by the kernel's own flag; also of a dead one that is not reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return bool(int(file.read().rpartition(b")")[2].split()[6]) & PF_FORKNOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def descendants(root: int) -> dict[int, tuple[int, int]]:

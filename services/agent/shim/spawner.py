@@ -1,4 +1,4 @@
-"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD SOCKETS CGROUPS`.
+"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD LOOKS SOCKETS CGROUPS`.
 
 Owns a pool of idle shims that wait on one socket for an attempt's folder; knows no attempt, and ends with its agent.
 """
@@ -18,17 +18,25 @@ POOL = 2
 """Idle shims kept waiting, each with its worker's process forked as well."""
 REFILL_AFTER_S = 0.003
 """A new shim is forked this long after one was taken while others wait, so as not to compete with the worker's start."""
+LATE_POOL = 16
+"""So many at most while a folder waits and none of them takes it: they may hang, each before its worker's exec. The next
+look (the agent has one for as long as a launch is late) finds those that do, and they count no more."""
 
 
 def main() -> None:
     """Keep the pool filled until the agent closes its end of the socket."""
-    requests, (sockets, cgroups) = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:4]
+    requests, looks, (sockets, cgroups) = (
+        socket.socket(fileno=int(sys.argv[1])),
+        int(sys.argv[2]),
+        sys.argv[3:5],
+    )
     requests.set_inheritable(False)  # passed to us, but not to any worker
+    os.set_inheritable(looks, False)
     taken_read, taken_write = os.pipe()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     wakeups = _child_wakeups()
-    spare = (taken_read, wakeups)
+    spare = (taken_read, wakeups, looks)
     gc.collect()
     gc.freeze()  # what is here now is never collected, so its pages stay shared with the shims
     idle: set[int] = set()
@@ -38,8 +46,12 @@ def main() -> None:
     poller.register(requests.fileno(), 0)  # only its end is ours to see; the idle shims read it
     poller.register(taken_read, select.POLLIN)
     poller.register(wakeups, select.POLLIN)
+    poller.register(looks, select.POLLIN)
+    waiting = select.poll()
+    waiting.register(requests.fileno(), select.POLLIN)
+    enough = POOL
     while True:
-        wait_ms = None if len(idle) >= POOL else int(REFILL_AFTER_S * 1000) if idle else 0
+        wait_ms = None if len(idle) >= enough else int(REFILL_AFTER_S * 1000) if idle else 0
         ready = {fd for fd, _ in poller.poll(wait_ms)}
         if requests.fileno() in ready:
             return  # busy shims live on, idle ones see the same end
@@ -49,7 +61,13 @@ def main() -> None:
         if wakeups in ready:
             os.read(wakeups, 4096)
             idle -= {pid for pid, _ in process_tree.reap()[0]}
-        if len(idle) < POOL and (not ready or not idle):
+        if looks in ready and os.read(looks, 4096):
+            for pid in idle:
+                os.kill(pid, signal.SIGUSR2)
+            enough = LATE_POOL
+        if enough > POOL and not waiting.poll(0):
+            enough = POOL
+        if len(idle) < enough and (not ready or not idle):
             idle.add(_fork(requests, taken_write, sockets, cgroups, spare))
 
 

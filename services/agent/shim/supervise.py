@@ -99,7 +99,7 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
     )
     worker = prefork.fork(shim, requests)
     pidfd = os.pidfd_open(pid)
-    handed = worker.handed()
+    handed = worker.handed(wakeups.fd, requests)
     if handed is not None:
         with contextlib.suppress(OSError):  # the agent is gone: the next one finds us by started.json
             socket.send_fds(requests, [b"%d\0%s" % (pid, os.fsencode(handed.folder))], [pidfd])
@@ -111,7 +111,7 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
     if handed is not None and handed.folder_fd >= 0:
         os.fchdir(handed.folder_fd)
         os.close(handed.folder_fd)
-        Supervisor(wakeups, worker.pid, listener, handed, worker_cgroup).run()
+        Supervisor(wakeups, worker, listener, handed, worker_cgroup).run()
     with contextlib.suppress(OSError):
         os.unlink(notify_path)
     if worker_cgroup:
@@ -159,14 +159,14 @@ class Supervisor:
     def __init__(
         self,
         wakeups: Wakeups,
-        worker_pid: int,
+        worker: prefork.Prefork,
         listener: socket.socket,
         handed: prefork.Handed,
         worker_cgroup: str,
     ) -> None:
         self._wakeups = wakeups
-        self._worker_pid = worker_pid
-        self._failure, self._at_fault = handed.failure, handed.at_fault
+        self._worker = worker
+        self._coming_up = handed.coming_up
         self._worker_cgroup = worker_cgroup
         self._listener = listener
         raw = files.read_json("intent.json") or {}
@@ -191,7 +191,10 @@ class Supervisor:
     def run(self) -> None:
         """See the worker to its end."""
         try:
-            self._see_exec()
+            if self._coming_up:
+                self._see_stop()  # a signal that came before there was an attempt is lost
+            else:
+                self._see_exec()
             self._loop()
         except BaseException:  # noqa: BLE001 (whatever it was: it is logged, and the process ends)
             import traceback
@@ -200,12 +203,17 @@ class Supervisor:
             os._exit(1)  # the worker goes with us (PDEATHSIG); the agent writes shim_lost
 
     def _loop(self) -> None:
-        wakeups, listener_fd = self._wakeups, self._listener.fileno()
+        wakeups, listener_fd, channel = self._wakeups, self._listener.fileno(), self._worker.channel
         poller = select.poll()
         poller.register(wakeups.fd, select.POLLIN)
         poller.register(listener_fd, select.POLLIN)
+        if self._coming_up:
+            poller.register(channel, 0)
         while self._state.phase is not core_types.ShimPhase.GONE:
             ready = {fd for fd, _ in poller.poll(self._wait_ms())}
+            if channel.fileno() in ready:
+                poller.unregister(channel)
+                self._see_exec()
             if wakeups.fd in ready:
                 self._see_signals(wakeups.take())
             if listener_fd in ready:
@@ -231,30 +239,42 @@ class Supervisor:
 
     def _see_exec(self) -> None:
         """The worker has exec'd, or never will."""
-        if self._failure is None:
+        hung, self._coming_up = self._coming_up, False
+        pid, failure = self._worker.pid, self._worker.failure()
+        # Killed before exec it leaves no failure either. That is looked at only where there was time for it.
+        killed = failure is None and hung and process_tree.before_exec(pid)
+        if failure is None and not killed:
             failpoint("shim.released")
             self._durable_due = boottime() + DURABLE_AFTER_S
-            self._feed(core_types.Released(boottime(), self._worker_pid))
+            self._feed(core_types.Released(boottime(), pid))
             if self._output is not None:
                 self._output.start()
+            if hung:
+                self._reap()  # it may have ended by now, and its signal been taken while it was coming up
             return
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._worker_pid, 0)
+            os.waitpid(pid, 0)
         with contextlib.suppress(OSError):
             os.unlink("started.json")
-        self._feed(core_types.ExecFailed(boottime(), self._failure, self._at_fault))
+        if failure is None:
+            self._feed(core_types.EndedBeforeExec())
+        else:
+            self._feed(core_types.ExecFailed(boottime(), *failure))
+
+    def _see_stop(self) -> bool:
+        """Look for stop.json; whether there is one."""
+        stop = files.read_json("stop.json")
+        if stop is not None:
+            self._feed(core_types.StopAsked(boottime(), str(stop.get("reason"))))
+        return stop is not None
 
     def _see_signals(self, numbers: set[int]) -> None:
         # Exits first: a worker that went by itself before we saw stop.json was not stopped.
         if signal.SIGCHLD in numbers:
             self._reap()
-        if signal.SIGUSR1 in numbers:
-            stop = files.read_json("stop.json")
-            if stop is None:
-                self._log("woken for stop.json, but there is none")
-            else:
-                self._feed(core_types.StopAsked(boottime(), str(stop.get("reason"))))
-        if signal.SIGUSR2 in numbers:
+        if signal.SIGUSR1 in numbers and not self._see_stop():
+            self._log("woken for stop.json, but there is none")
+        if signal.SIGUSR2 in numbers and not self._coming_up:
             self._send(core_types.ShimMessage.STARTED)
             if self._state.heartbeat.last_heartbeat_at is not None:
                 self._send(core_types.ShimMessage.HEARTBEAT)
@@ -262,9 +282,11 @@ class Supervisor:
             self._log("SIGTERM does nothing to a shim; `trainshed cancel` ends its run")
 
     def _reap(self) -> None:
+        if self._coming_up:
+            return  # it has no child yet, and its own end is seen on the channel
         ended, self._tree_gone = process_tree.reap()
         for pid, status in ended:
-            if pid == self._worker_pid:
+            if pid == self._worker.pid:
                 code = os.waitstatus_to_exitcode(status)
                 number = -code if code < 0 else None
                 self._feed(core_types.WorkerExited(boottime(), code if number is None else None, number))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from events.types import Cancelled, Completed
+from events.types import Cancelled, Completed, Failed
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from tests.support.hanging import HANGS_READS, HangingStorage, hanging_storage
@@ -131,3 +131,32 @@ async def test_with_50_hung_runs_of_the_same_node_start_whose_folders_are_on_oth
         storage.answer()
         for ref in hung:
             assert isinstance(await stage.ended(ref, within=60.0), Completed)
+
+
+@pytest.mark.parametrize("storage", ["stopped"], indirect=True)
+async def test_an_end_goes_without_what_its_storage_does_not_give(
+    stage: Stage, storage: HangingStorage
+) -> None:
+    marks = stage.root / "marks"
+    marks.mkdir()
+    script = """
+import os, sys, time
+os.closerange(0, 3)  # to end with a file open there is to wait for it
+open(sys.argv[1] + "/up" + sys.argv[2], "w").close()
+while not os.path.exists(sys.argv[1] + "/go"):
+    time.sleep(0.02)
+os._exit(int(sys.argv[2]))
+"""
+    async with stage.agent():
+        for code in (0, 3):
+            launch = python(script)
+            launch["arguments"] += [str(marks), str(code)]
+            await stage.dispatch(new_ref(code), launch)
+        await eventually(lambda: len(list(marks.glob("up*"))) == 2, 10.0)
+        storage.hang()
+        (marks / "go").touch()
+        end = await stage.ended(new_ref(0), within=30.0)
+        assert isinstance(end, Completed) and end.artifacts is None
+        end = await stage.ended(new_ref(3), within=30.0)
+        assert isinstance(end, Failed) and (end.exit_code, end.output_tail) == (3, None)
+        storage.answer()

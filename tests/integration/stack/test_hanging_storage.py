@@ -114,3 +114,39 @@ def test_a_worker_that_hangs_keeps_its_slot_until_it_is_gone_and_explain_says_so
     storage.answer()
     (record,) = stack.wait(run, code=125)
     assert record["status"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("storage", ["stopped"], indirect=True)
+def test_an_output_request_is_told_that_the_storage_does_not_answer(
+    stack: Stack, storage: HangingStorage
+) -> None:
+    run = stack.submit("--", "/bin/echo", "out")
+    stack.wait(run)
+    storage.hang()
+    done = stack.trainshed("logs", run, code=None, within=20.0)
+    assert done.code != 0
+    assert "does not answer" in done.stderr
+    storage.answer()
+    assert stack.trainshed("logs", run).text == "out\n"
+
+
+@pytest.mark.parametrize("storage", ["stopped"], indirect=True)
+def test_down_stops_launches_that_hang_and_they_start_under_the_next_stack(
+    new_stack: NewStack, storage: HangingStorage
+) -> None:
+    shutil.copy("/bin/echo", storage.folder)
+    stack = new_stack(gpus=0, cpus=10)
+    storage.hang()
+    hung = [stack.submit("--", str(storage.folder / "echo"), str(number)) for number in range(6)]
+    stack.wait(stack.submit("--", "/bin/true"))
+    assert {stack.record(run)["status"] for run in hung} == {"DISPATCHING"}
+    stack.trainshed("cancel", hung[0])
+    stack.wait(hung[0], code=125)
+    begun = time.monotonic()
+    run_trainshed("down", "--stop-workers", environment=stack.environment, within=20)
+    assert time.monotonic() - begun < 10
+    storage.answer()
+    stack.process.wait(10)
+    stack.start()
+    assert {record["status"] for record in stack.wait(*hung[1:], timeout="60s")} == {"COMPLETED"}
+    assert stack.trainshed("audit", "verify", json=True)["ok"] is True
