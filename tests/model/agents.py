@@ -67,6 +67,7 @@ from tests.model import shims
 from tests.model.dispatchers import Moves, as_world, short
 from tests.model.model import Draft, Model
 from tests.model.values import Agent, Files, Proc, Push, Stage, World
+from trainshed_client.statuses import AtFault
 from trainshed_client.subjects import Role
 
 _HAS_JOINED = frozenset(
@@ -120,7 +121,8 @@ def starts(model: Model, world: World, m: int) -> Moves:
             )
         )
     state = SessionState(incarnation=disk.incarnation)
-    draft.set_agent(m, Agent(state, watched=frozenset(watched)))
+    at_fault = frozenset(each.ref for each in found) if model.code.blames_what_it_finds else frozenset()
+    draft.set_agent(m, Agent(state, watched=frozenset(watched), at_fault=at_fault))
     for ref in watched:
         shims.wake(draft, m, ref)
     for label, after in feed(draft, m, Begun(tuple(found)), f"{disk.incarnation} starts"):
@@ -210,6 +212,7 @@ def _act(draft: Draft, m: int, action: Action) -> None:
         case Ack(seq):
             draft.acknowledge(draft.node(m), seq)
         case Forget(ref):
+            draft.set_agent(m, replace(agent, at_fault=agent.at_fault - {ref}))
             if draft.model.code.keeps_folders:
                 shims.write(draft, m, ref, marker=False)
             else:
@@ -362,15 +365,19 @@ def say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
 def end(draft: Draft, m: int, ref: AttemptRef) -> AttemptEnd:
     """The end that exit.json says."""
     record = shims.files(draft, m, ref).exit or ExitFile(reason=ExitReason.SHIM_LOST, ended_at=0.0)
-    return end_of(ref, record, None)
+    agent = draft.agent(m)
+    at_fault = AtFault.NODE if agent is not None and ref in agent.at_fault else None
+    return end_of(ref, record, None, at_fault=at_fault)
 
 
 def _hear_end(model: Model, world: World, m: int, ref: AttemptRef, who: str) -> Moves:
     draft = Draft(model, world)
     agent = draft.agent(m)
     assert agent is not None
-    draft.set_agent(m, replace(agent, watched=agent.watched - {ref}))
-    ended = shims.files(draft, m, ref).exit is not None
+    there = shims.files(draft, m, ref)
+    ended = there.exit is not None
+    blames = {ref} if not ended and not there.started else set()
+    draft.set_agent(m, replace(agent, watched=agent.watched - {ref}, at_fault=agent.at_fault | blames))
     event = ExitWritten(ref) if ended else ShimLost(ref)
     yield from fed(model, draft, m, event, f"{who} hears that the shim of {_at(ref)} is gone")
 

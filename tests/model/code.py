@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events import evolve as evolving
+from events import rules
 from events.change import Change
 from events.codec import StoredEvent
 from events.evolve import ended_runs_needed
@@ -21,8 +22,11 @@ from events.types import (
     Dispatched,
     Event,
     NodeEvent,
+    NodeJoined,
+    NodeResumed,
     RetryRequested,
     SchedulerInfo,
+    Started,
     View,
     Why,
 )
@@ -68,6 +72,8 @@ class Code:
         self.in_order = True  # one delivery at a time
         self.buries_trees = True  # what a killed shim left is ended before its exit.json is written
         self.reads_name = True  # an agent reads its name before it joins
+        self.blames_what_it_finds = False  # an agent blames its node for what was in flight when it started
+        self.may_grant: Callable[[State, Dispatched], bool] = _any_grant
         self.stored: set[str] = set()
         self.fed: set[str] = set()
         """What occurred so far: names of events and of the session's inputs."""
@@ -97,6 +103,7 @@ class Code:
         change = self.evolve(state, stored, {run_id: ended[run_id] for run_id in wanted if run_id in ended})
         decisions.note(state, stored, change)
         _check_event(ended, stored, change)
+        _check_blame(state, stored, change)
         for run_change in change.runs:
             run = run_change.after
             ended.pop(run.run_id, None)
@@ -126,6 +133,10 @@ class Code:
             for each in sent:
                 decisions.in_flight.add(each.event).seq = each.seq
             events = decisions.decide(state, 0, epoch, LATE_NS, dict.fromkeys(silent, 1.0))
+            events = [
+                event for event in events if not isinstance(event, Dispatched) or self.may_grant(state, event)
+            ]
+            _check_probes(state, sent, events)
             known = self._decided[key] = tuple(_plain(event) for event in events)
         return known
 
@@ -169,6 +180,31 @@ def _plain(event: Event) -> Event:
     if isinstance(event, Dispatched):
         return replace(event, launch=LAUNCH, view=NO_VIEW, why=NO_WHY)
     return event
+
+
+def _any_grant(state: State, grant: Dispatched) -> bool:
+    return True
+
+
+def _check_probes(state: State, sent: tuple[Sent, ...], events: list[Event]) -> None:
+    """What is granted to a suspect node is the one run there that has not started (docs/protocol.md rule 19)."""
+    grants = [event for event in events if isinstance(event, Dispatched)]
+    before = [each.event for each in sent if isinstance(each.event, Dispatched)]
+    for name in {grant.node for grant in grants}:
+        if state.nodes[name].suspect:
+            waiting = sum(not active.started for _, active, _ in state.attempts_of(name))
+            if waiting + sum(grant.node == name for grant in [*before, *grants]) > 1:
+                raise Broken(f"rule 19: {name} is suspect, and a second run is granted to it")
+
+
+def _check_blame(state: State, stored: StoredEvent, change: Change) -> None:
+    """Who starts a worker, joins or is resumed is blamed for nothing (docs/protocol.md rule 19)."""
+    event = stored.event
+    if not isinstance(event, Started | NodeJoined | NodeResumed) or not (change.runs or change.nodes):
+        return
+    node = state.nodes.get(stored.subject.node)
+    if node is not None and node.failed_starts and state.rules >= rules.BLAMING:
+        raise Broken(f"rule 19: {node.name} is still blamed")
 
 
 def _check_event(ended: dict[str, Run], stored: StoredEvent, change: Change) -> None:

@@ -61,6 +61,16 @@ CONFIGS: dict[str, Config] = {
         total=3,
         faults=_faults("leave, silence, remove, crash, timeout, cancel"),  # one leave: somebody is left
     ),
+    # workers that cannot be started, by their own fault and by a node's that was blamed before
+    "blaming": Config(
+        machines=(("n", "a"), ("o", "c")),
+        blamed=2,
+        total=3,
+        faults=_faults("spawn, kill, crash, silence, timeout, leave, resume, retry"),
+    ),
+    "suspects": Config(
+        runs=3, gpus=0, blamed=2, total=2, faults=_faults("kill, crash, election, timeout", 2)
+    ),
     # the log goes by the first release's rules up to the election of a newer one
     "new-rules": Config(
         machines=(("n", "a"), ("n", "b")),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from events import rules
-from events.decide import Cancel, Command, Remove, Retry, decide
+from events.decide import Cancel, Command, Remove, Resume, Retry, decide
 from events.state import Ended, Run
 from events.types import (
     CancelRequested,
@@ -143,9 +143,11 @@ def commands(model: Model, world: World) -> Moves:
     for kind, command, run in asked:
         if model.left(world, kind):
             yield from _commanded(model, world, kind, command, run)
-    if model.left(world, "remove"):
-        for node in truth.nodes:
+    for node in truth.nodes:
+        if model.left(world, "remove"):
             yield from _commanded(model, world, "remove", Remove(node=node.name), None)
+        if model.left(world, "resume"):
+            yield from _commanded(model, world, "resume", Resume(node=node.name), None)
 
 
 def removal(model: Model, world: World, node: str) -> Moves:

@@ -11,6 +11,9 @@ from tests.model.code import Broken
 from tests.model.model import Disowned, Model
 from tests.model.values import Fold, Proc, World
 
+SHIMS_END = frozenset({"kill", "spawn", "reboot", "wipe", "new disk"})
+"""The faults by which a shim may end, or find nothing, before it has started its worker."""
+
 
 class Invariants:
     """Remembers what was checked: worlds share most of what these rules look at."""
@@ -18,6 +21,7 @@ class Invariants:
     def __init__(self, model: Model) -> None:
         self._names = [name for name, _ in model.config.machines]
         self._checked: set[tuple[object, ...]] = set()
+        self._blames_none = not model.config.blamed and not SHIMS_END & model.config.faults.keys()
 
     def check(self, world: World) -> None:
         """Raises Broken."""
@@ -31,6 +35,8 @@ class Invariants:
         for m, proc in workers:
             _is_granted(self._names[m], proc, runs.get(proc.ref.run_id), world.disowned.value)
         _is_alone(workers)
+        if self._blames_none:
+            _is_blamed(truth)
 
 
 def _is_granted(node: str, proc: Proc, run: Run | None, disowned: Disowned) -> None:
@@ -55,6 +61,13 @@ def _is_alone(workers: list[tuple[int, Proc]]) -> None:
                 raise Broken(f"I3: two workers of {_at(proc)}")
             if m == n and not set(proc.slots).isdisjoint(other.slots):
                 raise Broken(f"I2: workers of {_at(proc)} and {_at(other)} on one device")
+
+
+def _is_blamed(truth: Fold) -> None:
+    """No node is blamed where nothing of a machine was ever in the way of a launch."""
+    for node in truth.nodes:
+        if node.failed_starts:
+            raise Broken(f"rule 19: {node.name} is blamed, and could start everything")
 
 
 def _at(proc: Proc) -> str:

@@ -58,7 +58,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     ``machines``: (node name, incarnation of its state folder). ``hang``: workers end only when they are stopped.
     ``borrowed``: the nodes are on loan. ``first_rules``: those of the first Elected; each later one names the newest.
-    ``stays_away``: a node that left does not come back by itself. ``half_reads``: other things happen between an
+    ``blamed``: how many failed starts each node has from the beginning. ``stays_away``: a node that left does not come back by itself. ``half_reads``: other things happen between an
     agent's reads of its name's last words. ``slow_storage``: run folders are made whenever their storage answers.
     """
 
@@ -69,6 +69,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hang: bool = False
     borrowed: bool = False
     first_rules: int = rules.KNOWN
+    blamed: int = 0
     stays_away: bool = False
     half_reads: bool = False
     slow_storage: bool = False

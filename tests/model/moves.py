@@ -10,7 +10,7 @@ from typing import cast
 
 import msgspec
 
-from events.state import Active
+from events.state import Active, FailedStart
 from events.types import Submitted
 from services.agent.session.values import Name
 from tests.model import agent_faults, agents, dispatchers, shims
@@ -52,7 +52,17 @@ def first(model: Model) -> World:
             label, world = next(agents.going_on(model, world, m))
             if "NodeJoined" in label:
                 break
-    return world
+    return _blamed(model, world) if config.blamed else world
+
+
+def _blamed(model: Model, world: World) -> World:
+    """Each node could not start some runs that are long gone."""
+    starts = tuple(FailedStart(f"x{number}", 0, "") for number in range(model.config.blamed))
+    truth: Fold = world.truth.value
+    nodes = tuple(msgspec.structs.replace(node, failed_starts=starts) for node in truth.nodes)
+    cell = model.cells.of(msgspec.structs.replace(truth, nodes=nodes))
+    folds = tuple(cell if fold is world.truth else fold for fold in world.folds)
+    return world._replace(truth=cell, folds=folds)
 
 
 def submit(draft: Draft, priority: int = 0) -> str:

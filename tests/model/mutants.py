@@ -292,6 +292,36 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(1, faults="leave", borrowed=True),
         catches="I3",
     ),
+    "a node that was tried is avoided for ever": Mutant(
+        rule=19,
+        says="a run is granted no node that could not start it, also where no other could hold it",
+        apply=off.with_flags(may_grant=off.not_where_it_was_tried),
+        config=_config(1, faults="kill"),
+        catches="I1",
+    ),
+    "a suspect is granted nothing": Mutant(
+        rule=19,
+        says="no run is granted to a suspect node as a probe",
+        apply=off.with_flags(may_grant=off.not_to_suspects),
+        config=_config(1, faults="kill", blamed=2),
+        catches="I1",
+    ),
+    "what a restart closes is blamed": Mutant(
+        rule=19,
+        says="a node is blamed for what was in flight when its agent started, and for what was granted before its join",
+        apply=off.both(
+            off.with_flags(blames_what_it_finds=True), off.with_evolve(off.blames_for_older_grants)
+        ),
+        config=_config(1, faults="crash"),
+        catches="rule 19",
+    ),
+    "blame outlives a join": Mutant(
+        rule=19,
+        says="a node that joins anew stays blamed",
+        apply=off.with_evolve(off.blames_over_a_join),
+        config=_config(1, faults="silence", blamed=2),
+        catches="rule 19",
+    ),
     "forgotten grants stay": Mutant(
         rule=18,
         says="a grant to a node that was forgotten is nobody's to end",

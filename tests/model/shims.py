@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from events.types import AttemptRef
 from services.agent.folders.files import ExitFile, ExitReason, StopReason
 from services.agent.session.values import StartedWritten
-from services.agent.shim import core_types
+from services.agent.shim import core_types, launch
 from tests.model.dispatchers import Moves, as_world
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Files, Proc, Stage, World
+from trainshed_client.statuses import AtFault
 
 NO_FILES = Files(marker=False)
 
@@ -59,6 +60,12 @@ def faults(model: Model, world: World, m: int) -> Moves:
             draft = Draft(model, world)
             _step(draft, m, place, core_types.WorkerExited(0.0, 1, None))
             yield f"worker {at(proc)} exits with 1", as_world(draft.spend("fail"))
+        if proc.stage is Stage.LOCKED and model.left(world, "spawn"):
+            for at_fault in (launch.RUN, launch.NODE):
+                draft = Draft(model, world)
+                _replace(draft, m, place, replace(proc, shim=core_types.ShimState(core_types.Limits())))
+                _step(draft, m, place, core_types.ExecFailed(0.0, "", at_fault))
+                yield f"worker {at(proc)} cannot be started ({at_fault})", as_world(draft.spend("spawn"))
         if proc.stage is not Stage.ORPHAN and model.left(world, "kill"):
             yield from _kill(model, world, m, place, proc)
     yield from _machine(model, world, m)
@@ -165,7 +172,7 @@ def _step(draft: Draft, m: int, place: int, event: core_types.Input) -> None:
         if isinstance(action, core_types.WriteExit):
             if proc.ref in dict(draft.disk(m).files):
                 write(draft, m, proc.ref, exit=_record(action))
-            live = not isinstance(event, core_types.TreeGone)
+            live = not isinstance(event, core_types.TreeGone | core_types.ExecFailed)
             _replace(draft, m, place, replace(proc, stage=Stage.ORPHAN, shim=None) if live else None)
             return
     _replace(draft, m, place, replace(proc, shim=shim))
@@ -177,6 +184,7 @@ def _record(end: core_types.WriteExit) -> ExitFile:
         signal=end.signal,
         reason=ExitReason(end.reason.value),
         stop_reason=StopReason(end.stop_reason) if end.stop_reason is not None else None,
+        at_fault=AtFault(end.at_fault) if end.at_fault is not None else None,
         ended_at=0.0,
     )
 

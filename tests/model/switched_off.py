@@ -136,6 +136,36 @@ def forgets_cancel(state: State, stored: StoredEvent, history: Mapping[str, Run]
     return replace(change, runs=runs)
 
 
+def blames_over_a_join(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """A node that joins is blamed for what it could not start before."""
+    event = stored.event
+    before = state.nodes.get(event.node) if isinstance(event, NodeJoined) else None
+    if before is None:
+        return None
+    change = evolving.evolve(state, stored, history)
+    state.put_node(replace(state.nodes[before.name], failed_starts=before.failed_starts))
+    return change
+
+
+def blames_for_older_grants(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """A node is blamed for what was granted to it before its last join too."""
+    node = state.nodes.get(stored.subject.node) if isinstance(stored.event, AttemptEnd) else None
+    if node is None:
+        return None
+    state.put_node(replace(node, joined_seq=0))
+    change = evolving.evolve(state, stored, history)
+    state.put_node(replace(state.nodes[node.name], joined_seq=node.joined_seq))
+    return change
+
+
+def not_where_it_was_tried(state: State, grant: Dispatched) -> bool:
+    return grant.node not in state.runs[grant.run_id].tried
+
+
+def not_to_suspects(state: State, grant: Dispatched) -> bool:
+    return not state.nodes[grant.node].suspect
+
+
 def _ignores_grants_of_lost(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
     event = stored.event
     if isinstance(event, Dispatched) and state.nodes[event.node].status is not NodeStatus.UP:

@@ -134,13 +134,15 @@ class Agent(msgspec.Struct, frozen=True):
 
     An input among ``tasks`` is one whose write failed: it is taken again.
     ``unanswered`` is the sequence of its NodeJoined where that was stored and the answer was lost; ``disowned``: when
-    it read its name, its incarnation had been removed since its last join. ``half_read``: the name's last join is read,
+    it read its name, its incarnation had been removed since its last join. ``at_fault``: what it launched and whose shim
+    never started a worker (`LiveAttempt.at_fault`). ``half_read``: the name's last join is read,
     the rest is not.
     """
 
     state: SessionState
     tasks: tuple[Action | Input, ...] = ()
     watched: frozenset[AttemptRef] = frozenset()
+    at_fault: frozenset[AttemptRef] = frozenset()
     unanswered: int = 0
     disowned: bool = False
     half_read: Name | None = None

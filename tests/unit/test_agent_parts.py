@@ -44,7 +44,7 @@ from tests.support import eventually
 from tests.support.builders import EXAMPLES
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 
 REF = AttemptRef("a" * 26, 2)
 
@@ -84,6 +84,17 @@ def test_every_exit_has_its_end(record: ExitFile, kind: type, reason: FailureRea
     end = ends.end_of(REF, record, None)
     assert type(end) is kind
     assert getattr(end, "failure_reason", None) is reason
+
+
+@pytest.mark.parametrize("reason", ExitReason)
+@pytest.mark.parametrize("of_shim", [None, *AtFault])
+def test_who_is_at_fault_is_told_of_what_never_started_alone(
+    reason: ExitReason, of_shim: AtFault | None
+) -> None:
+    end = ends.end_of(REF, exited(reason, at_fault=of_shim), None, at_fault=AtFault.NODE)
+    if isinstance(end, Failed):
+        by_agent = AtFault.NODE if reason is ExitReason.NOT_STARTED else None
+        assert end.at_fault is (of_shim or by_agent)
 
 
 def test_every_exit_and_stop_reason_has_an_end() -> None:

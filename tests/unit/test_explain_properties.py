@@ -17,8 +17,9 @@ from services.scheduling.explain import Explainer
 from services.scheduling.queue import PendingQueue
 from services.scheduling.reservation import Claims
 from services.scheduling.scheduler import Grant, Plan, plan, schedule
+from services.scheduling.suspects import avoided
 from tests.support.builders import SECOND_NS, START_NS, Story, config, needs
-from trainshed_client.statuses import WaitReason
+from trainshed_client.statuses import AtFault, FailureReason, WaitReason
 from trainshed_client.subjects import Role
 
 NODES = ("n1", "n2", "n3")
@@ -34,6 +35,7 @@ a_node = st.fixed_dictionaries(
         "memory_mb": st.sampled_from([0, 80, 120]),
         "unhealthy": st.sampled_from([(), (), (0,), (1, 2)]),
         "end": st.sampled_from(["up"] * 6 + ["drained", "lost", "left"]),
+        "suspect": st.sampled_from([False, False, False, True]),
     }
 )
 a_run = st.fixed_dictionaries(
@@ -44,7 +46,9 @@ a_run = st.fixed_dictionaries(
         "mandatory": st.sampled_from([True, True, False]),
         "priority": st.integers(-1, 1),
         "limit": st.sampled_from([None, None, 10, 60, 3_600]),
-        "does": st.sampled_from(["waits"] * 6 + ["runs"] * 6 + ["fails", "cancelled", "after"]),
+        "does": st.sampled_from(
+            ["waits"] * 6 + ["runs"] * 6 + ["fails", "cannot start", "cancelled", "after"]
+        ),
         "starts": st.booleans(),
     }
 )
@@ -66,17 +70,26 @@ def a_story(nodes: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Story:
             after=["r0"] if one["does"] == "after" and number else [],
             **({} if one["limit"] is None else {"schedule": {"max_duration_seconds": one["limit"]}}),
         )
-        if one["does"] in ("runs", "fails"):
+        if one["does"] in ("runs", "fails", "cannot start"):
             granted = alone(story.state, story.run(run_id), story.at_s)
             for grant in granted:
                 give(story, grant)
                 if one["does"] == "fails":
                     story.fail(run_id, node=grant.node)
+                elif one["does"] == "cannot start":
+                    cannot_start(story, run_id, grant.node)
                 elif one["starts"]:
                     story.start(run_id, node=grant.node)
         if one["does"] == "cancelled":
             story.cancel(run_id)
     for name, one in zip(NODES, nodes, strict=False):
+        for number in range(3 if one["suspect"] else 0):
+            gone = f"{name}-{number}"
+            story.submit(gone)
+            story.dispatch(gone, node=name, cpus=0)
+            cannot_start(story, gone, name)
+            story.cancel(gone)
+            story.cancelled_unstarted(gone, 2)
         for index in sorted(one["unhealthy"]):
             if index < len(one["uuids"]):
                 unhealthy = SlotUnhealthy(node=name, incarnation="a", index=index, reason="lost")
@@ -89,6 +102,10 @@ def a_story(nodes: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Story:
             case "left":
                 story.leave(name, upto=story.seq)
     return story
+
+
+def cannot_start(story: Story, run_id: str, node: str) -> None:
+    story.fail(run_id, node=node, reason=FailureReason.NOT_STARTED, at_fault=AtFault.NODE, message="full")
 
 
 def give(story: Story, grant: Grant) -> None:
@@ -164,13 +181,20 @@ def test_what_is_said_of_a_run_is_what_the_scheduler_does(
             wait.nodes,
         )
         could = [node.name for node in holds if could_hold(node, run.needs, unhealthy_too=False)]
+        avoid = avoided(story.state, run.needs, run.tried)
+        suspects = {name for name in could if story.state.nodes[name].suspect} - avoid
         room = bool(alone(after.state, run, (now_ns - START_NS) / SECOND_NS))
         assert (wait.reason is WaitReason.TURN) == (run.run_id in granted)
         assert (wait.reason in NOT_YET) == (queued.place_of(run) is None) == (whole.place is None)
         if wait.reason in NOT_YET or wait.reason is WaitReason.TURN:
             continue
+        if wait.reason is WaitReason.SUSPECT:
+            assert set(wait.nodes) == suspects and wait.numbers["suspect"] == len(suspects) > 0
+            assert [one.node for one in whole.suspects] == wait.nodes
+            continue
         assert (wait.reason is WaitReason.RESERVATION) == room
         assert (wait.reason in NO_ROOM) == (bool(could) and not room)
+        assert wait.reason not in NO_ROOM or set(could) - suspects - avoid
         assert (wait.reason is WaitReason.TOO_LARGE) == (bool(holds) and not could)
         assert (wait.reason is WaitReason.NO_NODE) == (not holds)
         if wait.reason is WaitReason.RESERVATION:
@@ -213,7 +237,7 @@ def test_dry_run_names_the_nodes_on_which_an_empty_cluster_would_place_it(
         "r1", resources=needs(one["gpus"], one["cpus"], one["memory_mb"], mandatory=one["mandatory"])
     )
     run = story.run("r1")
-    placed = [name for name in story.state.nodes if alone(emptied(story.state, name), run, None)]
+    placed = [name for name in story.state.nodes if alone(emptied(story.state, name), run, 10_000)]
     assert could_run_on(story.state, stored_config(config(**msgspec.json.decode(run.config)))) == sorted(
         placed
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,45 @@ def test_placeholders_are_filled_in_arguments_and_environment_and_nothing_else(r
         "{{other}} {{ run_id }} {run_id} $HOME",
     ]
     assert made.environment["WHERE"] == f"{run_dir}/2"
+
+
+@pytest.mark.parametrize(
+    ("number", "whose"),
+    [
+        (errno.ENOENT, launch.RUN),
+        (errno.EACCES, launch.RUN),
+        (errno.ENOEXEC, launch.RUN),
+        (errno.E2BIG, launch.RUN),
+        (errno.EMFILE, launch.NODE),
+        (errno.ENOSPC, launch.NODE),
+        (errno.EIO, launch.NODE),
+        (errno.ESTALE, launch.NODE),
+    ],
+)
+def test_whose_fault_an_error_is_goes_by_its_number(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int, whose: str
+) -> None:
+    real = os.stat
+
+    def stat(path: str, *args: Any, **kwargs: Any) -> os.stat_result:
+        if path == "/opt/train":
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(SpawnError) as caught:
+        command(run_dir, {"entry_point": "/opt/train"})
+    assert caught.value.at_fault == whose
+
+
+@pytest.mark.parametrize(("named", "whose"), [("/no/such/folder", launch.RUN), (None, launch.NODE)])
+def test_the_folder_that_a_run_names_is_its_own_trouble_and_the_runs_folder_the_nodes(
+    run_dir: Path, named: str | None, whose: str
+) -> None:
+    shutil.rmtree(run_dir)
+    with pytest.raises(SpawnError) as caught:
+        command(run_dir, {"entry_point": "/bin/true", "working_dir": named})
+    assert caught.value.at_fault == whose
 
 
 def test_what_a_placeholder_gave_is_not_filled_again(tmp_path: Path, run_dir: Path) -> None:

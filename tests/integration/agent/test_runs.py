@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from events.types import Cancelled, Completed, Failed, Started, TimedOut
 from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer, eventually
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 
 SLEEP = python("import time; time.sleep(60)")
 
@@ -85,6 +88,7 @@ async def test_what_cannot_be_spawned_fails_and_says_why(stage: Stage) -> None:
         assert await stage.words(ref) == ["failed"]
     assert isinstance(end, Failed)
     assert end.failure_reason is FailureReason.SPAWN_ERROR
+    assert end.at_fault is AtFault.RUN
     assert end.message is not None and "/no/such/program" in end.message
     assert end.duration_s is None
 
@@ -184,8 +188,42 @@ async def test_a_runs_folder_that_cannot_be_made_fails_that_run_alone(stage: Sta
         end = await stage.ended(ref)
         assert isinstance(end, Failed)
         assert end.failure_reason is FailureReason.NOT_STARTED
+        assert end.at_fault is AtFault.NODE
         assert end.message is not None and "folder cannot be made" in end.message
         assert isinstance(await stage.ended(other), Completed)
+
+
+async def test_where_no_shim_can_be_had_the_node_is_at_fault(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, second, third = new_ref(1), new_ref(2), new_ref(3)
+    async with stage.agent():
+        await stage.dispatch(first, python(""))
+        assert isinstance(await stage.ended(first), Completed)
+        with (
+            monkeypatch.context() as gone
+        ):  # its Python was replaced while it ran, and then its spawner was killed
+            gone.setattr(sys, "executable", str(tmp_path / "no" / "python"))
+            spawner = await eventually(_spawner)
+            os.kill(spawner, signal.SIGKILL)
+            await eventually(lambda: not _spawner())
+            await stage.dispatch(second, python(""))
+            end = await stage.ended(second)
+        assert isinstance(end, Failed)
+        assert (end.failure_reason, end.at_fault) == (FailureReason.NOT_STARTED, AtFault.NODE)
+        assert end.message is not None and "cannot be launched" in end.message
+        await stage.dispatch(third, python(""))
+        assert isinstance(await stage.ended(third), Completed)
+
+
+def _spawner() -> int:
+    """This process's spawner; 0 where there is none."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"services.agent.shim.spawner" in path.read_bytes():
+                return int(path.parent.name)
+    return 0
 
 
 async def test_what_no_agent_can_use_is_passed_over(stage: Stage) -> None:

@@ -129,6 +129,7 @@ async def test_what_was_written_down_and_never_launched_is_not_started(stage: St
     async with stage.agent():
         end = await stage.ended(waiting)
         assert isinstance(end, Failed) and end.failure_reason is FailureReason.NOT_STARTED
+        assert end.at_fault is None, "a restart is nobody's fault"
         await stage.order_stop(first)
         await stage.ended(first)
 
@@ -142,6 +143,7 @@ async def test_a_grant_older_than_the_join_is_never_launched(stage: Stage) -> No
     async with stage.agent():
         end = await stage.ended(ref)
         assert isinstance(end, Failed) and end.failure_reason is FailureReason.NOT_STARTED
+        assert end.at_fault is None, "a restart is nobody's fault"
         assert await stage.words(ref) == ["failed"]
 
 
@@ -323,6 +325,7 @@ async def test_a_borrowed_node_gives_everything_back(stage: Stage) -> None:
     assert isinstance(end, Failed) and end.failure_reason is FailureReason.NODE_RECLAIMED
     end = await stage.ended(waiting)
     assert isinstance(end, Failed) and end.failure_reason is FailureReason.NOT_STARTED
+    assert end.at_fault is None
     lefts = [each.event for each in await stage.events() if isinstance(each.event, NodeLeft)]
     assert [len(each.attempts) for each in lefts] == [2, 0]
 

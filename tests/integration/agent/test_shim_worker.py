@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from services.agent.folders.files import ExitReason, StopReason, read_started
 from services.agent.processes.workers import ShimExited, WorkerStarted
 from tests.support import eventually
 from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
+from trainshed_client.statuses import AtFault
 
 __all__ = ["found_by"]
 
@@ -105,9 +107,26 @@ async def test_what_cannot_start_is_a_spawn_error_that_says_why(
     folder = await here.launch("run", **config)
     end = await here.ended(folder)
     assert (end.reason, end.exit_code, end.signal) == (ExitReason.SPAWN_ERROR, None, None)
+    assert end.at_fault is AtFault.RUN
     assert message in (end.message or "")
     assert not (folder / "started.json").exists()
     assert [type(event) for event in here.events] == [ShimExited]
+
+
+async def test_where_output_has_no_place_the_node_is_at_fault(here: Box) -> None:
+    folder = here.prepare("run", entry_point="/bin/true")
+    (here.run_dir(folder) / "attempts" / "1").rmdir()
+    await here.workers.launch(folder)
+    end = await here.ended(folder)
+    assert (end.reason, end.at_fault) == (ExitReason.SPAWN_ERROR, AtFault.NODE)
+    assert "stdout.log: no such file" in (end.message or "")
+
+
+async def test_where_a_run_has_no_folder_of_its_own_to_work_in_the_node_is_at_fault(here: Box) -> None:
+    folder = here.prepare("run", entry_point="/bin/true")
+    shutil.rmtree(here.run_dir(folder))
+    await here.workers.launch(folder)
+    assert (await here.ended(folder)).at_fault is AtFault.NODE
 
 
 @pytest.mark.parametrize(
