@@ -34,7 +34,7 @@ class Request(NamedTuple):
     """The configs to submit; ``batch``: they came as JSON lines. ``warnings`` are for stderr.
 
     ``places``: of a batch where each config stands, as in ``sweep.jsonl, line 3``. ``caller_path``: of a command the
-    caller's PATH, for the worker. ``provenance``: of their code.
+    caller's PATH, for the worker. ``provenance``: of their code. ``check``: look whether program and folder are there.
     """
 
     configs: list[Config]
@@ -43,6 +43,7 @@ class Request(NamedTuple):
     places: Sequence[str] = ()
     caller_path: str | None = None
     provenance: Provenance | None = None
+    check: bool = True
 
     @property
     def beside(self) -> dict[str, Any]:
@@ -91,6 +92,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--no-code", is_flag=True, help="An edit of the program makes no other run."),
     click.option("--code-ignore", multiple=True, metavar="GLOB", help="Program files that do not count."),
+    click.option(
+        "--no-check", is_flag=True, help="Do not look whether program and folder are on this machine."
+    ),
     click.option("--new", is_flag=True, help="A run of its own, even if the same config is a run already."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD ..."),
 )
@@ -141,7 +145,8 @@ def build(
         configs = [_numbered(config, number) for config in configs for number in range(1, count + 1)]
         places, batch = [place for place in places or [""] for _ in range(count)], True
     provenance = named.provenance if named is not None else None
-    return Request(configs, batch, warnings, places, caller_path, provenance)
+    check = not options.get("no_check")
+    return Request(configs, batch, warnings, places, caller_path, provenance, check)
 
 
 def _numbered(config: Config, number: int) -> Config:

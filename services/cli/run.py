@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
 from services.cli.describe import exit_code_of, summary, why_ended
+from services.cli.local_check import look_at_programs
 from services.cli.output import print_attempt, print_chunks
 from services.cli.request import Request, build, config_options
 from services.cli.submit import Submitting, already, resolve_after
@@ -48,6 +49,7 @@ def run(**options: Any) -> None:
 async def _run(request: Request) -> int:
     async with connected(patient=True) as trainshed:
         await resolve_after(trainshed, request.configs)
+        await look_at_programs(trainshed, request, refuse=False)
         async with Submitting(trainshed, request.configs) as submitting:
             submission = await trainshed.submit(request.configs[0], **request.beside)
             run_id = submission.run_id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, warn
+from services.cli.local_check import look_at_programs
 from services.cli.request import Config, Request, build, config_options
 from services.cli.text import seconds_between, short
 from services.cli.verb import verb
@@ -69,6 +70,7 @@ async def _submit(request: Request, as_json: bool) -> None:
     configs, batch = request.configs, request.batch
     async with connected() as trainshed:
         await resolve_after(trainshed, configs)
+        await look_at_programs(trainshed, request)
         async with Submitting(trainshed, configs) as submitting:
             if batch:
                 submissions = await _submit_lines(trainshed, request)
@@ -213,6 +215,7 @@ async def _check(request: Request, as_json: bool) -> None:
     at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
     async with connected() as trainshed:
         await resolve_after(trainshed, configs)
+        await look_at_programs(trainshed, request)
 
         async def check(number: int, config: Config) -> Check:
             async with at_once:

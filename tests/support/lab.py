@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,19 @@ class Lab(Stack):
         """Where its server listens."""
         return self._server.endpoint
 
-    def launch(self, name: str, *words: str, state: str | None = None, **more: str) -> None:
-        """Start `trainshed WORDS`; ``more`` goes into its environment."""
+    def launch(
+        self,
+        name: str,
+        *words: str,
+        state: str | None = None,
+        program: Sequence[str] = (str(TRAINSHED),),
+        **more: str,
+    ) -> None:
+        """Start `trainshed WORDS`, as ``program``; ``more`` goes into its environment."""
         environment = clean_environment(self.root / (state or name), {**self._endpoint, **more})
         with (self.root / f"{name}.log").open("ab") as log:
             self._services[name] = subprocess.Popen(
-                [TRAINSHED, *words],
+                [*program, *words],
                 env=marked(environment, self.mark),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -23,7 +23,16 @@ from services.cli.output_tail import OutputTail
 from services.cli.table import PLAIN, Screen, text_width
 from services.cli.text import seconds_between
 from tests.support.timeline import entry
-from trainshed_client.answers import Explanation, Holder, NodePage, Reserved, RunView, SlotPage, Waiting
+from trainshed_client.answers import (
+    Explanation,
+    Holder,
+    NodePage,
+    Reserved,
+    RunView,
+    SlotPage,
+    SuspectNode,
+    Waiting,
+)
 from trainshed_client.records import (
     AttemptRecord,
     AttemptUsage,
@@ -259,6 +268,16 @@ AFTER = Waiting(
     of=12,
     commands=["trainshed explain k3f2q7"],
 )
+SUSPECT = Waiting(
+    reason=WaitReason.SUSPECT, text="gpu04 starts no run at present; one is tried there in 42 s", place=1, of=12,
+    suspects=[
+        SuspectNode(
+            node="gpu04", since=at("09:56:30"), why="the run's folder cannot be made: no space left on device",
+            probe_at=at("10:00:42"),
+        )
+    ],
+    commands=["trainshed resume gpu04", "trainshed nodes"],
+)  # fmt: skip
 SLOTS = SlotPage(
     seq=120,
     slots=[
@@ -290,6 +309,11 @@ NODES = NodePage(
             node="gpu03", host="gpu03.lab.example.org", incarnation="i", status=NodeStatus.LOST, cpus=16, gpus=4,
             memory_mb=64_000, last_heartbeat_at=at("09:12:00"),
         ),
+        NodeRecord(
+            node="gpu04", host="gpu04.lab.example.org", incarnation="i", status=NodeStatus.UP, cpus=16, gpus=4,
+            memory_mb=64_000, last_heartbeat_at=at("09:59:59"), disk_free_mb=0, suspect_since=at("09:56:30"),
+            suspect_reason="the run's folder cannot be made: no space left on device",
+        ),
     ],
 )  # fmt: skip
 
@@ -308,6 +332,9 @@ SCREENS: dict[str, Lines] = {
     ),
     "explain-behind": lambda screen: explain.lines(
         Explanation(seq=120, run=WAITING, waiting=BEHIND), NOW, screen
+    ),
+    "explain-suspect": lambda screen: explain.lines(
+        Explanation(seq=120, run=WAITING, waiting=SUSPECT), NOW, screen
     ),
     "explain-after": lambda screen: explain.lines(
         Explanation(seq=120, run=WAITING, waiting=AFTER), NOW, screen

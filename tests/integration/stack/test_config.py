@@ -163,7 +163,7 @@ def test_a_secret_that_the_node_lacks_fails_the_run_and_says_why(
 
 
 def test_a_working_dir_that_does_not_exist_is_named(stack: Stack) -> None:
-    run = stack.submit_config({"entry_point": "/bin/true", "working_dir": "/no/such/folder"})
+    run = stack.submit_config({"entry_point": "/bin/true", "working_dir": "/no/such/folder"}, "--no-check")
     (record,) = stack.wait(run, code=125)
     assert record["failure_reason"] == "spawn_error"
     assert "working_dir /no/such/folder: no such folder" in stack.trainshed("show", run).text

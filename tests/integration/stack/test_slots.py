@@ -110,8 +110,8 @@ def test_every_way_to_end_frees_the_slots(stack: Stack, tmp_path: Path) -> None:
     cancelled = stack.submit(*both, *sleep)
     silent = stack.submit(*both, "--heartbeat", "notify", "--heartbeat-timeout", "1s", *sleep)
     limited = stack.submit(*both, "--time-limit", "1s", *sleep)
-    missing = stack.submit(*both, "--", "/no/such/program")
-    refused = stack.submit(*both, "--", str(not_executable))
+    missing = stack.submit(*both, "--no-check", "--", "/no/such/program")
+    refused = stack.submit(*both, "--no-check", "--", str(not_executable))
     last = stack.submit(*both, "--", "true")
 
     os.kill(stack.running(killed)["pid"], signal.SIGKILL)
