@@ -34,10 +34,14 @@ RETRY_ON = (
 
 
 class GpusConfig(msgspec.Struct, frozen=True, gc=False):
-    """GPUs asked for; with ``mandatory`` false the run starts with fewer, or none, rather than wait."""
+    """GPUs asked for: so many different devices, of each one slot, or with ``whole`` all of its slots.
+
+    With ``mandatory`` false the run starts with fewer, or none, rather than wait.
+    """
 
     requested: int = 0
     mandatory: bool = True
+    whole: bool = False
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -99,12 +103,13 @@ class Needs(msgspec.Struct, frozen=True, gc=False):
     memory_mb: int
     gpus: int
     mandatory: bool
+    whole: bool = False
 
 
 def needs_of(resources: Resources) -> Needs:
     """What an attempt with these resources takes of a node."""
     gpus = resources.gpus
-    return Needs(resources.cpus, resources.memory_mb, gpus.requested, gpus.mandatory)
+    return Needs(resources.cpus, resources.memory_mb, gpus.requested, gpus.mandatory, gpus.whole)
 
 
 class RunConfig(msgspec.Struct, frozen=True):

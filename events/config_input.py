@@ -184,7 +184,7 @@ _CONFIG: Table = {
     "resources": {
         "cpus": integer(least=1),
         "memory_mb": integer(least=0),
-        "gpus": {"requested": integer(least=0), "mandatory": boolean},
+        "gpus": {"requested": integer(least=0), "mandatory": boolean, "whole": boolean},
     },
     "artifacts": {"output_prefix": text(), "persist_logs": boolean, "keep_checkpoints": boolean},
     "schedule": {

@@ -121,7 +121,7 @@ def refuse_impossible(state: State, config: RunConfig) -> None:
         return
     needs, wholes = least_of(config.needs), [whole_of(node, unhealthy_too=True) for node in known]
     for path, wanted, most, unit in (
-        ("resources.gpus.requested", needs.slots, max(whole.slots for whole in wholes), "GPUs"),
+        ("resources.gpus.requested", needs.gpus, max(whole.gpus for whole in wholes), "GPUs"),
         ("resources.cpus", needs.cpus, max(whole.cpus for whole in wholes), "CPUs"),
         ("resources.memory_mb", needs.memory_mb, max(whole.memory_mb for whole in wholes), "MB of memory"),
     ):
@@ -133,7 +133,7 @@ def refuse_impossible(state: State, config: RunConfig) -> None:
             )
     raise TrainshedError(
         ErrorCode.INVALID,
-        f"no single node has {needs.slots} GPUs, {needs.cpus} CPUs and {needs.memory_mb} MB of memory; see: trainshed nodes",
+        f"no single node has {needs.gpus} GPUs, {needs.cpus} CPUs and {needs.memory_mb} MB of memory; see: trainshed nodes",
         "resources",
     )
 

@@ -123,13 +123,17 @@ def _retried(state: State, run: Run | None, event: RetryRequested) -> Change:
 def _dispatched(state: State, stored: StoredEvent, run: Run, event: Dispatched) -> Change:
     if not isinstance(run.phase, Pending) or run.phase.attempt != event.attempt:
         return NOTHING
+    uuids, shared = _devices(state, event)
+    if run.needs.whole:
+        shared = ()  # also where its node has cut its devices anew since that was decided
     placement = Placement(
         node=event.node,
         incarnation=event.incarnation,
         slots=event.slots,
         cpus=event.cpus,
         memory_mb=event.memory_mb,
-        uuids=_devices(state, event),
+        uuids=uuids,
+        shared=shared,
     )
     active = Active(
         attempt=event.attempt,
@@ -140,12 +144,16 @@ def _dispatched(state: State, stored: StoredEvent, run: Run, event: Dispatched) 
     return _replace(state, run, phase=active, nodes=(event.node,))
 
 
-def _devices(state: State, event: Dispatched) -> tuple[str, ...]:
-    """The UUIDs of the granted slots, as the node's inventory has them now."""
+def _devices(state: State, event: Dispatched) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The UUIDs of the granted slots, as the node's inventory has them now, and those of them that have more slots."""
     node = state.nodes.get(event.node)
     if node is None or node.incarnation != event.incarnation:
-        return ()
-    return tuple(sorted({d.uuid for d in node.gpus if d.uuid is not None and d.index in event.slots}))
+        return (), ()
+    uuids = {d.uuid for d in node.gpus if d.uuid is not None and d.index in event.slots}
+    shared = {
+        d.uuid for d in node.gpus if d.uuid in uuids and d.gpu is not None and d.index not in event.slots
+    }
+    return tuple(sorted(uuids)), tuple(sorted(uuids & shared))
 
 
 def _stopping(state: State, run: Run | None, event: Stopping) -> Change:

@@ -5,7 +5,7 @@ Owns the values and the one index over them (State, which only evolve changes); 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -32,7 +32,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt holds of one node, and whether it was told to stop there.
 
     ``uuids`` are the devices that the slots were when it was granted: it holds them even if an inventory that comes
-    later numbers them otherwise.
+    later numbers them otherwise. ``shared`` are those of which it was not granted all slots: others may hold the rest.
     """
 
     node: str
@@ -41,6 +41,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     memory_mb: int
     uuids: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     stopping: bool = False
 
 
@@ -67,6 +68,15 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, tag="active"):
     def nodes(self) -> tuple[str, ...]:
         """The nodes that it is on."""
         return tuple(placement.node for placement in self.placements)
+
+    def shares(self, uuid: str, node: str, slots: Collection[int]) -> bool:
+        """Whether it leaves others the rest of a device that is these slots of the node: all that it has of it is some
+        of them, and it was granted them as a share."""
+        return all(
+            uuid in placement.shared and placement.node == node and not set(slots).isdisjoint(placement.slots)
+            for placement in self.placements
+            if uuid in placement.uuids
+        )
 
     def with_placement(self, changed: Placement) -> Active:
         """The same with another value of its placement on that node."""

@@ -172,12 +172,22 @@ class AttemptRef(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """A slot's device as the node's inventory has it; no UUID where NVML knows none."""
+    """A slot's device as the node's inventory has it; no UUID where NVML knows none.
+
+    ``index`` is the slot's. ``gpu`` is the device's place among those of the node, where several slots may be of one;
+    absent: the slot has a device of its own, whose place is the slot's.
+    """
 
     index: Integer
     uuid: str | None = None
     name: str | None = None
     memory_mb: Integer | None = None
+    gpu: Integer | None = None
+
+    @property
+    def place(self) -> int:
+        """The device's place among those of the node: slots of one place are shares of one device."""
+        return self.index if self.gpu is None else self.gpu
 
 
 class NodeJoined(NodeEvent, frozen=True, kw_only=True):

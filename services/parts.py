@@ -30,9 +30,10 @@ DATABASE_FILE = "trainshed.db"
 
 
 class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says of the node."""
+    """What the command line says of the node; ``gpus`` is a number or "all"."""
 
-    gpus: int | None = None
+    gpus: int | str | None = None
+    slots_per_gpu: int | None = None
     cpus: int | None = None
     memory_mb: int | None = None
     stop_workers: bool = False
@@ -46,18 +47,36 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     gpus: Gpus
 
 
-def machine(options: AgentOptions) -> Machine:
-    """Look at the machine. Raises TrainshedError where NVML is there and does not answer."""
+def machine(options: AgentOptions, state_dir: Path) -> Machine:
+    """Look at the machine, by these options and those of GPUs that the state folder keeps; it keeps them from then on.
+
+    Raises TrainshedError where NVML is there and does not answer, or an option cannot be had here.
+    """
     from services.agent.machine.gpus import Gpus
     from services.agent.machine.inventory import take_inventory
+    from services.agent.machine.kept import read_kept, write_kept
     from services.agent.machine.visible import VARIABLE
+    from trainshed_client.errors import TrainshedError
 
-    inventory, gpus = take_inventory(
-        Gpus.open(os.environ.get(VARIABLE)),
-        declared_gpus=options.gpus,
-        declared_cpus=options.cpus,
-        declared_memory_mb=options.memory_mb,
-    )
+    before = read_kept(state_dir)
+    kept = before.after(options.gpus, options.slots_per_gpu)
+    note = kept.note(options.gpus, options.slots_per_gpu)
+    try:
+        inventory, gpus = take_inventory(
+            Gpus.open(os.environ.get(VARIABLE)),
+            declared_gpus=kept.gpus,
+            slots_per_gpu=kept.slots_per_gpu,
+            declared_cpus=options.cpus,
+            declared_memory_mb=options.memory_mb,
+        )
+    except TrainshedError as error:
+        if error.path != "--gpus" or note is None:
+            raise
+        raise TrainshedError(error.code, f"{error.message}. {note}", error.path) from None
+    if kept != before:
+        write_kept(state_dir, kept)
+    if note is not None:
+        inventory = msgspec.structs.replace(inventory, notes=(*inventory.notes, note))
     return Machine(inventory=inventory, gpus=gpus)
 
 

@@ -5,7 +5,7 @@ Owns what an agent is put together from, its start and its end; what comes in be
 The life of an attempt, from grant to forgotten, by the files that it comes through (below services/agent/):
 
 The agent knows who it is (`identity.py`) and what it has to give: GPUs (`machine/gpus.py`, of those that the process may
-see: `machine/visible.py`), CPUs and memory (`machine/inventory.py`). It appends that as NodeJoined
+see: `machine/visible.py`; the options that its state folder keeps: `machine/kept.py`), CPUs and memory (`machine/inventory.py`). It appends that as NodeJoined
 (`reports/membership.py`), and from then on the dispatcher's decisions are pushed to it. A Dispatched comes in at
 `session/shell.py`, which makes of it the intent (`attempts/intents.py`: devices, folders, limits) and an input of the
 session's one step (`session/machine.py`; its values: `session/values.py`). The step decides: the grant is written down,

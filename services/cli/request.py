@@ -63,7 +63,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "-f", "--file", "file", metavar="CONFIG|-", help="A run config, JSON or YAML (.jsonl: several)."
     ),
     click.option("--name", help="The run's name."),
-    click.option("--gpus", type=int, help="GPU slots that the run needs."),
+    click.option("--gpus", type=int, help="GPUs that the run needs: a slot of each."),
+    click.option("--gpus-whole", is_flag=True, help="Share these GPUs with no other run: all slots of each."),
     click.option("--gpus-optional", is_flag=True, help="Start with fewer GPUs, or none, rather than wait."),
     click.option("--cpus", type=int, help="CPU cores (1)."),
     click.option("--memory", metavar="MB", help="Memory to account for, as in 2048 or 2G."),
@@ -259,6 +260,7 @@ def _given(options: Mapping[str, Any], env: Mapping[str, str], here: str) -> Con
 
     put(options["name"], "run_name")
     put(options["gpus"], "resources", "gpus", "requested")
+    put(True if options["gpus_whole"] else None, "resources", "gpus", "whole")
     put(False if options["gpus_optional"] else None, "resources", "gpus", "mandatory")
     put(options["cpus"], "resources", "cpus")
     put(options["priority"], "priority")

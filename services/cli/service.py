@@ -38,7 +38,8 @@ def service() -> None:
 )
 def install(
     node: str | None,
-    gpus: int | None,
+    gpus: int | str | None,
+    slots_per_gpu: int | None,
     cpus: int | None,
     memory: int | None,
     heartbeat_timeout: str | None,
@@ -48,7 +49,7 @@ def install(
     The settings (TRAINSHED_...) and the PATH of this shell go with it, passwords do not. Nothing is started.
     """
     settings = with_options(Settings.read(), node, heartbeat_timeout)
-    arguments = up_arguments(node, gpus, cpus, memory, heartbeat_timeout)
+    arguments = up_arguments(node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
     environment = {
         "TRAINSHED_STATE_DIR": str(settings.state_dir),
         **given_settings(settings),

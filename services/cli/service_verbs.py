@@ -106,7 +106,8 @@ def projector(records: bool, database: str | None, ready_fd: int | None, die_wit
 )
 def agent(
     node: str | None,
-    gpus: int | None,
+    gpus: int | str | None,
+    slots_per_gpu: int | None,
     cpus: int | None,
     memory: int | None,
     heartbeat_timeout: str | None,
@@ -118,8 +119,10 @@ def agent(
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from services import parts
 
-        options = parts.AgentOptions(gpus=gpus, cpus=cpus, memory_mb=memory, borrowed=borrowed)
-        machine = parts.machine(options)
+        options = parts.AgentOptions(
+            gpus=gpus, slots_per_gpu=slots_per_gpu, cpus=cpus, memory_mb=memory, borrowed=borrowed
+        )
+        machine = parts.machine(options, settings.state_dir)
         for note in machine.inventory.notes:
             click.echo(note, err=True)
         service = parts.agent(nc, settings, options, machine, observer.log(nc))

@@ -21,12 +21,30 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 C = TypeVar("C", bound=click.Command)
 
 
+def gpu_count(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
+    """The option's number of GPUs, or "all"."""
+    if value is None or value == "all":
+        return value
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number of GPUs (0 or more) nor all")
+    return int(value)
+
+
 def agent_options(command: C) -> C:
     """The options that say what a node has and how it behaves, shared by `up` and `agent`."""
     for option in (
         click.option("--node", metavar="NAME", help="This node's name, kept from its first start on."),
         click.option(
-            "--gpus", type=click.IntRange(min=0), metavar="N", help="Slots: the first N visible devices."
+            "--gpus",
+            callback=gpu_count,
+            metavar="N|all",
+            help="The first N visible devices; kept, until all.",
+        ),
+        click.option(
+            "--slots-per-gpu",
+            type=click.IntRange(min=1, max=64),
+            metavar="K",
+            help="So many runs may share a GPU (1); kept.",
         ),
         click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="CPUs that runs may ask for."),
         click.option(
@@ -54,7 +72,8 @@ def agent_options(command: C) -> C:
 @click.option("--ready-fd", type=int, hidden=True)
 def up(
     node: str | None,
-    gpus: int | None,
+    gpus: int | str | None,
+    slots_per_gpu: int | None,
     cpus: int | None,
     memory: int | None,
     heartbeat_timeout: str | None,
@@ -83,7 +102,7 @@ def up(
     if detach:
         from services.up.detach import start_detached
 
-        given = up_arguments(node, gpus, cpus, memory, heartbeat_timeout)
+        given = up_arguments(node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
         arguments = [
             *given,
             *(["--stop-workers"] if stop_workers else []),
@@ -95,12 +114,19 @@ def up(
     logging.configure(settings.log_format, settings.log_level)
     warn_of_unknown_settings("up")
     options = AgentOptions(
-        gpus=gpus, cpus=cpus, memory_mb=memory, stop_workers=stop_workers, borrowed=borrowed
+        gpus=gpus,
+        slots_per_gpu=slots_per_gpu,
+        cpus=cpus,
+        memory_mb=memory,
+        stop_workers=stop_workers,
+        borrowed=borrowed,
     )
 
     def ready(stack: Up) -> None:
         end = "      Ctrl-C stops it; running workers go on" if ready_fd is None else ""
         slots = f"{stack.slots} slot{'' if stack.slots == 1 else 's'}"
+        if stack.slots != stack.gpus:
+            slots += f" on {stack.gpus} GPU{'' if stack.gpus == 1 else 's'}"
         has = f"{slots}, {stack.cpus} CPUs, {stack.memory_mb} MB"
         lines = [
             *stack.notes,
@@ -144,7 +170,8 @@ def down(stop_workers: bool) -> None:
 
 def up_arguments(
     node: str | None,
-    gpus: int | None,
+    gpus: int | str | None,
+    slots_per_gpu: int | None,
     cpus: int | None,
     memory: int | None,
     heartbeat_timeout: str | None,
@@ -153,6 +180,7 @@ def up_arguments(
     given = {
         "--node": node,
         "--gpus": gpus,
+        "--slots-per-gpu": slots_per_gpu,
         "--cpus": cpus,
         "--memory": memory,
         "--heartbeat-timeout": heartbeat_timeout,

@@ -9,7 +9,7 @@ import msgspec
 
 from events.state import State
 from events.types import Dispatched, Event, NodeLost, RunEvent
-from services.scheduling.reservation import Claims, uuids_of
+from services.scheduling.offers import Claims, uuids_of
 
 
 class Decision(msgspec.Struct):
@@ -55,7 +55,7 @@ class InFlight:
                     taken.slots.update((grant.node, index) for index in grant.slots)
                     node = state.nodes.get(grant.node)
                     if node is not None:
-                        taken.uuids |= uuids_of(node, grant.slots)
+                        taken.uuids |= dict.fromkeys(uuids_of(node, grant.slots), grant.node)
                 case NodeLost(node=name):
                     taken.nodes.add(name)
                 case RunEvent(run_id=run_id):

@@ -14,17 +14,10 @@ from events.resources import could_hold, fits, least_of, whole_of
 from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Placement, Run, State
 from events.times import rfc3339
+from services.scheduling.offers import MARGIN_S, Claims, Offer, holders, offer
 from services.scheduling.order import could_be_granted
 from services.scheduling.queue import PendingQueue, Shape, shape_of
-from services.scheduling.reservation import (
-    MARGIN_S,
-    Claims,
-    Offer,
-    Reservation,
-    ends_ns,
-    holders_elsewhere,
-    offer,
-)
+from services.scheduling.reservation import Reservation, ends_ns
 from services.scheduling.scheduler import choose, plan
 from services.scheduling.suspects import avoided, open_to, probe_due_ns, under_way
 from trainshed_client.answers import Holder, Reserved, SuspectNode, Waiting
@@ -63,7 +56,7 @@ class Explainer:
         self._granted_on = {grant.node for grant in decision.grants}
         self._reservation = decision.reservation
         self._offers = list(decision.offers.values())
-        self._unbound = [msgspec.structs.replace(o, kept=None, shared=None) for o in self._offers]
+        self._unbound = [msgspec.structs.replace(o, kept=None, closed=frozenset()) for o in self._offers]
         self._by_shape: dict[Shape, Wait] = {}
 
     def wait_of(self, run: Run) -> Wait:
@@ -138,14 +131,16 @@ class Explainer:
         if not fitting:
             return Wait(
                 reason=WaitReason.TOO_LARGE,
-                numbers={"gpus": least.slots, "cpus": least.cpus, "memory_mb": least.memory_mb},
+                numbers={"gpus": least.gpus, "cpus": least.cpus, "memory_mb": least.memory_mb},
             )
-        with_gpus = [o for o in fitting if fits(least._replace(cpus=0, memory_mb=0), len(o.slots), 0, 0)]
+        with_gpus = [
+            o for o in fitting if fits(least._replace(cpus=0, memory_mb=0), o.gpus_free(needs), 0, 0)
+        ]
         if not with_gpus:
-            free = sum(len(o.slots) for o in fitting)
-            total = sum(whole_of(o.node, unhealthy_too=False).slots for o in fitting)
-            return Wait(reason=WaitReason.GPUS, numbers={"gpus": least.slots, "free": free, "total": total})
-        with_cpus = [o for o in with_gpus if fits(least._replace(memory_mb=0), len(o.slots), o.cpus, 0)]
+            free = sum(o.gpus_free(needs) for o in fitting)
+            total = sum(whole_of(o.node, unhealthy_too=False).gpus for o in fitting)
+            return Wait(reason=WaitReason.GPUS, numbers={"gpus": least.gpus, "free": free, "total": total})
+        with_cpus = [o for o in with_gpus if fits(least._replace(memory_mb=0), o.gpus_free(needs), o.cpus, 0)]
         if not with_cpus:
             most = max(o.cpus for o in with_gpus)
             return Wait(reason=WaitReason.CPUS, numbers={"cpus": least.cpus, "free": most})
@@ -213,8 +208,8 @@ class Explainer:
             nodes = [node for node in nodes if node.name == self._reservation.node]
         found = {r.run_id: (r, active) for node in nodes for r, active, _ in state.attempts_of(node.name)}
         if reason in (WaitReason.GPUS, WaitReason.RESERVATION):
-            uuids = [uuid for node in nodes for uuid in offer(state, node, Claims()).elsewhere]
-            found |= {r.run_id: (r, active) for r, active, _ in holders_elsewhere(state, uuids)}
+            uuids = {uuid for node in nodes for uuid in offer(state, node, Claims()).elsewhere.values()}
+            found |= {r.run_id: (r, active) for uuid in sorted(uuids) for r, active in holders(state, uuid)}
         held = [(p, holder, active) for holder, active in found.values() for p in active.placements]
         for placement, holder, active in sorted(
             held, key=lambda one: (one[0].node, one[0].slots, one[1].submit_seq)

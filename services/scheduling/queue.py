@@ -33,6 +33,7 @@ class Shape(NamedTuple):
     memory_mb: int
     gpus: int
     mandatory: bool
+    whole: bool
     longest_s: float | None
     tried: tuple[str, ...] = ()
 
@@ -41,7 +42,7 @@ def shape_of(run: Run) -> Shape:
     """What a run needs."""
     needs = run.needs
     longest = _rounded_up(longest_s(run))
-    return Shape(needs.cpus, needs.memory_mb, needs.gpus, needs.mandatory, longest, run.tried)
+    return Shape(needs.cpus, needs.memory_mb, needs.gpus, needs.mandatory, needs.whole, longest, run.tried)
 
 
 def longest_s(run: Run) -> float | None:

@@ -1,21 +1,19 @@
-"""What is free of a node, and the reservation: which node the first run that does not fit waits for, and until when.
+"""The reservation: which node, and which of its devices, the first run that does not fit waits for, and until when.
 
-Owns the forecast by time limits (docs/decisions/0009); knows no queue, log or clock. Pure.
+Owns the forecast by time limits (docs/decisions/0009, 0015); knows no queue, log or clock. Pure.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import msgspec
-
-from events.resources import NOTHING, Amount, least_of, whole_of
+from events.config import Needs
+from events.resources import NOTHING, Amount, fits, least_of, slots_of_devices
 from events.run_machine import SECOND_NS
-from events.state import Active, Node, Pending, Run, State
+from events.state import Active, Pending, Run, State
 from events.times import nanoseconds
-from events.types import Dispatched
+from services.scheduling.offers import MARGIN_S, Claims, KeptRoom, Offer, blockers, uuids_of
 from services.scheduling.order import Order, order_of
 from services.scheduling.queue import longest_s
 from trainshed_client.statuses import NodeStatus
@@ -24,84 +22,6 @@ STARTING_S = 5
 """From a grant to the worker's exec it takes less; a grant whose worker is not up by then is forecast from now on."""
 ENDING_S = 1
 """From the last moment that limit and grace allow to the end in the log."""
-MARGIN_S = 10
-"""Counted for a run that is to be over in time: STARTING_S, ENDING_S, and what the clocks of two machines differ."""
-
-
-class Claims(msgspec.Struct):
-    """What decisions that are not folded yet hold, beside the state (docs/protocol.md rule 1)."""
-
-    runs: set[str] = msgspec.field(default_factory=set)
-    nodes: set[str] = msgspec.field(default_factory=set)
-    slots: set[tuple[str, int]] = msgspec.field(default_factory=set)
-    uuids: set[str] = msgspec.field(default_factory=set)
-    cpus: dict[str, int] = msgspec.field(default_factory=dict)
-    memory_mb: dict[str, int] = msgspec.field(default_factory=dict)
-    grants: list[Dispatched] = msgspec.field(default_factory=list)
-
-
-class KeptRoom(msgspec.Struct):
-    """What is kept for the one that waits; changed as grants are made.
-
-    ``left`` is what a run behind may have of the reserved node beside it, and ``until_ns`` when it starts at the latest:
-    what has ended by then may have all that is free. None: nobody knows.
-    """
-
-    left: Amount
-    until_ns: int | None
-
-
-class Offer(msgspec.Struct):
-    """What is free of one node now; changed as grants are made.
-
-    ``elsewhere`` are devices of this node that are held on another. ``kept`` binds the reserved node, and a node that was
-    given devices of it: its slots ``shared`` (None: it is the reserved one itself), since what is taken here is taken there.
-    """
-
-    node: Node
-    slots: list[int]
-    cpus: int
-    memory_mb: int
-    elsewhere: tuple[str, ...] = ()
-    kept: KeptRoom | None = None
-    shared: frozenset[int] | None = None
-
-    def take(self, slots: tuple[int, ...], cpus: int, memory_mb: int, *, in_time: bool) -> None:
-        """Count a grant in; ``in_time``: it is over before the reservation begins."""
-        self.slots = [index for index in self.slots if index not in slots]
-        self.cpus -= cpus
-        self.memory_mb -= memory_mb
-        if self.kept is not None and not in_time:
-            what = Amount(len(slots), cpus, memory_mb)
-            if self.shared is not None:
-                what = Amount(len(self.shared.intersection(slots)), 0, 0)
-            self.kept.left = self.kept.left.less(what)
-
-    def ends_in_time(self, longest: float | None, now_ns: int) -> bool:
-        """Whether an attempt that lasts ``longest`` seconds at most, granted now, is over when the reservation begins."""
-        if self.kept is None or self.kept.until_ns is None or longest is None:
-            return False
-        return now_ns + _ns(MARGIN_S + longest) <= self.kept.until_ns
-
-    def slots_for(self, gpus: int, *, in_time: bool) -> int:
-        """How many of ``gpus`` slots a run could have here now: the first ones."""
-        free = len(self.slots)
-        if self.kept is not None and not in_time:
-            own = 0 if self.shared is None else free - len(self.shared.intersection(self.slots))
-            free = min(free, own + max(0, self.kept.left.slots))
-        return min(gpus, free)
-
-    def keep(self, kept: KeptRoom, others: Iterable[Offer]) -> None:
-        """This node is reserved: ``others`` that were given devices of it are bound by what is kept too."""
-        self.kept = kept
-        devices = {
-            d.uuid for d in self.node.gpus if d.uuid is not None and d.index not in self.node.unhealthy
-        }
-        for other in others:
-            shared = [d.index for d in other.node.gpus if d.uuid in devices] if other is not self else ()
-            if shared:
-                other.kept, other.shared = kept, frozenset(shared)
-                other.slots.sort(key=other.shared.__contains__)  # its own first
 
 
 class Reservation(NamedTuple):
@@ -112,43 +32,66 @@ class Reservation(NamedTuple):
     until_ns: int | None
 
 
-def offer(state: State, node: Node, taken: Claims) -> Offer:
-    """What of ``node`` no attempt holds and no decision has taken; a device that another node holds is not offered."""
-    usage = state.usage_of(node.name)
-    slots, elsewhere = [], []
-    for device in node.gpus:
-        index, uuid = device.index, device.uuid
-        if index in usage.slots or index in node.unhealthy or (node.name, index) in taken.slots:
-            continue
-        if uuid is not None and (uuid in state.held_uuids or uuid in taken.uuids):
-            elsewhere.append(uuid)
-        else:
-            slots.append(index)
-    cpus = node.cpus - usage.cpus - taken.cpus.get(node.name, 0)
-    memory_mb = node.memory_mb - usage.memory_mb - taken.memory_mb.get(node.name, 0)
-    return Offer(node, slots, cpus, memory_mb, tuple(elsewhere))
-
-
-def offers_of(state: State, taken: Claims) -> dict[str, Offer]:
-    """The offers of all nodes that take work and whose loss is not decided, by name."""
-    return {
-        node.name: offer(state, node, taken)
-        for node in state.nodes.values()
-        if node.takes_work and node.name not in taken.nodes
-    }
-
-
-def uuids_of(node: Node, slots: Collection[int]) -> set[str]:
-    """The devices that these slots of a node are, as far as they are known."""
-    return {d.uuid for d in node.gpus if d.uuid is not None and d.index in slots}
-
-
 class HeldAmount(NamedTuple):
-    """What one attempt, or a grant that is not folded, holds of a node, and when it has ended by its time limit."""
+    """What one attempt, or a grant that is not folded, holds of a node, and when it has ended by its time limit.
+
+    ``slots``: how many of each device, by its place. Who does not share a device here holds as many as it is.
+    """
 
     order: Order
     ends_ns: int | None
-    what: Amount
+    slots: Mapping[int, int]
+    cpus: int
+    memory_mb: int
+
+
+class _Room:
+    """What is had of a node for one run: its slots device by device, CPUs and memory."""
+
+    def __init__(
+        self, needs: Needs, slots: dict[int, int], sizes: Mapping[int, int], cpus: int, mb: int
+    ) -> None:
+        self.slots = slots
+        self._needs = least_of(needs)
+        self._wanted = sizes if needs.whole else dict.fromkeys(slots, 1)
+        self._gpus = sum(slots[place] >= self._wanted[place] for place in slots)
+        self.cpus, self.memory_mb = cpus, mb
+
+    @property
+    def over(self) -> Amount:
+        """What is had beside what the run needs; negative where it lacks that."""
+        return Amount(self._gpus, self.cpus, self.memory_mb).less(self._needs)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run could start."""
+        return fits(self._needs, self._gpus, self.cpus, self.memory_mb)
+
+    def change(self, one: HeldAmount, sign: int) -> None:
+        """Give back what one holds (1), or take it (-1)."""
+        self.cpus += sign * one.cpus
+        self.memory_mb += sign * one.memory_mb
+        for place, slots in one.slots.items():
+            if place in self.slots:
+                wanted = self._wanted[place]
+                self._gpus -= self.slots[place] >= wanted
+                self.slots[place] += sign * slots
+                self._gpus += self.slots[place] >= wanted
+
+    def kept(self, now: Mapping[int, list[int]]) -> tuple[dict[int, int], int]:
+        """The devices that are kept for the run, with how many slots it leaves of each, and how many slots of them are in
+        its way (they are held by runs behind it).
+
+        Those in whose way least is; of these the ones of which, by what is free ``now``, least is denied to others.
+        """
+
+        def badness(place: int) -> tuple[int, int, int]:
+            left = self.slots[place] - self._wanted[place]
+            return max(0, -left), max(0, len(now.get(place, ())) - max(0, left)), -place
+
+        places = sorted(self.slots, key=badness)[: self._needs.gpus]
+        left = {place: self.slots[place] - self._wanted[place] for place in places}
+        return left, sum(max(0, -slots) for slots in left.values())
 
 
 class _Choice(NamedTuple):
@@ -169,75 +112,107 @@ def reserve(
     now_ns: int,
     avoid: Collection[str] = (),
 ) -> Reservation | None:
-    """Keep one node for ``run``. None where none could hold it; a suspect one is kept for nobody, nor one of ``avoid``.
+    """Keep one node for ``run``, and of it so many devices as it asks for. None where none could hold it; a suspect one is
+    kept for nobody, nor one of ``avoid``.
 
     It is the node where it can start first by the time limits of what holds it; what runs behind get there does not put
     that off. Where no limit tells a time, the node where runs behind hold least of what it needs; of those where they
     hold nothing of it, the one that lacks least now. Elsewhere what is lacking now does not count: it goes up and down
     with the runs behind, and a reservation that moves to and fro with it would never be met. So the choice moves only to
-    a node where less is in the way, and what is in the way of it never becomes more.
+    a node where less is in the way, and what is in the way of it never becomes more. The same goes for its devices.
     """
-    needs = least_of(run.needs)
-    best: tuple[_Choice, Offer, Amount] | None = None
+    needs = run.needs
+    best: tuple[_Choice, Offer, KeptRoom] | None = None
     for o in offers.values():
         if o.node.suspect or o.node.name in avoid:
             continue
-        whole = whole_of(o.node, unhealthy_too=False)
-        if o.elsewhere:
-            whole = whole.less(Amount(_lost_with(state, o.elsewhere), 0, 0))
-        if not whole.holds(needs):
+        if len(o.node.gpus) < least_of(needs).gpus:
             continue
-        held = list(held_of(state, taken, o, now_ns))
-        free = Amount(len(o.slots), o.cpus, o.memory_mb)
-        until_ns, left = earliest(needs, free, held, now_ns)
+        sizes = _sizes(state, o)
+        whole = Amount(len(sizes), o.node.cpus, o.node.memory_mb)
+        if not whole.holds(least_of(needs)):
+            continue
+        held = list(held_of(state, taken, o, sizes, now_ns))
+        room = _Room(needs, _free_now(o, sizes, held), sizes, o.cpus, o.memory_mb)
+        now = room.over.lacking
+        until_ns = earliest(room, held, now_ns)
         if until_ns is not None:
+            kept, _ = room.kept(o.free)
             choice = _Choice(False, until_ns, NOTHING, NOTHING, o.node.name)
         else:
-            left = whole.less(needs)
+            room = _Room(needs, dict(sizes), sizes, o.node.cpus, o.node.memory_mb)
             for one in held:
                 if one.order > order_of(run):
-                    left = left.less(one.what)
-            in_the_way = left.lacking
-            now = NOTHING if any(in_the_way) else free.less(needs).lacking
-            choice = _Choice(True, 0, in_the_way, now, o.node.name)
+                    room.change(one, -1)
+            kept, gpus = room.kept(o.free)
+            in_the_way = room.over.lacking._replace(gpus=gpus)
+            choice = _Choice(True, 0, in_the_way, NOTHING if any(in_the_way) else now, o.node.name)
         if best is None or choice < best[0]:
-            best = (choice, o, left)
+            best = (choice, o, KeptRoom(o.node.name, room.over, kept, until_ns))
     if best is None:
         return None
-    choice, chosen, left = best
-    kept = KeptRoom(left, None if choice.unknown else choice.until_ns)
-    chosen.keep(kept, offers.values())
-    return Reservation(run, choice.node, kept.until_ns)
+    choice, chosen, room_kept = best
+    chosen.keep(room_kept, offers.values())
+    return Reservation(run, choice.node, room_kept.until_ns)
 
 
-def earliest(
-    needs: Amount, free: Amount, held: Iterable[HeldAmount], now_ns: int
-) -> tuple[int | None, Amount]:
-    """When ``needs`` are free at the latest, by the time limits of what is held, and what is left beside them then.
+def earliest(room: _Room, held: Iterable[HeldAmount], now_ns: int) -> int | None:
+    """When the run could start at the latest, by the time limits of what is held; ``room`` is then what is had.
 
-    None where something without a limit is in the way. What ends at that very moment may be left out of what is left:
+    None where something without a limit is in the way. What ends at that very moment may be left out of what is had:
     that takes nothing from the one that waits.
     """
     at = now_ns
-    ending = sorted((one.ends_ns, one.what) for one in held if one.ends_ns is not None)
-    for ends_ns, what in ending:
-        if free.holds(needs):
+    for one in sorted((one for one in held if one.ends_ns is not None), key=_end):
+        if room.holds:
             break
-        free, at = free.plus(what), ends_ns
-    return (at if free.holds(needs) else None), free.less(needs)
+        room.change(one, 1)
+        at = _end(one)
+    return at if room.holds else None
 
 
-def held_of(state: State, taken: Claims, o: Offer, now_ns: int) -> Iterator[HeldAmount]:
-    """What is held of a node: by the attempts of the log, and by grants that are not folded, those of its devices on
-    other nodes among them."""
+def _end(one: HeldAmount) -> int:
+    assert one.ends_ns is not None
+    return one.ends_ns
+
+
+def _sizes(state: State, o: Offer) -> dict[int, int]:
+    """The devices of a node that could be had of it, and how many slots each is.
+
+    One that is held on a node that is away is as good as none, until that is back or removed.
+    """
+    sizes = slots_of_devices(o.node, unhealthy_too=False)
+    for place, uuid in o.elsewhere.items():
+        if not all(_comes_back(state, active) for _, active in blockers(state, o.node, place, uuid)):
+            del sizes[place]
+    return sizes
+
+
+def _free_now(o: Offer, sizes: Mapping[int, int], held: Iterable[HeldAmount]) -> dict[int, int]:
+    """The slots that are free now, of each device; below nothing where more than one must end before one is."""
+    free = {place: len(o.free.get(place, ())) for place in sizes}
+    for place in o.elsewhere.keys() & sizes.keys():
+        free[place] = sizes[place] - sum(one.slots.get(place, 0) for one in held)
+    return free
+
+
+def held_of(
+    state: State, taken: Claims, o: Offer, sizes: Mapping[int, int], now_ns: int
+) -> Iterator[HeldAmount]:
+    """What is held of a node: by the attempts of the log, and by grants that are not folded, those of its devices
+    (``sizes``: the slots of each) on other nodes among them."""
     node = o.node
-    usable = {device.index for device in node.gpus} - node.unhealthy
+    places = {d.index: d.index if d.gpu is None else d.gpu for d in node.gpus}
     for run, active, placement in state.attempts_of(node.name):
-        what = Amount(len(usable.intersection(placement.slots)), placement.cpus, placement.memory_mb)
-        yield HeldAmount(order_of(run), ends_ns(run, active, now_ns), what)
-    for run, active, devices in holders_elsewhere(state, o.elsewhere) if o.elsewhere else ():
-        if _comes_back(state, active):
-            yield HeldAmount(order_of(run), ends_ns(run, active, now_ns), Amount(devices, 0, 0))
+        slots = _counted(places, placement.slots)
+        yield HeldAmount(
+            order_of(run), ends_ns(run, active, now_ns), slots, placement.cpus, placement.memory_mb
+        )
+    for place, uuid in o.elsewhere.items():
+        if place not in sizes:
+            continue
+        for run, active in blockers(state, node, place, uuid):
+            yield HeldAmount(order_of(run), ends_ns(run, active, now_ns), {place: sizes[place]}, 0, 0)
     for grant in taken.grants:
         here = grant.node == node.name
         if not here and not o.elsewhere:
@@ -245,29 +220,26 @@ def held_of(state: State, taken: Claims, o: Offer, now_ns: int) -> Iterator[Held
         waiting = state.runs.get(grant.run_id)
         if waiting is None or not isinstance(waiting.phase, Pending):
             continue
-        if here:
-            what = Amount(len(usable.intersection(grant.slots)), grant.cpus, grant.memory_mb)
-        else:
-            granted_on = state.nodes.get(grant.node)
-            uuids = uuids_of(granted_on, grant.slots) if granted_on is not None else set()
-            what = Amount(len(uuids.intersection(o.elsewhere)), 0, 0)
         longest = longest_s(waiting)
         ends = None if longest is None else nanoseconds(grant.view.now) + _ns(MARGIN_S + longest)
-        yield HeldAmount(order_of(waiting), ends, what)
+        if here:
+            slots = _counted(places, grant.slots)
+            yield HeldAmount(order_of(waiting), ends, slots, grant.cpus, grant.memory_mb)
+        elif (granted_on := state.nodes.get(grant.node)) is not None:
+            uuids = uuids_of(granted_on, grant.slots)
+            slots = {
+                place: sizes[place] for place, uuid in o.elsewhere.items() if uuid in uuids and place in sizes
+            }
+            yield HeldAmount(order_of(waiting), ends, slots, 0, 0)
 
 
-def holders_elsewhere(state: State, uuids: Iterable[str]) -> Iterator[tuple[Run, Active, int]]:
-    """The attempts that hold these devices, wherever they were granted them, and how many of them each has."""
-    refs = Counter(ref for uuid in uuids for ref in state.held_uuids.get(uuid, ()))
-    for ref, devices in refs.items():
-        run = state.runs[ref.run_id]
-        if isinstance(run.phase, Active):
-            yield run, run.phase, devices
-
-
-def _lost_with(state: State, uuids: Iterable[str]) -> int:
-    """How many of these devices are held on nodes that are away: as good as none, until the node is back or removed."""
-    return sum(n for _, active, n in holders_elsewhere(state, uuids) if not _comes_back(state, active))
+def _counted(places: Mapping[int, int], slots: Iterable[int]) -> Mapping[int, int]:
+    """How many of these slots each device is."""
+    counted: dict[int, int] = {}
+    for index in slots:
+        if (place := places.get(index)) is not None:
+            counted[place] = counted.get(place, 0) + 1
+    return counted
 
 
 def _comes_back(state: State, active: Active) -> bool:

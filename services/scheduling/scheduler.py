@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -15,16 +16,9 @@ from events.config import Needs
 from events.resources import Amount, fits, least_of
 from events.state import SUSPECT_AFTER, Node, Run, State
 from events.types import SchedulerInfo
+from services.scheduling.offers import MARGIN_S, Claims, Offer, offers_of, uuids_of
 from services.scheduling.queue import PendingQueue, shape_of
-from services.scheduling.reservation import (
-    MARGIN_S,
-    Claims,
-    Offer,
-    Reservation,
-    offers_of,
-    reserve,
-    uuids_of,
-)
+from services.scheduling.reservation import Reservation, reserve
 from services.scheduling.suspects import FIRST_PROBE_S, LAST_PROBE_S, avoided, open_to, probes_of
 
 SCHEDULER = SchedulerInfo(
@@ -34,6 +28,7 @@ SCHEDULER = SchedulerInfo(
         "reservation": "head",
         "backfill": "time_limit",
         "margin_s": MARGIN_S,
+        "devices": "least_loaded",
         "suspect_after": SUSPECT_AFTER,
         "probe_s": [FIRST_PROBE_S, LAST_PROBE_S],
     },
@@ -77,7 +72,7 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
     offers = offers_of(state, taken)
     usual = [o for o in offers.values() if not o.node.suspect]
     probes = probes_of(state, taken, offers.values(), now_ns) if len(usual) < len(offers) else []
-    uuids = set(state.held_uuids) | taken.uuids
+    uuids = state.held_uuids.keys() | taken.uuids.keys()
     grants: list[Grant] = []
     refused: dict[tuple[Needs, tuple[str, ...]], float] = {}
     reservation: Reservation | None = None
@@ -107,12 +102,13 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
         if choice.node.suspect:
             probes.remove(choice)
         in_time = choice.ends_in_time(longest, now_ns)
-        slots = tuple(sorted(choice.slots[: choice.slots_for(needs.gpus, in_time=in_time)]))
+        chosen = choice.choose(needs, in_time=in_time)
+        slots = tuple(sorted(chain.from_iterable(chosen.values())))
         over, count = heads.passed_over()
         grants.append(
-            Grant(run, choice.node.name, choice.node.incarnation, slots, len(choice.slots), over, count)
+            Grant(run, choice.node.name, choice.node.incarnation, slots, choice.free_slots, over, count)
         )
-        choice.take(slots, needs.cpus, needs.memory_mb, in_time=in_time)
+        choice.take(chosen, needs.cpus, needs.memory_mb, in_time=in_time)
         _share(offers, choice.node, slots, uuids)
     return Plan(grants, reservation, offers)
 
@@ -120,34 +116,40 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
 def choose(needs: Needs, longest: float | None, offers: Iterable[Offer], now_ns: int) -> Offer | None:
     """The node for a run that lasts ``longest`` seconds at most (None: nobody knows), or None where it fits nowhere.
 
-    The tightest fit, and for a run without GPUs the node with the fewest.
+    Where fewest others are on the devices that it gets, then the tightest fit; for a run without GPUs the node with the
+    fewest.
     """
-    least = least_of(needs)
+    least, simple = least_of(needs), not needs.whole
     fitting = [
-        (o, slots)
+        (o, gpus)
         for o in offers
-        if fits(least, len(o.slots), o.cpus, o.memory_mb)
-        and (slots := _slots_of(needs, longest, o, now_ns)) is not None
+        if fits(least, len(o.free) if simple else o.gpus_free(needs), o.cpus, o.memory_mb)
+        and (gpus := _gpus_of(needs, longest, o, now_ns)) is not None
     ]
     if not fitting:
         return None
     if needs.gpus == 0:
         return min((o for o, _ in fitting), key=lambda o: (len(o.node.gpus), -o.cpus, o.node.name))
-    enough = [o for o, slots in fitting if slots == needs.gpus]
+    enough = [o for o, gpus in fitting if gpus == needs.gpus]
     if enough:
-        return min(enough, key=lambda o: (len(o.slots), o.cpus, o.node.name))
+
+        def key(o: Offer) -> tuple[int, int, int, str]:
+            load = o.load(needs, in_time=o.ends_in_time(longest, now_ns)) if o.sizes else 0
+            return load, len(o.free), o.cpus, o.node.name
+
+        return min(enough, key=key)
     return max(fitting, key=lambda fit: (fit[1], fit[0].cpus, fit[0].node.name))[0]
 
 
-def _slots_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int | None:
-    """How many slots a run gets of an offer that has room for it; None where that is kept for the one that waits."""
+def _gpus_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int | None:
+    """How many devices a run gets of an offer that has room for it; None where that is kept for the one that waits."""
     kept = o.kept
     if kept is None or o.ends_in_time(longest, now_ns):
-        return min(needs.gpus, len(o.slots))
-    if o.shared is None and not kept.left.holds(Amount(0, needs.cpus, needs.memory_mb)):
+        return min(needs.gpus, o.gpus_free(needs))
+    if kept.node == o.node.name and not kept.left.holds(Amount(0, needs.cpus, needs.memory_mb)):
         return None
-    slots = o.slots_for(needs.gpus, in_time=False)
-    return None if needs.mandatory and slots < needs.gpus else slots
+    gpus = o.gpus_for(needs, in_time=False)
+    return None if needs.mandatory and gpus < needs.gpus else gpus
 
 
 def _share(offers: Mapping[str, Offer], node: Node, slots: tuple[int, ...], uuids: set[str]) -> None:
@@ -158,5 +160,4 @@ def _share(offers: Mapping[str, Offer], node: Node, slots: tuple[int, ...], uuid
     uuids |= granted
     for other in offers.values():
         if other.node.name != node.name:
-            shared = {d.index for d in other.node.gpus if d.uuid in granted}
-            other.slots = [index for index in other.slots if index not in shared]
+            other.lose(granted)

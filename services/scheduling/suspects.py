@@ -11,7 +11,7 @@ from events.config import Needs
 from events.resources import could_hold
 from events.run_machine import SECOND_NS
 from events.state import Node, State
-from services.scheduling.reservation import Claims, Offer
+from services.scheduling.offers import Claims, Offer
 
 FIRST_PROBE_S = 60
 LAST_PROBE_S = 30 * 60

@@ -37,6 +37,7 @@ class Up(msgspec.Struct, frozen=True, kw_only=True):
     """What a running stack says of itself when it is ready."""
 
     node: str
+    gpus: int
     slots: int
     cpus: int
     memory_mb: int
@@ -61,7 +62,7 @@ async def up(
     with StateLock(settings.state_dir):
         take_request(settings.state_dir)  # one that came too late was not for us
         # devices first: an NVML that does not answer must stop us before anything is started
-        machine = parts.machine(options)
+        machine = parts.machine(options, settings.state_dir)
         server = EmbeddedNats(settings.state_dir)
         try:
             # A long log takes its time to be opened; a stop does not wait for that.
@@ -120,6 +121,7 @@ async def _serve(
         on_ready(
             Up(
                 node=agent.node,
+                gpus=len({device.place for device in given.gpus}),
                 slots=len(given.gpus),
                 cpus=given.cpus,
                 memory_mb=given.memory_mb,

@@ -42,7 +42,11 @@ from events.types import (
     View,
     Why,
 )
+<<<<<<< HEAD
 from trainshed_client.provenance import Provenance
+=======
+from services.agent.machine.inventory import slots_of
+>>>>>>> 6af8ed7 (A GPU for several runs: slots of one device, requested counts devices, whole takes all slots of each, the reservation keeps devices)
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason, RunStatus
 from trainshed_client.subjects import Role
@@ -148,12 +152,14 @@ def config(**fields: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode({"entry_point": "/bin/true", **fields}))
 
 
-def needs(gpus: int = 0, cpus: int = 1, memory_mb: int = 0, *, mandatory: bool = True) -> dict[str, object]:
+def needs(
+    gpus: int = 0, cpus: int = 1, memory_mb: int = 0, *, mandatory: bool = True, whole: bool = False
+) -> dict[str, object]:
     """The ``resources`` of a config."""
     return {
         "cpus": cpus,
         "memory_mb": memory_mb,
-        "gpus": {"requested": gpus, "mandatory": mandatory},
+        "gpus": {"requested": gpus, "mandatory": mandatory, "whole": whole},
     }
 
 
@@ -382,6 +388,7 @@ class Story:
         memory_mb: int = 64_000,
         attempts: Sequence[tuple[str, int]] = (),
         uuids: Sequence[str] | None = None,
+        slots_per_gpu: int = 1,
         borrowed: bool = False,
     ) -> int:
         """NodeJoined; the devices are GPU-<node>-<index> unless ``uuids`` names them."""
@@ -394,7 +401,7 @@ class Story:
                 host=f"{node}.lab",
                 cpus=cpus,
                 memory_mb=memory_mb,
-                gpus=tuple(Device(index=index, uuid=uuid) for index, uuid in enumerate(names)),
+                gpus=slots_of((Device(index=i, uuid=uuid) for i, uuid in enumerate(names)), slots_per_gpu),
                 attempts=tuple(AttemptRef(run_id, attempt) for run_id, attempt in attempts),
                 borrowed=borrowed,
             ),

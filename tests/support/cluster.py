@@ -17,6 +17,8 @@ from tests.support.builders import SECOND_NS, START_NS, Story
 from trainshed_client.statuses import FailureReason, NodeStatus
 from trainshed_client.subjects import Role
 
+MOST_SLOTS_PER_GPU = 3
+
 
 class Worker(msgspec.Struct):
     """A worker that an agent has launched for an attempt."""
@@ -28,9 +30,9 @@ class Worker(msgspec.Struct):
 class Agent:
     """A node's agent: it takes what is pushed to it in order, and never twice."""
 
-    def __init__(self, name: str, *, slots: int, cpus: int, memory_mb: int) -> None:
+    def __init__(self, name: str, *, gpus: int, slots_per_gpu: int, cpus: int, memory_mb: int) -> None:
         self.name = name
-        self.slots, self.cpus, self.memory_mb = slots, cpus, memory_mb
+        self.gpus, self.slots_per_gpu, self.cpus, self.memory_mb = gpus, slots_per_gpu, cpus, memory_mb
         self.generation = 0
         self.joined_seq = 0
         self.seen = 0
@@ -87,7 +89,21 @@ class Cluster:
         self.story.at_s = self.now_s
         seq = self.story.put(role, event, node)
         self.check()
+        if isinstance(event, Dispatched) and self.story.change.runs:
+            self._check_devices(event)
         return seq
+
+    def _check_devices(self, grant: Dispatched) -> None:
+        """A run's slots lie on as many different devices as it asked for, and are all of each where it wants these whole."""
+        node, needs = self.story.state.nodes.get(grant.node), self.story.run(grant.run_id).needs
+        if node is None or node.joined_seq > grant.view.seq:
+            return  # decided by an earlier inventory
+        slots = [(device.place, device.index in grant.slots) for device in node.gpus]
+        places = {place for place, granted in slots if granted}
+        assert len(places) == needs.gpus or (not needs.mandatory and len(places) < needs.gpus)
+        assert len(grant.slots) == (
+            sum(place in places for place, _ in slots) if needs.whole else len(places)
+        )
 
     def check(self) -> None:
         """Invariant I2, and no node granted more than it has."""
@@ -97,8 +113,20 @@ class Cluster:
             agent = self.agents[name]
             assert usage.cpus <= agent.cpus, f"{name}: {usage.cpus} CPUs granted of {agent.cpus}"
             assert usage.memory_mb <= agent.memory_mb
-            assert all(index < agent.slots for index in usage.slots)
-        assert all(len(refs) == 1 for refs in state.held_uuids.values()), "two attempts hold one device"
+            assert all(index < agent.gpus * MOST_SLOTS_PER_GPU for index in usage.slots)
+        for uuid, holders in state.held_uuids.items():
+            held = [
+                placement
+                for run_id in {ref.run_id for ref in holders}
+                if isinstance(phase := state.runs[run_id].phase, Active)
+                for placement in phase.placements
+                if uuid in placement.uuids
+            ]
+            if len(held) > 1:
+                assert all(uuid in placement.shared for placement in held), (
+                    "one alone and another hold a device"
+                )
+                assert len({placement.node for placement in held}) == 1, "a device is held on two nodes"
         workers: dict[str, list[AttemptRef]] = {}
         for agent in self.agents.values():
             for ref in agent.workers:
@@ -150,9 +178,13 @@ class Cluster:
 
     # --- agents -----------------------------------------------------------------------------------------------
 
-    def add(self, name: str, *, slots: int = 2, cpus: int = 4, memory_mb: int = 1_000) -> None:
+    def add(
+        self, name: str, *, gpus: int = 2, slots_per_gpu: int = 1, cpus: int = 4, memory_mb: int = 1_000
+    ) -> None:
         """A machine with an agent, which joins."""
-        self.agents[name] = Agent(name, slots=slots, cpus=cpus, memory_mb=memory_mb)
+        self.agents[name] = Agent(
+            name, gpus=gpus, slots_per_gpu=slots_per_gpu, cpus=cpus, memory_mb=memory_mb
+        )
         self.join(name)
 
     def join(self, name: str) -> None:
@@ -170,7 +202,8 @@ class Cluster:
         agent.joined_seq = self.story.join(
             name,
             agent.incarnation,
-            slots=agent.slots,
+            slots=agent.gpus,
+            slots_per_gpu=agent.slots_per_gpu,
             cpus=agent.cpus,
             memory_mb=agent.memory_mb,
             attempts=[(ref.run_id, ref.attempt) for ref in (*agent.workers, *agent.fenced)],

@@ -14,8 +14,9 @@ from events.times import nanoseconds
 from events.types import Dispatched
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import Decision
+from services.scheduling.offers import MARGIN_S, Claims, offers_of
 from services.scheduling.queue import PendingQueue, shape_of
-from services.scheduling.reservation import ENDING_S, MARGIN_S, STARTING_S, Claims, offers_of, reserve
+from services.scheduling.reservation import ENDING_S, STARTING_S, reserve
 from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import SECOND_NS, START_NS, Story, needs
 
@@ -343,6 +344,7 @@ def apart(counts: list[int]) -> Nodes:
 
 
 unshared = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(apart)
+slots_per_gpu = st.sampled_from([1, 1, 2, 3])
 devices_of_one = st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True)
 shared = st.lists(devices_of_one, min_size=2, max_size=4)
 
@@ -354,12 +356,12 @@ class Lab:
     limit and grace are over.
     """
 
-    def __init__(self, nodes: Nodes, data: st.DataObject) -> None:
+    def __init__(self, nodes: Nodes, data: st.DataObject, slots_per_gpu: int = 1) -> None:
         self.story = Story()
         self.story.at_s = 0
         self.story.elect()
         for number, uuids in enumerate(nodes):
-            self.story.join(f"n{number}", uuids=uuids, cpus=99)
+            self.story.join(f"n{number}", uuids=uuids, cpus=99, slots_per_gpu=slots_per_gpu)
         self.decisions = Decisions()
         self.decisions.rebuild(self.story.state)
         self.now_s = 0.0
@@ -373,8 +375,10 @@ class Lab:
     def note(self) -> None:
         self.decisions.note(self.story.state, self.story.log[-1], self.story.change)
 
-    def submit(self, run_id: str, gpus: int, limit: float | None, priority: int = 0) -> None:
-        submit(self.story, run_id, gpus, limit, priority=priority)
+    def submit(
+        self, run_id: str, gpus: int, limit: float | None, priority: int = 0, *, whole: bool = False
+    ) -> None:
+        submit(self.story, run_id, gpus, limit, priority=priority, resources=needs(gpus, whole=whole))
         self.note()
 
     def start_of(self, head: str) -> int | None:
@@ -438,6 +442,8 @@ def small_runs(kinds: list[tuple[int, float | None]]) -> Iterator[tuple[str, int
     ),
     every_s=st.sampled_from([3.0, 10.0]),
     wanted=st.integers(1, 4),
+    each=slots_per_gpu,
+    whole=st.booleans(),
     data=st.data(),
 )
 def test_the_start_of_the_one_that_waits_is_never_put_off_and_comes(
@@ -445,15 +451,17 @@ def test_the_start_of_the_one_that_waits_is_never_put_off_and_comes(
     kinds: list[tuple[int, float | None]],
     every_s: float,
     wanted: int,
+    each: int,
+    whole: bool,
     data: st.DataObject,
 ) -> None:
-    lab = Lab(nodes, data)
+    lab = Lab(nodes, data, each)
     most = max(map(len, nodes))
     small = small_runs([(min(gpus, most), limit) for gpus, limit in kinds])
-    for _ in range(sum(map(len, nodes))):
+    for _ in range(sum(map(len, nodes)) * each):
         lab.submit(*next(small))
     lab.turn()
-    lab.submit("head", min(wanted, most), 60.0, priority=1)
+    lab.submit("head", min(wanted, most), 60.0, priority=1, whole=whole)
     promised: int | None = None
     lab.stream(small, every_s)
     while lab.now_s < 3_000:

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "labels": {},
     "metadata": {},
     "working_dir": None,
-    "resources": {"cpus": 1, "memory_mb": 0, "gpus": {"requested": 0, "mandatory": True}},
+    "resources": {"cpus": 1, "memory_mb": 0, "gpus": {"requested": 0, "mandatory": True, "whole": False}},
     "artifacts": {"output_prefix": "", "persist_logs": True, "keep_checkpoints": True},
     "schedule": {"max_duration_seconds": None, "max_steps": None},
     "priority": 0,
@@ -69,7 +69,7 @@ OTHER: dict[str, Any] = {
     "labels": {"team": "rl"},
     "metadata": {"anything": [1, 1.5, None, {"x": True}]},
     "working_dir": "/home/me",
-    "resources": {"cpus": 8, "memory_mb": 1024, "gpus": {"requested": 2, "mandatory": False}},
+    "resources": {"cpus": 8, "memory_mb": 1024, "gpus": {"requested": 2, "mandatory": False, "whole": True}},
     "artifacts": {"output_prefix": "out", "persist_logs": False, "keep_checkpoints": False},
     "schedule": {"max_duration_seconds": 3600.5, "max_steps": 1_000_000},
     "priority": -3,
@@ -325,7 +325,7 @@ def test_a_launch_carries_what_a_node_needs_and_nothing_else() -> None:
 
 def test_what_the_scheduler_reads() -> None:
     config = run_config(OTHER)
-    assert config.needs == Needs(cpus=8, memory_mb=1024, gpus=2, mandatory=False)
+    assert config.needs == Needs(cpus=8, memory_mb=1024, gpus=2, mandatory=False, whole=True)
     assert (config.priority, config.after, config.labels) == (-3, (RUN,), {"team": "rl"})
     assert (config.retry.max_attempts, config.retry.backoff_s, config.retry.on) == (
         3,
@@ -372,6 +372,7 @@ def test_whatever_metadata_a_log_holds_there_is_a_name_and_a_command(worker: Any
         assert all(isinstance(part, str) for part in config.command)
 
 
+without_whole = {**OTHER, "resources": {**OTHER["resources"], "gpus": {"requested": 2, "mandatory": False}}}
 # Computed apart from this code too, by sha256sum: the first of `{"entry_point":"/bin/true"}`.
 GOLDEN: dict[str, tuple[object, str, str]] = {
     "bare": (
@@ -384,8 +385,13 @@ GOLDEN: dict[str, tuple[object, str, str]] = {
         "334a85a656cf1cef6f51b2a71580e4025746a2ee51c5f8d72b86cb7bea49a9c7",
         "gnfiljswz4oo632rwktrlaheaj",
     ),
+<<<<<<< HEAD
     "other": (  # as it was before there was a field `code`
         {name: value for name, value in OTHER.items() if name != "code"},
+=======
+    "other": (
+        without_whole,
+>>>>>>> 6af8ed7 (A GPU for several runs: slots of one device, requested counts devices, whole takes all slots of each, the reservation keeps devices)
         "75a6c0ec0f5eaf642da4b6c61cb7f4ab96ed7d76a950356760de48ecc4b9735a",
         "owtmb3apl2xwilnew3dbzn7uvo",
     ),

@@ -14,8 +14,8 @@ from events.resources import could_hold
 from events.state import Pending, Run, State, restore, snapshot
 from events.types import SlotUnhealthy
 from services.scheduling.explain import Explainer
+from services.scheduling.offers import Claims
 from services.scheduling.queue import PendingQueue
-from services.scheduling.reservation import Claims
 from services.scheduling.scheduler import Grant, Plan, plan, schedule
 from services.scheduling.suspects import avoided
 from tests.support.builders import SECOND_NS, START_NS, Story, config, needs
@@ -31,6 +31,7 @@ EVERYTHING = 10_000
 a_node = st.fixed_dictionaries(
     {
         "uuids": st.sampled_from([DEVICES[:3], DEVICES[2:], DEVICES[:1], DEVICES, ()]),
+        "slots_per_gpu": st.sampled_from([1, 1, 2, 3]),
         "cpus": st.integers(2, 8),
         "memory_mb": st.sampled_from([0, 80, 120]),
         "unhealthy": st.sampled_from([(), (), (0,), (1, 2)]),
@@ -44,6 +45,7 @@ a_run = st.fixed_dictionaries(
         "cpus": st.integers(1, 3),
         "memory_mb": st.sampled_from([0, 0, 40, 80]),
         "mandatory": st.sampled_from([True, True, False]),
+        "whole": st.sampled_from([False, False, True]),
         "priority": st.integers(-1, 1),
         "limit": st.sampled_from([None, None, 10, 60, 3_600]),
         "does": st.sampled_from(
@@ -54,17 +56,27 @@ a_run = st.fixed_dictionaries(
 )
 
 
+def resources_of(one: dict[str, Any]) -> dict[str, object]:
+    return needs(one["gpus"], one["cpus"], one["memory_mb"], mandatory=one["mandatory"], whole=one["whole"])
+
+
 def a_story(nodes: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Story:
     """What the scheduler itself granted runs; then runs wait, and the nodes change."""
     story = Story()
     story.elect()
     for name, one in zip(NODES, nodes, strict=False):
-        story.join(name, cpus=one["cpus"], memory_mb=one["memory_mb"], uuids=one["uuids"])
+        story.join(
+            name,
+            cpus=one["cpus"],
+            memory_mb=one["memory_mb"],
+            uuids=one["uuids"],
+            slots_per_gpu=one["slots_per_gpu"],
+        )
     for number, one in enumerate(runs):
         run_id = f"r{number}"
         story.submit(
             run_id,
-            resources=needs(one["gpus"], one["cpus"], one["memory_mb"], mandatory=one["mandatory"]),
+            resources=resources_of(one),
             priority=one["priority"],
             retry={"max_attempts": 2, "backoff_s": 30},
             after=["r0"] if one["does"] == "after" and number else [],
@@ -91,7 +103,7 @@ def a_story(nodes: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Story:
             story.cancel(gone)
             story.cancelled_unstarted(gone, 2)
         for index in sorted(one["unhealthy"]):
-            if index < len(one["uuids"]):
+            if index < len(one["uuids"]) * one["slots_per_gpu"]:
                 unhealthy = SlotUnhealthy(node=name, incarnation="a", index=index, reason="lost")
                 story.put(Role.AGENT, unhealthy, name)
         match one["end"]:
@@ -233,9 +245,7 @@ def test_dry_run_names_the_nodes_on_which_an_empty_cluster_would_place_it(
     nodes: list[dict[str, Any]], one: dict[str, Any]
 ) -> None:
     story = a_story(nodes, [])
-    story.submit(
-        "r1", resources=needs(one["gpus"], one["cpus"], one["memory_mb"], mandatory=one["mandatory"])
-    )
+    story.submit("r1", resources=resources_of(one))
     run = story.run("r1")
     placed = [name for name in story.state.nodes if alone(emptied(story.state, name), run, 10_000)]
     assert could_run_on(story.state, stored_config(config(**msgspec.json.decode(run.config)))) == sorted(

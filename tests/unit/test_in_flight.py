@@ -27,7 +27,7 @@ def test_rule_1_a_grant_takes_its_run_slots_devices_cpus_and_memory() -> None:
     taken = in_flight.taken(story.state)
     assert taken.runs == {"r1"}
     assert taken.slots == {("gpu01", 0), ("gpu01", 1)}
-    assert taken.uuids == {"GPU-gpu01-0", "GPU-gpu01-1"}
+    assert taken.uuids == {"GPU-gpu01-0": "gpu01", "GPU-gpu01-1": "gpu01"}
     assert (taken.cpus, taken.memory_mb) == ({"gpu01": 2}, {"gpu01": 512})
     assert taken.grants == [grant()]
 
@@ -70,4 +70,4 @@ def test_grants_to_a_node_that_is_not_known_are_counted_all_the_same() -> None:
     in_flight.add(grant())
     in_flight.add(grant())
     taken = in_flight.taken(Story().state)
-    assert (taken.cpus, taken.uuids) == ({"gpu01": 4}, set())
+    assert (taken.cpus, taken.uuids) == ({"gpu01": 4}, {})

@@ -233,7 +233,7 @@ def test_where_no_device_is_visible_slots_are_declared_and_it_says_so() -> None:
     inventory, _ = take_inventory(Gpus.open(""), declared_gpus=2)
     assert [(gpu.index, gpu.uuid) for gpu in inventory.gpus] == [(0, None), (1, None)]
     assert "CUDA_VISIBLE_DEVICES is empty" in inventory.notes[0]
-    assert "2 slots are declared by --gpus, without devices" in inventory.notes[0]
+    assert "2 GPUs are declared by --gpus, without devices" in inventory.notes[0]
 
 
 @pytest.mark.parametrize("gpus", [None, 0])

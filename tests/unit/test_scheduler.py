@@ -12,8 +12,8 @@ from events.state import State
 from events.types import AttemptRef, Device, Dispatched, NodeJoined, SlotUnhealthy
 from services.dispatcher.decisions import Decisions
 from services.scheduling import scheduler
+from services.scheduling.offers import Claims, Offer
 from services.scheduling.queue import PendingQueue
-from services.scheduling.reservation import Claims, Offer
 from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import START_NS, Story, needs
 from trainshed_client.subjects import Role
@@ -253,7 +253,11 @@ def test_rule_1_what_is_in_flight_is_neither_granted_again_nor_counted_as_free()
     submit(story, "r2", 1, 2)
     submit(story, "r3", 0, 2)
     taken = Claims(
-        runs={"r1"}, slots={("gpu01", 0)}, uuids={"GPU-gpu01-0"}, cpus={"gpu01": 1}, memory_mb={"gpu01": 0}
+        runs={"r1"},
+        slots={("gpu01", 0)},
+        uuids={"GPU-gpu01-0": "gpu01"},
+        cpus={"gpu01": 1},
+        memory_mb={"gpu01": 0},
     )
     assert [(g.run.run_id, g.slots) for g in decided(story, taken)] == [("r2", (1,))]
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from events.state import Ended
 from tests.support.builders import facts, needs, recomputed
-from tests.support.cluster import Cluster, Deciding
+from tests.support.cluster import MOST_SLOTS_PER_GPU, Cluster, Deciding
 from trainshed_client.statuses import NodeStatus, RunStatus
 
 NODES = ("n1", "n2")
@@ -28,8 +28,8 @@ class Playing(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.cluster.add("n1", slots=2, cpus=3, memory_mb=100)
-        self.cluster.add("n2", slots=1, cpus=4, memory_mb=50)
+        self.cluster.add("n1", gpus=2, slots_per_gpu=2, cpus=3, memory_mb=100)
+        self.cluster.add("n2", gpus=1, cpus=4, memory_mb=50)
         self.cluster.stand(self.cluster.dispatchers[0])
 
     # --- the gateway --------------------------------------------------------------------------------------------
@@ -39,6 +39,7 @@ class Playing(RuleBasedStateMachine):
         cpus=st.integers(1, 3),
         memory_mb=st.sampled_from([0, 0, 40]),
         mandatory=st.booleans(),
+        whole=st.booleans(),
         priority=st.integers(-1, 1),
         tries=st.integers(1, 3),
         after=st.booleans(),
@@ -49,6 +50,7 @@ class Playing(RuleBasedStateMachine):
         cpus: int,
         memory_mb: int,
         mandatory: bool,
+        whole: bool,
         priority: int,
         tries: int,
         after: bool,
@@ -56,7 +58,7 @@ class Playing(RuleBasedStateMachine):
         run_id = f"r{len(self.runs)}"
         self.cluster.story.submit(
             run_id,
-            resources=needs(gpus, cpus, memory_mb, mandatory=mandatory),
+            resources=needs(gpus, cpus, memory_mb, mandatory=mandatory, whole=whole),
             priority=priority,
             retry={"max_attempts": tries, "backoff_s": 5},
             after=self.runs[-1:] if after else [],
@@ -112,7 +114,16 @@ class Playing(RuleBasedStateMachine):
     def a_busy_moment(self, number: int, gpus: list[int]) -> None:
         """Several submits, a decision and its delivery: else few steps have anything to go wrong with."""
         for wanted in gpus:
-            self.submit(gpus=wanted, cpus=1, memory_mb=0, mandatory=True, priority=0, tries=2, after=False)
+            self.submit(
+                gpus=wanted,
+                cpus=1,
+                memory_mb=0,
+                mandatory=True,
+                whole=False,
+                priority=0,
+                tries=2,
+                after=False,
+            )
         self.fold_and_turn_twice(number=number)
         for name in NODES:
             self.cluster.take(name)
@@ -154,9 +165,12 @@ class Playing(RuleBasedStateMachine):
             name, ref = data.draw(st.sampled_from(workers))
             self.cluster.end(name, ref, well=well)
 
-    @rule(name=names)
-    def restart(self, name: str) -> None:
-        if self.cluster.agents[name].alive:
+    @rule(name=names, slots_per_gpu=st.none() | st.integers(1, MOST_SLOTS_PER_GPU))
+    def restart(self, name: str, slots_per_gpu: int | None) -> None:
+        """Perhaps with its devices cut anew."""
+        agent = self.cluster.agents[name]
+        agent.slots_per_gpu = slots_per_gpu or agent.slots_per_gpu
+        if agent.alive:
             self.cluster.join(name)
 
     @rule(name=names)

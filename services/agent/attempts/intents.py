@@ -56,7 +56,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             log_id=self.log_id,
             launch=launch,
             slots=event.slots,
-            devices=tuple(self._device(index) for index in event.slots),
+            devices=tuple(dict.fromkeys(self._device(index) for index in event.slots)),
             cpus=event.cpus,
             memory_mb=event.memory_mb,
             threads=threads_of(self.inventory, event),
@@ -68,7 +68,8 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
         return intent, why_not
 
     def _device(self, index: int) -> str:
-        """A slot's value for CUDA_VISIBLE_DEVICES: its UUID, else its index."""
+        """A slot's value for CUDA_VISIBLE_DEVICES: its device's UUID, else that one's place."""
         gpus = self.inventory.gpus
-        uuid = gpus[index].uuid if 0 <= index < len(gpus) else None
-        return uuid or str(index)
+        if not 0 <= index < len(gpus):
+            return str(index)
+        return gpus[index].uuid or str(gpus[index].place)

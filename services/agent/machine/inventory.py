@@ -6,7 +6,7 @@ Owns affinity, cgroup limits and the ``--gpus --cpus --memory`` options over the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -17,6 +17,7 @@ from services.agent.machine.visible import VARIABLE
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 _MIB = 1 << 20
+MAX_SLOTS_PER_GPU = 64
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,7 @@ def take_inventory(
     gpus: Gpus,
     *,
     declared_gpus: int | None = None,
+    slots_per_gpu: int = 1,
     declared_cpus: int | None = None,
     declared_memory_mb: int | None = None,
     root: Path = Path("/"),
@@ -44,7 +46,8 @@ def take_inventory(
     """The inventory, and the part of ``gpus`` that it takes (sample that one).
 
     What is declared goes over what was found: CPUs and memory freely; GPUs are the first N that are visible, and
-    only where none is (no NVML, no device, or CUDA_VISIBLE_DEVICES says none) N are made up, without UUIDs.
+    only where none is (no NVML, no device, or CUDA_VISIBLE_DEVICES says none) N are made up, without UUIDs. Each is
+    ``slots_per_gpu`` slots.
     Raises TrainshedError INVALID for a number that is out of range or more GPUs than there are.
     """
     if declared_cpus is not None and declared_cpus < 1:
@@ -57,10 +60,27 @@ def take_inventory(
     inventory = Inventory(
         cpus=declared_cpus if declared_cpus is not None else cpus_given(root, affinity),
         memory_mb=declared_memory_mb if declared_memory_mb is not None else memory_given(root) // _MIB,
-        gpus=devices,
+        gpus=slots_of(devices, slots_per_gpu),
         notes=notes,
     )
     return inventory, taken
+
+
+def slots_of(devices: Iterable[Device], each: int) -> tuple[Device, ...]:
+    """The slots of a node whose devices these are, ``each`` of every one, in its order. Raises TrainshedError INVALID."""
+    if not 1 <= each <= MAX_SLOTS_PER_GPU:
+        raise TrainshedError(
+            ErrorCode.INVALID,
+            f"{each} slots for each GPU is not possible: 1 to {MAX_SLOTS_PER_GPU}",
+            "--slots-per-gpu",
+        )
+    if each == 1:
+        return tuple(devices)
+    return tuple(
+        msgspec.structs.replace(device, index=place * each + share, gpu=place)
+        for place, device in enumerate(devices)
+        for share in range(each)
+    )
 
 
 def _devices(gpus: Gpus, declared: int | None) -> tuple[Gpus, tuple[Device, ...], tuple[str, ...]]:
@@ -72,7 +92,7 @@ def _devices(gpus: Gpus, declared: int | None) -> tuple[Gpus, tuple[Device, ...]
     if there == 0 and gpus.none_by_choice:
         devices = tuple(Device(index=index) for index in range(declared))
         why = "; ".join(gpus.notes) or "NVML shows no GPU"
-        note = f"{why}: {declared} slot{' is' if declared == 1 else 's are'} declared by --gpus, without devices behind them"
+        note = f"{why}: {declared} GPU{' is' if declared == 1 else 's are'} declared by --gpus, without devices behind them"
         return gpus, devices, (note,) if declared else gpus.notes
     if declared > there:
         seen = f"{there} {'GPU is' if there == 1 else 'GPUs are'} visible here"
