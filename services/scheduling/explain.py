@@ -139,7 +139,10 @@ class Explainer:
         if not with_gpus:
             free = sum(o.gpus_free(needs) for o in fitting)
             total = sum(whole_of(o.node, unhealthy_too=False).gpus for o in fitting)
-            return Wait(reason=WaitReason.GPUS, numbers={"gpus": least.gpus, "free": free, "total": total})
+            numbers: dict[str, int | float] = {"gpus": least.gpus, "free": free, "total": total}
+            if needs.whole:
+                numbers["whole"] = least.gpus
+            return Wait(reason=WaitReason.GPUS, numbers=numbers)
         with_cpus = [o for o in with_gpus if fits(least._replace(memory_mb=0), o.gpus_free(needs), o.cpus, 0)]
         if not with_cpus:
             most = max(o.cpus for o in with_gpus)

@@ -14,6 +14,7 @@ from services.scheduling.queue import PendingQueue
 from services.scheduling.scheduler import Grant, schedule
 from tests.support.builders import START_NS, Story, config, needs
 from trainshed_client.errors import TrainshedError
+from trainshed_client.rendering import waiting
 from trainshed_client.statuses import WaitReason
 from trainshed_client.subjects import Role
 
@@ -105,7 +106,11 @@ def test_whole_takes_all_slots_of_each_and_waits_for_devices_that_nobody_is_on()
     submit(story, "another", whole=True)
     assert give(story) == {}
     wait = Explainer(story.state, START_NS).wait_of(story.run("another"))
-    assert (wait.reason, wait.numbers) == (WaitReason.GPUS, {"gpus": 1, "free": 0, "total": 2})
+    assert (wait.reason, wait.numbers) == (
+        WaitReason.GPUS,
+        {"gpus": 1, "free": 0, "total": 2, "whole": 1},
+    )
+    assert waiting.text(wait) == "waiting for 1 whole GPU (0 of 2 free)"
 
 
 def test_a_whole_run_is_not_starved_by_those_that_share_however_many_come() -> None:

@@ -31,7 +31,8 @@ def text(wait: Wait) -> str:
         case WaitReason.TOO_LARGE:
             return f"no node that is up has {_needs(wait)}"
         case WaitReason.GPUS:
-            return f"waiting for {_of(wait, 'gpus', 'free GPU')} {_free_gpus(wait, whole=True)}"
+            unit = "whole GPU" if numbers.get("whole") else "free GPU"
+            return f"waiting for {_of(wait, 'gpus', unit)} {_free_gpus(wait, long=True)}"
         case WaitReason.CPUS:
             return f"waiting for {_of(wait, 'cpus', 'free CPU')} ({_most(wait)} free on the best node)"
         case WaitReason.MEMORY:
@@ -56,7 +57,8 @@ def brief(wait: Wait, shown: Callable[[str], str] = str) -> str:
         case WaitReason.BACKOFF:
             return _retry(wait)
         case WaitReason.GPUS:
-            return f"for {_of(wait, 'gpus', 'GPU')} {_free_gpus(wait, whole=False)}"
+            unit = "whole GPU" if wait.numbers.get("whole") else "GPU"
+            return f"for {_of(wait, 'gpus', unit)} {_free_gpus(wait, long=False)}"
         case WaitReason.CPUS:
             return f"for {_of(wait, 'cpus', 'CPU')} ({_most(wait)} free on the best node)"
         case WaitReason.MEMORY:
@@ -106,12 +108,12 @@ def _needs(wait: Wait) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
-def _free_gpus(wait: Wait, *, whole: bool) -> str:
+def _free_gpus(wait: Wait, *, long: bool) -> str:
     numbers = wait.numbers
     free, total = numbers.get("free", 0), numbers.get("total", 0)
     if free >= numbers.get("gpus", 0):
         return f"on one node ({free} of {total} free on several)"
-    return f"({free} of {total} free)" if whole else f"({free} free)"
+    return f"({free} of {total} free)" if long else f"({free} free)"
 
 
 def _behind(wait: Wait) -> str:
