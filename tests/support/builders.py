@@ -42,11 +42,8 @@ from events.types import (
     View,
     Why,
 )
-<<<<<<< HEAD
-from trainshed_client.provenance import Provenance
-=======
 from services.agent.machine.inventory import slots_of
->>>>>>> 6af8ed7 (A GPU for several runs: slots of one device, requested counts devices, whole takes all slots of each, the reservation keeps devices)
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason, RunStatus
 from trainshed_client.subjects import Role

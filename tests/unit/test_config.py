@@ -372,7 +372,9 @@ def test_whatever_metadata_a_log_holds_there_is_a_name_and_a_command(worker: Any
         assert all(isinstance(part, str) for part in config.command)
 
 
-without_whole = {**OTHER, "resources": {**OTHER["resources"], "gpus": {"requested": 2, "mandatory": False}}}
+# As it was before there were a field `code` and one `resources.gpus.whole`.
+as_in_0_1 = {name: value for name, value in OTHER.items() if name != "code"}
+as_in_0_1["resources"] = {**OTHER["resources"], "gpus": {"requested": 2, "mandatory": False}}
 # Computed apart from this code too, by sha256sum: the first of `{"entry_point":"/bin/true"}`.
 GOLDEN: dict[str, tuple[object, str, str]] = {
     "bare": (
@@ -385,13 +387,8 @@ GOLDEN: dict[str, tuple[object, str, str]] = {
         "334a85a656cf1cef6f51b2a71580e4025746a2ee51c5f8d72b86cb7bea49a9c7",
         "gnfiljswz4oo632rwktrlaheaj",
     ),
-<<<<<<< HEAD
-    "other": (  # as it was before there was a field `code`
-        {name: value for name, value in OTHER.items() if name != "code"},
-=======
     "other": (
-        without_whole,
->>>>>>> 6af8ed7 (A GPU for several runs: slots of one device, requested counts devices, whole takes all slots of each, the reservation keeps devices)
+        as_in_0_1,
         "75a6c0ec0f5eaf642da4b6c61cb7f4ab96ed7d76a950356760de48ecc4b9735a",
         "owtmb3apl2xwilnew3dbzn7uvo",
     ),
