@@ -142,8 +142,16 @@ def _listed(folder: str) -> _Files:
             within = _listed(f"{folder}/{path.rstrip('/')}")
             whole = whole and within.whole
             paths += [f"{path.rstrip('/')}/{one}" for one in within.paths]
-    environments = {os.path.dirname(one) for one in paths if os.path.basename(one) in _ENVIRONMENTS} - {""}
+    environments = set(_environments(paths))
     return _Files([one for one in paths if environments.isdisjoint(_folders(one))], whole)
+
+
+def _environments(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        for mark in _ENVIRONMENTS:
+            folder, found, _ = f"/{path}/".partition(f"/{mark}/")
+            if found and folder:
+                yield folder[1:]
 
 
 def _walked(folder: str) -> _Files:

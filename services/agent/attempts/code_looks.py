@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from services.agent.folders.turns import Turns
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
@@ -18,6 +20,15 @@ from trainshed_client.provenance import Code
 from trainshed_client.statuses import CodeSeen
 
 _log = get_logger("agent")
+
+
+class _Submitted(msgspec.Struct, frozen=True):
+    """What a launch tells of the code."""
+
+    code: Code
+    code_folder: str | None = None
+    code_ignore: tuple[str, ...] = ()
+    working_dir: str | None = None
 
 
 class CodeLooks:
@@ -30,9 +41,14 @@ class CodeLooks:
 
     async def look(self, launch: Mapping[str, Any]) -> CodeSeen:
         """Whether the code that a launch names lies here as it was submitted."""
-        folder, ignore = launch.get("code_folder"), tuple(launch.get("code_ignore", ()))
-        if folder is None and (working_dir := launch.get("working_dir")) is not None:
-            folder = await in_daemon_thread(partial(root_of, working_dir))
+        try:
+            submitted = msgspec.convert(launch, _Submitted)
+        except msgspec.ValidationError as error:  # another release's
+            _log.warning("what code a run is of cannot be read", error=str(error))
+            return CodeSeen.UNKNOWN
+        folder, ignore = submitted.code_folder, submitted.code_ignore
+        if folder is None and submitted.working_dir is not None:
+            folder = await in_daemon_thread(partial(root_of, submitted.working_dir))
         if folder is None:
             return CodeSeen.UNKNOWN
         asked_after = self._begun
@@ -44,14 +60,14 @@ class CodeLooks:
                 begun = self._begun
                 found = await in_daemon_thread(partial(_found, folder, ignore))
                 self._last[place] = begun, found
-        return found if isinstance(found, CodeSeen) else compared(Code(**launch["code"]), found)
+        return found if isinstance(found, CodeSeen) else compared(submitted.code, found)
 
 
 def _found(folder: str, ignore: tuple[str, ...]) -> CodeSeen | Code:
     """Blocks."""
     try:
         return read_code(folder, ignore) or CodeSeen.CHANGED  # where there was some there is none
-    except (OSError, TrainshedError) as error:
+    except (OSError, ValueError, TrainshedError) as error:
         _log.warning("the code of runs cannot be read", folder=folder, error=str(error))
         return CodeSeen.UNKNOWN
 
