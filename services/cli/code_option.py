@@ -57,7 +57,7 @@ def _read(folder: str, ignore: tuple[str, ...]) -> NamedCode:
         why = "no project's folder" if os.path.isdir(folder) else "not on this machine"
         return NamedCode(
             warnings=(
-                f"the code is no part of this run, for {folder} is {why}; --code DIR names one, --no-code none",
+                f"the code is no part of this run: {folder} is {why}; --code DIR names another, --no-code none",
             )
         )
     with ThreadPoolExecutor(1) as beside:

@@ -32,6 +32,7 @@ from trainshed_client.rendering.waiting import brief
 from trainshed_client.statuses import CodeSeen, FailureReason, RunStatus, WaitReason
 
 NOTHING = "-"
+CODE_CHANGED = "code changed"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
 _METRICS = 2
 
@@ -206,7 +207,7 @@ def last_of_all(record: RunRecord, shown: Callable[[str], str] = str) -> str:
     text = last_in_brief(record, shown)
     if record.code is not CodeSeen.CHANGED:
         return text
-    return "code changed" if text == NOTHING else f"{text}; code changed"
+    return CODE_CHANGED if text == NOTHING else f"{CODE_CHANGED}; {text}"
 
 
 def code_at_start(seen: CodeSeen | None) -> str:
@@ -287,4 +288,5 @@ def summary(record: RunRecord, now: str) -> str:
     if record.status.ended and record.started_at is not None:
         shown += f" after {ran(record, now)}"
     text = last(record)
-    return shown if text == NOTHING else f"{shown}: {text}"
+    shown = shown if text == NOTHING else f"{shown}: {text}"
+    return f"{shown}; {CODE_CHANGED}" if record.code is CodeSeen.CHANGED else shown

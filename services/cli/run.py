@@ -14,10 +14,11 @@ from services.cli.local_check import look_at_programs
 from services.cli.output import print_attempt, print_chunks
 from services.cli.request import Request, build, config_options
 from services.cli.submit import Submitting, already, resolve_after
-from services.cli.text import clean, short
+from services.cli.text import clean, seconds_between, short
 from services.cli.verb import verb
 from services.cli.wait_notice import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import FailureReason
 
 if TYPE_CHECKING:
@@ -73,15 +74,20 @@ async def _run(request: Request) -> int:
             record = output.record
             note(f"run {short(run_id)} {clean(await _ending(trainshed, record))}")
             if not submission.created:
-                note(_not_started(submission))
+                note(_not_started(submission, record))
             return exit_code_of(record)
 
 
-def _not_started(submission: Submission) -> str:
+def _not_started(submission: Submission, record: RunRecord) -> str:
     """The last line where a run that there was answered: whoever reads the end alone must not take it for a new one."""
-    run = short(submission.run_id)
-    was = "had ended before" if submission.status.ended else "was under way"
-    return f"nothing was started: this was the output of run {run}, which {was}. For a new run: trainshed run --new …"
+    was = "was under way"
+    if submission.status.ended:
+        seconds = seconds_between(record.ended_at, now())
+        was = "had ended before" if seconds is None else f"ended {ago(seconds)}"
+    return (
+        f"nothing was started: this was the output of run {short(record.run_id)}, which {was}. "
+        "For a new run: trainshed run --new …"
+    )
 
 
 async def _ending(trainshed: Trainshed, record: RunRecord) -> str:

@@ -134,7 +134,7 @@ def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[st
 def _of_attempt(attempt: AttemptRecord) -> str:
     parts = [part for part in (describe.ending(attempt), describe.reported(attempt)) if part]
     if attempt.code is CodeSeen.CHANGED:
-        parts.append("code changed")
+        parts.append(describe.CODE_CHANGED)
     if attempt.late_result:
         parts.append(f"(too late: {attempt.late_result})")
     return ", ".join(parts) or describe.NOTHING

@@ -53,7 +53,7 @@ from trainshed_client.rendering.timeline import (
     TimelineData,
 )
 from trainshed_client.rendering.waiting import text
-from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus, WaitReason
+from trainshed_client.statuses import CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NOW = "2026-11-24T10:00:00.000000Z"
@@ -130,11 +130,11 @@ AGAIN = run(
 )
 DONE = run(
     "c5tq2k", RunStatus.COMPLETED, 6, exit_code=0, slots=[1], step=1_000_000, metrics={"reward": 500.0},
-    ended_at=at("09:48:30"), **STARTED,
+    ended_at=at("09:48:30"), code=CodeSeen.CHANGED, **STARTED,
 )  # fmt: skip
 FAILED = run(
     "p2n4vd", RunStatus.FAILED, 5, name="train.sh", command=["/home/ada/train.sh"], exit_code=3,
-    failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"),
+    failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"), code=CodeSeen.SAME,
     usage=AttemptUsage(cpu_s=431.5, memory_peak_mb=2_900, gpu_busy_s=100.0, gpu_memory_peak_mb=23_900), **STARTED,
 )  # fmt: skip
 KILLED = run(
@@ -183,19 +183,19 @@ def exit_3(next: NextAttempt | None = None) -> EndData:
 FAILED_VIEW = RunView(
     seq=120,
     run=FAILED,
-    config={"entry_point": "/home/ada/train.sh", "resources": {"gpus": {"requested": 1}}, "retry": {"max_attempts": 2}},
+    config={"entry_point": "/home/ada/train.sh", "resources": {"gpus": {"requested": 1}}, "retry": {"max_attempts": 2}, "code": {"sha256": "3f2a91c4" * 8}},
     attempts=[
         attempt(
             1, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE, step=1200,
-            started_at=at("09:00:12"), ended_at=at("09:01:12"), late_result="COMPLETED",
+            started_at=at("09:00:12"), ended_at=at("09:01:12"), late_result="COMPLETED", code=CodeSeen.CHANGED,
         ),
         attempt(
             2, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE,
-            started_at=at("09:01:30"), ended_at=at("09:03:32"),
+            started_at=at("09:01:30"), ended_at=at("09:03:32"), code=CodeSeen.SAME,
         ),
     ],
     timeline=happened(
-        (5, "09:00:00", "submitted", SubmittedData(by="local")),
+        (5, "09:00:00", "submitted", SubmittedData(by="local", commit="9d31e0b2" * 5, dirty=True, folder="/home/ada/rl")),
         (20, "09:00:12", "dispatched", DispatchedData(node="gpu01", slots=(0,))),
         (21, "09:00:12", "started", StartedData(host="gpu01.lab", pid=41001)),
         (60, "09:01:12", "failed", exit_3(next=NextAttempt(attempt=2, wait_s=10))),
