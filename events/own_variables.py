@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 from events.json_limits import below, invalid
 
-_GPUS = 'a run gets the devices that it is granted: ask for them with "resources": {"gpus": {"requested": 1}}'
+_GPUS = (
+    'a run gets the devices that it is granted: ask with --gpus 1, "resources": {"gpus": {"requested": 1}}'
+)
 _FILLED_IN = "leave it out; where another value must hold it, write {{%s}} there"
 
 INSTEAD: Mapping[str, str] = {
@@ -22,8 +24,8 @@ INSTEAD: Mapping[str, str] = {
     "TRAINSHED_NODE": _FILLED_IN % "node",
     "TRAINSHED_RUN_DIR": _FILLED_IN % "run_dir",
     "TRAINSHED_LOG_ID": "leave it out",
-    "TRAINSHED_CPUS": 'write "resources": {"cpus": 4}',
-    "TRAINSHED_MEMORY_MB": 'write "resources": {"memory_mb": 8000}',
+    "TRAINSHED_CPUS": 'ask with --cpus 4, "resources": {"cpus": 4}',
+    "TRAINSHED_MEMORY_MB": 'ask with --memory 8000, "resources": {"memory_mb": 8000}',
     "TRAINSHED_SLOTS": _GPUS,
     "TRAINSHED_MAX_STEPS": 'write "schedule": {"max_steps": 100000}',
 }
