@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from services.up.systemd_unit import UNIT
-from tests.support.stack import TRAINSHED, Stack, alive, until
+from tests.support.stack import TRAINSHED, Stack, alive, marked, until
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/day-two.md").read_text()
@@ -49,13 +49,13 @@ class Home:
         for tool in tools.iterdir():
             if not tool.is_symlink():
                 tool.chmod(0o755)
-        stack.environment = {
+        environment = {
             "HOME": str(folder),
             "PATH": f"{tools}:/usr/bin:/bin",
             "CUDA_VISIBLE_DEVICES": "",
-            "TEST_STACK": stack.mark,
             "TRAINSHED_NODE": "box",
         }
+        stack.environment = marked(environment, stack.mark)
         self.environment: dict[str, str] = {}
 
     def type(self, block: str, code: int = 0) -> str:

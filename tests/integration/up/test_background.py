@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import NatsServer
-from tests.support.stack import TRAINSHED, Done, Stack, alive, clean_environment, until
+from tests.support.stack import TRAINSHED, Done, Stack, alive, clean_environment, marked, until
 
 NewStack = Callable[..., Stack]
 UP = ("up", "--detach", "--node", "box", "--gpus", "2", "--cpus", "4", "--memory", "4096")
@@ -31,7 +31,7 @@ def detached(new_stack: NewStack) -> Callable[..., tuple[Stack, int]]:
 
     def start(**options: object) -> tuple[Stack, int]:
         stack = new_stack(start=False, **options)
-        stack.environment["TEST_STACK"] = stack.mark
+        stack.environment = marked(stack.environment, stack.mark)
         stack.trainshed(*UP)
         return stack, pid_of(stack)
 
@@ -50,7 +50,7 @@ def test_up_in_the_background_serves_when_it_returns_and_has_no_tie_to_the_termi
     new_stack: NewStack, tmp_path: Path
 ) -> None:
     stack = new_stack(start=False)
-    stack.environment["TEST_STACK"] = stack.mark
+    stack.environment = marked(stack.environment, stack.mark)
     done: Done = stack.trainshed(*UP, cwd=tmp_path)
     assert done.stdout == b""
     assert "Trainshed is up: node box, 2 slots, 4 CPUs, 4096 MB" in done.stderr
@@ -152,7 +152,7 @@ def test_what_keeps_it_from_starting_is_shown_and_nothing_is_left(
     running = stack.trainshed(*UP, code=2)
     assert f"a stack is running already on {stack.state_dir} (pid {stack.process.pid})" in running.stderr
     stack.stop()
-    stack.environment["TEST_STACK"] = stack.mark
+    stack.environment = marked(stack.environment, stack.mark)
     other = stack.trainshed("up", "--detach", "--node", "other", code=2)
     assert "is the state folder of node box, not of other" in other.stderr
     assert f"the stack did not start; its log is {stack.state_dir}/logs/up.log" in other.stderr
@@ -169,7 +169,7 @@ def test_what_keeps_it_from_starting_is_shown_and_nothing_is_left(
 def test_ctrl_c_while_it_starts_leaves_nothing(new_stack: NewStack) -> None:
     stack = new_stack()
     stack.stop()
-    stack.environment["TEST_STACK"] = stack.mark
+    stack.environment = marked(stack.environment, stack.mark)
     with (stack.state_dir / "nats" / "lock").open() as lock:  # nats-server waits for its store
         fcntl.flock(lock, fcntl.LOCK_EX)
         starting = subprocess.Popen([TRAINSHED, *UP], env=stack.environment, stderr=subprocess.PIPE)
@@ -188,7 +188,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(new_stack: NewStack) -> None:
 
 def test_relative_folders_mean_the_callers(new_stack: NewStack, tmp_path: Path) -> None:
     stack = new_stack(start=False)
-    stack.environment["TEST_STACK"] = stack.mark
+    stack.environment = marked(stack.environment, stack.mark)
     environment = {"TRAINSHED_STATE_DIR": "state", "TRAINSHED_RUNS_DIR": "my runs", "TRAINSHED_HTTP": "1"}
     done = stack.trainshed(*UP, cwd=tmp_path, environment=environment)
     assert "no such setting; it is passed over variable=TRAINSHED_HTTP" in done.stderr
@@ -202,7 +202,7 @@ def test_the_end_of_an_ssh_session_is_a_clean_stop(new_stack: NewStack) -> None:
     stack = new_stack()
     worker = int(stack.running(stack.submit("--", "sleep", "60"))["pid"])
     stack.stop()
-    environment = {**stack.environment, "TEST_STACK": stack.mark}
+    environment = marked(stack.environment, stack.mark)
     pid, terminal = pty.fork()
     if pid == 0:  # the session leader: nothing but exec is safe here
         os.execve(TRAINSHED, [str(TRAINSHED), "up", "--node", "box", "--gpus", "2"], environment)
