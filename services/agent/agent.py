@@ -11,12 +11,13 @@ see: `machine/visible.py`; the options that its state folder keeps: `machine/kep
 session's one step (`session/machine.py`; its values: `session/values.py`). The step decides: the grant is written down,
 the run's folder is made, the grant is acknowledged. `attempts/attempts.py` does the first: marker and intent.json
 (`folders/paths.py` says where they lie, `folders/files.py` what they hold) go into the node's own state, mostly as a
-folder that was made ahead (`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it,
-in the run's turn (`folders/turns.py`), and FoldersPrepared is the next input. Once no slot of it has a tree any more, the
-step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an idle shim of the pool
-(`processes/pool.py`) and hears of it on a socket (`processes/sockets.py`). The shim starts the worker; StartedWritten
-comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started (`reports/appender.py`)
-and has a thread look whether the run's code is still what was submitted (`attempts/code_looks.py`).
+folder that was made ahead (`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it, in
+a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared is the next input. Once no slot of it
+has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an
+idle shim of the pool (`processes/pool.py`) and hears of it on a socket (`processes/sockets.py`). The shim starts the
+worker; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started
+(`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
+(`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`).
 While the worker runs its output is published as it grows (`output/tails.py`), indexed (`output/output_index.py`), looked
 through for telemetry (`output/telemetry.py`) and served to whoever asks for a range (`output/service.py`); what it
 reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`)
@@ -49,7 +50,6 @@ from services.agent.attempts.code_looks import CodeLooks
 from services.agent.attempts.intents import Intents
 from services.agent.folders.paths import Folders
 from services.agent.folders.prepared import PreparedFolders
-from services.agent.folders.turns import Turns
 from services.agent.identity import Identity, identify, only_agent
 from services.agent.machine.devices import Devices
 from services.agent.machine.disk import Disk
@@ -219,7 +219,6 @@ class AgentService:
             with_output=self._folders.var_logs_dir is None,
         )
         output = Output(self._nc, identity.node, self._clock)
-        turns = Turns()
         pushed: Subscription | None = None
         try:
             await workers.start()
@@ -227,7 +226,6 @@ class AgentService:
                 parts = Parts(
                     self._nc,
                     self._folders,
-                    turns,
                     appender,
                     writer,
                     output,
@@ -254,7 +252,7 @@ class AgentService:
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
                     async with (
                         OutputService(self._nc, identity.node, self._folders),
-                        PruneService(self._nc, identity.node, self._folders, turns, self._clock),
+                        PruneService(self._nc, identity.node, self._folders, self._clock),
                     ):
                         session.feed(Begun(await session.attempts.found()))
                         await session.finished.wait()

@@ -21,7 +21,6 @@ from services.agent.attempts.code_looks import CodeLooks
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
 from services.agent.folders.paths import Folders
-from services.agent.folders.turns import Turns
 from services.agent.output import artifacts
 from services.agent.output.tails import AttemptTail, Output
 from services.agent.output.telemetry import is_telemetry
@@ -50,7 +49,6 @@ class Parts(msgspec.Struct, frozen=True):
 
     nc: SafeClient
     folders: Folders
-    turns: Turns
     appender: Appender
     writer: Writer
     output: Output

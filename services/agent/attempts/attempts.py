@@ -121,8 +121,7 @@ class Attempts:
         """Make the run's folder, in a thread: its storage may hang. FoldersPrepared as soon as it has answered."""
         work = self._work[ref]
         try:
-            async with self._parts.turns.of(ref.run_id):
-                await in_daemon_thread(partial(self._make_run, ref, work.prepared))
+            await in_daemon_thread(partial(self._make_run, ref, work.prepared))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
             work.not_launched(f"the run's folder cannot be made: {error}")

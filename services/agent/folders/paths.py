@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from events.types import AttemptRef
-from services.agent.folders import files
+from services.agent.folders import claims, files
 from services.agent.folders.files import PrunedFile, PruneRootsFile
 from services.agent.session.values import OnDisk
 from trainshed_client.naming import is_run_id
@@ -101,24 +101,21 @@ class Folders(msgspec.Struct, frozen=True):
         return found
 
     def make_run(self, ref: AttemptRef) -> None:
-        """Make the run's folder with artifacts/ and the attempt's place for output. Raises OSError."""
+        """Make the run's folder with artifacts/ and the attempt's place for output; no pruner takes them from now on.
 
-        try:
-            self._make_run(ref)
-        except FileNotFoundError:  # another node has just pruned it, on storage that they share
-            self.runs_dir.mkdir(parents=True, exist_ok=True)
-            self._make_run(ref)
-
-    def _make_run(self, ref: AttemptRef) -> None:
-        run = f"{self.runs_dir}/{ref.run_id}"
-        for folder in (run, f"{run}/{ARTIFACTS}"):
-            try:
-                os.mkdir(folder)
-            except FileExistsError:
-                pass
-        os.makedirs(self.output(ref), exist_ok=True)
-        if self.var_logs_dir is not None:  # by this others who share the runs' folders see that it is in use
-            os.makedirs(f"{run}/{ATTEMPTS}/{ref.attempt}", exist_ok=True)
+        (A first attempt's were never claimed.) Raises OSError.
+        """
+        # attempts/<n> also where output goes elsewhere: by it others who share the runs' folders see that it is in use.
+        made = [(self.runs_dir, ARTIFACTS), (self.runs_dir, f"{ATTEMPTS}/{ref.attempt}")]
+        if self.var_logs_dir is not None:
+            made.append((self.var_logs_dir, str(ref.attempt)))
+        while True:
+            for root, below in made:
+                _make(root, ref.run_id, below)
+            for root in {root for root, _ in made}:
+                claims.remove_older(root, ref)
+            if all(_is_there(root, ref.run_id, below) for root, below in made):
+                return
 
     @property
     def pruned(self) -> Path:
@@ -161,6 +158,21 @@ class Folders(msgspec.Struct, frozen=True):
             started=os.path.exists(f"{folder}/{files.STARTED}"),
             ended=os.path.exists(f"{folder}/{files.EXIT}"),
         )
+
+
+def _make(root: Path, run_id: str, below: str) -> None:
+    try:
+        os.makedirs(f"{root}/{run_id}/{below}", exist_ok=True)
+    except (FileNotFoundError, FileExistsError):
+        root.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(root / run_id):  # a link that leads nowhere, or a file in the way
+            raise
+        # else another node takes it at this moment: it is missed, and made anew
+
+
+def _is_there(root: Path, run_id: str, below: str) -> bool:
+    with claims.opened(root):
+        return os.path.exists(f"{root}/{run_id}/{below}")
 
 
 def _touch(path: str) -> None:

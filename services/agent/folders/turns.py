@@ -1,6 +1,6 @@
-"""One at a time for each run: making its folder, and moving it away.
+"""One at a time for each folder: work on it in threads, within one process.
 
-Owns that order within this node, for work in threads; other nodes that share the storage are seen by their folders.
+Owns that order; a run's own folder is not ordered by it but by its claims, which other nodes see too (`claims`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """The turns of all runs of this node."""
+    """The turns of all folders that somebody uses."""
 
     def __init__(self) -> None:
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def of(self, run_id: str) -> AsyncIterator[None]:
-        """Have the run's folder for oneself while the block lasts."""
-        self._users[run_id] += 1
+    async def of(self, folder: str) -> AsyncIterator[None]:
+        """Have the folder for oneself while the block lasts."""
+        self._users[folder] += 1
         try:
-            async with self._locks.setdefault(run_id, asyncio.Lock()):
+            async with self._locks.setdefault(folder, asyncio.Lock()):
                 yield
         finally:
-            self._users[run_id] -= 1
-            if not self._users[run_id]:
-                del self._users[run_id], self._locks[run_id]
+            self._users[folder] -= 1
+            if not self._users[folder]:
+                del self._users[folder], self._locks[folder]

@@ -2,9 +2,9 @@
 
 Owns what may go and how it goes so that a kill at any moment leaves nothing half deleted in its place; knows no NATS.
 
-A folder is first renamed into the trash beside it, under a name that says up to which attempt it may go, and deleted
-there (`trash`). `take_shared` is for a thread, in the run's turn (`folders.turns`): storage may hang. `take_own` belongs
-into the agent's event loop: a grant comes before or after it.
+A folder is claimed (`folders.claims`: a grant on any node comes before or after), moved into the trash beside it, under a
+name that says up to which attempt it may go, and deleted there (`trash`). `take_shared` is for a thread: storage may hang.
+`take_own`, of what no other node has, belongs into the agent's event loop.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 
 import msgspec
 
-from services.agent.folders import files
+from services.agent.folders import claims, files
+from services.agent.folders.claims import Claim, opened
 from services.agent.folders.files import PrunedFile, PrunedUpTo
 from services.agent.folders.paths import ATTEMPTS, Folders
 from services.agent.prune import trash
 from services.agent.prune.trash import Stopped, Trashed
 from trainshed_client.naming import RUN_ID
 
-_RIGHT_IN_IT = "+"
-_TRASHED = re.compile(rf"({RUN_ID})@([0-9]+)(\+?)(?:\.[0-9]+)?")
-"""``<run_id>@<the last attempt that may go>``, with a ``+`` where the attempts' folders lie right in it."""
+_TRASHED = re.compile(rf"({RUN_ID})@[0-9]+\+?(?:\.[0-9]+)?")
+"""``<run_id>@<the last attempt that may go>``; an earlier release wrote a ``+`` behind some."""
 
 
 class Kept(Exception):
@@ -50,8 +50,8 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Where what was taken lies now. Not ``whole``: there was no room to say that it is gone, so the attempts' own files
-    stay for now; take them again."""
+    """Where what was taken lies now. Not ``whole``: there was no room to say that it is gone, or not all could be moved,
+    so the attempts' own files stay for now; take them again."""
 
     aside: list[Trashed]
     whole: bool
@@ -88,7 +88,9 @@ def check(folders: Folders, left: Left, attempt: int) -> None:
         if ref.run_id == left.run_id:
             raise Kept(f"attempt {ref.attempt} has not ended here")
     for place in left.places:
-        if (younger := max(_numbers(place.path / place.below), default=0)) > attempt:
+        with opened(place.path.parent):
+            younger = max(_numbers(place.path / place.below), default=0)
+        if younger > attempt:
             raise Kept(f"attempt {younger} came after the end that this is about (attempt {attempt})")
 
 
@@ -97,35 +99,37 @@ def take_shared(folders: Folders, node: str, left: Left, attempt: int, at: str) 
 
     Raises Kept where it must stay, OSError where it cannot be moved; then all of it is where it was.
     """
-    check(folders, left, attempt)
     own = folders.state_dir / ATTEMPTS / left.run_id
-    places = tuple(place for place in left.places if place.path != own)
+    places = [place.path for place in left.places if place.path != own]
     whole = True
-    if left.attempt:
-        # First of all: from here on nothing that is delivered again of these attempts is launched
-        # (docs/protocol.md rule 9), whatever becomes of their folders.
-        try:
-            _write_marker(folders, left, at)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not places:
-                raise
-            whole = False
-            # On a full disk the attempts' own files, some kB, stay for now: they say that these ended.
-    taken: list[tuple[Place, Trashed]] = []
+    claimed: list[Claim] = []
+    aside: list[Trashed] = []
     try:
-        for place in places:
-            try:
-                aside = trash.move(place.path, node, _name(left, place, attempt))
-            except FileNotFoundError:  # another node that shares this storage has taken it
-                continue
-            taken.append((place, aside))
-            # Another node that shares this storage may have been granted the run meanwhile.
-            if (younger := max(_numbers(aside.path / place.below), default=0)) > attempt:
-                raise Kept(f"attempt {younger} has just begun")
-    except BaseException:
-        _put_back(taken)
-        raise
-    return Taken([aside for _, aside in taken], whole)
+        try:
+            for place in places:
+                claimed.append(claims.make(place, node, attempt))
+            check(folders, left, attempt)
+            if left.attempt:
+                # First of all: from here on nothing that is delivered again of these attempts is launched
+                # (docs/protocol.md rule 9), whatever becomes of their folders.
+                try:
+                    _write_marker(folders, left, at)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not places:
+                        raise
+                    whole = False
+                    # On a full disk the attempts' own files, some kB, stay for now: they say that these ended.
+            for claim in claimed:
+                if not claims.take(claim):
+                    raise Kept("a younger attempt has just begun")
+        finally:
+            for claim in claimed:
+                aside += trash.collect(claim)
+    except (Kept, OSError):
+        if not aside:
+            raise
+        whole = False
+    return Taken(aside, whole)
 
 
 def take_own(folders: Folders, node: str, left: Left, attempt: int) -> list[Trashed]:
@@ -134,14 +138,10 @@ def take_own(folders: Folders, node: str, left: Left, attempt: int) -> list[Tras
     own = folders.state_dir / ATTEMPTS / left.run_id
     granted = any(ref.run_id == left.run_id for ref in folders.open_attempts())
     return [
-        trash.move(place.path, node, _name(left, place, attempt))
+        trash.move(place.path, node, f"{left.run_id}@{attempt}")
         for place in left.places
         if place.path == own and not granted
     ]
-
-
-def _name(left: Left, place: Place, attempt: int) -> str:
-    return f"{left.run_id}@{attempt}{'' if place.below == ATTEMPTS else _RIGHT_IN_IT}"
 
 
 def on_disk(left: Left, stopped: threading.Event) -> int:
@@ -173,24 +173,13 @@ def roots(folders: Folders) -> list[Path]:
 
 
 def leftovers(folders: Folders, node: str, root: Path) -> list[Trashed]:
-    """What an earlier process moved and did not get to delete. Blocks; raises OSError.
-
-    The trash of a present root is made by the way: on a full disk there might be no room for it.
-    """
-    return trash.names(root, node, make=root in _present_roots(folders))
-
-
-def finish(trashed: Trashed, stopped: threading.Event) -> int:
-    """Delete what was moved; its bytes. Blocks; raises OSError, Stopped.
-
-    What holds an attempt that came after the move goes back: the process that moved it was killed before it looked.
-    """
-    if (name := _TRASHED.fullmatch(trashed.name)) is not None:
-        below = "." if name[3] else ATTEMPTS
-        if max(_numbers(trashed.path / below), default=0) > int(name[2]):
-            trash.put_back(trashed, name[1])
-            return 0
-    return trash.delete(trashed, stopped)
+    """What an earlier process took and did not get to delete. Blocks; raises OSError."""
+    for claim in claims.of_node(root, node):
+        trash.collect(claim)
+    if root in _present_roots(folders):
+        with contextlib.suppress(OSError):  # what needs it says so
+            claims.make_ready(root, node)
+    return trash.names(root, node)
 
 
 def run_of(trashed: Trashed) -> str:
@@ -218,15 +207,3 @@ def _numbers(folder: Path) -> list[int]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [int(name) for name in names if name.isascii() and name.isdigit() and int(name) > 0]
-
-
-def _put_back(taken: list[tuple[Place, Trashed]]) -> None:
-    """Raises OSError when all is back that can be."""
-    failed: OSError | None = None
-    for place, aside in reversed(taken):
-        try:
-            trash.put_back(aside, place.path.name)
-        except OSError as error:
-            failed = error
-    if failed is not None:
-        raise failed

@@ -17,7 +17,6 @@ from typing import Self
 
 from events.times import rfc3339
 from services.agent.folders.paths import Folders, is_ref
-from services.agent.folders.turns import Turns
 from services.agent.prune import prune, trash
 from services.agent.prune.trash import Trashed
 from services.api import ApiServer, Call
@@ -42,12 +41,9 @@ STOPS_WITHIN_S = 2.0
 class PruneService:
     """The endpoint, as an async context manager. One request is worked on at a time."""
 
-    def __init__(
-        self, nc: SafeClient, node: str, folders: Folders, turns: Turns, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, nc: SafeClient, node: str, folders: Folders, clock: Callable[[], int]) -> None:
         self._node = node
         self._folders = folders
-        self._turns = turns
         self._clock = clock
         self._api = ApiServer(nc, "agent", {f"node.{node}.prune": self._prune}, max_bytes=MAX_BYTES)
         self._turn = asyncio.Lock()
@@ -91,7 +87,7 @@ class PruneService:
         """Delete these, and keep in mind which cannot be."""
         for trashed in found:
             try:
-                await in_daemon_thread(partial(prune.finish, trashed, self._stopped))
+                await in_daemon_thread(partial(trash.delete, trashed, self._stopped))
             except trash.Stopped:
                 return
             except OSError as error:
@@ -155,10 +151,9 @@ class PruneService:
 
     async def _take(self, left: prune.Left, attempt: int) -> prune.Taken:
         at = rfc3339(self._clock())
-        async with self._turns.of(left.run_id):  # a grant of the run makes its folder before this or after it
-            return await in_daemon_thread(
-                partial(prune.take_shared, self._folders, self._node, left, attempt, at)
-            )
+        return await in_daemon_thread(
+            partial(prune.take_shared, self._folders, self._node, left, attempt, at)
+        )
 
     async def _delete(self, aside: Iterable[Trashed]) -> int:
         """Bytes. Raises Stopped, and OSError once all is deleted that can be."""

@@ -15,10 +15,9 @@ import msgspec
 import pytest
 
 from events.types import Cancelled, Completed, Started
+from services.agent.folders.claims import TRASH
 from services.agent.folders.paths import Folders
-from services.agent.folders.turns import Turns
 from services.agent.prune import prune, service, trash
-from services.agent.prune.trash import TRASH
 from tests.integration.agent.stage import NODE, Stage, new_ref, python, run_id
 from tests.support import NatsServer, eventually
 from tests.support.small_disk import small_disk
@@ -171,7 +170,7 @@ async def test_an_agent_deletes_at_its_start_what_a_killed_one_had_moved_away(st
         run = await finished(stage)
     folders = Folders(stage.root / "node", stage.runs_dir)
     take(folders, NODE, prune.find(folders, run), 1, AT)
-    assert trashed(folders) == [f"{run}@1", f"{run}@1+"]
+    assert trashed(folders) == [f"{run}@1", f"{run}@1"]
     async with stage.agent():
         await eventually(lambda: trashed(folders) == [])
     assert left(stage) == []
@@ -305,7 +304,7 @@ def begin_anew(folders: Folders) -> None:
     """What an agent does at its start."""
     for root in prune.roots(folders):
         for each in prune.leftovers(folders, NODE, root):
-            prune.finish(each, threading.Event())
+            trash.delete(each, threading.Event())
 
 
 def test_a_grant_between_the_look_and_the_move_keeps_everything(folders: Folders) -> None:
@@ -316,37 +315,16 @@ def test_a_grant_between_the_look_and_the_move_keeps_everything(folders: Folders
     assert folders.run(RUN).exists()
 
 
-def test_another_nodes_grant_during_the_move_puts_everything_back(
-    folders: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = old_run(folders)
-    real = os.rename
-
-    def as_it_moves(source: Any, target: Any, **within: int) -> None:
-        if source == folders.run(RUN):
-            (folders.run(RUN) / "attempts/2").mkdir()
-        real(source, target, **within)
-
-    monkeypatch.setattr(os, "rename", as_it_moves)
-    with pytest.raises(prune.Kept, match="attempt 2 has just begun"):
-        take(folders, NODE, left, 1, AT)
-    assert (folders.run(RUN) / "attempts/2").is_dir()
-    assert folders.attempt(new_ref(5)).is_dir()
-
-
 def test_the_attempts_own_files_that_cannot_be_moved_go_with_the_next_pruning(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = old_run(folders)
-    real = os.rename
 
-    def refusing(source: Any, target: Any, **within: int) -> None:
-        if source == folders.attempt(new_ref(5)).parent:
-            raise PermissionError("no")
-        real(source, target, **within)
+    def refusing(*_: object) -> trash.Trashed:
+        raise PermissionError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", refusing)
+        patch.setattr(trash, "move", refusing)
         with pytest.raises(PermissionError):
             take(folders, NODE, left, 1, AT)
     assert not folders.run(RUN).exists() and folders.attempt(new_ref(5)).is_dir()
@@ -361,26 +339,6 @@ def test_a_grant_between_the_two_moves_keeps_the_attempts_own_files(folders: Fol
     folders.mark(new_ref(5, 2))
     assert prune.take_own(folders, NODE, left, 1) == []
     assert folders.attempt(new_ref(5)).is_dir()
-
-
-async def test_a_run_s_folder_is_made_or_moved_by_one_at_a_time() -> None:
-    turns, order = Turns(), list[str]()
-
-    async def have(run: str, name: str, until: asyncio.Event) -> None:
-        async with turns.of(run):
-            order.append(name)
-            await until.wait()
-
-    first, now = asyncio.Event(), asyncio.Event()
-    now.set()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(have(RUN, "moves", first))
-        await eventually(lambda: order == ["moves"])
-        tasks.create_task(have(RUN, "makes", now))
-        await tasks.create_task(have(run_id(6), "another run", now))
-        assert order == ["moves", "another run"]
-        first.set()
-    assert order == ["moves", "another run", "makes"]
 
 
 def test_a_link_is_deleted_and_not_what_it_leads_to(folders: Folders, tmp_path: Path) -> None:
@@ -446,6 +404,30 @@ def test_a_link_in_the_place_of_the_trash_is_refused_and_leads_nowhere(
     assert folders.run(RUN).is_dir() and folders.attempt(new_ref(5)).is_dir()
 
 
+def test_a_link_in_the_place_of_the_claims_is_refused_and_holds_up_no_grant(
+    folders: Folders, tmp_path: Path
+) -> None:
+    left = old_run(folders)
+    precious = tmp_path / "precious"
+    (precious / f"{RUN}@1.{NODE}.0").mkdir(parents=True)
+    (folders.runs_dir / TRASH).mkdir()
+    (folders.runs_dir / TRASH / ".claims").symlink_to(precious)
+    for looks in (
+        lambda: take(folders, NODE, left, 1, AT),
+        lambda: prune.leftovers(folders, NODE, folders.runs_dir),
+    ):
+        with pytest.raises(OSError, match="is a link or no folder"):
+            looks()
+    folders.make_run(new_ref(5, 2))
+    assert os.listdir(precious) == [f"{RUN}@1.{NODE}.0"]
+    assert sorted(os.listdir(folders.run(RUN) / "attempts")) == ["1", "2"]
+
+
+def test_what_an_earlier_release_moved_away_is_told_by_its_run(tmp_path: Path) -> None:
+    for name in ("@1", "@12+", "@1.3", "@1+.3"):
+        assert prune.run_of(trash.Trashed(tmp_path, NODE, f"{RUN}{name}")) == RUN
+
+
 def test_folders_deeper_than_python_may_recurse_are_deleted(folders: Folders) -> None:
     left = old_run(folders)
     folder = os.open(folders.run(RUN), os.O_RDONLY)
@@ -480,52 +462,6 @@ def test_on_a_full_disk_the_large_goes_first_and_the_word_is_written_then(tmp_pa
         rest = take(folders, NODE, prune.find(folders, RUN), 1, AT)
         assert rest.whole and folders.pruned_at(new_ref(5)) == AT
         assert not folders.attempt(new_ref(5)).exists()
-
-
-class Killed(BaseException):
-    """As kill -9."""
-
-
-def test_a_kill_before_the_look_for_a_younger_attempt_gives_the_folder_back_at_the_next_start(
-    folders: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On storage that is shared another node begins attempt 2, and comes to its folder again after the move."""
-    left = old_run(folders)
-    other = Folders(folders.state_dir.with_name("other"), folders.runs_dir)
-    run = folders.run(RUN)
-    (run / "ckpt").write_text("c")
-    (run / "artifacts/model").write_text("m")
-    real = os.rename
-
-    def killed(source: Any, target: Any, **within: int) -> None:
-        if source != run:
-            return real(source, target, **within)
-        other.make_run(new_ref(5, 2))
-        (run / "attempts/2/early").write_text("e")
-        real(source, target, **within)
-        other.make_run(new_ref(5, 2))
-        (run / "attempts/2/late").write_text("l")
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", killed)
-        with pytest.raises(Killed):
-            take(folders, NODE, left, 1, AT)
-    assert not (run / "ckpt").exists()
-    begin_anew(folders)
-    assert (run / "ckpt").read_text() == "c"
-    assert sorted(str(path.relative_to(run)) for path in run.rglob("*")) == [
-        "artifacts",
-        "artifacts/model",
-        "attempts",
-        "attempts/1",
-        "attempts/2",
-        "attempts/2/early",
-        "attempts/2/late",
-        "ckpt",
-    ]
-    begin_anew(folders)
-    assert trashed(folders) == []
 
 
 def test_what_another_node_that_shares_the_folder_has_taken_is_done(folders: Folders, tmp_path: Path) -> None:
