@@ -260,12 +260,16 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies in the run's ``artifacts/``: the first 200 entries and the digest of the full list."""
+    """What lies in the run's ``artifacts/``: the first 200 entries and, once hashed, the digest of the full list.
+
+    ``partial``: there was no time to list more.
+    """
 
     count: int
     bytes: int
     entries: tuple[Artifact, ...] = ()
     sha256: str | None = None
+    partial: bool = False
 
 
 class AttemptEnd(RunEvent, frozen=True, kw_only=True):
@@ -286,6 +290,13 @@ class Completed(AttemptEnd, frozen=True, kw_only=True):
     """The worker exited with 0."""
 
     exit_code: int = 0
+    artifacts: Artifacts | None = None
+
+
+class ArtifactsHashed(RunEvent, frozen=True, kw_only=True):
+    """What a completed attempt left, with its hashes: follows its Completed once. None: it is gone meanwhile."""
+
+    attempt: Integer
     artifacts: Artifacts | None = None
 
 
@@ -385,6 +396,7 @@ EVENT_KINDS: dict[str, Kind] = {
     "failed": _kind(Failed, Scope.RUN, Role.AGENT, Role.DISPATCHER),
     "cancelled": _kind(Cancelled, Scope.RUN, Role.AGENT, Role.DISPATCHER),
     "timed_out": _kind(TimedOut, Scope.RUN, Role.AGENT),
+    "artifacts_hashed": _kind(ArtifactsHashed, Scope.RUN, Role.AGENT),
 }
 """Event name in subjects and types → what it is. A new event begins with a row here."""
 

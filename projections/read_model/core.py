@@ -12,9 +12,9 @@ from events.change import Change
 from events.codec import StoredEvent, Unreadable
 from events.evolve import ended_runs_needed, evolve
 from events.state import State
-from events.types import AttemptEnd, Dispatched, NodeEvent, Started
+from events.types import ArtifactsHashed, AttemptEnd, Dispatched, NodeEvent, Started
 from projections.read_model.nodes import node_changed, set_used, use_changed
-from projections.read_model.runs import late, runs_changed
+from projections.read_model.runs import artifacts_hashed, late, runs_changed
 from projections.read_model.times import stored_time
 from projections.read_model.working_set import Batch, CommittedRows, Quarantined, WorkingSet
 from trainshed_client.statuses import AtFault, FailureReason
@@ -47,7 +47,9 @@ class Projection:
             if found := [name for name in fields if getattr(event, name, None) in unknown]:
                 self._set_aside(stored, f"an unknown {' and '.join(found)}, taken as UNSPECIFIED", body)
             if change.late is not None:
-                late(working, stored, event, change.late)
+                late(working, stored, event)
+        elif isinstance(event, ArtifactsHashed):
+            artifacts_hashed(working, stored, event)
         elif change.unreadable is not None:
             self._set_aside(stored, change.unreadable, body)
         if change.runs:

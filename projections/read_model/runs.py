@@ -16,8 +16,8 @@ from events.run_machine import outcome
 from events.state import Ended, Run
 from events.times import nanoseconds
 from events.types import (
+    ArtifactsHashed,
     AttemptEnd,
-    AttemptRef,
     Cancelled,
     CancelRequested,
     Dispatched,
@@ -236,18 +236,38 @@ def _usage(event: Event) -> Raw:
     )
 
 
-def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd, ref: AttemptRef) -> None:
+def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd) -> None:
     """An end after the attempt's first: kept with it and in the timeline, if it is of the node that had the attempt."""
-    run = working.runs.get(ref.run_id)
-    if run is None or run.row is None:
+    found = _had(working, stored, event)
+    if found is None:
         return
-    item = working.attempt(run.row.submit_seq, ref.attempt)
-    if item is None or item.row is None or item.row.node != stored.subject.node:
-        return
-    working.touch_attempt((run.row.submit_seq, ref.attempt), item)
+    run, item = found
+    assert item.row is not None
+    working.touch_attempt((run.submit_seq, event.attempt), item)
     item.row.late_result = timeline.late_result(outcome(event)[0], event)
     time = stored_time(stored.stored_ns)
-    working.add_to_timeline(run.row, stored, time, timeline.of_late(event, stored.subject.node))
+    working.add_to_timeline(run, stored, time, timeline.of_late(event, stored.subject.node))
+
+
+def artifacts_hashed(working: WorkingSet, stored: StoredEvent, event: ArtifactsHashed) -> None:
+    """In the timeline, if it is of the node that had the attempt."""
+    found = _had(working, stored, event)
+    if found is not None:
+        time = stored_time(stored.stored_ns)
+        working.add_to_timeline(found[0], stored, time, timeline.of_artifacts(event))
+
+
+def _had(
+    working: WorkingSet, stored: StoredEvent, event: AttemptEnd | ArtifactsHashed
+) -> tuple[RunRow, WorkingRow[AttemptRow]] | None:
+    """The rows of the event's run and attempt; None where another node had it, or none."""
+    run = working.runs.get(event.run_id)
+    if run is None or run.row is None:
+        return None
+    item = working.attempt(run.row.submit_seq, event.attempt)
+    if item is None or item.row is None or item.row.node != stored.subject.node:
+        return None
+    return run.row, item
 
 
 _HANDLERS: Mapping[type[Event], Callable[[WorkingSet, Event, RunRow, Run, str], None]] = {

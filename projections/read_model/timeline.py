@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from events.change import EndedAttempt, RunChange
 from events.state import Pending, Run
 from events.types import (
+    ArtifactsHashed,
     AttemptEnd,
     Cancelled,
     CancelRequested,
@@ -28,6 +29,7 @@ from events.types import (
 from projections.read_model.rows import fitting
 from trainshed_client.provenance import Provenance
 from trainshed_client.rendering.timeline import (
+    ArtifactsHashedData,
     CancelRequestedData,
     DispatchedData,
     EndData,
@@ -104,6 +106,14 @@ def of_end(event: Event, ended: EndedAttempt, change: RunChange, stored_ns: int)
 def of_late(event: AttemptEnd, node: str) -> TimelineData:
     """Of an end that came after the attempt's first."""
     return replace(_how(event), late=LateEnd(attempt=event.attempt, node=node))
+
+
+def of_artifacts(event: ArtifactsHashed) -> TimelineData:
+    """Of what a completed attempt left."""
+    found = event.artifacts
+    if found is None:
+        return ArtifactsHashedData()
+    return ArtifactsHashedData(bytes=fitting(found.bytes), count=fitting(found.count))
 
 
 def _how(event: Event) -> EndData:

@@ -26,7 +26,7 @@ told to read it. The worker exits or is ended, the shim ends its tree and writes
 shim is left to do that, `processes/sweep.py` ends what may live of the tree and `processes/workers.py` finalises the
 attempt. Then its artifacts are listed (`output/artifacts.py`), exit.json becomes the event that says how it ended
 (`reports/ends.py`), and that is appended: the slots are free. Once the log has acknowledged it the marker is removed, and
-the attempt is forgotten; its files stay until an operator asks for their deletion (`prune/service.py`), which decides
+the attempt is forgotten. What it left is hashed after that (`attempts/hashing.py`). Its files stay until an operator asks for their deletion (`prune/service.py`), which decides
 what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave half done (`prune/trash.py`).
 """
 
@@ -50,6 +50,7 @@ from services.agent.attempts.code_looks import CodeLooks
 from services.agent.attempts.intents import Intents
 from services.agent.folders.paths import Folders
 from services.agent.folders.prepared import PreparedFolders
+from services.agent.folders.turns import Turns
 from services.agent.identity import Identity, identify, only_agent
 from services.agent.machine.devices import Devices
 from services.agent.machine.disk import Disk
@@ -219,6 +220,7 @@ class AgentService:
             with_output=self._folders.var_logs_dir is None,
         )
         output = Output(self._nc, identity.node, self._clock)
+        orders = Turns()
         pushed: Subscription | None = None
         try:
             await workers.start()
@@ -226,6 +228,7 @@ class AgentService:
                 parts = Parts(
                     self._nc,
                     self._folders,
+                    orders,
                     appender,
                     writer,
                     output,
@@ -294,6 +297,8 @@ class AgentService:
             self.ready.set()
             self._tasks.create_task(self._heartbeats.run(self._devices.readings, self._disk.free_mb))
             self._tasks.create_task(self._devices.run(self._append_node_event))
+            if self._session is not None:
+                self._tasks.create_task(self._session.attempts.hashing.run())
 
     async def _leave_when_asked(self, session: SessionShell) -> None:
         await self._asked_to_stop.wait()

@@ -43,6 +43,7 @@ POINTS: dict[str, Point] = {
     "agent.finalised": Point(Role.AGENT, "the agent has written exit.json for a shim that is gone"),
     "agent.end_appended": Point(Role.AGENT, "the end is stored, the agent does not know it"),
     "agent.end_noted": Point(Role.AGENT, "the end is stored and its marker removed"),
+    "agent.hashed_appended": Point(Role.AGENT, "ArtifactsHashed is stored, its marker not removed"),
     "agent.left": Point(Role.AGENT, "NodeLeft is stored, the agent not gone", first_only=True, by_term=True),
     "shim.locked": Point(Role.AGENT, "the shim holds the lock, started.json is not written", first_only=True),
     "shim.started_written": Point(

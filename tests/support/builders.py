@@ -15,6 +15,7 @@ from events.state import Active, Ended, Node, Pending, Run, State, restore, snap
 from events.types import (
     Artifact,
     Artifacts,
+    ArtifactsHashed,
     AttemptRef,
     Cancelled,
     CancelRequested,
@@ -125,8 +126,18 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
             duration_s=1.5,
             last_heartbeat=LastHeartbeat(step=5, progress=1.0, metrics={"reward": 200.0}, seq=3),
             usage=AttemptUsage(cpu_s=3.25, memory_peak_mb=512, gpu_busy_s=1.5, gpu_memory_peak_mb=2048),
-            artifacts=Artifacts(count=1, bytes=3, entries=(Artifact(path="m.npz", bytes=3, sha256="0f"),)),
+            artifacts=Artifacts(count=1, bytes=3, entries=(Artifact(path="m.npz", bytes=3),)),
             code=CodeSeen.SAME,
+        ),
+    ),
+    "artifacts_hashed": (
+        Role.AGENT,
+        ArtifactsHashed(
+            run_id="r1",
+            attempt=1,
+            artifacts=Artifacts(
+                count=1, bytes=3, entries=(Artifact(path="m.npz", bytes=3, sha256="0f"),), sha256="0a"
+            ),
         ),
     ),
     "failed": (
@@ -432,6 +443,10 @@ class Story:
     def complete(self, run_id: str = "r1", attempt: int = 1, *, node: str = "gpu01") -> int:
         """The worker exited with 0."""
         return self.put(Role.AGENT, Completed(run_id=run_id, attempt=attempt), node)
+
+    def artifacts_hashed(self, run_id: str = "r1", attempt: int = 1, *, node: str = "gpu01") -> int:
+        """What the completed attempt left is hashed."""
+        return self.put(Role.AGENT, ArtifactsHashed(run_id=run_id, attempt=attempt), node)
 
     def fail(
         self,

@@ -14,6 +14,8 @@ from events.evolve import evolve
 from events.run_machine import verdict_on
 from events.state import Active, Pending, State
 from events.types import (
+    Artifacts,
+    ArtifactsHashed,
     AttemptRef,
     Cancelled,
     CancelRequested,
@@ -38,6 +40,7 @@ from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import AtFault, FailureReason
 
 NODES = ("gpu01", "gpu02")
+MANY_ARTIFACTS = Artifacts(count=10**25, bytes=3)
 
 
 class RandomLog(LogMaker):
@@ -143,6 +146,9 @@ class RandomLog(LogMaker):
         event: Event = self.random.choice(
             [
                 Completed(run_id=run_id, attempt=attempt, last_heartbeat=last, usage=usage),
+                ArtifactsHashed(
+                    run_id=run_id, attempt=attempt, artifacts=self.random.choice([None, MANY_ARTIFACTS])
+                ),
                 Failed(
                     run_id=run_id, attempt=attempt, failure_reason=reason, exit_code=code, last_heartbeat=last
                 ),

@@ -97,6 +97,7 @@ EVENTS: dict[str, tuple[str, Callable[[Story], object], dict[str, object]]] = {
     "NodeLost of its node": ("dispatcher", lambda story: story.lose(), ONE_TRY),
     "Started": ("agent", lambda story: story.start(), ONE_TRY),
     "Completed": ("agent", lambda story: story.complete(), ONE_TRY),
+    "ArtifactsHashed": ("agent", lambda story: story.artifacts_hashed(), ONE_TRY),
     "Failed or TimedOut, no try left": ("agent", lambda story: story.fail(), ONE_TRY),
     "Failed or TimedOut, tries left": ("agent", lambda story: story.time_out(), MORE_TRIES),
     "Failed not_started": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -228,7 +229,11 @@ def test_many_artifacts_are_all_listed_and_the_first_are_told(tmp_path: Path) ->
     for number in range(250):
         (top / f"{number:03}").write_text(str(number))
     os.mkfifo(top / "pipe")
-    taken = artifacts.take(tmp_path, artifacts.Progress())
+    listed = artifacts.listed(tmp_path, math.inf)
+    taken = artifacts.hashed(tmp_path, artifacts.Progress())
+    assert taken is not None
+    assert [entry.path for entry in listed.entries] == [entry.path for entry in taken.entries]
+    assert (listed.count, listed.bytes, listed.sha256, listed.partial) == (250, taken.bytes, None, False)
     assert (taken.count, len(taken.entries)) == (250, artifacts.FIRST)
     content = (tmp_path / "artifacts.json").read_bytes()
     assert taken.sha256 == hashlib.sha256(content).hexdigest()
@@ -240,8 +245,8 @@ def test_long_paths_do_not_make_the_event_too_large(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     for number in range(100):
         (deep / f"{number:0200}").touch()
-    taken = artifacts.take(tmp_path, artifacts.Progress())
-    assert taken.count == 100
+    taken = artifacts.hashed(tmp_path, artifacts.Progress())
+    assert taken is not None and taken.count == 100
     assert len(msgspec.json.encode(taken)) < 200_000
 
 
@@ -249,8 +254,23 @@ def test_a_large_file_is_weighed_and_not_hashed(tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
     with open(tmp_path / "artifacts" / "large", "wb") as file:
         file.truncate(artifacts.HASHED_BYTES + 1)
-    entry = artifacts.take(tmp_path, artifacts.Progress()).entries[0]
+    taken = artifacts.hashed(tmp_path, artifacts.Progress())
+    assert taken is not None
+    entry = taken.entries[0]
     assert (entry.bytes, entry.sha256) == (artifacts.HASHED_BYTES + 1, None)
+
+
+def test_a_listing_that_takes_too_long_says_that_there_is_more(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "artifacts" / name).touch()
+    listed = artifacts.listed(tmp_path, -math.inf)
+    assert (listed.count, listed.partial) == (1, True)
+
+
+def test_of_a_folder_that_is_gone_nothing_is_hashed(tmp_path: Path) -> None:
+    assert artifacts.hashed(tmp_path, artifacts.Progress()) == artifacts.NONE
+    assert artifacts.hashed(tmp_path / "gone", artifacts.Progress()) is None
 
 
 # --- identity and folders -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from events.change import EndedAttempt, RunChange
 from events.run_machine import outcome
 from events.state import Active, Ended, Pending, Placement, Run
-from events.types import EVENT_KINDS, AttemptEnd, CancelRequested, Failed, Submitted
+from events.types import EVENT_KINDS, ArtifactsHashed, AttemptEnd, CancelRequested, Failed, Submitted
 from projections.read_model import timeline
 from tests.support.builders import EXAMPLES, START_NS, Story
 from tests.support.timeline import entry
@@ -49,6 +49,8 @@ def data_of_example(name: str) -> TimelineData | None:
             over = msgspec.structs.replace(run, phase=Ended(attempt=1, status=outcome(event)[0]))
             ended = EndedAttempt("r1", ACTIVE, *outcome(event))
             return timeline.of_end(event, ended, RunChange(run, over), START_NS)
+        case ArtifactsHashed():
+            return timeline.of_artifacts(event)
         case _:
             return timeline.of_event(event, RunChange(run, run))
 

@@ -97,6 +97,13 @@ class EndData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     timeout_s: float | None = None
 
 
+class ArtifactsHashedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """How many artifacts a completed attempt left, and their bytes; None: they were gone."""
+
+    bytes: int | None = None
+    count: int | None = None
+
+
 TimelineData = (
     SubmittedData
     | DispatchedData
@@ -105,6 +112,7 @@ TimelineData = (
     | RetryRequestedData
     | StoppingData
     | EndData
+    | ArtifactsHashedData
 )
 DATA_TYPES: Mapping[str, type[TimelineData]] = {
     "submitted": SubmittedData,
@@ -118,6 +126,7 @@ DATA_TYPES: Mapping[str, type[TimelineData]] = {
     "cancelled": EndData,
     "timed_out": EndData,
     "node_removed": EndData,
+    "artifacts_hashed": ArtifactsHashedData,
 }
 """Type of an entry → what its data is."""
 _DECODERS: Mapping[str, msgspec.json.Decoder[TimelineData]] = {
@@ -157,6 +166,10 @@ def text(type_: str, data: TimelineData) -> str:
             return f"retry requested {by_whom(data)}: attempt {attempt} is queued"
         case StoppingData(node=node, reason=reason):
             return f"{node} is told to stop it ({reason})"
+        case ArtifactsHashedData(count=None):
+            return "its artifacts are gone"
+        case ArtifactsHashedData(count=count):
+            return f"{count} artifact{'' if count == 1 else 's'} hashed, {data.bytes} bytes"
         case EndData(late=LateEnd(attempt=attempt, node=node)):
             return f"too late to count: {node} reported attempt {attempt} as {_how(type_, data)}"
         case EndData(next=NextAttempt(attempt=attempt, wait_s=wait_s)):

@@ -21,6 +21,7 @@ from services.agent.attempts.code_looks import CodeLooks
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
 from services.agent.folders.paths import Folders
+from services.agent.folders.turns import Turns
 from services.agent.output import artifacts
 from services.agent.output.tails import AttemptTail, Output
 from services.agent.output.telemetry import is_telemetry
@@ -39,16 +40,19 @@ ANSWERS_WITHIN_S = 10.0
 """Seconds without any progress after which an end bears nothing of the storage of its run's folder."""
 CODE_WITHIN_S = 1.0
 """Seconds after the worker's start within which an end waits for the look at its code."""
+LISTED_WITHIN_S = 0.2
+"""Seconds that an end takes at most to say what artifacts there are."""
 _SILENT = "its storage does not answer"
 _STDOUT_LOOK = 64 * 1024
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What all attempts of one agent share."""
+    """What all attempts of one agent share; ``orders``: a run's events are appended one after the other."""
 
     nc: SafeClient
     folders: Folders
+    orders: Turns
     appender: Appender
     writer: Writer
     output: Output
@@ -61,7 +65,7 @@ class Parts(msgspec.Struct, frozen=True):
 class LiveAttempt:
     """The I/O of one attempt. Its events are appended one after the other, also where they are asked for at once."""
 
-    def __init__(self, parts: Parts, ref: AttemptRef, order: asyncio.Lock) -> None:
+    def __init__(self, parts: Parts, ref: AttemptRef) -> None:
         self._parts = parts
         self.ref = ref
         self.folder = parts.folders.attempt(ref)
@@ -74,7 +78,8 @@ class LiveAttempt:
         self.prepared: str | None = None
         """The folders made ahead that it takes."""
         self.adopted = False
-        self._order = order
+        self.unhashed = False
+        """It left artifacts, which are to be hashed."""
         self._tail: AttemptTail | None = None
         self._heartbeats: RunHeartbeats | None = None
         self._followers: list[asyncio.Task[None]] = []
@@ -144,7 +149,7 @@ class LiveAttempt:
 
     async def append_started(self) -> None:
         """Append Started; the node's first event of an attempt."""
-        async with self._order:
+        async with self._parts.orders.of(self.ref.run_id):
             started = files.read_started(self.folder)
             intent = self._intent()
             if started is None or intent is None:
@@ -162,7 +167,7 @@ class LiveAttempt:
 
     async def append_end(self) -> None:
         """Append how it ended, once all of its output is published."""
-        async with self._order:
+        async with self._parts.orders.of(self.ref.run_id):
             if not self._never_ran():
                 await self._finish_output()
             event = await self._end()
@@ -219,25 +224,15 @@ class LiveAttempt:
         return event
 
     async def _artifacts(self, run_dir: Path) -> Artifacts | None:
-        """None where they cannot be listed, or the storage does not get on: an end, and its slot, do not wait for it."""
-        progress = artifacts.Progress()
-        taking = asyncio.ensure_future(in_daemon_thread(partial(artifacts.take, run_dir, progress)))
+        """What there is, by name and size; None where the storage does not answer at once: a slot does not wait for it."""
         try:
-            seen = -1
-            while not taking.done() and seen < progress.steps:
-                seen = progress.steps
-                await asyncio.wait({taking}, timeout=ANSWERS_WITHIN_S)
-            if taking.done():
-                return taking.result()
-            error = _SILENT
-        except OSError as failure:
-            error = str(failure)
-        finally:
-            taking.cancel()
-        _log.warning(
-            "artifacts cannot be listed", run_id=self.ref.run_id, attempt=self.ref.attempt, error=error
-        )
-        return None
+            async with asyncio.timeout(LISTED_WITHIN_S):
+                give_up = time.monotonic() + LISTED_WITHIN_S / 2
+                listed = await in_daemon_thread(partial(artifacts.listed, run_dir, give_up))
+        except TimeoutError:
+            listed = None
+        self.unhashed = listed is None or listed.count > 0
+        return listed
 
     async def _last_output(self) -> str | None:
         try:

@@ -13,6 +13,7 @@ from functools import partial
 
 from events.types import AttemptRef
 from services.agent.attempts.attempt import LiveAttempt, Parts
+from services.agent.attempts.hashing import Hashing
 from services.agent.folders import files
 from services.agent.folders.files import StopReason
 from services.agent.folders.prepared import PreparedFolders
@@ -50,8 +51,8 @@ class Attempts:
         self._workers = workers
         self._prepared = prepared
         self._feed = feed
+        self.hashing = Hashing(parts)
         self._work: dict[AttemptRef, LiveAttempt] = {}
-        self._orders: dict[str, asyncio.Lock] = {}
         self._launches: set[asyncio.Task[None]] = set()
         self._refilling = False
         self._closed = False
@@ -60,8 +61,7 @@ class Attempts:
         """The attempt's work, begun here where there is none."""
         work = self._work.get(ref)
         if work is None:
-            order = self._orders.setdefault(ref.run_id, asyncio.Lock())
-            work = self._work[ref] = LiveAttempt(self._parts, ref, order)
+            work = self._work[ref] = LiveAttempt(self._parts, ref)
         return work
 
     def close(self) -> None:
@@ -229,7 +229,9 @@ class Attempts:
         self._feed(EndStored(ref))
 
     def forget(self, ref: AttemptRef) -> None:
-        """The end was acknowledged: remove the marker."""
+        """The end was acknowledged: remove the marker. What it left is hashed from now on."""
+        if self._work[ref].unhashed:
+            self.hashing.add(ref)
         self._folders.unmark(ref)
         failpoint("agent.end_noted")
         self.drop(ref)
@@ -239,8 +241,6 @@ class Attempts:
         work = self._work.pop(ref, None)
         if work is not None:
             work.close()
-        if not any(other.run_id == ref.run_id for other in self._work):
-            self._orders.pop(ref.run_id, None)
 
     # --- what is heard of shims -------------------------------------------------------------------------------
 

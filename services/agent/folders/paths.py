@@ -66,26 +66,22 @@ class Folders(msgspec.Struct, frozen=True):
         """One empty marker file for each attempt whose end was not acknowledged."""
         return self.state_dir / "open"
 
+    @property
+    def unhashed(self) -> Path:
+        """One empty marker file for each completed attempt whose artifacts are still to be hashed."""
+        return self.state_dir / "unhashed"
+
     def make_roots(self) -> None:
         """Make what every attempt needs once in the node's own state. Raises OSError."""
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.unhashed.mkdir(mode=0o700, exist_ok=True)
         _touch(f"{self.state_dir}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
         self.pruned.mkdir(exist_ok=True)  # now: when it is needed the disk may be full
 
     def mark(self, ref: AttemptRef) -> None:
-        """Make the open marker. Raises OSError.
-
-        A link to one empty file: a file of its own, made and removed with each attempt, takes the file system (ext4
-        looks past what was removed lately) ever longer to make.
-        """
-        marker = f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}"
-        try:
-            os.link(f"{self.state_dir}/{_LINKED}", marker)
-        except FileExistsError:
-            pass
-        except OSError:  # no such links here, or too many
-            _touch(marker)
+        """Make the open marker. Raises OSError."""
+        self._mark(f"{self.state_dir}/open/{ref.run_id}.{ref.attempt}")
 
     def unmark(self, ref: AttemptRef) -> None:
         """The end was acknowledged."""
@@ -93,12 +89,29 @@ class Folders(msgspec.Struct, frozen=True):
 
     def open_attempts(self) -> list[AttemptRef]:
         """The attempts whose end was not acknowledged, oldest names first; other files are passed over."""
-        found = []
-        for name in sorted(os.listdir(self.opened)):
-            run_id, _, number = name.partition(".")
-            if number.isascii() and number.isdigit() and is_ref(run_id, int(number)):
-                found.append(AttemptRef(run_id, int(number)))
-        return found
+        return _marked(self.opened)
+
+    def mark_unhashed(self, ref: AttemptRef) -> None:
+        """Its artifacts are to be hashed. Raises OSError."""
+        self._mark(f"{self.unhashed}/{ref.run_id}.{ref.attempt}")
+
+    def unmark_unhashed(self, ref: AttemptRef) -> None:
+        """Their hashes are appended."""
+        (self.unhashed / f"{ref.run_id}.{ref.attempt}").unlink(missing_ok=True)
+
+    def unhashed_attempts(self) -> list[AttemptRef]:
+        """The attempts whose artifacts are still to be hashed."""
+        return _marked(self.unhashed)
+
+    def _mark(self, marker: str) -> None:
+        """A link to one empty file: a file of its own, made and removed with each attempt, takes the file system (ext4
+        looks past what was removed lately) ever longer to make."""
+        try:
+            os.link(f"{self.state_dir}/{_LINKED}", marker)
+        except FileExistsError:
+            pass
+        except OSError:  # no such links here, or too many
+            _touch(marker)
 
     def make_run(self, ref: AttemptRef) -> None:
         """Make the run's folder with artifacts/ and the attempt's place for output; no pruner takes them from now on.
@@ -173,6 +186,15 @@ def _make(root: Path, run_id: str, below: str) -> None:
 def _is_there(root: Path, run_id: str, below: str) -> bool:
     with claims.opened(root):
         return os.path.exists(f"{root}/{run_id}/{below}")
+
+
+def _marked(folder: Path) -> list[AttemptRef]:
+    found = []
+    for name in sorted(os.listdir(folder)):
+        run_id, _, number = name.partition(".")
+        if number.isascii() and number.isdigit() and is_ref(run_id, int(number)):
+            found.append(AttemptRef(run_id, int(number)))
+    return found
 
 
 def _touch(path: str) -> None:

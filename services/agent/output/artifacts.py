@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,29 +37,44 @@ class Progress:
     steps = 0
 
 
-def _left_any(run_dir: Path) -> bool:
-    """Whether there is anything at all: one look, cheap enough for every end."""
-    try:
-        with os.scandir(run_dir / ARTIFACTS) as entries:
-            return next(entries, None) is not None
-    except OSError:
-        return False
+def listed(run_dir: Path, give_up: float) -> Artifacts:
+    """What there is, by path and size, as far as it is found before ``give_up`` (monotonic seconds). Files only; links
+    are not followed, not even in the place of the folder itself."""
+    found: list[Artifact] = []
+    partial = False
+    for where, path in _files(run_dir):
+        try:
+            found.append(Artifact(path=_shown(path), bytes=os.lstat(where).st_size))
+        except OSError:
+            continue
+        if partial := time.monotonic() > give_up:
+            break
+    return _summary(sorted(found, key=_by_path), partial=partial) if found else NONE
 
 
-def take(run_dir: Path, progress: Progress) -> Artifacts:
-    """List the artifacts, if there are any, write the full list to ``artifacts.json`` and return what the event carries.
+def hashed(run_dir: Path, progress: Progress) -> Artifacts | None:
+    """The same with hashes; writes the full list to ``artifacts.json``. None where the run's folder is gone.
 
-    Files only, by path; links are not followed. A file that cannot be read is listed without its hash.
-    Raises OSError where the list cannot be written.
+    A file that cannot be read is listed without its hash. Raises OSError where the list cannot be written.
     """
-    if not _left_any(run_dir):
-        return NONE
-    top = run_dir / ARTIFACTS
-    every = sorted(_files(os.fsencode(top), b"", progress), key=lambda artifact: artifact.path)
+    every = []
+    for where, path in _files(run_dir):
+        progress.steps += 1
+        try:
+            every.append(_artifact(where, path, progress))
+        except OSError:
+            continue
+    if not every:
+        return NONE if run_dir.is_dir() else None
+    every.sort(key=_by_path)
     content = msgspec.json.encode(_List(every)) + b"\n"
     temporary = run_dir / f".{ARTIFACTS_LIST}.{os.getpid()}"
     temporary.write_bytes(content)
     os.replace(temporary, run_dir / ARTIFACTS_LIST)
+    return _summary(every, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _summary(every: list[Artifact], *, sha256: str | None = None, partial: bool = False) -> Artifacts:
     first: list[Artifact] = []
     room = FIRST_PATH_BYTES
     for artifact in every[:FIRST]:
@@ -69,29 +86,41 @@ def take(run_dir: Path, progress: Progress) -> Artifacts:
         count=len(every),
         bytes=sum(artifact.bytes for artifact in every),
         entries=tuple(first),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256,
+        partial=partial,
     )
 
 
-def _files(top: bytes, below: bytes, progress: Progress) -> Iterator[Artifact]:
-    try:
-        entries = list(os.scandir(os.path.join(top, below)))
-    except OSError:
+def _by_path(artifact: Artifact) -> str:
+    return artifact.path
+
+
+def _files(run_dir: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Every file as where it is and its path below artifacts/."""
+    top = os.fsencode(run_dir / ARTIFACTS)
+    if os.path.islink(top):  # a worker's: what it leads to is not this run's
         return
-    for entry in entries:
-        progress.steps += 1
-        path = os.path.join(below, entry.name)
+    below = deque([b""])
+    while below:
+        folder = below.popleft()
         try:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(top, path, progress)
-            elif entry.is_file(follow_symlinks=False):
-                yield _artifact(os.path.join(top, path), path, progress)
+            with os.scandir(os.path.join(top, folder)) as entries:
+                for entry in entries:
+                    path = os.path.join(folder, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(path)
+                    elif entry.is_file(follow_symlinks=False):
+                        yield os.path.join(top, path), path
         except OSError:
             continue
 
 
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "replace")
+
+
 def _artifact(where: bytes, path: bytes, progress: Progress) -> Artifact:
-    shown = path.decode("utf-8", "replace")
+    shown = _shown(path)
     size = os.lstat(where).st_size
     if size > HASHED_BYTES:
         return Artifact(path=shown, bytes=size)

@@ -80,13 +80,15 @@ def find(folders: Folders, run_id: str) -> Left:
 
 
 def check(folders: Folders, left: Left, attempt: int) -> None:
-    """Raise Kept unless all attempts here have ended, acknowledged, and ``attempt`` is the last of them.
+    """Raise Kept unless all attempts here have ended, acknowledged, their artifacts are hashed, and ``attempt`` is the last of them.
 
     Raises OSError.
     """
     for ref in folders.open_attempts():
         if ref.run_id == left.run_id:
             raise Kept(f"attempt {ref.attempt} has not ended here")
+    if any(ref.run_id == left.run_id for ref in folders.unhashed_attempts()):
+        raise Kept("its artifacts are still being hashed")
     for place in left.places:
         with opened(place.path.parent):
             younger = max(_numbers(place.path / place.below), default=0)

@@ -10,6 +10,7 @@ import asyncio
 from events.codec import NewEvent, StoredEvent, Unreadable, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome, reconnected
 from events.types import (
+    ArtifactsHashed,
     AttemptEnd,
     NodeEvent,
     NodeJoined,
@@ -24,8 +25,9 @@ from trainshed_client.subjects import Role
 
 _log = get_logger("agent")
 
-RUN_EVENTS = ("started", "completed", "failed", "cancelled", "timed_out")
-"""What an agent may append of a run: its guard covers these five literal subjects."""
+RUN_EVENTS = ("started", "completed", "failed", "cancelled", "timed_out", "artifacts_hashed")
+"""What an agent may append of a run: its guard covers these six literal subjects."""
+AttemptEvent = Started | AttemptEnd | ArtifactsHashed
 PAUSE_S = 1.0
 REMEMBERED = 1_000
 """Runs whose last own event is remembered; for others it is read back, which costs a millisecond."""
@@ -40,7 +42,7 @@ class Appender:
         self.node = node
         self._last: dict[str, int] = {}
 
-    async def append(self, event: Started | AttemptEnd) -> int:
+    async def append(self, event: AttemptEvent) -> int:
         """Append an event of a run, or find that it was appended before; its sequence (0: refused for good).
 
         Events of one run must be appended one after the other.
@@ -132,7 +134,7 @@ class Appender:
             except UnknownOutcome:
                 await reconnected(self._log.nc)
 
-    async def _resolve(self, new: NewEvent, event: Started | AttemptEnd) -> int:
+    async def _resolve(self, new: NewEvent, event: AttemptEvent) -> int:
         """What stands there after a conflict: the sequence of this event where it was appended, else 0 to append it again.
 
         A process before this one may have appended it under another id: the same kind of event of the attempt is it.
@@ -171,6 +173,8 @@ def _same(stored: object, event: RunEvent) -> bool:
         case Started(attempt=there), Started(attempt=here):
             return there == here
         case AttemptEnd(attempt=there), AttemptEnd(attempt=here):
+            return there == here
+        case ArtifactsHashed(attempt=there), ArtifactsHashed(attempt=here):
             return there == here
         case _:
             return False

@@ -307,6 +307,15 @@ def begin_anew(folders: Folders) -> None:
             trash.delete(each, threading.Event())
 
 
+def test_artifacts_that_are_still_to_be_hashed_are_kept(folders: Folders) -> None:
+    left = old_run(folders)
+    folders.mark_unhashed(new_ref(5, 1))
+    with pytest.raises(prune.Kept, match="still being hashed"):
+        prune.take_shared(folders, NODE, left, 1, AT)
+    folders.unmark_unhashed(new_ref(5, 1))
+    assert prune.take_shared(folders, NODE, left, 1, AT).aside
+
+
 def test_a_grant_between_the_look_and_the_move_keeps_everything(folders: Folders) -> None:
     left = old_run(folders)
     folders.mark(new_ref(5, 2))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from events.types import Cancelled, Completed, Failed, Started, TimedOut
+from events.types import Artifacts, ArtifactsHashed, Cancelled, Completed, Failed, Started, TimedOut
+from services.agent.output import artifacts
 from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from trainshed_client.statuses import AtFault, FailureReason
@@ -288,15 +291,64 @@ os.symlink("/", os.path.join(top, "root"))
     async with stage.agent():
         await stage.dispatch(ref, python(script))
         end = await stage.ended(ref)
-    assert isinstance(end, Completed) and end.artifacts is not None
-    assert [(each.path, each.bytes) for each in end.artifacts.entries] == [
-        ("deep/er/log", 0),
-        ("model.bin", 7),
-    ]
-    assert end.artifacts.count == 2 and end.artifacts.bytes == 7
+        hashed = (await stage.told(ref, ArtifactsHashed)).artifacts
+    assert isinstance(end, Completed) and end.artifacts is not None and hashed is not None
+    for told in (end.artifacts, hashed):
+        assert [(each.path, each.bytes) for each in told.entries] == [("deep/er/log", 0), ("model.bin", 7)]
+        assert (told.count, told.bytes, told.partial) == (2, 7, False)
+    assert end.artifacts.sha256 is None
     listed = stage.runs_dir / ref.run_id / "artifacts.json"
-    assert hashlib.sha256(listed.read_bytes()).hexdigest() == end.artifacts.sha256
-    assert end.artifacts.entries[1].sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert hashlib.sha256(listed.read_bytes()).hexdigest() == hashed.sha256
+    assert hashed.entries[1].sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+async def test_artifacts_that_are_a_link_are_not_followed(stage: Stage) -> None:
+    ref = new_ref()
+    (stage.root / "others").mkdir()
+    (stage.root / "others" / "secret").write_text("mine")
+    script = f"""
+import os
+top = os.path.join(os.environ["TRAINSHED_RUN_DIR"], "artifacts")
+os.rmdir(top)
+os.symlink({str(stage.root / "others")!r}, top)
+"""
+    async with stage.agent():
+        await stage.dispatch(ref, python(script))
+        end = await stage.ended(ref)
+    assert isinstance(end, Completed) and end.artifacts == Artifacts(count=0, bytes=0)
+
+
+async def test_hashing_holds_up_no_end_and_is_resumed_and_appended_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = new_ref()
+    script = 'import os; open(os.environ["TRAINSHED_RUN_DIR"] + "/artifacts/model", "w").write("w")'
+    marker = stage.root / "node" / "unhashed" / f"{ref.run_id}.1"
+    with monkeypatch.context() as never:
+        asked, ends = threading.Event(), threading.Event()
+
+        def hangs(run_dir: Path, progress: artifacts.Progress) -> None:
+            asked.set()
+            ends.wait()
+
+        never.setattr(artifacts, "hashed", hangs)
+        async with stage.agent() as first:
+            await stage.dispatch(ref, python(script))
+            assert isinstance(await stage.ended(ref), Completed)
+            await asyncio.to_thread(asked.wait)
+            await stage.dispatch(new_ref(2), python("pass"), slots=(0,))
+            assert isinstance(await stage.ended(new_ref(2)), Completed)
+            await first.kill()
+        ends.set()
+    assert marker.exists()
+    async with stage.agent() as second:
+        assert (await stage.told(ref, ArtifactsHashed)).artifacts is not None
+        await eventually(lambda: not marker.exists())
+        await second.kill()
+    marker.touch()  # as after a crash between the append and the removal
+    async with stage.agent():
+        await eventually(lambda: not marker.exists())
+    assert await stage.words(ref) == ["started", "completed", "artifacts_hashed"]
 
 
 async def test_many_grants_at_once_all_end(stage: Stage) -> None:
