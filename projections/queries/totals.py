@@ -22,7 +22,7 @@ ENDED_SHARE = 20
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums at ``seq``. ``oldest_pending_at``: when the longest-queued run was submitted (RFC 3339), None for none.
 
-    ``suspect``: the suspect nodes that are up, each with why.
+    ``suspect``: why each node that is up is suspect; None: it is not.
     """
 
     seq: int
@@ -31,7 +31,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     slots_used: int
     nodes: Mapping[str, int]
-    suspect: Mapping[str, str]
+    suspect: Mapping[str, str | None]
     quarantined: int
 
 
@@ -63,12 +63,10 @@ class Adder:
             )
             nodes = {str(status): int(number) for status, number in counted}
             node = tables.nodes.c
-            suspected = connection.execute(
-                select(node.node, node.suspect_reason).where(
-                    node.suspect_since.is_not(None), node.status == NodeStatus.UP
-                )
+            up = connection.execute(
+                select(node.node, node.suspect_reason).where(node.status == NodeStatus.UP)
             )
-            suspect = {str(name): str(reason or "") for name, reason in suspected}
+            suspect = {str(name): reason for name, reason in up}
             slots, used = _slots(connection)
             quarantined = connection.execute(select(func.count()).select_from(tables.quarantine)).scalar_one()
         return Totals(

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from services.cli.common import warn
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus
 
@@ -19,14 +18,15 @@ if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
 
 
-async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bool = True) -> None:
+async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bool = True) -> list[str]:
     """Refuse a run that no node could start, since all nodes are on this machine and its program or folder is not.
 
-    A warning instead where there are other machines, which may have them, where the run comes after others, which may make
-    them, and where not to ``refuse``. One that is a run already is not judged. Asks nobody where all is there. Raises
+    Returned as a warning where there are other machines, which may have them, where the run comes after others, which may
+    make them, and where not to ``refuse``. One that is a run already is not judged. Asks nobody where all is there. Raises
     TrainshedError.
     """
     hosts: set[str] | None = None
+    warnings: list[str] = []
     for number, field, what in _missing(request.configs) if request.check else ():
         if hosts is None:
             hosts = await _hosts(trainshed)
@@ -43,7 +43,8 @@ async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bo
                 "starts, submit with --no-check",
                 place,
             )
-        warn(f"{place}: {what} on this machine{'' if alone else '; other nodes may have it'}")
+        warnings.append(f"{place}: {what} on this machine{'' if alone else '; other nodes may have it'}")
+    return warnings
 
 
 def _missing(configs: Sequence[Config]) -> Iterator[tuple[int, str, str]]:

@@ -50,7 +50,7 @@ def run(**options: Any) -> None:
 async def _run(request: Request) -> int:
     async with connected(patient=True) as trainshed:
         await resolve_after(trainshed, request.configs)
-        await look_at_programs(trainshed, request, refuse=False)
+        warnings = await look_at_programs(trainshed, request, refuse=False)
         async with Submitting(trainshed, request.configs) as submitting:
             submission = await trainshed.submit(request.configs[0], **request.beside)
             run_id = submission.run_id
@@ -58,6 +58,8 @@ async def _run(request: Request) -> int:
             note(
                 f"run {short(run_id)}" if submission.created else await already(trainshed, submission, "run")
             )
+            for warning in warnings:
+                warn(warning)
             if submission.created:
                 await submitting.note_what_it_gets()
         # A run that fails at once may be at a later attempt already.

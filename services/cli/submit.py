@@ -70,7 +70,8 @@ async def _submit(request: Request, as_json: bool) -> None:
     configs, batch = request.configs, request.batch
     async with connected() as trainshed:
         await resolve_after(trainshed, configs)
-        await look_at_programs(trainshed, request)
+        for warning in await look_at_programs(trainshed, request):
+            warn(warning)
         async with Submitting(trainshed, configs) as submitting:
             if batch:
                 submissions = await _submit_lines(trainshed, request)
@@ -215,7 +216,8 @@ async def _check(request: Request, as_json: bool) -> None:
     at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
     async with connected() as trainshed:
         await resolve_after(trainshed, configs)
-        await look_at_programs(trainshed, request)
+        for warning in await look_at_programs(trainshed, request):
+            warn(warning)
 
         async def check(number: int, config: Config) -> Check:
             async with at_once:

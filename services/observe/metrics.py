@@ -322,14 +322,14 @@ def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Gaug
     return family
 
 
-def _suspects(reasons: Mapping[str, str]) -> GaugeMetricFamily:
+def _suspects(reasons: Mapping[str, str | None]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "trainshed_node_suspect",
-        "1 for a node that is up and could start none of the last three runs, with why.",
+        "Of each node that is up 1 where it could start none of the last three runs, with why; else 0.",
         labels=("node", "reason"),
     )
     for node, reason in sorted(reasons.items()):
-        family.add_metric((node, reason), 1)
+        family.add_metric((node, reason or ""), float(reason is not None))
     return family
 
 

@@ -163,6 +163,15 @@ def feed(draft: Draft, m: int, event: Input, label: str) -> Iterator[tuple[str, 
             tasks = now.tasks if isinstance(event, Granted | StopOrdered) else (*now.tasks, event)
             failed.set_agent(m, replace(now, state=agent.state, tasks=tasks))
             wrong.append((f"{label}, {type(action).__name__} fails", failed.spend("full")))
+            if isinstance(event, Granted):
+                refused = after.copy()
+                now = refused.agent(m)
+                assert now is not None
+                then, others = draft.model.code.step(agent.state, replace(event, unwritable=True))
+                refused.set_agent(m, replace(now, state=then, at_fault=now.at_fault | {event.ref}))
+                for other in others:
+                    _act(refused, m, other)
+                wrong.append((f"{label}, and refuses it", refused.spend("full")))
         _act(after, m, action)
         if after.agent(m) is None:
             break
@@ -213,6 +222,8 @@ def _act(draft: Draft, m: int, action: Action) -> None:
             draft.acknowledge(draft.node(m), seq)
         case Forget(ref):
             draft.set_agent(m, replace(agent, at_fault=agent.at_fault - {ref}))
+            if ref not in dict(draft.disk(m).files):
+                return  # it was never written down
             if draft.model.code.keeps_folders:
                 shims.write(draft, m, ref, marker=False)
             else:
@@ -364,8 +375,10 @@ def say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
 
 def end(draft: Draft, m: int, ref: AttemptRef) -> AttemptEnd:
     """The end that exit.json says."""
-    record = shims.files(draft, m, ref).exit or ExitFile(reason=ExitReason.SHIM_LOST, ended_at=0.0)
     agent = draft.agent(m)
+    refused = agent is not None and ref in agent.state.refused
+    unread = ExitReason.NOT_STARTED if refused else ExitReason.SHIM_LOST
+    record = shims.files(draft, m, ref).exit or ExitFile(reason=unread, ended_at=0.0)
     at_fault = AtFault.NODE if agent is not None and ref in agent.at_fault else None
     return end_of(ref, record, None, at_fault=at_fault)
 

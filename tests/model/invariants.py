@@ -11,8 +11,8 @@ from tests.model.code import Broken
 from tests.model.model import Disowned, Model
 from tests.model.values import Fold, Proc, World
 
-SHIMS_END = frozenset({"kill", "spawn", "reboot", "wipe", "new disk"})
-"""The faults by which a shim may end, or find nothing, before it has started its worker."""
+IN_THE_WAY = frozenset({"kill", "spawn", "full", "reboot", "wipe", "new disk"})
+"""The faults by which something of a machine may be in the way of a launch."""
 
 
 class Invariants:
@@ -21,7 +21,7 @@ class Invariants:
     def __init__(self, model: Model) -> None:
         self._names = [name for name, _ in model.config.machines]
         self._checked: set[tuple[object, ...]] = set()
-        self._blames_none = not model.config.blamed and not SHIMS_END & model.config.faults.keys()
+        self._blames_none = not model.config.blamed and not IN_THE_WAY & model.config.faults.keys()
 
     def check(self, world: World) -> None:
         """Raises Broken."""

@@ -292,6 +292,13 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(1, faults="leave", borrowed=True),
         catches="I3",
     ),
+    "what was refused is forgotten": Mutant(
+        rule=10,
+        says="a grant that could not be written down and comes again is launched, though its end is stored",
+        apply=off.with_session(off.forgets_what_it_refused),
+        config=_config(2, faults="full, duplicate"),
+        catches="I3",
+    ),
     "a node that was tried is avoided for ever": Mutant(
         rule=19,
         says="a run is granted no node that could not start it, also where no other could hold it",

@@ -27,6 +27,7 @@ from services.agent.session import machine
 from services.agent.session.machine import attempt_of, put
 from services.agent.session.values import (
     Ack,
+    AppendEnd,
     AppendJoined,
     AttemptPlace,
     CountedLost,
@@ -334,6 +335,12 @@ def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
     alone = replace(state, attempts=tuple(a for a in state.attempts if a.ref == event.ref))
     after, actions = machine.step(alone, event)
     return replace(after, attempts=(*others, *after.attempts)), actions
+
+
+def forgets_what_it_refused(state: SessionState, event: Input) -> Step | None:
+    after, actions = machine.step(replace(state, refused=frozenset()), event)
+    left = after.refused if any(isinstance(action, AppendEnd) for action in actions) else frozenset()
+    return replace(after, refused=left), actions
 
 
 def launches_whatever_has_folders(state: SessionState, event: Input) -> Step | None:

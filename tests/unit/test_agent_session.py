@@ -237,6 +237,15 @@ class TestGrants:
         assert play(grant(seq=9, incarnation=OTHER), state=joined())[1] == [Ack(9)]
         assert play(grant(seq=11, incarnation=OTHER), state=joined())[1] == [Refuse(OTHER)]
 
+    def test_one_that_cannot_be_written_down_is_refused_and_never_launched(self) -> None:
+        state, actions = play(grant(unwritable=True), state=joined())
+        assert actions == [Ack(20), AppendEnd(A)]
+        assert play(grant(), stop(), state=state)[1] == [Ack(20), Ack(30)]
+        state, actions = play(EndStored(A), grant(), stop(seq=31), state=state)
+        assert actions == [Forget(A), Ack(20), Ack(31)], "nothing on disk says that it has ended"
+        assert state.attempts == ()
+        assert play(LeaveAsked(False), state=state)[1] == [AppendLeft(10, 31, ())]
+
 
 class TestStops:
     """Rules 3 and 10."""

@@ -109,12 +109,14 @@ async def test_elsewhere_it_is_a_warning_or_nobodys_business(
     config: dict[str, Any],
     options: dict[str, bool],
     warned: bool,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    await look_at_programs(stack(*hosts), Request([config, dict(config)], True, [], ["a", "b"]), **options)
-    assert capsys.readouterr().err.count("there is no program /no/such/train.py") == warned
+    request = Request([config, dict(config)], True, [], ["a", "b"])
+    found = await look_at_programs(stack(*hosts), request, **options)
+    assert [one.startswith("a: entry_point: there is no program /no/such/train.py") for one in found] == [
+        True
+    ] * warned
 
 
 async def test_what_is_a_run_already_and_what_is_not_to_be_checked_passes() -> None:
-    await look_at_programs(stack(HERE, new=False), Request([MISSING], False, []))
-    await look_at_programs(stack(HERE), Request([MISSING], False, [], check=False))
+    assert await look_at_programs(stack(HERE, new=False), Request([MISSING], False, [])) == []
+    assert await look_at_programs(stack(HERE), Request([MISSING], False, [], check=False)) == []

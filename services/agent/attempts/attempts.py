@@ -117,6 +117,12 @@ class Attempts:
             self._refilling = True
             self._parts.spawn(self.refill())
 
+    def refuse(self, ref: AttemptRef, why: str) -> None:
+        """Its grant cannot be written down: there is no exit.json to read its end from."""
+        work = self.on(ref)
+        work.not_launched(why)
+        work.exit = files.not_started(message=work.message)
+
     async def prepare(self, ref: AttemptRef) -> None:
         """Make the run's folder, in a thread: its storage may hang. FoldersPrepared as soon as it has answered."""
         work = self._work[ref]

@@ -219,8 +219,10 @@ def _granted(state: SessionState, event: Granted) -> Step:
     """A Dispatched: written down, and launched if it is this session's, once its folder is made and its slots have no tree
     (rule 5)."""
     ack = Ack(event.seq)
-    if event.disk.ended or attempt_of(state, event.ref) is not None:
+    if event.disk.ended or attempt_of(state, event.ref) is not None or event.ref in state.refused:
         return _noted(state, event.seq), (ack,)
+    if event.unwritable:
+        return _refuse_grant(state, event)
     attempt = Attempt(ref=event.ref, seq=event.seq, slots=event.slots, place=AttemptPlace.WAITING)
     if event.seq < state.joined or not event.usable or event.disk.started:
         state, actions = _finalise(
@@ -234,12 +236,23 @@ def _granted(state: SessionState, event: Granted) -> Step:
     return _noted(put(state, attempt), event.seq), grant
 
 
+def _refuse_grant(state: SessionState, event: Granted) -> Step:
+    """What cannot be written down is not launched, and its end goes to the log alone (rules 8, 10).
+
+    Should this process die before that is stored, the next join lacks the attempt, and the dispatcher ends it.
+    """
+    attempt = Attempt(ref=event.ref, seq=event.seq, slots=(), place=AttemptPlace.OVER)
+    state = replace(put(state, attempt), refused=state.refused | {event.ref})
+    state, end = _append_due(state, attempt)
+    return _noted(state, event.seq), (Ack(event.seq), *end)
+
+
 def _stop_ordered(state: SessionState, event: StopOrdered) -> Step:
     """A Stopping: written down for the shim; an attempt never seen is closed before it could be launched."""
     ack = Ack(event.seq)
     state = _noted(state, event.seq)
     attempt = attempt_of(state, event.ref)
-    if attempt is None and event.disk.ended:
+    if attempt is None and (event.disk.ended or event.ref in state.refused):
         return state, (ack,)
     stop = WriteStop(event.ref, event.reason, event.seq)
     if attempt is None:

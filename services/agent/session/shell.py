@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
+import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
@@ -63,6 +64,8 @@ from trainshed_client.errors import TrainshedError
 
 _log = get_logger("agent")
 
+REFUSE_AFTER_S = 5.0
+"""Seconds of trying after which a grant that cannot be written down is refused: the run may start elsewhere."""
 APPEND_ENDS_S = 5.0
 """Seconds that an agent whose workers are all ended goes on trying to append their ends before it exits."""
 
@@ -99,6 +102,8 @@ class SessionShell:
         self._inputs: deque[Input] = deque()
         self._draining = False
         self._deliveries: dict[int, Msg] = {}
+        self._unwritten: dict[int, float] = {}
+        """Sequence of a grant → since when (the loop's clock) it could not be written down."""
         self._give_up: asyncio.TimerHandle | None = None
 
     # --- inputs -------------------------------------------------------------------------------------------
@@ -125,12 +130,22 @@ class SessionShell:
             # Only writes raise, and they come first: this step did not happen.
             self.state = before
             _log.warning("the state folder cannot be written; trying again", error=str(error))
-            if not isinstance(event, Granted | StopOrdered):  # these are delivered again
+            if isinstance(event, Granted):
+                self._refuse_late(event, error)
+            elif not isinstance(event, StopOrdered):  # these two are delivered again
                 asyncio.get_running_loop().call_later(PAUSE_S, self.feed, event)
             return
+        if isinstance(event, Granted):
+            self._unwritten.pop(event.seq, None)
         if isinstance(event, Joined) and self.state.phase is SessionPhase.JOINED:
             self._has_joined()
         self._limit_appending()
+
+    def _refuse_late(self, event: Granted, error: OSError) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._unwritten.setdefault(event.seq, now) >= REFUSE_AFTER_S:
+            self.attempts.refuse(event.ref, f"it cannot be written down: {error}")
+            self.feed(msgspec.structs.replace(event, unwritable=True))
 
     def _has_joined(self) -> None:
         self._joined()

@@ -72,7 +72,8 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides what the agent does next.
 
     ``joined`` is the sequence of its own last NodeJoined (0: none in this process), ``upto`` the last decision that
-    it wrote down. ``reclaim``: it leaves with its workers ended; ``left_some``: its NodeLeft lists attempts.
+    it wrote down. ``reclaim``: it leaves with its workers ended; ``left_some``: its NodeLeft lists attempts. ``refused``: the
+    attempts whose grant could not be written down; nothing on disk says that these have ended.
     """
 
     incarnation: str
@@ -83,6 +84,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     reclaim: bool = False
     left_some: bool = False
     attempts: tuple[Attempt, ...] = ()
+    refused: frozenset[AttemptRef] = frozenset()
 
 
 # --- inputs: what happened ---------------------------------------------------------------------------------
@@ -134,13 +136,15 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True):
-    """A Dispatched was delivered. ``usable``: this node has what it names."""
+    """A Dispatched was delivered. ``usable``: this node has what it names; ``unwritable``: it was tried for long enough to
+    write it down."""
 
     seq: int
     incarnation: str
     ref: AttemptRef
     slots: tuple[int, ...] = ()
     usable: bool = True
+    unwritable: bool = False
     disk: OnDisk = OnDisk()
 
 

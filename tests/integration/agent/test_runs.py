@@ -15,8 +15,10 @@ import pytest
 
 from events.types import Artifacts, ArtifactsHashed, Cancelled, Completed, Failed, Started, TimedOut
 from services.agent.output import artifacts
+from services.agent.session import shell
 from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer, eventually
+from tests.support.small_disk import small_disk
 from trainshed_client.statuses import AtFault, FailureReason
 
 SLEEP = python("import time; time.sleep(60)")
@@ -217,6 +219,32 @@ async def test_where_no_shim_can_be_had_the_node_is_at_fault(
         assert end.message is not None and "cannot be launched" in end.message
         await stage.dispatch(third, python(""))
         assert isinstance(await stage.ended(third), Completed)
+
+
+async def test_a_grant_that_a_full_disk_cannot_take_is_refused_for_good_and_the_next_one_starts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "REFUSE_AFTER_S", 0.5)
+    refused, cancelled, after = new_ref(1), new_ref(2), new_ref(3)
+    with small_disk(stage.root / "node", 8) as disk:
+        async with stage.agent():
+            disk.fill()
+            for ref in (refused, cancelled):
+                await stage.dispatch(ref, python(""))
+            for ref in (refused, cancelled):
+                end = await stage.ended(ref)
+                assert isinstance(end, Failed)
+                assert (end.failure_reason, end.at_fault) == (FailureReason.NOT_STARTED, AtFault.NODE)
+                assert end.message is not None and "No space left" in end.message
+            await stage.order_stop(cancelled)
+            disk.free()
+            await stage.deliver_all_again()
+            await stage.dispatch(after, python(""))
+            assert isinstance(await stage.ended(after), Completed)
+            assert (await stage.words(refused), await stage.words(cancelled)) == (["failed"], ["failed"])
+        async with stage.agent():
+            assert isinstance(await stage.ended(after), Completed)
+        assert not list((stage.root / "node" / "open").glob("*.1"))
 
 
 def _spawner() -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from tests.support.stack import TRAINSHED, until
 from trainshed_client.statuses import NodeStatus
 
 ROOT = Path(__file__).parents[3]
+with socket.create_server(("127.0.0.1", 0)) as _free:
+    LISTEN = f"127.0.0.1:{_free.getsockname()[1]}"
 LIBRARIES = os.pathsep.join((sysconfig.get_path("purelib"), str(ROOT), str(ROOT / "client")))
 
 
@@ -29,7 +33,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     try:
         _python(one).symlink_to(sys.executable)
         one.launch("gateway", "gateway")
-        one.launch("projector", "projector", "--records")
+        one.launch("projector", "projector", "--records", TRAINSHED_HTTP_LISTEN=LISTEN)
         one.launch("dispatcher", "dispatcher")
         has = ("--gpus", "1", "--cpus", "4", "--memory", "1024")
         one.launch("good", "agent", "--node", "good", *has)
@@ -46,6 +50,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield one
     finally:
         one.close()
+
+
+def _metrics() -> str:
+    with urllib.request.urlopen(f"http://{LISTEN}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
 
 
 def _python(lab: Lab) -> Path:
@@ -110,6 +119,8 @@ def test_a_sweep_ends_on_the_good_node_and_the_bad_one_is_suspect_until_it_is_me
     bad = _node(lab, "bad")
     assert (bad["status"], bad["suspect_reason"][:21]) == ("up", "it cannot be launched")
     assert _node(lab, "good")["suspect_since"] is None
+    assert 'trainshed_node_suspect{node="bad",reason="it cannot be launched' in _metrics()
+    assert 'trainshed_node_suspect{node="good",reason=""} 0.0' in _metrics()
     said = lab.trainshed("nodes")
     assert "up, suspect" in said.text and "trainshed resume bad" in said.stderr
 
