@@ -11,9 +11,9 @@ see: `machine/visible.py`; the options that its state folder keeps: `machine/kep
 session's one step (`session/machine.py`; its values: `session/values.py`). The step decides: the grant is written down,
 the run's folder is made, the grant is acknowledged. `attempts/attempts.py` does the first: marker and intent.json
 (`folders/paths.py` says where they lie, `folders/files.py` what they hold) go into the node's own state, mostly as a
-folder that was made ahead (`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it, in
-a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared is the next input. Once no slot of it
-has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an
+folder that was made ahead (`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it,
+unless that is the state folder's, in a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared
+is the next input. Once no slot of it has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an
 idle shim of the pool (`processes/pool.py`) and hears of it on a socket (`processes/sockets.py`). The shim starts the
 worker; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started
 (`reports/appender.py`) and has a thread look whether the run's code is still what was submitted

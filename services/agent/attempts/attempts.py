@@ -123,9 +123,20 @@ class Attempts:
         work.not_launched(why)
         work.exit = files.not_started(message=work.message)
 
-    async def prepare(self, ref: AttemptRef) -> None:
-        """Make the run's folder, in a thread: its storage may hang. FoldersPrepared as soon as it has answered."""
+    def prepare(self, ref: AttemptRef) -> None:
+        """Make the run's folder: its storage may hang, so in a thread; at once where it lies on the state folder's, without
+        which nothing goes on here anyway. FoldersPrepared as soon as it is made."""
         work = self._work[ref]
+        if work.prepared is not None and self._prepared.beside_state:
+            name, work.prepared = work.prepared, None
+            with contextlib.suppress(OSError):  # then it is tried again without, and says why
+                if self._prepared.put_run(name, self._folders.run(ref.run_id)):
+                    self._feed(FoldersPrepared(ref))
+                    return
+        self._parts.spawn(self._prepare_in_thread(work))
+
+    async def _prepare_in_thread(self, work: LiveAttempt) -> None:
+        ref = work.ref
         try:
             await in_daemon_thread(partial(self._make_run, ref, work.prepared))
         except OSError as error:

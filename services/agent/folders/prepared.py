@@ -31,6 +31,8 @@ class PreparedFolders:
         self._runs = f"{runs_dir}/.blank/{node}"
         self._ready: deque[str] = deque()
         self._made = 0
+        self.beside_state = False
+        """Whether a run's whole folder lies on the same storage as the state folder, once some were made."""
 
     def clear(self) -> None:
         """Remove what an earlier process left. Blocks; raises OSError where the folders cannot be made."""
@@ -55,6 +57,8 @@ class PreparedFolders:
 
     def refill(self) -> None:
         """Make some ahead; for a thread, one at a time. Raises OSError."""
+        same = os.stat(self._state).st_dev == os.stat(self._runs).st_dev
+        self.beside_state = same and self._with_output
         while len(self._ready) < KEPT:
             self._made += 1
             name = str(self._made)

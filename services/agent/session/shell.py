@@ -238,7 +238,7 @@ class SessionShell:
                 attempts.write_stop(ref, reason, seq)
                 failpoint("agent.stop_written")
             case PrepareFolders(ref):
-                spawn(attempts.prepare(ref))
+                attempts.prepare(ref)
             case Launch(ref):
                 attempts.launch(ref)
             case WakeShim(ref):
