@@ -24,6 +24,7 @@ INSTEAD: Mapping[str, str] = {
     "TRAINSHED_NODE": _FILLED_IN % "node",
     "TRAINSHED_RUN_DIR": _FILLED_IN % "run_dir",
     "TRAINSHED_LOG_ID": "leave it out",
+    "TRAINSHED_SOCKET": "leave it out",
     "TRAINSHED_CPUS": 'ask with --cpus 4, "resources": {"cpus": 4}',
     "TRAINSHED_MEMORY_MB": 'ask with --memory 8000, "resources": {"memory_mb": 8000}',
     "TRAINSHED_SLOTS": _GPUS,

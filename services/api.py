@@ -19,6 +19,7 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from events.config_text import parse_json
 from events.json_limits import MAX_DEPTH
 from services.logging import get_logger
+from services.parent import CALLS as WORKERS_CALLS
 from services.version import VERSION
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -28,16 +29,19 @@ _log = get_logger("api")
 
 LOCAL = "local"
 """Who asks on the plain subjects, where no account vouches for anybody."""
-_ACCOUNT_TOKEN = 3
 END_S = 0.5
 """Seconds to tell the server that a service ends: nats-py waits 10 for each of its endpoints."""
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request: the JSON that was sent and who the server says is asking."""
+    """One request: the JSON that was sent and who the server says is asking.
+
+    ``parent``: the run whose worker asks, by its agent; None where it is no worker.
+    """
 
     body: Any
     by: str
+    parent: str | None = None
 
     def fields(self, **types: type) -> dict[str, Any]:
         """The request's fields, each checked against its type; a field of another name is refused.
@@ -101,7 +105,10 @@ class ApiServer:
         self._service = await begin_service(self._nc, config)
         for call, handler in self._calls.items():
             name = call.replace(".", "-")
-            for suffix, subject in (("", subjects.api(call)), ("-as", subjects.api_as(call))):
+            served = [("", subjects.api(call)), ("-as", subjects.api_as(call))]
+            if call in WORKERS_CALLS:
+                served.append(("-for", subjects.api_for("*", call)))
+            for suffix, subject in served:
                 await self._service.add_endpoint(
                     EndpointConfig(name=name + suffix, subject=subject, handler=self._receiver(call, handler))
                 )
@@ -125,7 +132,8 @@ class ApiServer:
 
     async def _answer(self, call: str, handler: Handler, request: Request) -> None:
         try:
-            answer = await handler(Call(self._body(request), asking(request.subject)))
+            by, parent = asking(request.subject)
+            answer = await handler(Call(self._body(request), by, parent))
         except TrainshedError as error:
             answer = error_answer(error)
         except Exception:  # noqa: BLE001 — whatever it is, the caller gets an answer and the log the trace
@@ -162,10 +170,15 @@ class ApiServer:
         return parse_json(request.data, max_bytes=self._max_bytes, max_depth=MAX_DEPTH + 2)
 
 
-def asking(subject: str) -> str:
-    """Who asks: the account token that the server vouches for, else ``local``."""
-    tokens = subject.split(".")
-    return tokens[_ACCOUNT_TOKEN] if tokens[2] == "u" and len(tokens) > _ACCOUNT_TOKEN else LOCAL
+def asking(subject: str) -> tuple[str, str | None]:
+    """Who asks, and the run whose worker it is: the account that the server vouches for, a run, else ``local``."""
+    match subject.split("."):
+        case [_, _, "u", account, *_]:
+            return account, None
+        case [_, _, "w", run_id, *_]:
+            return f"run/{run_id}", run_id
+        case _:
+            return LOCAL, None
 
 
 def error_answer(error: TrainshedError) -> dict[str, Any]:

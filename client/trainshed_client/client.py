@@ -27,7 +27,7 @@ from trainshed_client.answers import (
     decode_run,
     error_in,
 )
-from trainshed_client.connection import Connection, Reply
+from trainshed_client.connection import CALL_TIMEOUT_S, Connection, Reply
 from trainshed_client.endpoint import discover, worker_socket
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.naming import SHOWN, choose, is_run_id
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from trainshed_client.nats_client import OnError, OnEvent, SafeClient
     from trainshed_client.watch import RunWatch
 
-CALL_TIMEOUT_S = 10.0
 PAGE = 500
 _READS_AT_ONCE = 16
 

@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 
+CALL_TIMEOUT_S = 10.0
+ABSENT_S = 1.0
+"""A service that is starting again is waited for so long before "nobody answers" is believed."""
 COMMANDS = (
     "run.submit",
     "run.submit_batch",
@@ -57,12 +60,12 @@ class Connection(Protocol):
         ...
 
     async def request(
-        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, patient: bool = True
+        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, absent_s: float = ABSENT_S
     ) -> Reply:
         """One request, answered by any message. Raises UNAVAILABLE where nobody answers, TOO_LARGE for too much.
 
         ``tries``: so often it is asked within ``timeout``: of several that answer, one may be killed at its work.
-        ``patient``: where nobody is there to answer, wait a moment for a service that is starting again.
+        ``absent_s``: so long a service that is not there is waited for, which may be starting again.
         """
         ...
 

@@ -13,12 +13,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from trainshed_client import subjects
-from trainshed_client.connection import ReceiveOutput, ReceiveRun, Reply, is_command, no_answer
+from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, is_command, no_answer
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
-NO_RESPONDERS_FOR_S = 1.0
-"""A service that is starting again is waited for so long before "nobody answers" is believed."""
 SPELLED_OUT = 64
 """Up to so many runs are subscribed to one by one; for more, all runs are."""
 
@@ -36,11 +34,11 @@ class NatsConnection:
         return self._where
 
     async def request(
-        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, patient: bool = True
+        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, absent_s: float = ABSENT_S
     ) -> Reply:
         """See Connection."""
         loop = asyncio.get_running_loop()
-        give_up, asked = loop.time() + (NO_RESPONDERS_FOR_S if patient else 0), 0
+        give_up, asked = loop.time() + absent_s, 0
         while True:
             try:
                 msg = await self.nc.request(subject, payload, timeout=timeout / tries)

@@ -157,6 +157,11 @@ def api_as(call: str) -> str:
     return f"{API}.u.*.{call}"
 
 
+def api_for(run_id: str, call: str) -> str:
+    """The same for what the worker of a run asks, by its agent."""
+    return f"{API}.w.{run_id}.{call}"
+
+
 def node_output(node: str) -> str:
     """The call that reads ranges of an attempt's output on its node."""
     return f"{API}.node.{node}.output"

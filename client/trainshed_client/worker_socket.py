@@ -14,7 +14,7 @@ import msgspec
 
 from trainshed_client import subjects
 from trainshed_client.answers import error_in
-from trainshed_client.connection import ReceiveOutput, ReceiveRun, Reply, no_answer
+from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, no_answer
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 AT_ONCE = 16
@@ -69,7 +69,7 @@ class WorkerSocket:
         return self._path
 
     async def request(
-        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, patient: bool = True
+        self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, absent_s: float = ABSENT_S
     ) -> Reply:
         """See Connection."""
         call = subject.removeprefix(f"{subjects.API}.")

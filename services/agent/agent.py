@@ -18,6 +18,8 @@ idle shim of the pool (`processes/pool.py`) and hears of it on a socket (`proces
 worker; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started
 (`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
 (`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`).
+What the worker asks of the stack comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of
+its run (`inside/calls.py`), and what it watches waits to be written (`inside/watches.py`).
 While the worker runs its output is published as it grows (`output/tails.py`), indexed (`output/output_index.py`), looked
 through for telemetry (`output/telemetry.py`) and served to whoever asks for a range (`output/service.py`); what it
 reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`)
@@ -52,6 +54,8 @@ from services.agent.folders.paths import Folders
 from services.agent.folders.prepared import PreparedFolders
 from services.agent.folders.turns import Turns
 from services.agent.identity import Identity, identify, only_agent
+from services.agent.inside.calls import WorkerCalls
+from services.agent.inside.sockets import WorkerSockets
 from services.agent.machine.devices import Devices
 from services.agent.machine.disk import Disk
 from services.agent.machine.gpus import Gpus
@@ -69,6 +73,7 @@ from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.nats_connection import NatsConnection
 from trainshed_client.subjects import Role
 
 _log = get_logger("agent")
@@ -224,7 +229,10 @@ class AgentService:
         pushed: Subscription | None = None
         try:
             await workers.start()
+            calls = WorkerCalls(NatsConnection(self._nc, "this node's stack"))
             async with asyncio.TaskGroup() as self._tasks:
+                inside = WorkerSockets(calls, workers.make_sockets_dir, self._tasks.create_task)
+                inside.clear()
                 parts = Parts(
                     self._nc,
                     self._folders,
@@ -236,6 +244,7 @@ class AgentService:
                     self._host,
                     self._tasks.create_task,
                     CodeLooks(),
+                    inside,
                 )
                 session = self._session = SessionShell(
                     parts,
@@ -250,6 +259,7 @@ class AgentService:
                     await self._begin_folders(session)
                     self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())
+                    self._tasks.create_task(inside.keep())
                     self._tasks.create_task(session.attempts.hear())
                     self._tasks.create_task(self._leave_when_asked(session))
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)

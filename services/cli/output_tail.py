@@ -35,7 +35,7 @@ class _Impatient:
         self._connection = trainshed.connection
 
     async def request(self, subject: str, payload: bytes) -> Reply:
-        return await self._connection.request(subject, payload, timeout=WITHIN_S, patient=False)
+        return await self._connection.request(subject, payload, timeout=WITHIN_S, absent_s=0)
 
 
 async def output_tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:

@@ -13,6 +13,7 @@ from services.cli.describe import exit_code_of, summary, why_ended
 from services.cli.local_check import look_at_programs
 from services.cli.output import print_attempt, print_chunks
 from services.cli.request import Request, build, config_options
+from services.cli.stdin_notice import data_waits
 from services.cli.submit import Submitting, already, resolve_after
 from services.cli.text import clean, seconds_between, short
 from services.cli.verb import verb
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from trainshed_client.answers import Submission
     from trainshed_client.client import Trainshed
     from trainshed_client.records import RunRecord
+
+NO_INPUT = (
+    "what is sent to this command's standard input is not read: a worker gets none. Put it into a file, "
+    "and name that file to the program"
+)
 
 
 @verb("trainshed run --gpus 1 -- python3 train.py --seed 1", "trainshed run -f run.yaml")
@@ -60,6 +66,8 @@ async def _run(request: Request) -> int:
             )
             for warning in warnings:
                 warn(warning)
+            if data_waits():
+                note(NO_INPUT)
             if submission.created:
                 await submitting.note_what_it_gets()
         # A run that fails at once may be at a later attempt already.

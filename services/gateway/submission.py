@@ -23,6 +23,7 @@ from services.gateway.beside import NOTHING, SentBeside, beside_in, unwrapped
 from services.gateway.lookup import Lookup, resolving
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
+from services.parent import with_parent
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import RunStatus
@@ -58,7 +59,7 @@ class SubmissionCalls:
 
     async def submit(self, call: Call) -> Answer:
         """Accept one run config. It never reads first; what could not run is answered all the same if it exists."""
-        submission = self._submission(call.body, call.by)
+        submission = self._submission(call.body, call)
         refusal = await self._refusal(submission.config)
         if refusal is not None:
             existing = await self._existing(submission)
@@ -69,7 +70,7 @@ class SubmissionCalls:
 
     async def check(self, call: Call) -> dict[str, Any]:
         """What `submit` would do with this config, refusals included; appends nothing."""
-        submission = self._submission(call.body, call.by)
+        submission = self._submission(call.body, call)
         refusal = await self._refusal(submission.config)
         existing = await self._existing(submission)
         if refusal is not None and existing is None:
@@ -97,7 +98,7 @@ class SubmissionCalls:
         wanted: dict[str, NewSubmission] = {}
         order: list[str] = []
         for place, raw in enumerate(runs):
-            submission = self._submission(raw, call.by, f"runs[{place}]", others)
+            submission = self._submission(raw, call, f"runs[{place}]", others)
             order.append(submission.run_id)
             if submission.run_id in wanted:
                 continue
@@ -117,7 +118,7 @@ class SubmissionCalls:
         return {"runs": out}
 
     def _submission(
-        self, raw: object, by: str, path: str = "", others: SentBeside = NOTHING
+        self, raw: object, call: Call, path: str = "", others: SentBeside = NOTHING
     ) -> NewSubmission:
         """What is submitted with this config, if it is accepted; ``path``: where in the request it stands.
 
@@ -125,6 +126,7 @@ class SubmissionCalls:
         """
         try:
             raw, beside = unwrapped(raw, others)
+            raw = with_parent(raw, call.parent)
             accepted = accepted_config(raw, allow_credentials=self._allow_credentials)
         except TrainshedError as error:
             if not path:
@@ -137,7 +139,7 @@ class SubmissionCalls:
             run_id=digest.run_id,
             config=msgspec.Raw(accepted.stored),
             digest=digest.hex,
-            submitted_by=by,
+            submitted_by=call.by,
             caller_path=beside.caller_path,
             provenance=beside.provenance,
         )

@@ -17,9 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError
 from events.log import EventLog
-from projections.queries.answers import Queries
+from projections.queries.answers import FoundOne, Queries
 from projections.queries.listing import run_query
 from services.api import Call
+from services.parent import LABEL, seen_by, unseen
 from services.position import Position
 from services.projector.trouble import Trouble
 from services.projector.waiting import WaitingRuns
@@ -76,27 +77,28 @@ class Answers:
 
     async def _run_get(self, call: Call) -> object:
         run_id = _run_id(call)
-        return await self._answer(lambda: self._waiting.run(self._queries.run(run_id)))
+        return await self._answer(lambda: self._waiting.run(_seen(self._queries.run(run_id), call.parent)))
 
     async def _run_explain(self, call: Call) -> object:
         run_id = _run_id(call)
         return await self._answer(lambda: self._waiting.explain(self._queries.run(run_id)))
 
     async def _run_list(self, call: Call) -> object:
-        query = run_query(
-            **call.fields(
-                status=list,
-                labels=dict,
-                name=str,
-                run=str,
-                prefix=str,
-                live=bool,
-                ended=bool,
-                ended_before=str,
-                limit=int,
-                before_seq=int,
-            )
+        fields = call.fields(
+            status=list,
+            labels=dict,
+            name=str,
+            run=str,
+            prefix=str,
+            live=bool,
+            ended=bool,
+            ended_before=str,
+            limit=int,
+            before_seq=int,
         )
+        if call.parent is not None:
+            fields["labels"] = {**(fields["labels"] or {}), LABEL: call.parent}
+        query = run_query(**fields)
         return await self._answer(lambda: self._waiting.listing(self._queries.runs(query)))
 
     async def _slot_list(self, call: Call) -> object:
@@ -163,6 +165,15 @@ class Answers:
             return False
         self._lags = False
         return True
+
+
+def _seen(found: FoundOne, parent: str | None) -> FoundOne:
+    """The run, if whoever asks sees it. Raises TrainshedError (not_found)."""
+    if parent is not None:
+        seen = seen_by(found.run.record)
+        if parent not in seen:
+            raise unseen(seen.run_id, parent)
+    return found
 
 
 def _run_id(call: Call) -> str:

@@ -88,5 +88,6 @@ def test_the_page_of_the_examples_names_them_and_commands_that_exist() -> None:
     assert named <= there
     assert there - named == {"examples/README.md", "examples/demo.py", "examples/demo_screen.py"}
     commands = [line for line in page.splitlines() if line.startswith("trainshed ")]
-    assert len(commands) == len(YAML) + 1
+    assert sum(" -f " in line for line in commands) == len(YAML) + 1
+    assert len(commands) == len(YAML) + 3  # and the searches
     assert [line for line in commands if not understood(line)] == []

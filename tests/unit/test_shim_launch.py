@@ -136,9 +136,10 @@ def test_what_a_config_of_an_older_log_sets_of_ours_is_overwritten_and_no_longer
         "schedule": {"max_steps": 1000},
         "heartbeat": {"source": "notify"},
     }
-    names = command(run_dir, config, heartbeat_timeout_s=60.0, threads=1).environment
+    ours: dict[str, Any] = {"heartbeat_timeout_s": 60.0, "threads": 1, "socket": "/s/w.sock"}
+    names = command(run_dir, config, **ours).environment
     forged = {"environment": dict.fromkeys(names, "/forged"), **config}
-    made = command(run_dir, forged, heartbeat_timeout_s=60.0, threads=1).environment
+    made = command(run_dir, forged, **ours).environment
     assert {name for name, value in made.items() if value != "/forged"} == INSTEAD.keys()
 
 

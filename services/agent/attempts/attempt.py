@@ -22,6 +22,7 @@ from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
 from services.agent.folders.paths import Folders
 from services.agent.folders.turns import Turns
+from services.agent.inside.sockets import WorkerSockets
 from services.agent.output import artifacts
 from services.agent.output.tails import AttemptTail, Output
 from services.agent.output.telemetry import is_telemetry
@@ -60,6 +61,7 @@ class Parts(msgspec.Struct, frozen=True):
     host: str
     spawn: Spawn
     code_looks: CodeLooks
+    inside: WorkerSockets
 
 
 class LiveAttempt:
@@ -87,6 +89,11 @@ class LiveAttempt:
         self._look: asyncio.Task[None] | None = None
         self._look_until = 0.0
         self._code_seen = CodeSeen.UNKNOWN
+
+    def listen(self) -> None:
+        """Take what its worker asks of the stack."""
+        if (intent := self._intent()) is not None and intent.socket:
+            self._parts.inside.open(self.ref, intent.socket)
 
     # --- while it runs ------------------------------------------------------------------------------------
 
@@ -277,7 +284,8 @@ class LiveAttempt:
         return self.intent
 
     def close(self) -> None:
-        """Let go of its files; its tasks were cancelled."""
+        """Let go of its files and its socket; its tasks were cancelled."""
+        self._parts.inside.close(self.ref)
         if self._tail is not None:
             self._tail.close()
 

@@ -69,6 +69,7 @@ class Attempts:
         self._closed = True
         for work in self._work.values():
             work.close()
+        self._parts.inside.end()
 
     # --- after a restart ------------------------------------------------------------------------------------
 
@@ -90,6 +91,8 @@ class Attempts:
             except OSError as error:
                 _log.warning("not adopted", run_id=ref.run_id, attempt=ref.attempt, error=str(error))
             work.exit = files.read_exit(folder)
+        if alive:
+            work.listen()
         stop = files.read_stop(folder)
         return Found(
             ref=ref,
@@ -184,6 +187,7 @@ class Attempts:
 
     async def _launch(self, work: LiveAttempt) -> None:
         if work.message is None:
+            work.listen()
             try:
                 await self._workers.launch(work.folder)
                 failpoint("agent.handed_over")

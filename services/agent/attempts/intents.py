@@ -13,6 +13,7 @@ from events.types import AttemptRef, Dispatched
 from services.agent.folders.files import IntentFile
 from services.agent.folders.paths import Folders
 from services.agent.machine.inventory import Inventory
+from services.agent.processes.sockets import worker_socket
 
 
 def threads_of(inventory: Inventory, grant: Dispatched) -> int:
@@ -63,6 +64,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             run_dir=str(self.folders.run(ref.run_id)),
             output_dir=str(self.folders.output(ref)),
             sockets=self.sockets,
+            socket=worker_socket(self.sockets, ref),
             heartbeat_timeout_s=self.heartbeat_timeout_s,
         )
         return intent, why_not

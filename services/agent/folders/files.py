@@ -82,6 +82,8 @@ class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     """Where stdout.log and stderr.log go; made by the agent."""
     sockets: str
     """Folder of the Unix sockets (`Workers.sockets_dir`)."""
+    socket: str = ""
+    """Where the worker reaches the stack; empty where an earlier release wrote this."""
     heartbeat_timeout_s: float | None = None
     """The node's, for a run that names none."""
 

@@ -1,18 +1,26 @@
-"""Where Unix sockets live: in the state folder, or below /tmp where that path would be too long.
+"""Where Unix sockets live: in the state folder, or below /tmp where that path would be too long; and one that is bound.
 
-Owns the choice and the check of that folder; knows nothing of who binds there.
+Owns the choice and the check of that folder, and the names in it; knows nothing of who binds there.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import errno
 import hashlib
 import os
+import socket
 import stat
 from pathlib import Path
+
+from events.types import AttemptRef
 
 LONGEST_PATH = 107
 """Bytes of a Unix socket's path (sun_path has 108, one for the nul)."""
 _LONGEST_NAME = "xxxxxxxxxx.9999.sock"
+WORKER_SOCKETS = "w*.sock"
+"""The sockets by which workers reach the stack, as a pattern."""
 
 
 def sockets_dir(state_dir: Path, tmp: Path = Path("/tmp")) -> Path:
@@ -29,6 +37,12 @@ def sockets_dir(state_dir: Path, tmp: Path = Path("/tmp")) -> Path:
     return far
 
 
+def worker_socket(sockets: str, ref: AttemptRef) -> str:
+    """Where the worker of an attempt reaches the stack: the same after a restart of the agent."""
+    digest = hashlib.sha256(f"{ref.run_id}.{ref.attempt}".encode()).digest()
+    return f"{sockets}/w{base64.b32encode(digest)[:14].decode().lower()}.sock"
+
+
 def _own(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -38,3 +52,54 @@ def _own(folder: Path) -> None:
             "Sockets live there because the state folder's path is too long; remove it, or choose a shorter "
             "TRAINSHED_STATE_DIR"
         )
+
+
+class BoundSocket:
+    """A Unix socket bound at a path of ours, which somebody else may remove: a cleaner of temporary folders."""
+
+    def __init__(self, path: str, kind: socket.SocketKind) -> None:
+        """Bind it, in the place of what an earlier process left there. Raises OSError."""
+        self._path = path
+        self.socket = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+        try:
+            os.fchmod(
+                self.socket.fileno(), 0o600
+            )  # before it is bound: its path then has this mode from the first
+            try:
+                self.socket.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                os.unlink(path)
+                self.socket.bind(path)
+            self._place = _place(path)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    @property
+    def gone(self) -> bool:
+        """Whether its path leads to it no more."""
+        return _place(self._path) != self._place
+
+    def move(self, path: str) -> None:
+        """Have it at another path, in the place of what is there. Raises OSError."""
+        if self.gone:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
+        os.rename(self._path, path)
+        self._path = path
+
+    def close(self) -> None:
+        """Close it, and remove its path if that is still its own."""
+        self.socket.close()
+        with contextlib.suppress(OSError):
+            if not self.gone:
+                os.unlink(self._path)
+
+
+def _place(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

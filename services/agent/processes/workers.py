@@ -43,6 +43,7 @@ _NOT_INHERITED = frozenset(
         "TRAINSHED_RUN_ID",  # an agent may itself be a worker of another stack
         "TRAINSHED_ATTEMPT",
         "TRAINSHED_RUN_DIR",
+        "TRAINSHED_SOCKET",
         "TRAINSHED_MAX_STEPS",
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
@@ -116,7 +117,7 @@ class Workers:
         self._last_heartbeats: dict[Path, HeartbeatFields] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._datagrams: socket.socket | None = None
-        self.sockets_dir: Path = sockets_dir(self._state_dir)
+        self.sockets_dir: Path = self.make_sockets_dir()
         inherited = dict(os.environ if environment is None else environment)
         for name in _NOT_INHERITED:
             inherited.pop(name, None)
@@ -137,6 +138,10 @@ class Workers:
         asyncio.get_running_loop().add_reader(self._datagrams, self._hear)
         _log.debug("workers' cgroups", parent=self._cgroups or "none can be had here")
         self._pool.start()
+
+    def make_sockets_dir(self) -> Path:
+        """The folder of the sockets, made where it is gone. Raises OSError."""
+        return sockets_dir(self._state_dir)
 
     async def stop(self) -> None:
         """Let go: the spawner ends, sockets close, `events` ends; workers and their shims live on. A second call is

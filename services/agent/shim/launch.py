@@ -79,6 +79,7 @@ class ShimIntent:
     output_dir: str
     sockets: str
     heartbeat_timeout_s: float | None
+    socket: str = ""
 
 
 @value
@@ -113,6 +114,7 @@ def read_intent(raw: dict[str, object]) -> ShimIntent:
         output_dir=_text(raw["output_dir"]),
         sockets=_text(raw["sockets"]),
         heartbeat_timeout_s=None if timeout is None else _number(timeout),
+        socket=_text(raw.get("socket", "")),
     )
 
 
@@ -172,6 +174,8 @@ def _environment(
         CUDA_DEVICE_ORDER="PCI_BUS_ID",
         NOTIFY_SOCKET=notify_path,
     )
+    if intent.socket:
+        environment["TRAINSHED_SOCKET"] = intent.socket
     max_steps = _object(intent.launch.get("schedule")).get("max_steps")
     if max_steps is not None:
         environment["TRAINSHED_MAX_STEPS"] = str(max_steps)

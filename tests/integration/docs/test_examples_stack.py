@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,3 +95,19 @@ def test_a_real_framework_trains_and_tells(new_stack: NewStack, tmp_path: Path, 
     (record,) = stack.wait(str(answer["run_id"]), timeout="60s")
     assert record["step"] >= 3000
     assert record["metrics"]["reward"] > 0
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None,
+    reason="optuna is not installed (it is not needed by Trainshed; tried by hand)",
+)
+def test_an_optuna_study_that_was_killed_goes_on_with_the_trials_that_there_are(new_stack: NewStack) -> None:
+    stack = new_stack(cpus=6)
+    command = f"{sys.executable} examples/optuna_search.py --trials 8 --seconds 0.3"
+    kill = "[ $TRAINSHED_ATTEMPT = 2 ] || (sleep 3; kill -9 $$) & "
+    (answer,) = submitted(stack, "--retries", "1", "--", "/bin/sh", "-c", f"{kill}exec {command}")
+    run = str(answer["run_id"])
+    (record,) = stack.wait(run, timeout="60s")
+    assert record["status"] == "COMPLETED"
+    trials = stack.trainshed("ls", "--all", "--label", f"parent={run}", json=True)["runs"]
+    assert sorted(one["name"] for one in trials) == [f"trial-{number}" for number in range(8)]
