@@ -40,7 +40,7 @@ __all__ = ["AcceptedConfig", "accepted_config", "parse_json", "parse_yaml"]
 
 MAX_PROVENANCE_BYTES = 16 * 1024
 
-RETRY_REASONS = (*RETRY_ON, "time_limit")
+RETRY_REASONS = (*RETRY_ON, "time_limit", "out_of_memory")
 """What ``retry.on`` may name: every way for an attempt to fail that a new attempt can follow."""
 
 Table: TypeAlias = "dict[str, Check | Table]"

@@ -75,6 +75,7 @@ def _joined(state: State, stored: StoredEvent, before: Node | None, event: NodeJ
         gpus=event.gpus,
         drained=before.drained if before is not None else False,
         borrowed=event.borrowed,
+        memory_enforced=event.memory_enforced,
         listed=listed,
         to_stop=frozenset(ref for ref in listed if not _holds(state, event, ref)),
         earlier=_earlier(state, before, event),

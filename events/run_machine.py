@@ -272,13 +272,19 @@ def end_attempt(
         return _requeue(state, run, stored, backoff_s, change, tries, run.unstarted + 1, tried)
     elif (
         status is RunStatus.FAILED
-        and reason in run.retry.on
+        and _is_retried(state, run, reason)
         and tries < run.retry.max_attempts
         and (reason is not FailureReason.SPAWN_ERROR or blame.may_start_elsewhere(state, run, tried))
     ):
         return _requeue(state, run, stored, run.retry.backoff_s, change, tries, 0, tried)
     ended = Ended(attempt=active.attempt, status=status, reason=reason)
     return _end_run(state, run, msgspec.structs.replace(run, phase=ended, tries=tries, tried=tried), change)
+
+
+def _is_retried(state: State, run: Run, reason: FailureReason | None) -> bool:
+    """Whether ``retry.on`` names the reason. The kernel's SIGKILL for want of memory is a signal as well."""
+    is_signal = reason is FailureReason.OUT_OF_MEMORY and state.rules >= rules.BLAMING
+    return reason in run.retry.on or (is_signal and FailureReason.SIGNAL in run.retry.on)
 
 
 def _requeue(

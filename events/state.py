@@ -204,6 +204,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     left_attempts: int = 0
     earlier: tuple[Session, ...] = ()
     unhealthy: frozenset[int] = frozenset()
+    memory_enforced: bool | None = None
     failed_starts: tuple[FailedStart, ...] = ()
 
     @property

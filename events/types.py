@@ -191,7 +191,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeJoined(NodeEvent, frozen=True, kw_only=True):
-    """An agent's session begins; ``attempts`` are those whose end it has not seen acknowledged."""
+    """An agent's session begins; ``attempts`` are those whose end it has not seen acknowledged.
+
+    ``memory_enforced``: whether a worker that needs more than its ``memory_mb`` is ended; None: an older agent's.
+    """
 
     host: str
     cpus: Integer
@@ -200,6 +203,7 @@ class NodeJoined(NodeEvent, frozen=True, kw_only=True):
     attempts: tuple[AttemptRef, ...] = ()
     borrowed: bool = False
     version: str | None = None
+    memory_enforced: bool | None = None
 
 
 class NodeLeft(NodeEvent, frozen=True, kw_only=True):
@@ -241,7 +245,10 @@ class LastHeartbeat(WorkerReport, frozen=True, kw_only=True):
 
 
 class Started(RunEvent, frozen=True, kw_only=True):
-    """The worker runs. ``threads``: how many its libraries were told to start; None: nothing was told."""
+    """The worker runs. ``threads``: how many its libraries were told to start; None: nothing was told.
+
+    ``memory_enforced``: whether it is held to its ``memory_mb``; None where it asked for none.
+    """
 
     attempt: Integer
     pid: int
@@ -249,6 +256,7 @@ class Started(RunEvent, frozen=True, kw_only=True):
     threads: Integer | None = None
     slots: tuple[Integer, ...] = ()
     devices: tuple[str, ...] = ()
+    memory_enforced: bool | None = None
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,6 +93,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     status_text: str | None = None
     metrics: dict[str, float] = msgspec.field(default_factory=dict)
     usage: AttemptUsage = NO_USAGE
+    memory_enforced: bool | None = None
 
 
 class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
@@ -131,6 +132,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     status_text: str | None = None
     metrics: dict[str, float] = msgspec.field(default_factory=dict)
     usage: AttemptUsage = NO_USAGE
+    memory_enforced: bool | None = None
     late_result: str | None = None
 
 
@@ -174,6 +176,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     joined_at: str | None = None
     last_heartbeat_at: str | None = None
     disk_free_mb: int | None = None
+    memory_enforced: bool | None = None
     suspect_since: str | None = None
     suspect_reason: str | None = None
     seq: int = 0

@@ -42,6 +42,7 @@ class FailureReason(enum.StrEnum):
     SIGNAL = "signal"
     WORKER_TIMEOUT = "worker_timeout"
     TIME_LIMIT = "time_limit"
+    OUT_OF_MEMORY = "out_of_memory"
     SPAWN_ERROR = "spawn_error"
     SHIM_LOST = "shim_lost"
     NODE_LOST = "node_lost"

@@ -109,7 +109,7 @@ def quick_row(row: SqlRow[Any]) -> RunRow:
     for place in _JSON_PLACES:
         values[place] = msgspec.Raw(values[place].encode())
     for place in _BOOLEAN_PLACES:
-        values[place] = bool(values[place])
+        values[place] = None if values[place] is None else bool(values[place])
     values[_STEP_PLACE] = plain_number(values[_STEP_PLACE])
     return RunRow(*values)
 

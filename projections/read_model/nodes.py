@@ -172,6 +172,7 @@ def _node_row(node: Node) -> NodeRow:
         host=node.host,
         incarnation=node.incarnation,
         joined_at=stored_time(node.joined_ns),
+        memory_enforced=node.memory_enforced,
         memory_mb=fitting(node.memory_mb),
         memory_used_mb=0,
         node=node.name,

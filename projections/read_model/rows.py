@@ -42,6 +42,7 @@ class RunRow(msgspec.Struct, gc=False):
     host: str | None = None
     labels: Raw = EMPTY_OBJECT
     last_heartbeat_at: Any = None
+    memory_enforced: bool | None = None
     metrics: Any = EMPTY_OBJECT
     name: str = ""
     node: str | None = None
@@ -82,6 +83,7 @@ class AttemptRow(msgspec.Struct, gc=False):
     host: str | None = None
     last_heartbeat_at: Any = None
     late_result: str | None = None
+    memory_enforced: bool | None = None
     metrics: Any = EMPTY_OBJECT
     node: str = ""
     pid: int | None = None
@@ -131,6 +133,7 @@ class NodeRow(msgspec.Struct, gc=False):
     incarnation: str = ""
     joined_at: str | None = None
     last_heartbeat_at: Any = None
+    memory_enforced: bool | None = None
     memory_mb: int | None = None
     memory_used_mb: int | None = None
     node: str = ""
@@ -187,7 +190,7 @@ def row_from(table: str, columns: Mapping[Any, Any]) -> Row:
         value = fields[name]
         fields[name] = Raw(value.encode()) if isinstance(value, str) else sorted_json(value)
     for name in BOOLEAN_COLUMNS & fields.keys():
-        fields[name] = bool(fields[name])
+        fields[name] = None if fields[name] is None else bool(fields[name])
     if "step" in fields:
         fields["step"] = plain_number(fields["step"])
     return kind(**fields)

@@ -143,6 +143,7 @@ def _started(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str
     working.touch_attempt((row.submit_seq, event.attempt), item)
     attempt = item.row
     attempt.status, attempt.host, attempt.pid, attempt.started_at = "RUNNING", event.host, pid, time
+    row.memory_enforced = attempt.memory_enforced = event.memory_enforced
 
 
 def _cancel_requested(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str) -> None:
@@ -166,6 +167,7 @@ def _queued(row: RunRow, run: Run, time: str) -> None:
     row.status, row.attempt, row.queued_at = "PENDING", run.phase.attempt, time
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
     row.duration_s = row.exit_code = row.signal = row.failure_reason = row.code = None
+    row.memory_enforced = None
     row.slots, row.usage = EMPTY_LIST, EMPTY_OBJECT
     NO_REPORT.set_in(row)
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -32,7 +32,7 @@ _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY 
 # Only a run that has ended has an end. As text: an index of some rows is only used for its own condition, word for word.
 IS_LIVE = text("ended_at IS NULL")
 IS_ENDED = text("ended_at IS NOT NULL")
-BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained"})
+BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained", "memory_enforced"})
 JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "usage", "other_pids", "data"})
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
@@ -76,6 +76,7 @@ runs = Table(
     Column("status_text", Text),
     Column("metrics", Text, nullable=False),
     Column("usage", Text, nullable=False),
+    Column("memory_enforced", Boolean),
     Column("config", Text, nullable=False),  # the normalised run config
     Column(
         "fold", Text, nullable=False
@@ -113,6 +114,7 @@ attempts = Table(
     Column("status_text", Text),
     Column("metrics", Text, nullable=False),
     Column("usage", Text, nullable=False),
+    Column("memory_enforced", Boolean),
     Column("late_result", Text),
     sqlite_with_rowid=False,
 )
@@ -152,6 +154,7 @@ nodes = Table(
     Column("joined_at", Text),
     Column("last_heartbeat_at", Text),
     Column("disk_free_mb", _BIG),
+    Column("memory_enforced", Boolean),
     Column("suspect_since", Text),
     Column("suspect_reason", Text),
     Column("seq", _BIG, nullable=False),

@@ -119,11 +119,15 @@ def of_artifacts(event: ArtifactsHashed) -> TimelineData:
 def _how(event: Event) -> EndData:
     match event:
         case Failed(failure_reason=reason):
-            never_started = reason in (FailureReason.NOT_STARTED, FailureReason.SPAWN_ERROR)
+            explained = reason in (
+                FailureReason.NOT_STARTED,
+                FailureReason.SPAWN_ERROR,
+                FailureReason.OUT_OF_MEMORY,
+            )
             return EndData(
                 exit_code=fitting(event.exit_code),
                 failure_reason=reason,
-                message=_cut(event.message) if never_started else None,
+                message=_cut(event.message) if explained else None,
                 signal=fitting(event.signal),
             )
         case TimedOut(failure_reason=reason, timeout_s=timeout_s):

@@ -15,8 +15,8 @@ folder that was made ahead (`folders/prepared.py`). The run's folder may lie on 
 unless that is the state folder's, in a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared
 is the next input. Once no slot of it has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an
 idle shim of the pool (`processes/pool.py`) and hears of it on a socket (`processes/sockets.py`). The shim starts the
-worker; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started
-(`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
+worker, in the cgroups that `processes/memory_cgroups.py` found a place for; StartedWritten comes in, and
+`attempts/attempt.py`, which keeps what belongs to one attempt, appends Started (`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
 (`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`).
 What the worker asks of the stack comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of
 its run (`inside/calls.py`), and what it watches waits to be written (`inside/watches.py`).
@@ -193,6 +193,12 @@ class AgentService:
         self._heartbeats = NodeHeartbeats(self._nc, writer, identity.node, identity.incarnation)
         self._devices = Devices(self._gpus, identity.node, identity.incarnation, identity.log_id)
         self._disk = Disk(self._folders.runs_dir)
+        workers = Workers(
+            state_dir=self._folders.state_dir,
+            log_id=identity.log_id,
+            node=identity.node,
+            environment=self._environment,
+        )
         membership = Membership(
             appender,
             self._heartbeats,
@@ -200,13 +206,8 @@ class AgentService:
             inventory=self._inventory,
             host=self._host,
             borrowed=self._borrowed,
+            memory_enforced=workers.memory_enforced,
             clock=self._clock,
-        )
-        workers = Workers(
-            state_dir=self._folders.state_dir,
-            log_id=identity.log_id,
-            node=identity.node,
-            environment=self._environment,
         )
         intents = Intents(
             node=identity.node,

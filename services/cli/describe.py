@@ -34,6 +34,7 @@ from trainshed_client.statuses import CodeSeen, FailureReason, RunStatus, WaitRe
 NOTHING = "-"
 CODE_CHANGED = "code changed"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
+_EXPLAINED = (*_NEVER_STARTED, FailureReason.OUT_OF_MEMORY)
 _METRICS = 2
 
 _WITHOUT_CODE = frozenset(
@@ -124,6 +125,11 @@ def reported(record: RunRecord | AttemptRecord) -> str:
     return "" if record.progress is None else f"{record.progress:.0%}"
 
 
+def memory_limit(enforced: bool | None) -> str:
+    """Whether a `memory_mb` is kept; empty where nobody says so."""
+    return "" if enforced is None else "enforced" if enforced else "accounted only"
+
+
 def used(usage: AttemptUsage) -> str:
     """What an attempt used: ``3m20s of CPU, 1.2 GB of memory``; empty where nothing is known."""
     parts = []
@@ -152,6 +158,8 @@ def ending(record: RunRecord | AttemptRecord) -> str:
         case FailureReason.TIME_LIMIT:
             span = seconds_between(record.started_at, record.ended_at)
             return "time limit" if span is None else f"time limit, after {_whole(span)}"
+        case FailureReason.OUT_OF_MEMORY:
+            return "out of memory"
         case FailureReason.SPAWN_ERROR:
             return "could not be started"
         case FailureReason.SHIM_LOST:
@@ -268,7 +276,7 @@ def _explaining_entry(record: RunRecord, timeline: Sequence[TimelineEntry]) -> T
                 return entry
             case _, CancelRequestedData() if cancelled:
                 return entry
-            case "failed", EndData(late=None) if record.failure_reason in _NEVER_STARTED:
+            case "failed", EndData(late=None) if record.failure_reason in _EXPLAINED:
                 return entry
             case _, RetryRequestedData():
                 return None

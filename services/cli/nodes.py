@@ -6,6 +6,7 @@ Owns its columns and what to do about a node that does not answer.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
@@ -19,7 +20,7 @@ from services.cli.common import (
     run_async,
     warn_if_stale,
 )
-from services.cli.describe import NOTHING
+from services.cli.describe import NOTHING, memory_limit
 from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, format_bytes, seconds_between
 from services.cli.verb import verb
@@ -51,6 +52,8 @@ def nodes(as_json: bool) -> None:
         note("no node has joined; start one: trainshed up")
         return
     print_lines(lines(page, now(), Screen.of(sys.stdout)))
+    for text in memory_limits(page):
+        note(text)
     for node in page.nodes:
         if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
             note(
@@ -80,6 +83,14 @@ def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
         [_row(node, at) for node in page.nodes],
         screen,
     )
+
+
+def memory_limits(page: NodePage) -> Iterator[str]:
+    """Where a run's `memory_mb` is a limit and where only what is granted of the node, one line each."""
+    for enforced in (True, False):
+        names = [node.node for node in page.nodes if node.memory_enforced is enforced]
+        if names:
+            yield f"memory_mb is {memory_limit(enforced)} on {', '.join(names)}"
 
 
 async def _read() -> bytes:

@@ -152,6 +152,7 @@ def _facts(view: RunView, at: str) -> Iterator[tuple[str, str, str | None]]:
     needs = [
         f"{record.gpus} GPU{'' if record.gpus == 1 else 's'}",
         f"{record.cpus} CPU{'' if record.cpus == 1 else 's'}",
+        *_memory(view),
     ]
     yield "needs", ", ".join(needs) + (f", priority {record.priority}" if record.priority else ""), None
     started = next((data for one in reversed(entries) if isinstance(data := data_of(one), StartedData)), None)
@@ -185,6 +186,14 @@ def _code(config: Mapping[str, Any], record: QueuedRunRecord, entries: list[Time
             case _:
                 pass
     return ", ".join(filter(None, (shown, describe.code_at_start(record.code))))
+
+
+def _memory(view: RunView) -> Iterator[str]:
+    resources = view.config.get("resources")
+    memory_mb = resources.get("memory_mb") if isinstance(resources, dict) else None
+    if memory_mb:
+        kept = describe.memory_limit(view.run.memory_enforced)
+        yield f"{memory_mb} MB of memory{f' ({kept})' if kept else ''}"
 
 
 def status_text(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:

@@ -35,6 +35,8 @@ OOMPolicy=continue
 ManagedOOMPreference=omit
 # The control groups below are ours: systemd moves and ends nothing in them.
 Delegate=yes
+# Trainshed itself is in one beside those of its workers, whose memory can then be limited (systemd 254; older ones pass over this).
+DelegateSubgroup=trainshed-agent
 
 [Install]
 WantedBy=default.target

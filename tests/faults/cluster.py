@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from services import failpoints
-from services.agent.processes import sweep
+from services.agent.processes import memory_cgroups, sweep
 from services.agent.processes.sweep import Marks
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.nats_supervisor import NatsSupervisor
@@ -273,6 +273,7 @@ class Cluster:
         await asyncio.to_thread(processes.end_all, self.mark)
         for marks in (Marks(log_id, node) for log_id in logs for node in NODES):
             _remove_cgroups(sweep.cgroups_of(marks))
+            _remove_cgroups(memory_cgroups.of_v1(marks))
         for proxy in self.proxies.values():
             await proxy.close()
         for disk in self.disks:

@@ -161,7 +161,7 @@ def spawner(bug: str) -> None:
     match bug:
         case "forget the subreaper":
             process_tree.become_subreaper = lambda: None
-            cgroup.join = lambda path: ""
+            cgroup.join = lambda path, memory_path="": ("", "")
         case "write the secret down":
             command = launch.command
 

@@ -1,4 +1,4 @@
-"""The agent's spawner with a seeded bug: `python -P -m tests.faults.seeded_spawner FD SOCKETS CGROUPS`."""
+"""The agent's spawner with a seeded bug: `python -P -m tests.faults.seeded_spawner FD SOCKETS CGROUPS MEMORY_CGROUPS`."""
 
 from __future__ import annotations
 

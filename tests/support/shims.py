@@ -102,7 +102,13 @@ class Box:
             self.events.append(event)
 
     def prepare(
-        self, run: str, *, attempt: int = 1, node_timeout_s: float | None = None, **config: Any
+        self,
+        run: str,
+        *,
+        attempt: int = 1,
+        node_timeout_s: float | None = None,
+        memory_mb: int = 0,
+        **config: Any,
     ) -> Path:
         """An attempt's folder with its intent; `config` is the launch."""
         run_id = run.ljust(26, "a")
@@ -122,6 +128,7 @@ class Box:
                 host="here",
                 log_id=self.log_id,
                 launch=config,
+                memory_mb=memory_mb,
                 run_dir=str(run_dir),
                 output_dir=str(output),
                 sockets=str(self.workers.sockets_dir),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from services.agent.processes import sweep
+from services.agent.processes import memory_cgroups, sweep
 
 T = TypeVar("T")
 
@@ -192,7 +192,9 @@ class Stack:
             with contextlib.suppress(FileNotFoundError):
                 identity = json.loads((self.state_dir / "node.json").read_text())
                 # Shims that are killed cannot remove their workers' cgroups.
-                sweep.end_worker_cgroups(sweep.cgroups_of(sweep.Marks(identity["log_id"], identity["node"])))
+                marks = sweep.Marks(identity["log_id"], identity["node"])
+                sweep.end_worker_cgroups(sweep.cgroups_of(marks))
+                memory_cgroups.remove_left(memory_cgroups.of_v1(marks))
 
     def _swept(self) -> bool:
         left = self.processes()

@@ -307,6 +307,23 @@ def test_rule_4_a_reason_that_the_policy_does_not_name_ends_the_run() -> None:
     assert story.status() is RunStatus.PENDING
 
 
+@pytest.mark.parametrize(
+    ("on", "status"),
+    [
+        (None, RunStatus.PENDING),
+        (["signal"], RunStatus.PENDING),
+        (["out_of_memory"], RunStatus.PENDING),
+        (["exit_code"], RunStatus.FAILED),
+    ],
+)
+def test_rule_4_the_kernels_kill_for_memory_is_retried_as_a_signal(
+    on: list[str] | None, status: RunStatus
+) -> None:
+    story = running(retry={"max_attempts": 3, **({} if on is None else {"on": on})})
+    story.fail(reason=FailureReason.OUT_OF_MEMORY)
+    assert story.status() is status
+
+
 def test_rule_4_a_completed_attempt_is_never_retried() -> None:
     story = running(retry={"max_attempts": 3, "on": ["exit_code", "UNSPECIFIED"]})
     story.complete()

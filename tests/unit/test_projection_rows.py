@@ -15,11 +15,13 @@ from events.types import (
     Completed,
     Failed,
     LastHeartbeat,
+    NodeJoined,
     NodeLeft,
     NodeLost,
     NodeRemoved,
     RetryRequested,
     SlotUnhealthy,
+    Started,
     Stopping,
     TimedOut,
 )
@@ -173,6 +175,23 @@ def test_a_requeue_clears_the_attempts_columns_and_keeps_them_with_the_attempt(m
     assert {name: run[name] for name in ATTEMPT_COLUMNS} == dict.fromkeys(ATTEMPT_COLUMNS)
     assert (attempt["status"], attempt["exit_code"], attempt["step"]) == ("FAILED", 3, 1200)
     assert model.told(run_id)[-1] == ("failed", "exit 3, queued again: attempt 2 in 10 s")
+
+
+def test_whether_memory_is_enforced_is_with_node_attempt_and_run_from_the_start_on(model: Model) -> None:
+    assert model.node()["memory_enforced"] is None
+    node = NodeJoined(
+        node="gpu01", incarnation="gpu01-a", host="h", cpus=8, memory_mb=64_000, memory_enforced=True
+    )
+    model.log.by_agent(node, "gpu01")
+    assert model.node()["memory_enforced"] == 1
+    run_id = model.log.submit(RETRIES)
+    model.log.dispatch(run_id)
+    started = Started(run_id=run_id, attempt=1, pid=7, host="h", memory_enforced=False)
+    model.log.by_agent(started, "gpu01")
+    assert (model.run(run_id)["memory_enforced"], model.attempt(run_id)["memory_enforced"]) == (0, 0)
+    model.fail(run_id, failure_reason=FailureReason.OUT_OF_MEMORY, message="it needed more")
+    assert (model.run(run_id)["memory_enforced"], model.attempt(run_id)["memory_enforced"]) == (None, 0)
+    assert model.told(run_id)[-1][1].startswith("out of memory: it needed more, queued again")
 
 
 def test_waiting_is_the_time_in_the_queue_and_running_the_workers_own(model: Model) -> None:

@@ -135,7 +135,7 @@ DONE = run(
 FAILED = run(
     "p2n4vd", RunStatus.FAILED, 5, name="train.sh", command=["/home/ada/train.sh"], exit_code=3,
     failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"), code=CodeSeen.SAME,
-    usage=AttemptUsage(cpu_s=431.5, memory_peak_mb=2_900, gpu_busy_s=100.0, gpu_memory_peak_mb=23_900), **STARTED,
+    memory_enforced=True, usage=AttemptUsage(cpu_s=431.5, memory_peak_mb=2_900, gpu_busy_s=100.0, gpu_memory_peak_mb=23_900), **STARTED,
 )  # fmt: skip
 KILLED = run(
     "q6rr5h", RunStatus.FAILED, 4, signal=9, failure_reason=FailureReason.SIGNAL, ended_at=at("09:00:15"),
@@ -183,7 +183,7 @@ def exit_3(next: NextAttempt | None = None) -> EndData:
 FAILED_VIEW = RunView(
     seq=120,
     run=FAILED,
-    config={"entry_point": "/home/ada/train.sh", "resources": {"gpus": {"requested": 1}}, "retry": {"max_attempts": 2}, "code": {"sha256": "3f2a91c4" * 8}},
+    config={"entry_point": "/home/ada/train.sh", "resources": {"memory_mb": 4096, "gpus": {"requested": 1}}, "retry": {"max_attempts": 2}, "code": {"sha256": "3f2a91c4" * 8}},
     attempts=[
         attempt(
             1, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE, step=1200,
@@ -299,11 +299,11 @@ NODES = NodePage(
         NodeRecord(
             node="gpu01", host="gpu01.lab.example.org", incarnation="i", status=NodeStatus.UP, cpus=32, gpus=2,
             memory_mb=128_000, cpus_used=4, memory_used_mb=16_000, slots_used=1, last_heartbeat_at=at("09:59:56"),
-            disk_free_mb=1_843_200,
+            disk_free_mb=1_843_200, memory_enforced=True,
         ),
         NodeRecord(
             node="gpu02", host="gpu02.lab.example.org", incarnation="i", status=NodeStatus.UP, drained=True,
-            cpus=16, gpus=2, memory_mb=64_000, last_heartbeat_at=at("09:59:58"), disk_free_mb=812,
+            cpus=16, gpus=2, memory_mb=64_000, last_heartbeat_at=at("09:59:58"), disk_free_mb=812, memory_enforced=False,
         ),
         NodeRecord(
             node="gpu03", host="gpu03.lab.example.org", incarnation="i", status=NodeStatus.LOST, cpus=16, gpus=4,
@@ -326,7 +326,7 @@ SCREENS: dict[str, Lines] = {
     "show-cancelled": lambda screen: show.lines(STOPPED_VIEW, None, NOW, screen),
     "show-not-started": lambda screen: show.lines(BROKEN_VIEW, None, NOW, screen),
     "slots": lambda screen: slots.lines(SLOTS, screen),
-    "nodes": lambda screen: nodes.lines(NODES, NOW, screen),
+    "nodes": lambda screen: [*nodes.lines(NODES, NOW, screen), *nodes.memory_limits(NODES)],
     "explain-waiting": lambda screen: explain.lines(
         Explanation(seq=120, run=WAITING, waiting=WAITS), NOW, screen
     ),

@@ -18,6 +18,7 @@ from services.agent.shim.core_types import (
     KillTree,
     Limits,
     Notified,
+    OutOfMemory,
     OutputGrew,
     Reason,
     Released,
@@ -70,6 +71,45 @@ def test_an_exit_by_itself_ends_what_was_left_behind_before_it_is_written() -> N
     end = ended(list(last))
     assert (end.reason, end.exit_code, end.signal, end.stop_reason) == (Reason.EXITED, 3, None, None)
     assert end.duration_s == 3.0
+
+
+@pytest.mark.parametrize("exit_code, signal", [(None, 9), (1, None)])
+def test_a_worker_that_failed_after_the_kernel_ended_a_process_of_it_was_out_of_memory(
+    exit_code: int | None, signal: int | None
+) -> None:
+    _, actions = play(LIMITS, WorkerExited(101.0, exit_code, signal, "too much"), TreeGone(101.0))
+    end = ended(actions)
+    assert (end.reason, end.message, end.signal) == (Reason.OUT_OF_MEMORY, "too much", signal)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "signal", "reason"), [(0, None, Reason.EXITED), (None, 15, Reason.SIGNALLED)]
+)
+def test_what_the_worker_survived_is_not_its_end(
+    exit_code: int | None, signal: int | None, reason: Reason
+) -> None:
+    _, actions = play(LIMITS, WorkerExited(101.0, exit_code, signal, "too much"), TreeGone(101.0))
+    assert (ended(actions).reason, ended(actions).message) == (reason, None)
+
+
+def test_a_tree_that_lost_a_process_for_memory_is_killed_at_once() -> None:
+    _state, actions = play(LIMITS, OutOfMemory(101.0, "too much"))
+    assert actions == [KillTree()]
+    _, actions = play(
+        LIMITS, OutOfMemory(101.0, "too much"), WorkerExited(101.1, None, 9, "too much"), TreeGone(101.2)
+    )
+    assert (ended(actions).reason, ended(actions).message) == (Reason.OUT_OF_MEMORY, "too much")
+
+
+def test_a_stop_that_came_first_stays_the_reason() -> None:
+    _, actions = play(
+        LIMITS,
+        StopAsked(101.0, "cancel"),
+        OutOfMemory(101.5, "too much"),
+        WorkerExited(102.0, None, 9, "too much"),
+        TreeGone(102.0),
+    )
+    assert (ended(actions).reason, ended(actions).stop_reason) == (Reason.STOPPED, "cancel")
 
 
 def test_a_signal_is_an_end_of_its_own_kind() -> None:
@@ -224,6 +264,8 @@ inputs = st.one_of(
     st.builds(WorkerExited, times, st.integers(0, 255), st.none()),
     st.builds(WorkerExited, times, st.none(), st.integers(1, 64)),
     st.builds(Notified, times, st.builds(Fields, st.booleans(), st.none() | st.integers(0, 9))),
+    st.builds(WorkerExited, times, st.none(), st.just(9), st.just("too much")),
+    st.builds(OutOfMemory, times, st.just("too much")),
     st.builds(OutputGrew, times, times),
     st.builds(StopAsked, times, st.sampled_from(["cancel", "ended", "reclaimed"])),
     st.builds(Tick, times),

@@ -108,10 +108,10 @@ class TestCgroups:
     def test_a_folder_that_is_no_cgroup_is_not_joined_and_not_left_behind(self, tmp_path: Path) -> None:
         leaf = cgroup.path_of(str(tmp_path / "parent"), 12, 345)
         assert cgroup.owner_of(leaf.rpartition("/")[2]) == (12, 345)
-        assert cgroup.join(leaf) == ""
+        assert cgroup.join(leaf, leaf) == ("", "")
         assert list(tmp_path.iterdir()) == []
         assert cgroup.kill(leaf) is False
-        assert cgroup.join(cgroup.path_of("", 12, 345)) == ""
+        assert cgroup.join(cgroup.path_of("", 12, 345)) == ("", "")
 
     @pytest.mark.parametrize("name", ["cgroup.procs", "notes", "12", "12-", "-3", "12-x", "1-2-3", ""])
     def test_what_bears_no_shims_name_has_no_owner(self, name: str) -> None:
@@ -133,7 +133,7 @@ def test_a_pid_that_became_a_threads_is_a_process_that_is_gone() -> None:
 
 
 async def test_a_hand_over_that_is_cancelled_as_its_answer_comes_is_cancelled(tmp_path: Path) -> None:
-    pool = ShimPool(tmp_path, tmp_path, "", {}, lambda _folder, _pid, _pidfd: None)
+    pool = ShimPool(tmp_path, tmp_path, "", "", {}, lambda _folder, _pid, _pidfd: None)
     answer = pool._waiting[tmp_path] = asyncio.get_running_loop().create_future()
     hand_over = asyncio.create_task(pool.hand_over(tmp_path))
     await asyncio.sleep(0)

@@ -42,7 +42,7 @@ def test_a_long_history_is_counted_anew_in_proportion_to_what_that_costs() -> No
         now[0] += 1.0  # each look at the clock is a second later: a count takes one
         return now[0]
 
-    made = RandomLog(4)
+    made = RandomLog(5)
     for _ in range(200):
         made.grow()
     database = memory()

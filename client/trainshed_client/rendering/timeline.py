@@ -211,6 +211,8 @@ def _how(type_: str, end: EndData) -> str:
             return f"not started{_because(end.message)}"
         case "failed", FailureReason.SPAWN_ERROR:
             return f"could not be started{_because(end.message)}"
+        case "failed", FailureReason.OUT_OF_MEMORY:
+            return f"out of memory{_because(end.message)}"
         case "failed", FailureReason.SHIM_LOST:
             return "its shim was lost"
         case "failed", FailureReason.NODE_RECLAIMED:

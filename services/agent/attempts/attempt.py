@@ -168,6 +168,7 @@ class LiveAttempt:
                 host=self._parts.host,
                 threads=intent.threads,
                 slots=intent.slots,
+                memory_enforced=started.memory_enforced,
                 devices=tuple(device for device in intent.devices if not device.isdecimal()),
             )
             await self._parts.appender.append(event)

@@ -47,6 +47,7 @@ class ExitReason(enum.StrEnum):
     SIGNALLED = "signalled"
     WORKER_TIMEOUT = "worker_timeout"
     TIME_LIMIT = "time_limit"
+    OUT_OF_MEMORY = "out_of_memory"
     SPAWN_ERROR = "spawn_error"
     STOPPED = "stopped"
     NOT_STARTED = "not_started"
@@ -99,6 +100,10 @@ class StartedFile(msgspec.Struct, frozen=True, kw_only=True):
     shim_start_time: int
     cgroup: str = ""
     """Of the worker and all that it forks; empty where it has none of its own."""
+    memory_cgroup: str = ""
+    """The one in which its memory counts, perhaps the same; empty where it has none."""
+    memory_enforced: bool | None = None
+    """Whether the kernel holds it to its `memory_mb`; None where it asked for none."""
     started_at: float
 
 

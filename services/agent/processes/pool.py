@@ -29,7 +29,8 @@ END_S = 5.0
 
 
 class ShimPool:
-    """Idle shims behind one socket. `cgroups` is where their workers' cgroups go; empty: they have none.
+    """Idle shims behind one socket. `cgroups` and `memory_cgroups` are where their workers' cgroups go, and those in which
+    memory counts; empty: they have none.
 
     `taken(folder, pid, pidfd)` is called as soon as a shim answers that it has a folder; the descriptor, which names
     exactly that process, is then the callee's to close.
@@ -40,12 +41,13 @@ class ShimPool:
         folder: Path,
         sockets: Path,
         cgroups: str,
+        memory_cgroups: str,
         environment: Mapping[str, str],
         taken: Callable[[Path, int, int], None],
     ) -> None:
         self._folder = folder
         self._sockets = sockets
-        self._cgroups = cgroups
+        self._cgroups, self._memory_cgroups = cgroups, memory_cgroups
         self._environment = dict(environment)
         self._taken = taken
         self._waiting: dict[Path, asyncio.Future[None]] = {}
@@ -75,6 +77,7 @@ class ShimPool:
                     str(looks.fileno()),
                     str(self._sockets),
                     self._cgroups,
+                    self._memory_cgroups,
                 ],
                 cwd=self._folder,
                 env=self._environment,

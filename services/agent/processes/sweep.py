@@ -110,6 +110,11 @@ def shims_of(processes: dict[int, Process], folder: Path) -> list[int]:
     return [each.pid for each in found if not process_tree.before_exec(each.parent)]
 
 
+def ours(processes: dict[int, Process]) -> set[int]:
+    """Pids of this process, of all below it, and of all that bear this agent's marks."""
+    return {each.pid for each in processes.values() if each.marked} | _below(processes, [os.getpid()])
+
+
 def end(marks: Marks, choose: Callable[[dict[int, Process]], set[int]]) -> list[int]:
     """SIGKILL what `choose` picks, again until it picks nothing; the pids that there were.
 
@@ -159,8 +164,14 @@ def cgroups_of(marks: Marks, root: Path = Path("/")) -> str:
             return ""  # no cgroup v2, or ours is not in sight
     except OSError:
         return ""
-    may = os.access(own, os.W_OK | os.X_OK) and os.access(own / "cgroup.procs", os.W_OK)
-    return f"{own}/trainshed.{marks.log_id}.{marks.node}" if may else ""
+    base = own.parent if own.name == cgroup.AGENT_CGROUP else own
+    may = os.access(base, os.W_OK | os.X_OK) and os.access(base / "cgroup.procs", os.W_OK)
+    return cgroups_in(base, marks) if may else ""
+
+
+def cgroups_in(base: Path, marks: Marks) -> str:
+    """The folder of this agent's workers' cgroups in that cgroup."""
+    return f"{base}/trainshed.{marks.log_id}.{marks.node}"
 
 
 def end_worker_cgroups(cgroups: str) -> list[int]:
@@ -172,7 +183,7 @@ def end_worker_cgroups(cgroups: str) -> list[int]:
     ended: list[int] = []
     for name in os.listdir(cgroups) if os.path.isdir(cgroups) else ():
         owner = cgroup.owner_of(name)
-        if owner is not None and _is_gone(*owner):
+        if owner is not None and is_gone(*owner):
             ended += end_worker_cgroup(f"{cgroups}/{name}", give_up)
     return ended
 
@@ -199,7 +210,8 @@ def end_worker_cgroup(worker_cgroup: str, give_up: float) -> list[int]:
     return pids
 
 
-def _is_gone(pid: int, started: int) -> bool:
+def is_gone(pid: int, started: int) -> bool:
+    """Whether exactly that process has ended."""
     try:
         await_gone([(pid, started)], 0.0)
     except TimeoutError:

@@ -22,10 +22,10 @@ import structlog
 
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StartedFile
-from services.agent.processes import sweep
+from services.agent.processes import memory_cgroups, sweep
 from services.agent.processes.pool import ShimPool
 from services.agent.processes.sockets import sockets_dir
-from services.agent.shim import process_tree
+from services.agent.shim import cgroup, process_tree
 from services.daemon_thread import in_daemon_thread
 
 _log = structlog.get_logger(__name__)
@@ -124,7 +124,15 @@ class Workers:
         # Whatever the locale: what a run config says is the same bytes on every node.
         inherited.update(TRAINSHED_LOG_ID=log_id, TRAINSHED_NODE=node, PYTHONUTF8="1")
         self._cgroups = sweep.cgroups_of(self._marks)
-        self._pool = ShimPool(self._state_dir, self.sockets_dir, self._cgroups, inherited, self._taken)
+        self._memory_cgroups = memory_cgroups.memory_cgroups_of(self._marks, self._cgroups)
+        self._pool = ShimPool(
+            self._state_dir, self.sockets_dir, self._cgroups, self._memory_cgroups, inherited, self._taken
+        )
+
+    @property
+    def memory_enforced(self) -> bool:
+        """Whether a worker that needs more than its `memory_mb` is ended for it; else that is only accounted."""
+        return bool(self._memory_cgroups)
 
     async def start(self) -> None:
         """Bring the spawner up and listen to the shims. Raises OSError."""
@@ -136,7 +144,11 @@ class Workers:
         self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._datagrams.bind(str(agent_socket))
         asyncio.get_running_loop().add_reader(self._datagrams, self._hear)
-        _log.debug("workers' cgroups", parent=self._cgroups or "none can be had here")
+        _log.debug(
+            "workers' cgroups",
+            parent=self._cgroups or "none can be had here",
+            memory=self._memory_cgroups or "accounted only",
+        )
         self._pool.start()
 
     def make_sockets_dir(self) -> Path:
@@ -234,7 +246,9 @@ class Workers:
                 self._marks,
                 lambda processes: sweep.stray(processes, folders, named, pool, self._state_dir),
             )
-            return sorted({*ended, *sweep.end_worker_cgroups(self._cgroups)})
+            ended += sweep.end_worker_cgroups(self._cgroups)
+            memory_cgroups.remove_left(self._memory_cgroups)
+            return sorted({*ended})
 
         return await in_daemon_thread(all_strays)
 
@@ -351,6 +365,8 @@ def _finalise(
         if named and started is not None and started.cgroup:
             sweep.end_worker_cgroup(started.cgroup, give_up)
         sweep.end(marks, lambda processes: sweep.of_attempt(processes, folder))
+        if named and started is not None and started.memory_cgroup:
+            cgroup.remove(started.memory_cgroup)
         stop = files.read_stop(folder)
         record = ExitFile(
             reason=reason,

@@ -78,6 +78,8 @@ def failure(exit_file: ExitFile) -> FailureReason | None:
             return FailureReason.EXIT_CODE if exit_file.exit_code != 0 else None
         case ExitReason.SIGNALLED:
             return FailureReason.SIGNAL
+        case ExitReason.OUT_OF_MEMORY:
+            return FailureReason.OUT_OF_MEMORY
         case ExitReason.SPAWN_ERROR:
             return FailureReason.SPAWN_ERROR
         case ExitReason.NOT_STARTED:

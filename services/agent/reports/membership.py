@@ -37,6 +37,7 @@ class Membership:
         inventory: Inventory,
         host: str,
         borrowed: bool,
+        memory_enforced: bool,
         clock: Callable[[], int],
     ) -> None:
         self._appender = appender
@@ -45,6 +46,7 @@ class Membership:
         self._inventory = inventory
         self._host = host
         self._borrowed = borrowed
+        self._memory_enforced = memory_enforced
         self._clock = clock
 
     async def read_name(self) -> NameRead:
@@ -63,6 +65,7 @@ class Membership:
             attempts=attempts,
             borrowed=self._borrowed,
             version=VERSION,
+            memory_enforced=self._memory_enforced,
         )
         seq = await self._appender.join(event, guard)
         failpoint("agent.joined")

@@ -13,6 +13,7 @@ from services.agent.shim.core_types import (
     Input,
     KillTree,
     Notified,
+    OutOfMemory,
     OutputGrew,
     Reason,
     Released,
@@ -36,6 +37,7 @@ KILL_AGAIN_MAX_S = 1.0
 """Seconds from one SIGKILL of the whole tree to the next at the most."""
 SEND_EVERY_S = 1.0
 """A run's heartbeats are coalesced to one in this many seconds."""
+SIGKILL = 9
 MAX_METRICS = 64
 """Metric names that one attempt may use; further names are ignored."""
 
@@ -61,6 +63,8 @@ def step(state: ShimState, event: Input) -> Step:
             return _ended_before_exec(state)
         case WorkerExited():
             return _worker_exited(state, event)
+        case OutOfMemory():
+            return _out_of_memory(state, event)
         case Notified():
             return _notified(state, event)
         case OutputGrew():
@@ -110,10 +114,19 @@ def _worker_exited(state: ShimState, event: WorkerExited) -> Step:
         return state, ()
     if state.stop_reason is not None:
         reason = Reason.STOPPED
+    elif event.out_of_memory is not None and (event.signal == SIGKILL or event.exit_code):
+        reason, state = Reason.OUT_OF_MEMORY, replace(state, message=event.out_of_memory)
     else:
         reason = Reason.EXITED if event.signal is None else Reason.SIGNALLED
     # What it left behind is ended in the same way, before the end is written.
     return _end(state, event.now, reason)
+
+
+def _out_of_memory(state: ShimState, event: OutOfMemory) -> Step:
+    """What is left of the tree would go on without a process that it counts on, or wait for it for ever."""
+    if state.phase is not ShimPhase.RUNNING:
+        return state, ()
+    return _kill(replace(state, reason=Reason.OUT_OF_MEMORY, message=event.message), event.now)
 
 
 def _notified(state: ShimState, event: Notified) -> Step:
@@ -181,7 +194,7 @@ def _tree_gone(state: ShimState, event: TreeGone) -> Step:
     if state.worker_gone_at is None:
         return state, ()
     state = replace(state, phase=ShimPhase.GONE, due=None)
-    return state, (_exit(state, None), SendToAgent(ShimMessage.EXITED))
+    return state, (_exit(state, state.message), SendToAgent(ShimMessage.EXITED))
 
 
 def _end(state: ShimState, now: float, reason: Reason, timeout_s: float | None = None) -> Step:

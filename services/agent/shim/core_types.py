@@ -38,6 +38,7 @@ class Reason(enum.Enum):
     SIGNALLED = "signalled"
     WORKER_TIMEOUT = "worker_timeout"
     TIME_LIMIT = "time_limit"
+    OUT_OF_MEMORY = "out_of_memory"
     SPAWN_ERROR = "spawn_error"
     STOPPED = "stopped"
 
@@ -88,6 +89,7 @@ class ShimState:
     kill_again_s: float = KILL_AGAIN_S
     reason: Reason | None = None
     timeout_s: float | None = None
+    message: str | None = None  # of the end
     stop_reason: str | None = None
     worker_gone_at: float | None = None
     exit_code: int | None = None
@@ -122,11 +124,23 @@ class EndedBeforeExec:
 
 @value
 class WorkerExited:
-    """The worker itself is gone; what it forked may live on."""
+    """The worker itself is gone; what it forked may live on.
+
+    `out_of_memory`: why the kernel ended a process of the tree, for a person; None: it did not.
+    """
 
     now: float
     exit_code: int | None
     signal: int | None
+    out_of_memory: str | None = None
+
+
+@value
+class OutOfMemory:
+    """The kernel ended a process of the tree; `message` says why, for a person."""
+
+    now: float
+    message: str
 
 
 @value
@@ -172,6 +186,7 @@ Input = (
     | ExecFailed
     | EndedBeforeExec
     | WorkerExited
+    | OutOfMemory
     | Notified
     | OutputGrew
     | StopAsked

@@ -46,6 +46,8 @@ class Shim:
     notify_error: str | None
     worker_cgroup: str
     """The cgroup that is for its worker; empty where none can be had."""
+    memory_cgroup: str
+    """The one in which the worker's memory counts, perhaps the same."""
 
 
 @value
@@ -131,6 +133,7 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
     os.close(null)
     environment = dict(os.environ)
     me = os.getpid()
+    worker_cgroup, memory_cgroup = cgroup.join(shim.worker_cgroup, shim.memory_cgroup)
     started: dict[str, object] = {
         "v": 1,
         "boot_id": shim.boot_id,
@@ -138,7 +141,8 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
         "start_time": process_tree.start_time(me),
         "shim_pid": shim.pid,
         "shim_start_time": shim.start_time,
-        "cgroup": cgroup.join(shim.worker_cgroup),
+        "cgroup": worker_cgroup,
+        "memory_cgroup": memory_cgroup,
     }
     poller = select.poll()
     poller.register(requests, 0)
@@ -202,6 +206,9 @@ def _become(
         command = launch.command(intent, environment, folder, shim.notify_path)
         for fd, name in ((1, "stdout.log"), (2, "stderr.log")):
             _append_to(f"{intent.output_dir}/{name}", fd)
+        if intent.memory_mb > 0:
+            size = intent.memory_mb << 20
+            started["memory_enforced"] = cgroup.limit_memory(str(started["memory_cgroup"]), size)
         started["started_at"] = time.time()
         files.write_json("started.json", started, durable=False)
         failpoint("shim.started_written")

@@ -1,4 +1,4 @@
-"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD LOOKS SOCKETS CGROUPS`.
+"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD LOOKS SOCKETS CGROUPS MEMORY_CGROUPS`.
 
 Owns a pool of idle shims that wait on one socket for an attempt's folder; knows no attempt, and ends with its agent.
 """
@@ -25,11 +25,7 @@ look (the agent has one for as long as a launch is late) finds those that do, an
 
 def main() -> None:
     """Keep the pool filled until the agent closes its end of the socket."""
-    requests, looks, (sockets, cgroups) = (
-        socket.socket(fileno=int(sys.argv[1])),
-        int(sys.argv[2]),
-        sys.argv[3:5],
-    )
+    requests, looks, places = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:6]
     requests.set_inheritable(False)  # passed to us, but not to any worker
     os.set_inheritable(looks, False)
     taken_read, taken_write = os.pipe()
@@ -41,7 +37,7 @@ def main() -> None:
     gc.freeze()  # what is here now is never collected, so its pages stay shared with the shims
     idle: set[int] = set()
     while len(idle) < POOL:
-        idle.add(_fork(requests, taken_write, sockets, cgroups, spare))
+        idle.add(_fork(requests, taken_write, places, spare))
     poller = select.poll()
     poller.register(requests.fileno(), 0)  # only its end is ours to see; the idle shims read it
     poller.register(taken_read, select.POLLIN)
@@ -68,7 +64,7 @@ def main() -> None:
         if enough > POOL and not waiting.poll(0):
             enough = POOL
         if len(idle) < enough and (not ready or not idle):
-            idle.add(_fork(requests, taken_write, sockets, cgroups, spare))
+            idle.add(_fork(requests, taken_write, places, spare))
 
 
 def _child_wakeups() -> int:
@@ -80,13 +76,13 @@ def _child_wakeups() -> int:
     return read_fd
 
 
-def _fork(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str, spare: tuple[int, ...]) -> int:
+def _fork(requests: socket.socket, taken_fd: int, places: list[str], spare: tuple[int, ...]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
             for fd in spare:
                 os.close(fd)
-            supervise.run(requests, taken_fd, sockets, cgroups)
+            supervise.run(requests, taken_fd, *places)
         finally:
             os._exit(1)
     return pid

@@ -21,6 +21,7 @@ from services.agent.shim import (
     core_types,
     files,
     launch,
+    memory_watch,
     notify,
     output_watch,
     prefork,
@@ -73,11 +74,11 @@ class Wakeups:
         return set()
 
 
-def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> NoReturn:
+def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str, memory_cgroups: str) -> NoReturn:
     """A shim's whole life: idle until its waiting process has taken up an attempt, then that attempt to its end.
 
-    `sockets` is where the notify socket goes, `cgroups` where the cgroup of its worker does (empty: nowhere); everything that
-    depends on no attempt is done before there is one.
+    `sockets` is where the notify socket goes, `cgroups` where the cgroup of its worker does and `memory_cgroups` the one in
+    which its memory counts (empty: nowhere); everything that depends on no attempt is done before there is one.
     """
     os.setsid()
     process_tree.become_subreaper()
@@ -89,6 +90,7 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
         boot_id = file.read().strip()
     start_time = process_tree.start_time(pid)
     worker_cgroup = cgroup.path_of(cgroups, pid, start_time)
+    memory_cgroup = cgroup.path_of(memory_cgroups, pid, start_time)
     shim = prefork.Shim(
         pid=pid,
         start_time=start_time,
@@ -96,6 +98,7 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
         notify_path=notify_path,
         notify_error=_bind(listener, notify_path),
         worker_cgroup=worker_cgroup,
+        memory_cgroup=memory_cgroup,
     )
     worker = prefork.fork(shim, requests)
     pidfd = os.pidfd_open(pid)
@@ -111,13 +114,14 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str) -> N
     if handed is not None and handed.folder_fd >= 0:
         os.fchdir(handed.folder_fd)
         os.close(handed.folder_fd)
-        Supervisor(wakeups, worker, listener, handed, worker_cgroup).run()
+        Supervisor(wakeups, worker, listener, handed, worker_cgroup, memory_cgroup).run()
     with contextlib.suppress(OSError):
         os.unlink(notify_path)
-    if worker_cgroup:
+    if worker_cgroup or memory_cgroup:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(worker.pid, 0)  # one that left without exec may not have ended yet
-        cgroup.remove(worker_cgroup)
+        for path in {worker_cgroup, memory_cgroup} - {""}:
+            cgroup.remove(path)
     os._exit(0)
 
 
@@ -163,13 +167,16 @@ class Supervisor:
         listener: socket.socket,
         handed: prefork.Handed,
         worker_cgroup: str,
+        memory_cgroup: str,
     ) -> None:
         self._wakeups = wakeups
         self._worker = worker
         self._coming_up = handed.coming_up
-        self._worker_cgroup = worker_cgroup
+        self._worker_cgroup, self._memory_cgroup = worker_cgroup, memory_cgroup
         self._listener = listener
         raw = files.read_json("intent.json") or {}
+        memory_mb = raw.get("memory_mb")
+        self._memory = memory_watch.MemoryWatch(memory_cgroup, memory_mb if isinstance(memory_mb, int) else 0)
         self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
         self._agent = f"{raw.get('sockets')}/agent.sock"
         output_dir = raw.get("output_dir")
@@ -209,6 +216,8 @@ class Supervisor:
         poller.register(listener_fd, select.POLLIN)
         if self._coming_up:
             poller.register(channel, 0)
+        if self._memory.fd >= 0:
+            poller.register(self._memory.fd, select.POLLIN)
         while self._state.phase is not core_types.ShimPhase.GONE:
             ready = {fd for fd, _ in poller.poll(self._wait_ms())}
             if channel.fileno() in ready:
@@ -219,6 +228,10 @@ class Supervisor:
             if listener_fd in ready:
                 self._see_datagrams()
             now = boottime()
+            if self._memory.fd in ready:
+                self._memory.woken(now)
+            if now >= self._memory.due and (why := self._memory.look(now)) is not None:
+                self._feed(core_types.OutOfMemory(now, why))
             if now >= self._durable_due:
                 self._durable_due = math.inf
                 files.make_durable("started.json")
@@ -232,7 +245,9 @@ class Supervisor:
 
     def _wait_ms(self) -> int | None:
         deadline = core.next_deadline(self._state)
-        due = min(math.inf if deadline is None else deadline, self._durable_due, self._resend_due)
+        due = min(
+            math.inf if deadline is None else deadline, self._durable_due, self._resend_due, self._memory.due
+        )
         if due == math.inf:
             return None
         return math.ceil(max(0.0, min(due - boottime(), LONGEST_WAIT_S)) * 1000)
@@ -256,6 +271,8 @@ class Supervisor:
             os.waitpid(pid, 0)
         with contextlib.suppress(OSError):
             os.unlink("started.json")
+        if failure is None and (why := self._memory.why_ended()) is not None:
+            failure = why, launch.RUN
         if failure is None:
             self._feed(core_types.EndedBeforeExec())
         else:
@@ -289,7 +306,9 @@ class Supervisor:
             if pid == self._worker.pid:
                 code = os.waitstatus_to_exitcode(status)
                 number = -code if code < 0 else None
-                self._feed(core_types.WorkerExited(boottime(), code if number is None else None, number))
+                why = self._memory.why_ended() if code != 0 else None
+                exit_code = code if number is None else None
+                self._feed(core_types.WorkerExited(boottime(), exit_code, number, why))
         if self._tree_gone:
             failpoint("shim.tree_gone")
             self._feed(core_types.TreeGone(boottime()))
@@ -359,7 +378,7 @@ class Supervisor:
         """What the tree used; None where there was no worker."""
         if end.reason is core_types.Reason.SPAWN_ERROR:
             return None
-        return usage.of_tree(self._worker_cgroup)
+        return usage.of_tree(self._worker_cgroup, self._memory_cgroup)
 
     def _heartbeat(self) -> dict[str, object] | None:
         """The heartbeat columns, times in Unix seconds; None where the worker reported nothing."""
