@@ -30,7 +30,7 @@ from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
 from trainshed_client.records import AttemptUsage
 from trainshed_client.rendering.timeline import text_of_stored
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import AtFault, FailureReason
 
 RETRIES: dict[str, object] = {
     "entry_point": "/usr/bin/python3",
@@ -341,6 +341,29 @@ def test_an_unhealthy_slot_is_told_by_its_own_row(model: Model) -> None:
     assert (slot["healthy"], slot["seq"]) == (False, seq)
     assert model.slot(1) == before
     assert model.node()["seq"] < seq, "none of the node's own columns changed"
+
+
+def test_a_suspect_node_says_since_when_and_why_until_a_worker_is_started_there(model: Model) -> None:
+    runs = [model.log.submit() for _ in range(4)]
+    for number, run_id in enumerate(runs[:3]):
+        assert model.node()["suspect_since"] is model.node()["suspect_reason"] is None
+        model.log.dispatch(run_id)
+        failed = Failed(
+            run_id=run_id,
+            attempt=1,
+            failure_reason=FailureReason.NOT_STARTED,
+            at_fault=AtFault.NODE,
+            message=f"full {number}",
+        )
+        ended = model.log.by_agent(failed, "gpu01")
+        assert model.attempt(run_id)["at_fault"] == "node"
+    node = model.node()
+    assert (node["suspect_reason"], node["seq"], node["status"]) == ("full 2", ended, "up")
+    assert node["suspect_since"] == model.attempt(runs[0])["ended_at"]
+    model.log.dispatch(runs[3])
+    started = model.log.start(runs[3])
+    node = model.node()
+    assert (node["suspect_since"], node["suspect_reason"], node["seq"]) == (None, None, started)
 
 
 def test_a_stopping_moves_no_column_and_is_told_once(model: Model) -> None:

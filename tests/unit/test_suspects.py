@@ -114,6 +114,23 @@ def test_what_fails_together_or_long_after_makes_one_step_each() -> None:
     assert probe_due_ns(story.node("bad")) == START_NS + (19 + 60) * SECOND_NS
 
 
+def test_of_a_suspect_with_room_for_several_one_is_granted_also_while_the_grant_is_in_flight() -> None:
+    story = a_story()
+    story.join("bad", slots=4)
+    suspect(story, "bad")
+    submit(story, "r1", "r2", "r3")
+    story.at_s = 60.0
+    now_ns = START_NS + 60 * SECOND_NS
+    decisions = Decisions()
+    decisions.rebuild(story.state)
+    (grant,) = decisions.decide(story.state, story.seq, story.state.epoch, now_ns, {})
+    decisions.in_flight.add(grant)
+    assert decisions.decide(story.state, story.seq, story.state.epoch, now_ns, {}) == []
+    story.by_dispatcher(grant)
+    story.at_s = 4_000.0
+    assert decide(story) == {}, "it has neither started nor ended"
+
+
 def test_a_start_ends_it() -> None:
     story = a_story("bad")
     suspect(story, "bad")
