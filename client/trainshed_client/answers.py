@@ -157,7 +157,7 @@ class SuspectNode(msgspec.Struct, frozen=True, kw_only=True):
 class Waiting(Wait, frozen=True, kw_only=True):
     """What a PENDING run waits for. ``place``: from 1 on, in the order of the queue; None while it is not in it.
 
-    ``of``: how many are in the queue. ``commands``: what would help, if it is wanted. ``text``: the reason as text.
+    ``of``: how many are in the queue. ``avoids``: nodes that could not start it, while another could hold it. ``commands``: what would help, if it is wanted. ``text``: the reason as text.
     """
 
     text: str = ""
@@ -167,6 +167,7 @@ class Waiting(Wait, frozen=True, kw_only=True):
     holders: list[Holder] = msgspec.field(default_factory=list)
     holders_total: int = 0
     suspects: list[SuspectNode] = msgspec.field(default_factory=list)
+    avoids: list[str] = msgspec.field(default_factory=list)
     commands: list[str] = msgspec.field(default_factory=list)
 
 

@@ -154,6 +154,8 @@ def _waiting(record: QueuedRunRecord, waiting: Waiting | None, at: str, *, whole
             "" if first.starts_by is None else f"; by time limits it starts by {_until(first.starts_by, at)}"
         )
         yield "kept", f"{first.node} for {whose}{until}", None
+    if waiting.avoids:
+        yield "avoids", f"{', '.join(waiting.avoids)}, which could not start it", None
     for one in waiting.suspects:
         yield (
             "suspect",

@@ -25,13 +25,12 @@ async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bo
     make them, and where not to ``refuse``. One that is a run already is not judged. Asks nobody where all is there. Raises
     TrainshedError.
     """
-    hosts: set[str] | None = None
+    missing = list(_missing(request.configs)) if request.check else []
+    hosts = await _hosts(trainshed) if missing else set()
     warnings: list[str] = []
-    for number, field, what in _missing(request.configs) if request.check else ():
-        if hosts is None:
-            hosts = await _hosts(trainshed)
+    for number, field, what in missing if socket.gethostname() in hosts else ():
         config = request.configs[number]
-        if socket.gethostname() not in hosts or not (await trainshed.check(config)).new:
+        if not await _is_new(trainshed, config):
             continue
         where = request.places[number] if request.places else ""
         place = f"{where}: {field}" if where else field
@@ -57,9 +56,20 @@ def _missing(configs: Sequence[Config]) -> Iterator[tuple[int, str, str]]:
         seen.add(named)
 
 
+async def _is_new(trainshed: Trainshed, config: Config) -> bool:
+    """Whether it would be a new run; what is refused is not, and is refused again in its turn."""
+    try:
+        return (await trainshed.check(config)).new
+    except TrainshedError:
+        return False
+
+
 async def _hosts(trainshed: Trainshed) -> set[str]:
-    """The machines that are there as nodes."""
-    nodes = (await trainshed.nodes()).nodes
+    """The machines that are there as nodes; none where who asks may not know."""
+    try:
+        nodes = (await trainshed.nodes()).nodes
+    except TrainshedError:
+        return set()
     return {node.host for node in nodes if node.status in (NodeStatus.UP, NodeStatus.LOST)}
 
 

@@ -92,6 +92,7 @@ class Explainer:
             reservation=None if self._reservation is None else _reserved(self._reservation),
             holders=holders[:MOST_HOLDERS],
             holders_total=len(holders),
+            avoids=sorted(avoided(self._state, run.needs, run.tried)),
             suspects=self._suspects(wait) if wait.reason is WaitReason.SUSPECT else [],
             commands=self._for_nodes(run, wait.reason),
         )

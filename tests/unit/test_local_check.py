@@ -12,7 +12,7 @@ import pytest
 from services.cli.local_check import look_at_programs, missing_here
 from services.cli.request import Request
 from trainshed_client.client import Trainshed
-from trainshed_client.errors import TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError
 
 MISSING = {"entry_point": "/no/such/train.py"}
 
@@ -115,6 +115,16 @@ async def test_elsewhere_it_is_a_warning_or_nobodys_business(
     assert [one.startswith("a: entry_point: there is no program /no/such/train.py") for one in found] == [
         True
     ] * warned
+
+
+async def test_who_may_not_ask_is_not_refused() -> None:
+    async def denied(*_: object) -> object:
+        raise TrainshedError(ErrorCode.DENIED, "not from here")
+
+    for asks in ("nodes", "check"):
+        client = stack(HERE)
+        setattr(client, asks, denied)
+        assert await look_at_programs(client, Request([MISSING], False, [])) == []
 
 
 async def test_what_is_a_run_already_and_what_is_not_to_be_checked_passes() -> None:

@@ -276,7 +276,7 @@ SUSPECT = Waiting(
             probe_at=at("10:00:42"),
         )
     ],
-    commands=["trainshed resume gpu04", "trainshed nodes"],
+    avoids=["gpu02"], commands=["trainshed resume gpu04", "trainshed nodes"],
 )  # fmt: skip
 SLOTS = SlotPage(
     seq=120,

@@ -181,6 +181,7 @@ def test_a_run_avoids_the_node_that_could_not_start_it_while_another_could_hold_
     assert decide(story) == {}, "b could hold it when it is empty"
     wait = Explainer(story.state, START_NS + 5 * SECOND_NS).wait_of(story.run("r1"))
     assert (wait.reason, wait.numbers) == (WaitReason.GPUS, {"gpus": 1, "free": 0, "total": 1})
+    assert Explainer(story.state, START_NS + 5 * SECOND_NS).explain(story.run("r1")).avoids == ["a"]
     story.drain("b")
     assert decide(story) == {"r1": "a"}, "where no other takes work it is tried again"
 

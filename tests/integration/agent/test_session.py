@@ -177,6 +177,7 @@ async def test_a_killed_shim_is_the_end_of_its_attempt(stage: Stage) -> None:
         os.kill(started.shim_pid, 9)
         end = await stage.ended(ref)
         assert isinstance(end, Failed) and end.failure_reason is FailureReason.SHIM_LOST
+        assert (end.at_fault, end.message) == (None, None), "its worker was started"
         assert not alive(pid)
 
 
