@@ -12,7 +12,8 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 LABEL = "parent"
 """The label of what a worker submitted: the id of the worker's run."""
 
-CALLS = ("run.submit", "run.submit_batch", "run.check", "run.cancel", "run.get", "run.list")
+CALLS = ("run.submit", "run.submit_batch", "run.check", "run.cancel", "run.get", "run.list", "node.list")
+"""`submit` looks at the nodes, too: whether there are GPUs to ask for, and whether a missing program is missed."""
 
 
 def with_parent(config: object, parent: str | None) -> object:

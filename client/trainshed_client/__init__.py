@@ -8,6 +8,8 @@ Owns what is public; importing it costs next to nothing, for nats-py is imported
         submission = await trainshed.submit({"entry_point": "/usr/bin/python3", "arguments": ["train.py"]})
         (record,) = await trainshed.wait([submission.run_id])
         print(record.status, record.exit_code)
+
+Inside a worker it reaches the stack that runs the worker, and there the runs that the worker submitted.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class WorkerSocket:
         call = subject.removeprefix(f"{subjects.API}.")
         line = request_line(call, payload)
         try:
-            async with asyncio.timeout(timeout + AGENT_ANSWERS_LATER_S), self._turns:
+            async with self._turns, asyncio.timeout(timeout + AGENT_ANSWERS_LATER_S):
                 data = await self._answer(line)
         except TimeoutError:
             raise no_answer(self._path, subject, timeout) from None

@@ -16,6 +16,7 @@ from trainshed_client.endpoint import (
     discover,
     parse_url,
     read_endpoint,
+    worker_socket,
     write_endpoint,
 )
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -56,6 +57,16 @@ def test_no_password_is_in_an_error_or_in_a_text_form() -> None:
         parse_url("http://sam:hush@host", given_by="--nats")
     assert "hush" not in str(refused.value)
     assert "hush" not in f"{Endpoint('nats://h:1', 'sam', 'hush')} {Endpoint('nats://h:1', 'sam', 'hush')!r}"
+
+
+def test_a_workers_socket_is_used_where_nothing_names_a_stack() -> None:
+    env = {"TRAINSHED_SOCKET": "/s/w.sock", "HOME": "/home/me"}
+    assert worker_socket(environ=env) == "/s/w.sock"
+    assert worker_socket("nats://one:1", environ=env) is None
+    for name in ("TRAINSHED_NATS_URL", "NATS_URL", "TRAINSHED_STATE_DIR"):
+        assert worker_socket(environ={**env, name: "/elsewhere"}) is None
+    assert worker_socket(environ={"HOME": "/home/me"}) is None
+    assert worker_socket(environ={"TRAINSHED_SOCKET": ""}) is None
 
 
 def test_the_option_goes_before_the_environment_before_the_state_folder(tmp_path: Path) -> None:

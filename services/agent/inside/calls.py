@@ -92,7 +92,7 @@ class WorkerCalls:
             raise TrainshedError(
                 ErrorCode.DENIED,
                 f"{call:.60} is not for a worker: it submits runs, and gets, lists, waits for, cancels and reads the "
-                "output of those that it submitted. To reach all of the stack name it: trainshed --nats URL …",
+                "output of those that it submitted, and lists nodes. To reach all of the stack name it: trainshed --nats URL …",
             )
         if call == "run.cancel":
             await self._require_seen(asker, _read(request, _OneRun).run_id)

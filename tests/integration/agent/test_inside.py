@@ -45,11 +45,13 @@ class Stack:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.hang = False
+        self.takes_s = 0.0
         self.receive: ReceiveRun = lambda run_id, data: None
         self.watchers = 0
 
     async def request(self, subject: str, payload: bytes, **_: Any) -> Reply:
         self.asked.append(subject)
+        await asyncio.sleep(self.takes_s)
         while self.hang:
             await asyncio.sleep(0.01)
         if subject.endswith("run.get") and json.loads(payload)["run_id"] == STRANGER:
@@ -140,7 +142,7 @@ async def test_what_a_worker_asks_is_asked_in_the_name_of_its_run(door: Door) ->
     "call",
     [
         *(
-            "node.list",
+            "slot.list",
             "node.drain",
             "run.retry",
             "run.explain",
@@ -408,6 +410,16 @@ async def test_a_watch_goes_on_with_the_next_agent(tmp_path: Path) -> None:
         await eventually(lambda: heard == ["again", KID, "again"])
         await trainshed.close()
         await watching.close()
+
+
+async def test_of_many_questions_none_is_late_for_those_before_it(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainshed_client.worker_socket.AGENT_ANSWERS_LATER_S", 0.0)
+    monkeypatch.setattr(door.stack, "takes_s", 0.1)
+    client = WorkerSocket(str(door.path))
+    asked = [client.request(subjects.api("run.list"), b"{}", timeout=0.8) for _ in range(200)]
+    assert len(await asyncio.gather(*asked)) == 200
 
 
 async def test_without_any_agent_it_is_unavailable_and_says_where(

@@ -45,7 +45,7 @@ def test_the_command_line_inside_a_worker_submits_and_sees_its_own_runs_alone(st
         "$T submit --json --name kid --label a=b -- /bin/sh -c 'echo hello; exit 3'\n"
         "$T wait -q kid; echo $?\n"
         "$T ls --all --json; $T show $TRAINSHED_RUN_ID --json; $T logs kid\n"
-        f"$T show {other} 2>&1; echo $?; $T cancel {other} 2>/dev/null; echo $?; $T nodes 2>&1; echo $?\n"
+        f"$T show {other} 2>&1; echo $?; $T cancel {other} 2>/dev/null; echo $?; $T slots 2>&1; echo $?\n"
         f"$T logs {other} 2>/dev/null; echo $?",
     )
     submitted = json.loads(lines[0])
@@ -61,6 +61,12 @@ def test_the_command_line_inside_a_worker_submits_and_sees_its_own_runs_alone(st
     record = stack.record(kid)
     assert record["labels"] == {"a": "b", "parent": parent}
     assert record["submitted_by"] == f"run/{parent}"
+
+
+def test_a_program_that_is_not_there_is_refused_inside_a_worker_as_outside(stack: Stack) -> None:
+    _, lines = shell(stack, "$T submit -- ./not-there 2>&1; echo $?")
+    assert "not-there" in lines[0]
+    assert lines[-1] == "2"
 
 
 def test_a_workers_environment_names_the_socket_and_holds_no_credential(stack: Stack) -> None:
