@@ -352,14 +352,23 @@ class RunHeartbeat(WorkerReport, frozen=True, kw_only=True):
     attempt: Integer
 
 
+class AttemptMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a device's memory the processes of one attempt use, in MiB."""
+
+    run_id: str
+    attempt: Integer
+    memory_mb: int
+
+
 class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
-    """One device at one moment; what NVML does not know is null."""
+    """One device at one moment, by its first slot; what NVML does not know is null, or left out of ``attempts``."""
 
     index: Integer
     utilisation: int | None = None
     memory_used_mb: int | None = None
     temperature_c: int | None = None
     other_pids: tuple[int, ...] = ()
+    attempts: tuple[AttemptMemory, ...] = ()
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True, kw_only=True):

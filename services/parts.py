@@ -131,5 +131,6 @@ def agent(
         var_logs_dir=settings.var_logs_dir,
         stop_workers=options.stop_workers or options.borrowed,
         borrowed=options.borrowed,
+        avoid_busy_gpus=settings.avoid_busy_gpus,
         log=log,
     )

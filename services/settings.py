@@ -145,6 +145,14 @@ class Settings:
             "0",
         ),
     ] = False
+    avoid_busy_gpus: Annotated[
+        bool,
+        _Variable(
+            setting_values.switch,
+            "1 grants nothing on a GPU on which somebody else's processes compute (seen for 30 s, until they are gone for 30 s).",
+            "0",
+        ),
+    ] = False
     http_listen: Annotated[
         Listen | None,
         _Variable(

@@ -131,23 +131,31 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None = None
     status_text: str | None = None
     metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    gpu_memory_mb: int | None = None
     usage: AttemptUsage = NO_USAGE
     memory_enforced: bool | None = None
     late_result: str | None = None
 
 
 class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One schedulable GPU share of a node and who holds it."""
+    """One schedulable GPU share of a node and who holds it.
+
+    ``gpu``: the place of its device among the node's, which slots of one device share; so do ``memory_used_mb``,
+    ``utilisation`` and ``other_pids``. ``attempt_memory_mb`` is what its holder uses of that device.
+    """
 
     node: str
     index: int
+    gpu: int | None = None
     uuid: str | None = None
     device: str | None = None
     memory_mb: int | None = None
     memory_used_mb: int | None = None
+    attempt_memory_mb: int | None = None
     utilisation: int | None = None
     other_pids: list[int] = msgspec.field(default_factory=list)
     healthy: bool = True
+    unhealthy_reason: str | None = None
     run_id: str | None = None
     attempt: int | None = None
     seq: int = 0
@@ -170,6 +178,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 0
     memory_mb: int = 0
     gpus: int = 0
+    slots_total: int = 0
     cpus_used: int = 0
     memory_used_mb: int = 0
     slots_used: int = 0

@@ -6,14 +6,13 @@ Owns whose heartbeats count; knows neither NATS nor how a run got where it is.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
 from events.codec import decode_heartbeat
 from events.feed import Message
 from events.state import Active, Run
-from events.types import NodeHeartbeat, RunHeartbeat
+from events.types import AttemptRef, NodeHeartbeat, RunHeartbeat
 from projections.read_model.core import Projection
 from projections.read_model.projector import Applied, Projector, changed_run, changed_slot
 from projections.read_model.reports import ReportColumns
@@ -58,7 +57,7 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
                 _node(projection, heartbeat, time, changed)
             case None:
                 pass
-    if not (changed.runs or changed.slots or changed.nodes):
+    if not (changed.runs or changed.attempts or changed.slots or changed.nodes):
         return Applied(projector.seq)
     store = projector.store
     with store.connection.begin():
@@ -100,19 +99,56 @@ def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: 
         return
     item.row.last_heartbeat_at, item.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
     changed.nodes.append(item.row)
-    slots = projection.working.slots.get(heartbeat.node, {})
+    if heartbeat.gpus:
+        _slots(projection, heartbeat, time, changed)
+        _memory_of_attempts(projection, heartbeat, changed)
+
+
+def _slots(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: ChangedRows) -> None:
+    """What was read of a device, in the rows of all its slots."""
+    rows = {
+        index: item.row
+        for index, item in projection.working.slots.get(heartbeat.node, {}).items()
+        if item.row is not None
+    }
     for reading in heartbeat.gpus:
-        slot = slots.get(reading.index)
-        if slot is None or slot.row is None:
+        first = rows.get(reading.index)
+        if first is None:
             continue
-        row: SlotRow = slot.row
-        now: tuple[Any, ...] = (
+        memory = {(one.run_id, one.attempt): fitting(one.memory_mb) for one in reading.attempts}
+        of_device = (
             fitting(reading.memory_used_mb),
             fitting(reading.utilisation),
             sorted_json(reading.other_pids),
         )
-        if now == (row.memory_used_mb, row.utilisation, row.other_pids):
-            continue
-        row.memory_used_mb, row.utilisation, row.other_pids = now
-        row.updated_at = max(row.updated_at or "", time)
-        changed.slots.append(row)
+        for row in rows.values():
+            if row is not first and (row.gpu is None or row.gpu != first.gpu):
+                continue
+            held = None if row.run_id is None else memory.get((row.run_id, row.attempt or 0))
+            if (*of_device, held) == (
+                row.memory_used_mb,
+                row.utilisation,
+                row.other_pids,
+                row.attempt_memory_mb,
+            ):
+                continue
+            row.memory_used_mb, row.utilisation, row.other_pids = of_device
+            row.attempt_memory_mb = held
+            row.updated_at = max(row.updated_at or "", time)
+            changed.slots.append(row)
+
+
+def _memory_of_attempts(projection: Projection, heartbeat: NodeHeartbeat, changed: ChangedRows) -> None:
+    """What each live attempt of the node uses of its devices' memory, all together."""
+    used: dict[AttemptRef, int] = {}
+    for reading in heartbeat.gpus:
+        for one in reading.attempts:
+            ref = AttemptRef(one.run_id, one.attempt)
+            used[ref] = used.get(ref, 0) + one.memory_mb
+    working = projection.working
+    for run, active, placement in working.state.attempts_of(heartbeat.node):
+        item = working.attempts.get((run.submit_seq, active.attempt)) if placement.slots else None
+        memory = fitting(used.get(run.ref))
+        if item is not None and item.row is not None and item.row.gpu_memory_mb != memory:
+            item.row.gpu_memory_mb = memory
+            changed.attempts.append((run.submit_seq, item.row))

@@ -9,9 +9,12 @@ with it in the same event.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from events.codec import StoredEvent
+from events.resources import slots_of_devices
 from events.state import Node
-from events.types import Device, Dispatched
+from events.types import Device, Dispatched, SlotUnhealthy
 from projections.read_model import reports
 from projections.read_model.rows import NodeRow, SlotRow, fitting
 from projections.read_model.times import stored_time
@@ -32,6 +35,7 @@ def hold(working: WorkingSet, node: str, index: int, ref: Dispatched, time: str)
     if row.run_id is None:
         working.held[node] = working.held.get(node, 0) + 1
     row.run_id, row.attempt, row.seq, row.updated_at = ref.run_id, ref.attempt, working.seq, time
+    row.attempt_memory_mb = None
 
 
 def let_go(working: WorkingSet, node: str, index: int, run_id: str, attempt: int, time: str) -> None:
@@ -44,7 +48,7 @@ def let_go(working: WorkingSet, node: str, index: int, run_id: str, attempt: int
     working.held[node] -= 1
     if not working.held[node]:
         del working.held[node]
-    row.run_id = row.attempt = None
+    row.run_id = row.attempt = row.attempt_memory_mb = None
     row.seq, row.updated_at = working.seq, time
     if _device(working, node, index) is None:
         item.row = None
@@ -102,7 +106,9 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
     if node is None:
         _forgotten(working, name)
         return
-    _inventory(working, node, stored.seq, stored_time(stored.stored_ns))
+    event = stored.event
+    reasons = {event.index: event.reason} if isinstance(event, SlotUnhealthy) else {}
+    _inventory(working, node, stored.seq, stored_time(stored.stored_ns), reasons)
     row = _node_row(node)
     item = working.nodes.get(name)
     if item is None or item.row is None:
@@ -131,8 +137,11 @@ def set_used(working: WorkingSet) -> None:
         row.slots_used = working.held.get(name, 0)
 
 
-def _inventory(working: WorkingSet, node: Node, seq: int, time: str) -> None:
-    """Make the node's slots those of its inventory; one that an attempt holds stays in any case."""
+def _inventory(
+    working: WorkingSet, node: Node, seq: int, time: str, reasons: Mapping[int, str | None]
+) -> None:
+    """Make the node's slots those of its inventory; one that an attempt holds stays in any case. ``reasons``: why slots
+    are unhealthy from now on."""
     devices = {} if node.status is NodeStatus.REMOVED else {d.index: d for d in reversed(node.gpus)}
     for index in sorted(working.slots.get(node.name, {}).keys() - devices.keys()):
         item = working.slots[node.name][index]
@@ -144,14 +153,22 @@ def _inventory(working: WorkingSet, node: Node, seq: int, time: str) -> None:
             continue
         device, healthy = devices[index], index not in node.unhealthy
         there = working.slots.get(node.name, {}).get(index)
-        wanted = (device.uuid, device.name, fitting(device.memory_mb), healthy)
         row = there.row if there is not None else None
-        if row is not None and (row.uuid, row.device, row.memory_mb, row.healthy) == wanted:
+        reason = None if healthy else reasons.get(index, row.unhealthy_reason if row is not None else None)
+        wanted = (fitting(device.place), device.uuid, device.name, fitting(device.memory_mb), healthy, reason)
+        if row is not None and wanted == (
+            row.gpu,
+            row.uuid,
+            row.device,
+            row.memory_mb,
+            row.healthy,
+            row.unhealthy_reason,
+        ):
             continue
         item = _slot(working, node.name, index)
         assert item.row is not None
         row = item.row
-        row.uuid, row.device, row.memory_mb, row.healthy = wanted
+        row.gpu, row.uuid, row.device, row.memory_mb, row.healthy, row.unhealthy_reason = wanted
         row.seq, row.updated_at = seq, time
 
 
@@ -168,7 +185,8 @@ def _node_row(node: Node) -> NodeRow:
         cpus=fitting(node.cpus),
         cpus_used=0,
         drained=node.drained,
-        gpus=len(node.gpus),
+        gpus=len(slots_of_devices(node, unhealthy_too=True)),
+        slots_total=len(node.gpus),
         host=node.host,
         incarnation=node.incarnation,
         joined_at=stored_time(node.joined_ns),

@@ -43,7 +43,7 @@ class ReportColumns(NamedTuple):
 
 
 NO_REPORT = ReportColumns()
-OF_ATTEMPT = ReportColumns._fields
-OF_RUN = (*OF_ATTEMPT, "updated_at")
-OF_SLOT = ("memory_used_mb", "utilisation", "other_pids", "updated_at")
+OF_ATTEMPT = (*ReportColumns._fields, "gpu_memory_mb")
+OF_RUN = (*ReportColumns._fields, "updated_at")
+OF_SLOT = ("memory_used_mb", "attempt_memory_mb", "utilisation", "other_pids", "updated_at")
 OF_NODE = ("last_heartbeat_at", "disk_free_mb")

@@ -202,6 +202,7 @@ def _attempt_ended(
     attempt = item.row
     attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
+    attempt.gpu_memory_mb = None
     attempt.duration_s = duration_s
     attempt.usage = usage
     attempt.at_fault = getattr(event, "at_fault", None)

@@ -22,7 +22,8 @@ What the worker asks of the stack comes in by a socket of its attempt (`inside/s
 its run (`inside/calls.py`), and what it watches waits to be written (`inside/watches.py`).
 While the worker runs its output is published as it grows (`output/tails.py`), indexed (`output/output_index.py`), looked
 through for telemetry (`output/telemetry.py`) and served to whoever asks for a range (`output/service.py`); what it
-reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`)
+reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are
+on them: `machine/owners.py`; whether others compute there: `machine/busy.py`)
 and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is written, and the shim is
 told to read it. The worker exits or is ended, the shim ends its tree and writes exit.json: ExitWritten comes in. Where no
 shim is left to do that, `processes/sweep.py` ends what may live of the tree and `processes/workers.py` finalises the
@@ -60,6 +61,7 @@ from services.agent.machine.devices import Devices
 from services.agent.machine.disk import Disk
 from services.agent.machine.gpus import Gpus
 from services.agent.machine.inventory import Inventory
+from services.agent.machine.owners import Owners
 from services.agent.output.service import OutputService
 from services.agent.output.tails import Output
 from services.agent.processes.workers import Workers, boot_id
@@ -92,7 +94,7 @@ class AgentService:
 
     ``node`` is the name that was asked for (None: the kept one, else the host's); ``heartbeat_timeout_s`` counts for
     runs that name none. ``stop_workers``: a stop ends the workers as well and leaves the node without attempts;
-    ``borrowed`` nodes do so always.
+    ``borrowed`` nodes do so always. ``avoid_busy_gpus``: a device on which others compute is unhealthy.
     """
 
     name = "agent"
@@ -110,6 +112,7 @@ class AgentService:
         var_logs_dir: Path | None = None,
         stop_workers: bool = False,
         borrowed: bool = False,
+        avoid_busy_gpus: bool = False,
         host: str | None = None,
         environment: Mapping[str, str] | None = None,
         clock: Callable[[], int] = time.time_ns,
@@ -128,6 +131,7 @@ class AgentService:
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._reclaim = stop_workers or borrowed
         self._borrowed = borrowed
+        self._avoid_busy_gpus = avoid_busy_gpus
         self._host = host or socket.gethostname()
         self._environment = environment
         self._clock = clock
@@ -191,7 +195,14 @@ class AgentService:
         appender = Appender(self._log, writer, identity.node)
         self._append_node_event = appender.append_node_event
         self._heartbeats = NodeHeartbeats(self._nc, writer, identity.node, identity.incarnation)
-        self._devices = Devices(self._gpus, identity.node, identity.incarnation, identity.log_id)
+        self._devices = Devices(
+            self._gpus,
+            self._inventory.gpus,
+            identity.node,
+            identity.incarnation,
+            Owners(identity.log_id),
+            avoid_busy=self._avoid_busy_gpus,
+        )
         self._disk = Disk(self._folders.runs_dir)
         workers = Workers(
             state_dir=self._folders.state_dir,
@@ -255,6 +266,7 @@ class AgentService:
                     intents=intents,
                     membership=membership,
                     joined=self._has_joined,
+                    ended=self._devices.ended,
                 )
                 try:
                     await self._begin_folders(session)

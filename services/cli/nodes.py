@@ -68,12 +68,13 @@ def nodes(as_json: bool) -> None:
 
 
 def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
-    """The table."""
+    """The table; of slots, where a GPU is several somewhere."""
+    several = any(_slots(node) != node.gpus for node in page.nodes)
     return render(
         (
             Column("NODE"),
             Column("STATUS"),
-            Column("GPUS", right=True),
+            Column("SLOTS" if several else "GPUS", right=True),
             Column("CPUS", right=True),
             Column("MEMORY", right=True),
             Column("DISK FREE", right=True),
@@ -107,13 +108,19 @@ def _row(node: NodeRecord, at: str) -> list[str | Cell]:
     return [
         node.node,
         Cell(status, "red" if suspect else "yellow" if node.drained else _STYLES.get(node.status)),
-        f"{node.slots_used}/{node.gpus}",
+        f"{node.slots_used}/{_slots(node)}",
         f"{node.cpus_used}/{node.cpus}",
         f"{node.memory_used_mb}/{node.memory_mb} MB",
         _disk(node.disk_free_mb),
         NOTHING if heard is None else ago(heard),
         clean(node.host),
     ]
+
+
+def _slots(node: NodeRecord) -> int:
+    return (
+        node.slots_total or node.gpus
+    )  # an older projector tells no slots: there each has a device of its own
 
 
 def _disk(free_mb: int | None) -> Cell:

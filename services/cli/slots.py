@@ -6,6 +6,7 @@ Owns its columns.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 import msgspec
 
@@ -43,18 +44,26 @@ def slots(as_json: bool) -> None:
 
 
 def lines(page: SlotPage, screen: Screen) -> list[str]:
-    """The table."""
+    """The table. Which slots share a device, and what runs use of its memory, is shown where there is something."""
+    of_device = Counter((slot.node, slot.gpu) for slot in page.slots if slot.gpu is not None)
+    more = {
+        "GPU": any(slots > 1 for slots in of_device.values()),
+        "ITS MEMORY": any(slot.attempt_memory_mb is not None for slot in page.slots),
+    }
+    columns = [
+        Column("SLOT"),
+        Column("GPU", right=True),
+        Column("DEVICE", shrink=12),
+        Column("MEMORY", right=True),
+        Column("UTIL", right=True),
+        Column("RUN"),
+        Column("ITS MEMORY", right=True),
+        Column("NOTES", shrink=12),
+    ]
+    places = [place for place, column in enumerate(columns) if more.get(column.heading, True)]
+    rows = [_row(slot, whole_ids=not screen.is_terminal) for slot in page.slots]
     return render(
-        (
-            Column("SLOT"),
-            Column("DEVICE", shrink=12),
-            Column("MEMORY", right=True),
-            Column("UTIL", right=True),
-            Column("RUN"),
-            Column("NOTES", shrink=12),
-        ),
-        [_row(slot, whole_ids=not screen.is_terminal) for slot in page.slots],
-        screen,
+        tuple(columns[place] for place in places), [[row[place] for place in places] for row in rows], screen
     )
 
 
@@ -69,17 +78,24 @@ def _row(slot: SlotRecord, *, whole_ids: bool) -> list[str | Cell]:
     holder = NOTHING if slot.run_id is None else f"{shown_id(slot.run_id, whole=whole_ids)}.{slot.attempt}"
     return [
         f"{slot.node}:{slot.index}",
+        NOTHING if slot.gpu is None else str(slot.gpu),
         clean(slot.device or "declared"),
         memory,
         NOTHING if slot.utilisation is None else f"{slot.utilisation}%",
         Cell(holder, "cyan" if slot.run_id else None),
+        NOTHING if slot.attempt_memory_mb is None else f"{slot.attempt_memory_mb} MB",
         Cell(notes(slot), "red" if not slot.healthy else "yellow"),
     ]
 
 
 def notes(slot: SlotRecord) -> str:
     """What is odd about a slot."""
-    parts = [] if slot.healthy else ["unhealthy"]
-    if slot.other_pids:
-        parts.append(f"also used by pid {', '.join(map(str, slot.other_pids))}")
+    pids = f"pid {', '.join(map(str, slot.other_pids))}" if slot.other_pids else ""
+    if slot.unhealthy_reason == "external":
+        return f"used by others: {pids}" if pids else "used by others until now"
+    parts = []
+    if not slot.healthy:
+        parts.append(f"unhealthy: {clean(slot.unhealthy_reason)}" if slot.unhealthy_reason else "unhealthy")
+    if pids:
+        parts.append(f"also used by {pids}")
     return "; ".join(parts)

@@ -36,7 +36,8 @@ from services.agent.identity import identify, only_agent
 from services.agent.machine import devices
 from services.agent.machine.devices import Devices
 from services.agent.machine.gpus import Gpus, GpuSample
-from services.agent.machine.inventory import Inventory
+from services.agent.machine.inventory import Inventory, slots_of
+from services.agent.machine.owners import Owner, Owners
 from services.agent.output import artifacts, output_index
 from services.agent.output.output_index import OutputIndex, Seen
 from services.agent.output.telemetry import LineCutter, is_telemetry
@@ -375,12 +376,18 @@ class SampledGpus:
     def __init__(self) -> None:
         self.devices = (Device(index=0), Device(index=1))
         self.lost: set[int] = set()
+        self.foreign: tuple[int, ...] = ()
         self.asked = 0
 
-    def sample(self, ours: Callable[[int], bool]) -> list[GpuSample]:
+    def sample(self, owner_of: Callable[[int], Owner]) -> list[GpuSample]:
         self.asked += 1
         return [
-            GpuSample(reading=GpuReading(index=index), healthy=index not in self.lost, reason="GPU is lost")
+            GpuSample(
+                reading=GpuReading(index=index),
+                foreign=self.foreign if index == 1 else (),
+                healthy=index not in self.lost,
+                reason="GPU is lost",
+            )
             for index in (0, 1)
         ]
 
@@ -394,7 +401,7 @@ async def test_a_slots_health_is_told_when_it_changes_and_again_after_a_join(
     async def tell(event: NodeEvent) -> None:
         told.append((type(event).__name__, getattr(event, "index", -1)))
 
-    watched = Devices(cast(Gpus, gpus), "n", "i", "log")
+    watched = Devices(cast(Gpus, gpus), gpus.devices, "n", "i", Owners("log"))
     sampling = asyncio.create_task(watched.run(tell))
     try:
         await eventually(lambda: gpus.asked > 2)
@@ -405,6 +412,61 @@ async def test_a_slots_health_is_told_when_it_changes_and_again_after_a_join(
         await eventually(lambda: told == [("SlotUnhealthy", 1)] * 2)
         gpus.lost = set()
         await eventually(lambda: told[2:] == [("SlotHealthy", 1)])
+    finally:
+        sampling.cancel()
+        await asyncio.wait({sampling})
+
+
+class ToldOwners(Owners):
+    """Pids that can be told apart, or not."""
+
+    known = True
+
+    def knows_pids(self) -> bool:
+        return self.known
+
+    def is_there(self, pid: int) -> bool:
+        return pid != 404
+
+
+async def test_all_slots_of_a_device_on_which_others_compute_are_unhealthy_until_it_is_free_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "SAMPLE_EVERY_S", 0.001)
+    gpus, told = SampledGpus(), list[tuple[str, int, str | None]]()
+    now_s, owners = [0.0], ToldOwners("log")
+
+    async def tell(event: NodeEvent) -> None:
+        told.append((type(event).__name__, getattr(event, "index", -1), getattr(event, "reason", None)))
+
+    async def looks() -> None:
+        asked = gpus.asked
+        await eventually(lambda: gpus.asked > asked + 2)
+
+    slots = slots_of(gpus.devices, 2)
+    watched = Devices(cast(Gpus, gpus), slots, "n", "i", owners, avoid_busy=True, clock=lambda: now_s[0])
+    sampling = asyncio.create_task(watched.run(tell))
+    try:
+        for owners.known, gpus.foreign in ((False, (7,)), (True, (404,))):
+            await looks()
+            now_s[0] += 100
+            await looks()
+            assert told == [], "whose they are cannot be told"
+        assert [each.index for each in watched.readings()] == [0, 2], "by its first slot"
+        gpus.foreign = (7,)
+        await looks()
+        watched.ended([3])
+        now_s[0] += 9
+        await looks()
+        now_s[0] += 29
+        await looks()
+        assert told == [], "the end of an own attempt begins it anew"
+        now_s[0] += 31
+        await eventually(lambda: told == [("SlotUnhealthy", 2, "external"), ("SlotUnhealthy", 3, "external")])
+        gpus.foreign = ()
+        await looks()
+        now_s[0] += 31
+        await eventually(lambda: told[2:] == [("SlotHealthy", 2, None), ("SlotHealthy", 3, None)])
     finally:
         sampling.cancel()
         await asyncio.wait({sampling})

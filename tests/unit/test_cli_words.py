@@ -354,6 +354,11 @@ def test_a_slot_tells_who_else_uses_it() -> None:
     assert notes(SlotRecord(node="a", index=0, healthy=False, other_pids=[12, 13])) == (
         "unhealthy; also used by pid 12, 13"
     )
+    busy = SlotRecord(node="a", index=0, healthy=False, unhealthy_reason="external", other_pids=[12])
+    assert notes(busy) == "used by others: pid 12"
+    assert notes(SlotRecord(node="a", index=0, healthy=False, unhealthy_reason="GPU is lost")) == (
+        "unhealthy: GPU is lost"
+    )
 
 
 @pytest.mark.parametrize(

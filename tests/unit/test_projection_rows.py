@@ -8,29 +8,38 @@ import msgspec
 import pytest
 
 from bench.log_maker import LogMaker
+from events.codec import Writer
+from events.feed import Message
 from events.types import (
+    AttemptMemory,
     AttemptRef,
     Cancelled,
     CancelRequested,
     Completed,
+    Device,
     Failed,
+    GpuReading,
     LastHeartbeat,
+    NodeHeartbeat,
     NodeJoined,
     NodeLeft,
     NodeLost,
     NodeRemoved,
     RetryRequested,
+    SlotHealthy,
     SlotUnhealthy,
     Started,
     Stopping,
     TimedOut,
 )
 from projections.read_model.database import Database
+from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
 from trainshed_client.records import AttemptUsage
 from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import AtFault, FailureReason
+from trainshed_client.subjects import Role
 
 RETRIES: dict[str, object] = {
     "entry_point": "/usr/bin/python3",
@@ -96,6 +105,13 @@ class Model:
 
     def node(self, name: str = "gpu01") -> dict[str, Any]:
         return next(row for row in self.table("nodes") if row["node"] == name)
+
+    def heartbeat(self, node: str, *gpus: GpuReading) -> None:
+        """A node's, heard once all that was told before is folded."""
+        self.table("runs")
+        said = NodeHeartbeat(node=node, incarnation=f"{node}-a", gpus=gpus)
+        subject, _, body = Writer(Role.AGENT, lambda: 0, lambda: "id", node).heartbeat(said)
+        apply_heartbeats(self._projector, [Message(1, 1, subject, body)])
 
     def told(self, run_id: str) -> list[tuple[str, str]]:
         return [
@@ -364,6 +380,59 @@ def test_a_suspect_node_says_since_when_and_why_until_a_worker_is_started_there(
     started = model.log.start(runs[3])
     node = model.node()
     assert (node["suspect_since"], node["suspect_reason"], node["seq"]) == (None, None, started)
+
+
+def test_why_a_slot_is_unhealthy_is_told_until_it_is_healthy(model: Model) -> None:
+    of = {"node": "gpu01", "incarnation": "gpu01-a"}
+    for event, told in (
+        (SlotUnhealthy(**of, index=0, reason="external"), (False, "external")),
+        (SlotUnhealthy(**of, index=1, reason="lost"), (False, "external")),
+        (SlotHealthy(**of, index=0), (True, None)),
+        (SlotUnhealthy(**of, index=0), (False, None)),
+    ):
+        model.log.by_agent(event, "gpu01")
+        slot = model.slot(0)
+        assert slot is not None and (slot["healthy"], slot["unhealthy_reason"]) == told
+
+
+def test_slots_of_one_device_share_what_is_read_of_it_and_a_run_has_its_own_memory(model: Model) -> None:
+    one = Device(index=0, uuid="GPU-x", gpu=0)
+    gpus = (
+        one,
+        *(msgspec.structs.replace(one, index=i, gpu=i // 2, uuid=f"GPU-{i // 2}") for i in (1, 2, 3)),
+    )
+    join = NodeJoined(node="gpu02", incarnation="gpu02-a", host="h", cpus=9, memory_mb=9, gpus=gpus)
+    model.log.by_agent(join, "gpu02")
+    assert (model.node("gpu02")["gpus"], model.node("gpu02")["slots_total"]) == (2, 4)
+    first, both = model.log.submit(), model.log.submit()
+    model.log.dispatch(first, node="gpu02", slots=(0,))
+    model.log.dispatch(both, node="gpu02", slots=(1, 2))
+    used = [
+        AttemptMemory(run_id=run_id, attempt=1, memory_mb=mb) for run_id, mb in ((first, 300), (both, 40))
+    ]
+    seq = model.run(both)["seq"]
+    ended = AttemptMemory(run_id=first, attempt=9, memory_mb=7)
+    model.heartbeat(
+        "gpu02",
+        GpuReading(index=0, memory_used_mb=500, utilisation=60, other_pids=(7,), attempts=(*used, ended)),
+        GpuReading(index=2, memory_used_mb=80, attempts=(used[1],)),
+    )
+    columns = ("gpu", "memory_used_mb", "utilisation", "other_pids", "attempt_memory_mb")
+    slots = [slot for slot in model.table("slots") if slot["node"] == "gpu02"]
+    assert [tuple(slot[name] for name in columns) for slot in slots] == [
+        (0, 500, 60, "[7]", 300),
+        (0, 500, 60, "[7]", 40),
+        (1, 80, None, "[]", 40),
+        (1, 80, None, "[]", None),
+    ]
+    assert (model.attempt(first)["gpu_memory_mb"], model.attempt(both)["gpu_memory_mb"]) == (300, 80)
+    assert model.run(both)["seq"] == seq
+    model.heartbeat("gpu02", GpuReading(index=0, memory_used_mb=500, utilisation=60, attempts=(used[0],)))
+    assert (model.attempt(first)["gpu_memory_mb"], model.attempt(both)["gpu_memory_mb"]) == (300, None)
+    model.log.complete(first, node="gpu02")
+    slot = model.slot(0, "gpu02")
+    assert slot is not None and (slot["attempt_memory_mb"], slot["memory_used_mb"]) == (None, 500)
+    assert model.attempt(first)["gpu_memory_mb"] is None
 
 
 def test_a_stopping_moves_no_column_and_is_told_once(model: Model) -> None:

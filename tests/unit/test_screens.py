@@ -293,6 +293,22 @@ SLOTS = SlotPage(
         SlotRecord(node="gpu02", index=1),
     ],
 )  # fmt: skip
+A100 = SlotRecord(
+    node="gpu05", index=0, gpu=0, uuid="GPU-5", device="NVIDIA A100-SXM4-40GB", memory_mb=40960, memory_used_mb=9216,
+    utilisation=88,
+)  # fmt: skip
+SHARED_SLOTS = SlotPage(
+    seq=120,
+    slots=[
+        msgspec.structs.replace(A100, run_id=LIVE.run_id, attempt=1, attempt_memory_mb=6144),
+        msgspec.structs.replace(A100, index=1, run_id=FAILED.run_id, attempt=2, attempt_memory_mb=3072),
+        msgspec.structs.replace(
+            A100, index=2, gpu=1, uuid="GPU-6", memory_used_mb=20480, other_pids=[2231], healthy=False,
+            unhealthy_reason="external",
+        ),
+        SlotRecord(node="gpu06", index=0, gpu=0),
+    ],
+)  # fmt: skip
 NODES = NodePage(
     seq=120,
     nodes=[
@@ -307,6 +323,7 @@ NODES = NodePage(
         ),
         NodeRecord(
             node="gpu03", host="gpu03.lab.example.org", incarnation="i", status=NodeStatus.LOST, cpus=16, gpus=4,
+            slots_total=8, slots_used=3,
             memory_mb=64_000, last_heartbeat_at=at("09:12:00"),
         ),
         NodeRecord(
@@ -326,6 +343,7 @@ SCREENS: dict[str, Lines] = {
     "show-cancelled": lambda screen: show.lines(STOPPED_VIEW, None, NOW, screen),
     "show-not-started": lambda screen: show.lines(BROKEN_VIEW, None, NOW, screen),
     "slots": lambda screen: slots.lines(SLOTS, screen),
+    "slots-shared": lambda screen: slots.lines(SHARED_SLOTS, screen),
     "nodes": lambda screen: [*nodes.lines(NODES, NOW, screen), *nodes.memory_limits(NODES)],
     "explain-waiting": lambda screen: explain.lines(
         Explanation(seq=120, run=WAITING, waiting=WAITS), NOW, screen

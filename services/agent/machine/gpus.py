@@ -5,13 +5,14 @@ Owns every call to NVML and which of its errors mean what; knows nothing of runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
 import msgspec
 
-from events.types import Device, GpuReading
+from events.types import AttemptMemory, AttemptRef, Device, GpuReading
+from services.agent.machine.owners import Owner
 from services.agent.machine.visible import VARIABLE, Known, visible, wants_none
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -23,10 +24,11 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
     """One device at one moment: the reading that a node's heartbeat carries, and whether a run can use the device.
 
     ``reason`` is NVML's own words: why the device is unhealthy, or, while it is healthy, what NVML answered in
-    place of a value (other than that it does not support it).
+    place of a value (other than that it does not support it). ``foreign``: who computes there and is none of ours.
     """
 
     reading: GpuReading
+    foreign: tuple[int, ...] = ()
     healthy: bool = True
     reason: str | None = None
 
@@ -105,15 +107,15 @@ class Gpus:
         gpus.none_by_choice = self.none_by_choice
         return gpus
 
-    def sample(self, ours: Callable[[int], bool]) -> list[GpuSample]:
-        """Read every device. ``ours`` answers for a pid whether it belongs to a run (or the agent) here.
+    def sample(self, owner_of: Callable[[int], Owner]) -> list[GpuSample]:
+        """Read every device; a reading's index is the device's place. ``owner_of`` answers for a pid whose it is.
 
         A device that is lost is unhealthy, and the others go on; it is asked again at each sample. A value that
         NVML cannot give is null. Pids are as NVML gives them: in a container they may be those of the host.
         """
-        return [self._sample(index, device, ours) for index, device in enumerate(self._found)]
+        return [self._sample(index, device, owner_of) for index, device in enumerate(self._found)]
 
-    def _sample(self, index: int, device: _Found, ours: Callable[[int], bool]) -> GpuSample:
+    def _sample(self, index: int, device: _Found, owner_of: Callable[[int], Owner]) -> GpuSample:
         api: Any = self._nvml
         if device.handle is None:
             reason = (
@@ -136,10 +138,14 @@ class Gpus:
                 texts.append(_text(api, error))
                 return None
 
-        def pids(processes: Callable[[Any], list[Any]]) -> set[int]:
-            return field(lambda: {int(process.pid) for process in processes(handle)}) or set()
+        def used(processes: Callable[[Any], list[Any]]) -> dict[int, int | None]:
+            """Each process's memory in bytes, None where that is not known."""
+            return field(lambda: {int(each.pid): each.usedGpuMemory for each in processes(handle)}) or {}
 
         try:
+            computing = used(compute)
+            processes = used(graphics) | computing
+            owners = {pid: owner_of(pid) for pid in processes}
             reading = GpuReading(
                 index=index,
                 utilisation=field(lambda: int(api.nvmlDeviceGetUtilizationRates(handle).gpu)),
@@ -147,11 +153,13 @@ class Gpus:
                 temperature_c=field(
                     lambda: int(api.nvmlDeviceGetTemperature(handle, api.NVML_TEMPERATURE_GPU))
                 ),
-                other_pids=tuple(sorted(pid for pid in pids(compute) | pids(graphics) if not ours(pid))),
+                other_pids=tuple(sorted(pid for pid, owner in owners.items() if owner is False)),
+                attempts=_memory_of_attempts(processes, owners),
             )
         except (api.NVMLError_GpuIsLost, api.NVMLError_ResetRequired) as error:
             return GpuSample(reading=GpuReading(index=index), healthy=False, reason=_text(api, error))
-        return GpuSample(reading=reading, reason="; ".join(dict.fromkeys(texts)) or None)
+        foreign = tuple(sorted(pid for pid in computing if owners[pid] is False))
+        return GpuSample(reading=reading, foreign=foreign, reason="; ".join(dict.fromkeys(texts)) or None)
 
     def close(self) -> None:
         """Stop NVML, where it was started. Devices and notes stay readable; ``sample`` does not."""
@@ -160,6 +168,19 @@ class Gpus:
             self._nvml = None
             self._found = ()
             api.nvmlShutdown()
+
+
+def _memory_of_attempts(
+    processes: Mapping[int, int | None], owners: Mapping[int, Owner]
+) -> tuple[AttemptMemory, ...]:
+    used: dict[AttemptRef, int] = {}
+    for pid, memory in processes.items():
+        if isinstance(owner := owners[pid], AttemptRef) and memory is not None:
+            used[owner] = used.get(owner, 0) + int(memory)
+    return tuple(
+        AttemptMemory(run_id=ref.run_id, attempt=ref.attempt, memory_mb=memory // _MIB)
+        for ref, memory in sorted(used.items(), key=lambda each: (each[0].run_id, each[0].attempt))
+    )
 
 
 def _pynvml() -> ModuleType:

@@ -38,6 +38,7 @@ from services.agent.session.values import (
     AppendStarted,
     AttemptPlace,
     CountedLost,
+    ExitWritten,
     Finalise,
     Finish,
     Forget,
@@ -71,7 +72,8 @@ APPEND_ENDS_S = 5.0
 
 
 class SessionShell:
-    """Feeds one agent's session and carries out what it decides. ``joined`` is called at each of its joins.
+    """Feeds one agent's session and carries out what it decides. ``joined`` is called at each of its joins, ``ended``
+    with the slots of an attempt whose last process has gone.
 
     ``finished`` is set once nothing is left to do, or by whoever ends it; it takes nothing after that. ``refusal`` is
     the error for people where the node's name is another's.
@@ -87,6 +89,7 @@ class SessionShell:
         intents: Intents,
         membership: Membership,
         joined: Callable[[], None],
+        ended: Callable[[tuple[int, ...]], None] = lambda _: None,
     ) -> None:
         self.state = SessionState(incarnation=identity.incarnation)
         self.attempts = Attempts(parts, workers, prepared, self.feed)
@@ -99,6 +102,7 @@ class SessionShell:
         self._intents = intents
         self._membership = membership
         self._joined = joined
+        self._ended = ended
         self._inputs: deque[Input] = deque()
         self._draining = False
         self._deliveries: dict[int, Msg] = {}
@@ -137,6 +141,10 @@ class SessionShell:
             return
         if isinstance(event, Granted):
             self._unwritten.pop(event.seq, None)
+        if isinstance(event, ExitWritten):
+            for each in before.attempts:
+                if each.ref == event.ref:
+                    self._ended(each.slots)
         if isinstance(event, Joined) and self.state.phase is SessionPhase.JOINED:
             self._has_joined()
         self._limit_appending()

@@ -52,8 +52,8 @@ def devices(stub: StubNvml, visible: str | None) -> list[tuple[int, str | None]]
 def test_two_devices_are_found_in_pci_order_with_uuid_name_and_memory(stub: StubNvml) -> None:
     (found,) = run(stub, "show(Gpus.open(None).devices)")
     assert found == [
-        {"index": 0, "uuid": A, "name": "Stub-A", "memory_mb": 81920},
-        {"index": 1, "uuid": B, "name": "Stub-B", "memory_mb": 24576},
+        {"index": 0, "uuid": A, "name": "Stub-A", "memory_mb": 81920, "gpu": None},
+        {"index": 1, "uuid": B, "name": "Stub-B", "memory_mb": 24576, "gpu": None},
     ]
 
 
@@ -121,8 +121,8 @@ def test_the_gpus_option_takes_the_first_visible_and_refuses_more(stub: StubNvml
 
 
 def test_a_sample_reads_every_device_and_starts_nvml_no_second_time(stub: StubNvml) -> None:
-    stub.set("compute.1", "77\n4242\n")
-    stub.set("graphics.1", "4242\n99\n")
+    stub.set("compute.1", "77 300\n4242 5\n")
+    stub.set("graphics.1", "4242 5\n99 -\n")
     stub.set("unsupported.0")
     (last,) = run(
         stub,
@@ -135,6 +135,7 @@ def test_a_sample_reads_every_device_and_starts_nvml_no_second_time(stub: StubNv
         "memory_used_mb": 101,
         "temperature_c": 61,
         "other_pids": [99, 4242],
+        "attempts": [],
     }
     assert last[1]["reading"] == {
         "index": 1,
@@ -142,9 +143,25 @@ def test_a_sample_reads_every_device_and_starts_nvml_no_second_time(stub: StubNv
         "memory_used_mb": 100,
         "temperature_c": None,
         "other_pids": [],
+        "attempts": [],
     }
     assert [(sample["healthy"], sample["reason"]) for sample in last] == [(True, None), (True, None)]
+    assert (last[0]["foreign"], last[1]["foreign"]) == ([4242], []), "who shows something computes nothing"
     assert stub.starts() == 1
+
+
+def test_the_memory_of_a_device_is_told_attempt_by_attempt(stub: StubNvml) -> None:
+    stub.set("compute.1", "70 300\n71 20\n72 -\n73 50\n74 1\n")
+    stub.set("graphics.1", "70 300\n75 7\n")
+    (samples,) = run(
+        stub,
+        "from events.types import AttemptRef\n"
+        "a, b = AttemptRef('r', 1), AttemptRef('r', 2)\n"
+        "owners = {70: a, 71: a, 72: b, 73: True, 74: False, 75: a}\n"
+        "show(Gpus.open(None).sample(owners.get))",
+    )
+    assert samples[0]["reading"]["attempts"] == [{"run_id": "r", "attempt": 1, "memory_mb": 327}]
+    assert samples[0]["foreign"] == samples[0]["reading"]["other_pids"] == [74]
 
 
 def test_a_device_that_gets_lost_is_unhealthy_while_the_other_goes_on(stub: StubNvml) -> None:

@@ -6,7 +6,7 @@
  *   gpus            a line a device, in NVML's order: "<bus> <uuid> <name without spaces> <memory in MiB>"
  *   lost.<i>        device i is lost           unsupported.<i>   it knows no utilisation and no temperature
  *   odd.<i>         its utilisation answers the code in this file
- *   compute.<i>, graphics.<i>                  the pids on it, a line each
+ *   compute.<i>, graphics.<i>                  the pids on it, a line each, with the MiB it uses or - (not known)
  *   mig.<i>         it is in MIG mode, with the MIG devices of this file: "<place> <uuid> <gi> <ci> <memory in MiB>"
  * and it adds a line to the file "inits" there for every start.
  */
@@ -155,12 +155,14 @@ int nvmlDeviceGetTemperature(struct device *d, int sensor, unsigned *out) {
 
 static int processes(const char *kind, struct device *d, unsigned *count, struct process *out) {
     unsigned room = *count, found = 0, pid;
+    char used[32];
     if (check(d)) return LOST;
     FILE *f = control(kind, d->index, "r");
-    while (f && fscanf(f, "%u", &pid) == 1) {
+    while (f && fscanf(f, "%u %31s", &pid, used) == 2) {
         if (found < room && out) {
             memset(&out[found], 0, sizeof *out);
             out[found].pid = pid;
+            out[found].used = used[0] == '-' ? ~0ULL : strtoull(used, NULL, 10) << 20;
         }
         found++;
     }
