@@ -323,7 +323,6 @@ NODES = NodePage(
         ),
         NodeRecord(
             node="gpu03", host="gpu03.lab.example.org", incarnation="i", status=NodeStatus.LOST, cpus=16, gpus=4,
-            slots_total=8, slots_used=3,
             memory_mb=64_000, last_heartbeat_at=at("09:12:00"),
         ),
         NodeRecord(
@@ -333,6 +332,9 @@ NODES = NodePage(
         ),
     ],
 )  # fmt: skip
+SHARED_NODES = NodePage(
+    seq=120, nodes=[msgspec.structs.replace(NODES.nodes[0], slots_total=8, slots_used=3), NODES.nodes[1]]
+)
 
 Lines = Callable[[Screen], list[str]]
 SCREENS: dict[str, Lines] = {
@@ -345,6 +347,7 @@ SCREENS: dict[str, Lines] = {
     "slots": lambda screen: slots.lines(SLOTS, screen),
     "slots-shared": lambda screen: slots.lines(SHARED_SLOTS, screen),
     "nodes": lambda screen: [*nodes.lines(NODES, NOW, screen), *nodes.memory_limits(NODES)],
+    "nodes-shared": lambda screen: nodes.lines(SHARED_NODES, NOW, screen),
     "explain-waiting": lambda screen: explain.lines(
         Explanation(seq=120, run=WAITING, waiting=WAITS), NOW, screen
     ),
