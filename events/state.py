@@ -363,7 +363,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 6
+SNAPSHOT_VERSION = 7
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
