@@ -8,6 +8,7 @@ FIRST = 1
 FORGETTING = 2
 """A node that is gone is forgotten, and a grant to an incarnation that is not there is owed its end (rule 18)."""
 BLAMING = 3
-"""Whose fault it is that a worker was not started counts, and where it was tried (rule 19)."""
+"""Whose fault it is that a worker was not started counts, and where it was tried (rule 19); what the log has Started of was
+started (rule 9)."""
 KNOWN = BLAMING
 """The newest that this code knows: what its own Elected names."""

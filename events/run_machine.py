@@ -191,7 +191,7 @@ def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: Atte
     nodes = _stop_appended(state, stored.subject.node, ref)
     if run is None or not isinstance(run.phase, Active) or not _is_of(run.phase, event.attempt, stored):
         return Change(late=ref, nodes=nodes)
-    at_fault = blame.fault_of(state, event)
+    at_fault = None if run.phase.started else blame.fault_of(state, event)
     if at_fault is AtFault.NODE and isinstance(event, Failed):
         blame.could_not_start(state, stored, run.phase, event)
     return end_attempt(state, run, run.phase, *outcome(event), stored, at_fault)
@@ -256,7 +256,9 @@ def end_attempt(
     stored: StoredEvent,
     at_fault: AtFault | None = None,
 ) -> Change:
-    """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4, 19)."""
+    """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4, 9, 19)."""
+    if reason is FailureReason.NOT_STARTED and active.started and state.rules >= rules.BLAMING:
+        reason = FailureReason.SHIM_LOST  # its agent found no started.json any more, and could not know
     change = Change(
         nodes=active.nodes,
         ended=(EndedAttempt(run.run_id, active, status, reason),),

@@ -93,6 +93,10 @@ def of_event(event: Event, change: RunChange) -> TimelineData | None:
 def of_end(event: Event, ended: EndedAttempt, change: RunChange, stored_ns: int) -> TimelineData:
     """Of the end of an attempt, with what follows."""
     how, after = _how(event), change.after
+    if isinstance(
+        event, Failed
+    ):  # of which `evolve` may know more than who wrote it (docs/protocol.md rule 9)
+        how = replace(how, failure_reason=ended.reason)
     match after.phase:
         case Pending(attempt=attempt, not_before_ns=not_before_ns):
             wait_s = max(0.0, (not_before_ns - stored_ns) / 1e9)

@@ -106,9 +106,12 @@ def starts(model: Model, world: World, m: int) -> Moves:
         return
     found, watched = [], set()
     for ref, files in marked:
-        alive = files.exit is None and any(each.ref == ref and each.stage is Stage.UP for each in procs)
+        shim = next((each for each in procs if each.ref == ref and each.stage is Stage.UP), None)
+        alive = files.exit is None and shim is not None
         if alive:
             watched.add(ref)
+            shims.make_anew(draft, m, ref)
+            files = shims.files(draft, m, ref)
         found.append(
             Found(
                 ref=ref,

@@ -37,6 +37,7 @@ from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import InFlight
 from tests.model.values import Cell, Cells, Fold, Sent
 from tests.support.builders import facts, recomputed
+from trainshed_client.statuses import FailureReason
 
 LATE_NS = 2**60
 """The clock of all decisions: every back-off is over."""
@@ -104,6 +105,7 @@ class Code:
         decisions.note(state, stored, change)
         _check_event(ended, stored, change)
         _check_blame(state, stored, change)
+        _check_started(state, change)
         for run_change in change.runs:
             run = run_change.after
             ended.pop(run.run_id, None)
@@ -205,6 +207,13 @@ def _check_blame(state: State, stored: StoredEvent, change: Change) -> None:
     node = state.nodes.get(stored.subject.node)
     if node is not None and node.failed_starts and state.rules >= rules.BLAMING:
         raise Broken(f"rule 19: {node.name} is still blamed")
+
+
+def _check_started(state: State, change: Change) -> None:
+    """What the log has Started of was started (docs/protocol.md rule 9)."""
+    for end in change.ended:
+        if end.reason is FailureReason.NOT_STARTED and end.attempt.started and state.rules >= rules.BLAMING:
+            raise Broken(f"rule 9: {end.run_id}.{end.attempt.attempt} was started, and ends not_started")
 
 
 def _check_event(ended: dict[str, Run], stored: StoredEvent, change: Change) -> None:

@@ -82,5 +82,9 @@ CONFIGS: dict[str, Config] = {
     "late-words": Config(
         runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)
     ),
+    # a cleaner of temporary folders takes what the node has of an attempt
+    "vanishing": Config(
+        total=3, faults=_faults("vanish, crash, kill, ack, duplicate, silence, cancel, timeout, leave, fail")
+    ),
     "disks": Config(total=3, faults=_faults("wipe, new disk, reboot, full, crash, kill, silence, remove")),
 }

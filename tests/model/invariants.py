@@ -11,7 +11,7 @@ from tests.model.code import Broken
 from tests.model.model import Disowned, Model
 from tests.model.values import Fold, Proc, World
 
-IN_THE_WAY = frozenset({"kill", "spawn", "full", "reboot", "wipe", "new disk"})
+IN_THE_WAY = frozenset({"vanish", "kill", "spawn", "full", "reboot", "wipe", "new disk"})
 """The faults by which something of a machine may be in the way of a launch."""
 
 

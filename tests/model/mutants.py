@@ -299,6 +299,20 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(2, faults="full, duplicate"),
         catches="I3",
     ),
+    "what was taken is forgotten": Mutant(
+        rule=9,
+        says="a grant that comes again is launched where its folder has vanished, though its end is stored",
+        apply=off.with_session(off.forgets_what_it_took),
+        config=_config(2, faults="vanish, duplicate"),
+        catches="I3",
+    ),
+    "not started counts after Started": Mutant(
+        rule=9,
+        says="an agent that finds no started.json any more queues a run again that the log has Started of",
+        apply=off.with_evolve(off.requeues_what_started),
+        config=_config(3, faults="vanish, crash, kill"),
+        catches="rule 9",
+    ),
     "a node that was tried is avoided for ever": Mutant(
         rule=19,
         says="a run is granted no node that could not start it, also where no other could hold it",

@@ -92,6 +92,13 @@ def write(draft: Draft, m: int, ref: AttemptRef, **fields: Any) -> None:
     draft.set_disk(m, replace(disk, files=tuple(sorted(kept.items(), key=lambda item: str(item[0])))))
 
 
+def make_anew(draft: Draft, m: int, ref: AttemptRef) -> None:
+    """A live shim makes what has vanished of its folder."""
+    there = files(draft, m, ref)
+    if not there.started:
+        write(draft, m, ref, started=True, intent=there.intent or 1)
+
+
 def remove_folder(draft: Draft, m: int, ref: AttemptRef) -> None:
     """As if the attempt had never been."""
     disk = draft.disk(m)
@@ -170,8 +177,7 @@ def _step(draft: Draft, m: int, place: int, event: core_types.Input) -> None:
     shim, actions = draft.model.code.core_step(proc.shim, event)
     for action in actions:
         if isinstance(action, core_types.WriteExit):
-            if proc.ref in dict(draft.disk(m).files):
-                write(draft, m, proc.ref, exit=_record(action))
+            write(draft, m, proc.ref, exit=_record(action))  # what has vanished it makes anew
             live = not isinstance(event, core_types.TreeGone | core_types.ExecFailed)
             _replace(draft, m, place, replace(proc, stage=Stage.ORPHAN, shim=None) if live else None)
             return
@@ -257,9 +263,22 @@ def _kill(model: Model, world: World, m: int, place: int, proc: Proc) -> Moves:
         yield f"shim {at(proc)} is killed before exec", as_world(draft)
 
 
+def _vanish(model: Model, world: World, m: int, ref: AttemptRef, there: Files) -> Moves:
+    """A cleaner of temporary folders: what stands in the attempt's folder, without or with the marker beside it."""
+    for marker in dict.fromkeys((there.marker, False)):
+        draft = Draft(model, world).spend("vanish")
+        remove_folder(draft, m, ref)
+        if marker:
+            write(draft, m, ref, marker=True)
+        yield f"the folder of {ref.run_id}.{ref.attempt} vanishes", as_world(draft)
+
+
 def _machine(model: Model, world: World, m: int) -> Moves:
     disk: Disk = world.disks[m].value
     who = disk.incarnation
+    if model.left(world, "vanish"):
+        for ref, there in disk.files:
+            yield from _vanish(model, world, m, ref, there)
     if not disk.files and world.agents[m].value is None:
         return
     if model.left(world, "reboot"):

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from msgspec.structs import replace
 
 from events import evolve as evolving
-from events import node_machine, run_machine
+from events import node_machine, rules, run_machine
 from events.change import Change
 from events.codec import StoredEvent
 from events.state import Active, Ended, Node, Run, State
 from events.types import (
     AttemptEnd,
     Dispatched,
+    Failed,
     NodeJoined,
     NodeLeft,
     NodeLost,
@@ -156,6 +157,18 @@ def blames_for_older_grants(state: State, stored: StoredEvent, history: Mapping[
     state.put_node(replace(node, joined_seq=0))
     change = evolving.evolve(state, stored, history)
     state.put_node(replace(state.nodes[node.name], joined_seq=node.joined_seq))
+    return change
+
+
+def requeues_what_started(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """not_started queues a run again and counts no try, also where the log has its Started."""
+    event = stored.event
+    run = state.runs.get(event.run_id) if isinstance(event, Failed) else None
+    if run is None or not isinstance(run.phase, Active):
+        return None
+    was, state.rules = state.rules, rules.FORGETTING
+    change = evolving.evolve(state, stored, history)
+    state.rules = was
     return change
 
 
@@ -338,9 +351,15 @@ def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:
 
 
 def forgets_what_it_refused(state: SessionState, event: Input) -> Step | None:
-    after, actions = machine.step(replace(state, refused=frozenset()), event)
+    after, actions = forgets_what_it_took(replace(state, refused=frozenset()), event)
     left = after.refused if any(isinstance(action, AppendEnd) for action in actions) else frozenset()
     return replace(after, refused=left), actions
+
+
+def forgets_what_it_took(state: SessionState, event: Input) -> Step:
+    """A decision that comes again is known only by what the attempt's folder says."""
+    after, actions = machine.step(replace(state, upto=min(state.upto, state.joined)), event)
+    return replace(after, upto=max(state.upto, after.upto)), actions
 
 
 def launches_whatever_has_folders(state: SessionState, event: Input) -> Step | None:

@@ -173,8 +173,9 @@ def page() -> str:
     tail = [
         "",
         "A run ends an attempt and is queued again in one step, never through FAILED; `not_started` queues it again",
-        "whatever its policy says, after 1 s doubling to 60 s, and is no try. Once a cancel is requested nothing queues it",
-        "again, and only a Completed that is first leaves it COMPLETED. RetryRequested alone leaves an ended status.",
+        "whatever its policy says, after 1 s doubling to 60 s, and is no try (of a RUNNING one it counts as `shim_lost`).",
+        "Once a cancel is requested nothing queues it again, and only a Completed that is first leaves it COMPLETED.",
+        "RetryRequested alone leaves an ended status.",
         "",
     ]
     return "\n".join(head + table + tail)

@@ -198,6 +198,13 @@ class TestGrants:
         assert play(grant(), state=state)[1] == [Ack(20)]
         assert play(grant(B, disk=OnDisk(ended=True)), state=state)[1] == [Ack(20)]
 
+    def test_taken_and_over_nothing_follows_from_it_whatever_its_folder_says(self) -> None:
+        """A cleaner of temporary folders took what an earlier delivery left."""
+        ended = play(grant(), stop(), StartedWritten(A), ExitWritten(A), EndStored(A), state=joined())[0]
+        for again in (grant(), stop()):
+            assert play(again, state=ended)[1] == [Ack(again.seq)]
+        assert Launch(B) in play(grant(B, 31), state=ended)[1]
+
     def test_older_than_the_join_it_is_closed_and_not_launched(self) -> None:
         actions = play(grant(seq=9), state=joined())[1]
         assert actions == [WriteFolder(A), Ack(9), Finalise(A, "not_started")]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from events import rules
 from events.change import NOTHING, EndedAttempt
 from events.state import Session
 from events.types import (
@@ -16,7 +17,7 @@ from events.types import (
     SlotUnhealthy,
 )
 from tests.support.builders import SECOND_NS, START_NS, Story
-from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
+from trainshed_client.statuses import AtFault, FailureReason, NodeStatus, RunStatus
 from trainshed_client.subjects import Role
 
 RETRIED: dict[str, Any] = {"retry": {"max_attempts": 3, "backoff_s": 10}}
@@ -226,7 +227,8 @@ def test_rule_3_once_cancel_is_requested_no_failure_requeues(reason: FailureReas
     story.fail(reason=reason)
     assert (story.status(), story.ended().reason) == (RunStatus.CANCELLED, None)
     assert story.change.ended[0].status is RunStatus.FAILED, "the attempt itself failed"
-    assert story.change.ended[0].reason is reason
+    started = {FailureReason.NOT_STARTED: FailureReason.SHIM_LOST}
+    assert story.change.ended[0].reason is started.get(reason, reason)
 
 
 def test_rule_3_a_completed_that_was_first_stays_completed_under_a_cancel() -> None:
@@ -496,6 +498,32 @@ def test_not_started_ends_an_attempt_never_a_run() -> None:
         story.dispatch(attempt=attempt)
         story.fail(attempt=attempt, reason=FailureReason.NOT_STARTED)
     assert story.status() is RunStatus.PENDING
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+def test_rule_9_not_started_never_counts_after_a_stored_started(tries: int) -> None:
+    story = a_story(retry={"max_attempts": tries, "backoff_s": 0})
+    story.dispatch()
+    story.start()
+    story.fail(reason=FailureReason.NOT_STARTED, at_fault=AtFault.NODE)
+    assert story.run().tries == 1
+    assert [end.reason for end in story.change.ended] == [FailureReason.SHIM_LOST]
+    assert (story.node().failed_starts, story.run().tried) == ((), ()), "what started blames no node"
+    if tries == 1:
+        assert story.ended().reason is FailureReason.SHIM_LOST
+    else:
+        assert story.pending().attempt == 2
+
+
+def test_before_the_rules_that_brought_it_not_started_requeues_whatever_is_stored() -> None:
+    story = Story()
+    story.elect(rules=rules.FORGETTING)
+    story.join()
+    story.submit()
+    story.dispatch()
+    story.start()
+    story.fail(reason=FailureReason.NOT_STARTED)
+    assert (story.status(), story.run().tries) == (RunStatus.PENDING, 0)
 
 
 # --- rule 5: free -------------------------------------------------------------------------------------------

@@ -206,6 +206,8 @@ def _decided(state: SessionState, event: Granted | StopOrdered | CountedLost) ->
         if event.seq < state.joined:
             return state, (Ack(event.seq),)
         return replace(state, phase=SessionPhase.GONE), (Refuse(event.incarnation),)
+    if not isinstance(event, CountedLost) and _is_over(state, event):
+        return state, (Ack(event.seq),)
     match event:
         case Granted():
             return _granted(state, event)
@@ -213,6 +215,11 @@ def _decided(state: SessionState, event: Granted | StopOrdered | CountedLost) ->
             return _stop_ordered(state, event)
         case CountedLost():
             return _counted_lost(state, event)
+
+
+def _is_over(state: SessionState, event: Granted | StopOrdered) -> bool:
+    """Whether it was taken before and the attempt's end is stored, whatever its folder says: that may have vanished."""
+    return state.joined < event.seq <= state.upto and attempt_of(state, event.ref) is None
 
 
 def _granted(state: SessionState, event: Granted) -> Step:
