@@ -138,8 +138,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "folders do not stay": Mutant(
         rule=9,
-        says="the folder goes with the acknowledged end",
-        apply=off.with_flags(keeps_folders=False),
+        says="the folder goes with the acknowledged end, and what comes again is known by it alone",
+        apply=off.both(off.with_flags(keeps_folders=False), off.with_session(off.forgets_what_it_took)),
         config=_config(1, faults="duplicate"),
         catches="I3",
     ),

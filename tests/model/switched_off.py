@@ -288,8 +288,8 @@ def with_session(other: Callable[[SessionState, Input], Step | None]) -> Callabl
 def launches_old_grants(state: SessionState, event: Input) -> Step | None:
     if not isinstance(event, Granted):
         return None
-    after, actions = machine.step(replace(state, joined=0), event)
-    return replace(after, joined=state.joined), actions
+    after, actions = machine.step(replace(state, joined=0, upto=0), event)
+    return replace(after, joined=state.joined, upto=max(state.upto, after.upto)), actions
 
 
 def stays_when_lost(state: SessionState, event: Input) -> Step | None:
