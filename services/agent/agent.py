@@ -23,7 +23,8 @@ its run (`inside/calls.py`), and what it watches waits to be written (`inside/wa
 While the worker runs its output is published as it grows (`output/tails.py`), indexed (`output/output_index.py`), looked
 through for telemetry (`output/telemetry.py`) and served to whoever asks for a range (`output/service.py`); what it
 reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are
-on them: `machine/owners.py`; whether others compute there: `machine/busy.py`)
+on them: `machine/owners.py`; whether others compute there: `machine/busy.py`; what attempts use of them:
+`machine/gpu_usage.py`)
 and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is written, and the shim is
 told to read it. The worker exits or is ended, the shim ends its tree and writes exit.json: ExitWritten comes in. Where no
 shim is left to do that, `processes/sweep.py` ends what may live of the tree and `processes/workers.py` finalises the
@@ -257,6 +258,7 @@ class AgentService:
                     self._tasks.create_task,
                     CodeLooks(),
                     inside,
+                    self._devices.usage,
                 )
                 session = self._session = SessionShell(
                     parts,

@@ -67,7 +67,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--gpus-whole", is_flag=True, help="Share these GPUs with no other run: all slots of each."),
     click.option("--gpus-optional", is_flag=True, help="Start with fewer GPUs, or none, rather than wait."),
     click.option("--cpus", type=int, help="CPU cores (1)."),
-    click.option("--memory", metavar="MB", help="Memory to account for, as in 2048 or 2G."),
+    click.option(
+        "--memory",
+        metavar="MB",
+        help="Memory, as in 2048 or 2G; a limit on nodes that enforce it.",
+    ),
     click.option("--priority", type=int, help="Higher runs first (0)."),
     click.option("--time-limit", metavar="DURATION", help="End an attempt after this time, as in 90m."),
     click.option(

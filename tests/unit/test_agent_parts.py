@@ -45,7 +45,7 @@ from services.agent.reports import ends
 from tests.support import eventually
 from tests.support.builders import EXAMPLES
 from trainshed_client.errors import TrainshedError
-from trainshed_client.records import AttemptUsage
+from trainshed_client.records import NO_USAGE, AttemptUsage
 from trainshed_client.statuses import AtFault, FailureReason
 
 REF = AttemptRef("a" * 26, 2)
@@ -115,6 +115,16 @@ def test_an_end_bears_what_the_shim_measured_if_a_worker_ran() -> None:
     for reason, stop in itertools.product(ExitReason, [None, *StopReason]):
         end = ends.end_of(REF, exited(reason, stop_reason=stop, usage=used), None)
         assert end.usage == (used if end.duration_s is not None else None)
+
+
+def test_what_the_agent_saw_of_the_devices_is_laid_over_what_the_shim_wrote() -> None:
+    shims, seen = AttemptUsage(cpu_s=1.5), AttemptUsage(gpu_busy_s=2.0)
+    written = exited(ExitReason.EXITED, exit_code=0, usage=shims)
+    assert ends.with_gpu_usage(written, NO_USAGE) is written
+    both = ends.with_gpu_usage(written, seen).usage
+    assert both == AttemptUsage(cpu_s=1.5, gpu_busy_s=2.0)
+    older = exited(ExitReason.EXITED, exit_code=0)
+    assert ends.with_gpu_usage(older, seen).usage == seen
 
 
 def test_an_end_keeps_the_shims_last_word_and_the_latest_sign_of_life() -> None:

@@ -23,6 +23,7 @@ from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, 
 from services.agent.folders.paths import Folders
 from services.agent.folders.turns import Turns
 from services.agent.inside.sockets import WorkerSockets
+from services.agent.machine.gpu_usage import GpuUsage
 from services.agent.output import artifacts
 from services.agent.output.tails import AttemptTail, Output
 from services.agent.output.telemetry import is_telemetry
@@ -33,6 +34,7 @@ from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.records import NO_USAGE
 from trainshed_client.statuses import AtFault, CodeSeen
 
 _log = get_logger("agent")
@@ -62,6 +64,7 @@ class Parts(msgspec.Struct, frozen=True):
     spawn: Spawn
     code_looks: CodeLooks
     inside: WorkerSockets
+    gpu_usage: GpuUsage
 
 
 class LiveAttempt:
@@ -80,6 +83,7 @@ class LiveAttempt:
         self.prepared: str | None = None
         """The folders made ahead that it takes."""
         self.adopted = False
+        self._gpu_usage = NO_USAGE
         self.unhashed = False
         """It left artifacts, which are to be hashed."""
         self._tail: AttemptTail | None = None
@@ -94,6 +98,17 @@ class LiveAttempt:
         """Take what its worker asks of the stack."""
         if (intent := self._intent()) is not None and intent.socket:
             self._parts.inside.open(self.ref, intent.socket)
+
+    # --- what it uses of its devices -----------------------------------------------------------------------
+
+    def began(self) -> None:
+        """The worker has just started. Of one that an agent before this one started nothing is known."""
+        if not self.adopted and (intent := self._intent()) is not None:
+            self._parts.gpu_usage.began(self.ref, intent.slots)
+
+    def over(self) -> None:
+        """The last of its tree has gone."""
+        self._gpu_usage = self._parts.gpu_usage.ended(self.ref)
 
     # --- while it runs ------------------------------------------------------------------------------------
 
@@ -208,6 +223,7 @@ class LiveAttempt:
         record = self.exit or files.read_exit(self.folder)
         if record is None:  # torn by a power cut
             record = ExitFile(reason=ExitReason.SHIM_LOST, ended_at=0.0)
+        record = ends.with_gpu_usage(record, self._gpu_usage)
         heartbeats = self._heartbeats
         report, seq = (heartbeats.stored, heartbeats.seq) if heartbeats is not None else (None, 0)
         if not seq and self.adopted:

@@ -272,9 +272,12 @@ class Attempts:
             work = self._work.get(AttemptRef(folder.parent.name, int(folder.name)))
             if work is None:
                 continue
+            if isinstance(event, ShimExited):
+                work.over()
             match event:
                 case WorkerStarted():
                     failpoint("agent.start_seen")
+                    work.began()
                     self._feed(StartedWritten(work.ref))
                     work.look_at_code()
                     asyncio.get_running_loop().call_later(FOLLOW_AFTER_S, self._follow, work)

@@ -13,6 +13,7 @@ import msgspec
 
 from events.types import Device, GpuReading, NodeEvent, SlotHealthy, SlotUnhealthy
 from services.agent.machine.busy import Busy
+from services.agent.machine.gpu_usage import GpuUsage
 from services.agent.machine.gpus import Gpus, GpuSample
 from services.agent.machine.owners import Owners
 from services.logging import get_logger
@@ -55,6 +56,8 @@ class Devices:
         self._unhealthy: set[int] = set()
         self._busy: dict[int, Busy] = {}
         self._own_ends: dict[int, float] = {}
+        self.usage = GpuUsage(slots, clock)
+        """What attempts use of them, by the samples."""
 
     def readings(self) -> tuple[GpuReading, ...]:
         """The latest sample, each device's by its first slot; empty where there is no device."""
@@ -75,6 +78,7 @@ class Devices:
         gpus = self._gpus
         while gpus is not None:
             samples = await asyncio.to_thread(gpus.sample, self._owners.owner_of)
+            self.usage.look([sample.reading for sample in samples])
             self._readings = tuple(
                 msgspec.structs.replace(sample.reading, index=self._slots[sample.reading.index][0])
                 for sample in samples

@@ -5,6 +5,8 @@ Owns that mapping and the clean-up of output tails; knows no file and no NATS.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from events.times import rfc3339
 from events.types import (
     Artifacts,
@@ -18,6 +20,7 @@ from events.types import (
     WorkerReport,
 )
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StopReason
+from trainshed_client.records import NO_USAGE, AttemptUsage
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 
 TAIL_BYTES = 8 * 1024
@@ -164,6 +167,18 @@ def end_of(
                 code=code,
                 artifacts=artifacts,
             )
+
+
+def with_gpu_usage(exit_file: ExitFile, usage: AttemptUsage) -> ExitFile:
+    """What the shim wrote, with what the agent saw of the attempt's devices."""
+    if usage == NO_USAGE:
+        return exit_file
+    both = replace(
+        exit_file.usage or NO_USAGE,
+        gpu_busy_s=usage.gpu_busy_s,
+        gpu_memory_peak_mb=usage.gpu_memory_peak_mb,
+    )
+    return replace(exit_file, usage=both)
 
 
 def clean_tail(data: bytes, limit: int = TAIL_BYTES) -> str:
