@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test test-unit faults lint format bench lock clean
+.PHONY: install demo test test-unit test-vm faults lint format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -33,6 +33,10 @@ test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 # make test-unit                       the pure tests alone: under a minute, no server and no process of the stack
 test-unit: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -n 2 --dist loadfile tests/unit $(ARGS)
+
+# make test-vm                         cgroup v2's memory controller, in a guest of QEMU (without KVM: ACCEL=tcg)
+test-vm: $(VENV)/.stamp-install $(VENV)/.stamp-dev
+	@ACCEL=$(or $(ACCEL),kvm) tests/vm/run
 
 # make faults                                                  a minute of faults, 1,000 races, the model's search
 # make faults DURATION=10m SEED=7, make faults ARGS="--only shim"   docs/faults.md
