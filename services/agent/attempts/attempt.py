@@ -144,16 +144,17 @@ class LiveAttempt:
         except OSError as error:  # then only this process knows it
             _log.debug("not written down", run_id=self.ref.run_id, attempt=self.ref.attempt, error=str(error))
 
-    async def _code_at_start(self, record: ExitFile) -> CodeSeen | None:
+    async def _code_at_start(self) -> CodeSeen | None:
         """None where the config names no code, or no worker has started."""
         intent = self._intent()
-        if intent is None or "code" not in intent.launch or not ends.ran(record):
+        if intent is None or "code" not in intent.launch:
             return None
-        if self.adopted:
-            return files.read_code_seen(self.folder) or CodeSeen.UNKNOWN
         if self._look is not None:
             await asyncio.wait({self._look}, timeout=max(0.0, self._look_until - time.monotonic()))
-        return self._code_seen
+            return self._code_seen
+        if files.read_started(self.folder) is None:
+            return None
+        return files.read_code_seen(self.folder) or CodeSeen.UNKNOWN
 
     def report(self, heartbeat: HeartbeatFields) -> None:
         """The shim passes on what the worker reported."""
@@ -229,7 +230,7 @@ class LiveAttempt:
         if not seq and self.adopted:
             seq = await self._stored_heartbeat()
         heartbeat = ends.last_heartbeat(record, report, seq)
-        code = await self._code_at_start(record)
+        code = await self._code_at_start()
         if ends.failed(record):
             return ends.end_of(
                 self.ref,

@@ -93,11 +93,6 @@ def failure(exit_file: ExitFile) -> FailureReason | None:
             return FailureReason.SHIM_LOST
 
 
-def ran(exit_file: ExitFile) -> bool:
-    """Whether the shim saw a worker start and end."""
-    return exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
-
-
 def end_of(
     ref: AttemptRef,
     exit_file: ExitFile,
@@ -113,8 +108,9 @@ def end_of(
 
     ``message`` and, where no worker was started, ``at_fault`` stand in where exit.json has none.
     """
-    duration_s = exit_file.duration_s if ran(exit_file) else None
-    usage = exit_file.usage if ran(exit_file) else None
+    ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
+    duration_s = exit_file.duration_s if ran else None
+    usage = exit_file.usage if ran else None
     if exit_file.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
         return Cancelled(
             run_id=ref.run_id,

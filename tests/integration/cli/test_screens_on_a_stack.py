@@ -69,7 +69,7 @@ def test_run_of_an_ended_config_says_so_and_exits_with_the_old_code(stack: Stack
     assert again.stdout == b"out\n"
     assert re.match(
         rf"nothing started: this config is run {run} \(FAILED (just now|\d+ (s|min) ago)\)\. "
-        rf"Again: trainshed submit --new …, or: trainshed retry {run}\n",
+        rf"Again: trainshed run --new …, or: trainshed retry {run}\n",
         again.stderr,
     )
 
