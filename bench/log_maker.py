@@ -23,6 +23,7 @@ from events.types import (
     View,
     Why,
 )
+from trainshed_client.provenance import Provenance
 from trainshed_client.subjects import Role
 
 BASE_NS = 1_790_000_000_000_000_000
@@ -103,7 +104,13 @@ class LogMaker:
             node,
         )
 
-    def submit(self, config: dict[str, object] | None = None, *, by: str = "local") -> str:
+    def submit(
+        self,
+        config: dict[str, object] | None = None,
+        *,
+        by: str = "local",
+        provenance: Provenance | None = None,
+    ) -> str:
         """Submit a config; returns the run's id."""
         config = config if config is not None else {"entry_point": "/bin/true", "submission_key": uuid7()}
         digest = digest_of_json(config)
@@ -112,6 +119,7 @@ class LogMaker:
             config=msgspec.Raw(msgspec.json.encode(config)),
             digest=digest.hex,
             submitted_by=by,
+            provenance=provenance,
         )
         self.by_gateway(event)
         return digest.run_id

@@ -88,13 +88,13 @@ def accepted_config(raw: object, *, allow_credentials: bool = False) -> Accepted
 
 
 def accepted_provenance(raw: object) -> Provenance | None:
-    """What is sent as ``provenance`` beside a run config. Raises TrainshedError (invalid, or too_large)."""
+    """What is sent as ``provenance`` beside a run config. Raises TrainshedError (invalid)."""
     if raw is None:
         return None
     check_json(raw)
     provenance = msgspec.convert(_fields(raw, "provenance", _PROVENANCE), Provenance)
     if (size := len(msgspec.json.encode(provenance))) > MAX_PROVENANCE_BYTES:
-        raise too_large(size, MAX_PROVENANCE_BYTES)
+        raise invalid("provenance", f"must have at most {MAX_PROVENANCE_BYTES} bytes; this has {size}")
     return provenance
 
 

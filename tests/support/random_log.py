@@ -36,8 +36,9 @@ from events.types import (
     Stopping,
     TimedOut,
 )
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
-from trainshed_client.statuses import AtFault, FailureReason
+from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 
 NODES = ("gpu01", "gpu02")
 MANY_ARTIFACTS = Artifacts(count=10**25, bytes=3)
@@ -110,7 +111,12 @@ class RandomLog(LogMaker):
             config["retry"] = {"max_attempts": 3, "backoff_s": 2.5}
         if number > 4 and self.ids:
             config["after"] = sorted(self.random.sample(self.ids, 1))
-        run_id = self.submit(config)
+        provenance = Provenance(
+            folder="/srv/é", commit=f"{number}" * 400, dirty=bool(number), ignore=("*.ipynb",)
+        )
+        if number > 5:
+            config["code"] = {"sha256": f"{number}" * 64}
+        run_id = self.submit(config, provenance=self.random.choice([None, provenance]))
         if run_id not in self.ids:
             self.ids.append(run_id)
 
@@ -143,9 +149,10 @@ class RandomLog(LogMaker):
         reason = self.random.choice(list(FailureReason))
         code = self.random.choice([None, 3, 10**25])
         usage = self.random.choice([None, AttemptUsage(), AttemptUsage(cpu_s=-0.0, memory_peak_mb=10**25)])
+        seen = self.random.choice([None, *CodeSeen])
         event: Event = self.random.choice(
             [
-                Completed(run_id=run_id, attempt=attempt, last_heartbeat=last, usage=usage),
+                Completed(run_id=run_id, attempt=attempt, last_heartbeat=last, usage=usage, code=seen),
                 ArtifactsHashed(
                     run_id=run_id, attempt=attempt, artifacts=self.random.choice([None, MANY_ARTIFACTS])
                 ),
@@ -154,7 +161,13 @@ class RandomLog(LogMaker):
                 ),
                 self._not_started(run_id, attempt),
                 self._not_started(run_id, attempt),
-                Failed(run_id=run_id, attempt=attempt, failure_reason=FailureReason.EXIT_CODE, exit_code=3),
+                Failed(
+                    run_id=run_id,
+                    attempt=attempt,
+                    failure_reason=FailureReason.EXIT_CODE,
+                    exit_code=3,
+                    code=seen,
+                ),
                 Cancelled(run_id=run_id, attempt=attempt, reason="cancel", last_heartbeat=last, usage=usage),
                 TimedOut(
                     run_id=run_id, attempt=attempt, failure_reason=FailureReason.WORKER_TIMEOUT, timeout_s=300

@@ -1,4 +1,4 @@
-"""The caller's PATH on its way from Submitted to the worker, however long that takes."""
+"""The caller's PATH, and where its code is, on their way from Submitted to the node, however long that takes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from projections.read_model.store import fold_of, run_of
 from services.dispatcher.decisions import dispatched
 from services.scheduling.scheduler import Grant
 from tests.support.builders import Story, config
+from trainshed_client.provenance import Provenance
 from trainshed_client.subjects import Role
 
+CODE = {"sha256": "ab" * 32}
 PATH = "/home/ada/venv/bin:/usr/bin"
 
 
@@ -19,7 +21,13 @@ def submitted() -> Story:
     story = Story()
     story.elect()
     story.join()
-    one = Submitted(run_id="r1", config=config(environment={"A": "1"}), digest="0" * 64, caller_path=PATH)
+    one = Submitted(
+        run_id="r1",
+        config=config(environment={"A": "1"}, code=CODE),
+        digest="0" * 64,
+        caller_path=PATH,
+        provenance=Provenance(folder="/srv/rl", commit="9d31", ignore=("*.ipynb",)),
+    )
     story.put(Role.GATEWAY, one)
     return story
 
@@ -31,7 +39,14 @@ def launch_of(run: Run) -> object:
     return msgspec.json.decode(event.launch)
 
 
-EXPECTED = {"entry_point": "/bin/true", "environment": {"A": "1"}, "caller_path": PATH}
+EXPECTED = {
+    "entry_point": "/bin/true",
+    "environment": {"A": "1"},
+    "caller_path": PATH,
+    "code": CODE,
+    "code_folder": "/srv/rl",
+    "code_ignore": ["*.ipynb"],
+}
 
 
 def test_it_stands_beside_the_environment_in_what_is_launched() -> None:

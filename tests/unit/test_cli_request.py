@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from services.cli.request import Request, build, config_options
 from tests.support.configs import run_config
+from trainshed_client.code import code_of
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+from trainshed_client.provenance import Provenance
 
 
 def options(**given: Any) -> dict[str, Any]:
@@ -61,6 +64,78 @@ def test_a_symbolic_link_stays_what_it_is_since_it_makes_a_venv(tmp_path: Path) 
     assert the_config(command=("python",), environ={"PATH": str(tmp_path)})["entry_point"] == str(
         tmp_path / "python"
     )
+
+
+def test_the_code_of_a_commands_folder_goes_along_and_where_it_was_read_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("1")
+    here = built(cwd=str(tmp_path), command=("/bin/true",))
+    assert here.configs[0]["code"] == code_of(tmp_path)
+    assert here.beside["provenance"] == Provenance(folder=str(tmp_path))
+    assert not here.warnings
+    elsewhere = built(cwd="/", command=("/bin/true",), working_dir=str(tmp_path), code_ignore=("*.md",))
+    assert elsewhere.configs[0]["code"] == code_of(tmp_path)
+    assert elsewhere.beside["provenance"] == Provenance(folder=str(tmp_path), ignore=("*.md",))
+    assert "code" not in the_config(cwd=str(tmp_path), command=("/bin/true",), no_code=True)
+    assert "code" not in the_config(cwd=str(tmp_path), command=("/bin/true",), code_ignore=("*.py",))
+
+
+def test_a_files_config_has_the_code_that_it_names_or_that_of_an_option(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "train.py").write_text("1")
+    code = {"sha256": "ab" * 32}
+    file = tmp_path / "sweep.jsonl"
+    file.write_text(
+        "".join(json.dumps({"entry_point": "x", "priority": n, "code": code}) + "\n" for n in range(2))
+    )
+    for given, expected in (
+        ({}, code),
+        ({"code": "project"}, code_of(project)),
+        ({"no_code": True}, None),
+    ):
+        request = built(cwd=str(tmp_path), file=str(file), **given)
+        assert [config.get("code") for config in request.configs] == [expected] * 2
+
+
+def test_what_has_no_code_is_told_of_once(tmp_path: Path) -> None:
+    (warning,) = built(cwd="/", command=("/bin/true",)).warnings
+    assert warning.startswith("the code is no part of this run: / is no project's folder")
+    (warning,) = built(cwd="/no/such", command=("/bin/true",)).warnings
+    assert "/no/such is not on this machine" in warning
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"no_code": True, "code": "."}, "--no-code goes with neither"),
+        ({"no_code": True, "code_ignore": ("x",)}, "--no-code goes with neither"),
+        ({"code": "/no/such"}, "--code /no/such: no such folder"),
+    ],
+)
+def test_code_options_that_mean_nothing_are_refused(given: dict[str, Any], told: str) -> None:
+    assert told in refusal(command=("/bin/true",), **given)
+
+
+def test_code_ignore_needs_code(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"entry_point": "/bin/true"}')
+    assert "--code-ignore goes with --code DIR" in refusal(file=str(file), code_ignore=("x",))
+
+
+def test_a_count_numbers_the_same_runs_each_time(tmp_path: Path) -> None:
+    def keys(**given: Any) -> list[Any]:
+        return [config.get("submission_key") for config in built(command=("/bin/true",), **given).configs]
+
+    assert keys(count=3) == [None, "count-2", "count-3"] == keys(count=3)
+    first, second = keys(count=2, new=True)
+    assert second == f"{first}-2" and first not in keys(count=2, new=True)
+    file = tmp_path / "sweep.jsonl"
+    file.write_text('{"entry_point": "x"}\n{"entry_point": "y", "submission_key": "k"}\n')
+    request = built(file=str(file), count=2)
+    assert [(one["entry_point"], one.get("submission_key")) for one in request.configs] == [
+        ("x", None), ("x", "count-2"), ("y", "k"), ("y", "k-2"),
+    ]  # fmt: skip
+    assert [place.rpartition(", ")[2] for place in request.places] == ["line 1", "line 1", "line 2", "line 2"]
 
 
 def test_a_word_with_a_slash_is_taken_from_the_callers_folder() -> None:

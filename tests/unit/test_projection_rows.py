@@ -36,9 +36,10 @@ from projections.read_model.database import Database
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
 from trainshed_client.rendering.timeline import text_of_stored
-from trainshed_client.statuses import AtFault, FailureReason
+from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 from trainshed_client.subjects import Role
 
 RETRIES: dict[str, object] = {
@@ -239,6 +240,34 @@ def test_what_an_attempt_used_is_with_it_and_with_the_run_that_ended_so(model: M
     model.log.by_agent(Completed(run_id=run_id, attempt=2, usage=AttemptUsage(cpu_s=3.5)), "gpu01")
     assert msgspec.json.decode(model.run(run_id)["usage"])["cpu_s"] == 3.5
     assert msgspec.json.decode(model.attempt(run_id)["usage"]) == told
+
+
+def test_what_a_node_saw_of_the_code_is_with_each_attempt_and_with_the_run_that_ended_so(
+    model: Model,
+) -> None:
+    run_id = model.running(RETRIES)
+    model.fail(run_id, code=CodeSeen.CHANGED)
+    assert (model.run(run_id)["code"], model.attempt(run_id)["code"]) == (None, "changed")
+    model.log.dispatch(run_id, 2)
+    model.log.start(run_id, 2)
+    model.fail(run_id, 2, code=CodeSeen.SAME)
+    assert [model.run(run_id)["code"], *(model.attempt(run_id, n)["code"] for n in (1, 2))] == [
+        "same",
+        "changed",
+        "same",
+    ]
+    model.log.by_gateway(RetryRequested(run_id=run_id, attempt=2))
+    assert model.run(run_id)["code"] is None
+
+
+def test_where_the_code_stood_is_told_with_the_submission(model: Model) -> None:
+    run_id = model.log.submit(provenance=Provenance(folder="/srv/rl", commit="9d31", dirty=True))
+    (row,) = (one for one in model.table("timeline") if one["run_id"] == run_id)
+    told = {"by": "local", "commit": "9d31", "dirty": True, "folder": "/srv/rl"}
+    assert msgspec.json.decode(row["data"]) == told
+    plain = model.log.submit()
+    (row,) = (one for one in model.table("timeline") if one["run_id"] == plain)
+    assert msgspec.json.decode(row["data"]) == {"by": "local"}
 
 
 def test_a_retry_of_an_ended_run_is_its_next_attempt(model: Model) -> None:

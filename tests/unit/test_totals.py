@@ -50,7 +50,7 @@ def test_a_long_history_is_counted_anew_in_proportion_to_what_that_costs() -> No
     adder = Adder(database, clock)
     first = adder.totals()
     seen = len(made.messages)
-    for _ in range(200):
+    for _ in range(600):
         made.grow()
     fold(database, [made.messages[seen:]])
     assert adder.totals().runs["COMPLETED"] == first.runs["COMPLETED"]

@@ -244,6 +244,40 @@ async def test_the_callers_path_is_kept_beside_the_config_and_makes_no_other_run
     assert (check["new"], check["digest"]) == (False, first["digest"])
 
 
+async def test_where_the_code_was_read_is_kept_beside_the_config_and_makes_no_other_run(
+    served: Served,
+) -> None:
+    config = {**CONFIG, "code": {"sha256": "ab" * 32}}
+    here = {"folder": "/srv/rl", "commit": "9d31", "dirty": True, "ignore": ["*.ipynb"]}
+    first = await served.submit({"config": config, "provenance": here})
+    again = await served.submit(
+        {"config": config, "provenance": {**here, "commit": None, "folder": "/home/bo"}}
+    )
+    assert (first["run_id"], again["created"]) == (digest_of(run_config(config)).run_id, False)
+    assert (await served.submit(CONFIG))["created"]
+    run = served.fold.state.runs[first["run_id"]]
+    assert (run.code_folder, run.code_ignore) == ("/srv/rl", ("*.ipynb",))
+    (stored, _) = [one.event for one in await everything(served.log) if isinstance(one.event, Submitted)]
+    assert msgspec.json.decode(msgspec.json.encode(stored.provenance)) == here
+
+
+async def test_what_is_beside_a_batch_is_beside_each_of_its_runs_that_bears_nothing(served: Served) -> None:
+    own = {"config": sweep(1)[0], "caller_path": "/own"}
+    runs = [*sweep(2), own]
+    answer = await ask(
+        served.log.nc,
+        "run.submit_batch",
+        {"runs": runs, "caller_path": "/bin", "provenance": {"folder": "/srv/rl"}},
+    )
+    assert len(answer["runs"]) == 2
+    events = [one.event for one in await everything(served.log) if isinstance(one.event, Submitted)]
+    assert [one.caller_path for one in events] == ["/bin", "/own"]
+    assert [one.provenance and one.provenance.folder for one in events] == ["/srv/rl", None]
+    assert (await served.error("run.submit_batch", {"runs": runs, "provenance": {"folder": 1}}))[
+        "path"
+    ] == "provenance.folder"
+
+
 @pytest.mark.parametrize(
     ("beside", "path"),
     [
@@ -251,6 +285,11 @@ async def test_the_callers_path_is_kept_beside_the_config_and_makes_no_other_run
         ({"caller_path": "/bin:\0"}, "caller_path"),
         ({"caller_path": "x" * 40_000}, "caller_path"),
         ({"callers_path": "/bin"}, "callers_path"),
+        ({"provenance": "/srv/rl"}, "provenance"),
+        ({"provenance": {"folder": "rl"}}, "provenance.folder"),
+        ({"provenance": {"folder": "/srv/rl", "branch": "main"}}, "provenance.branch"),
+        ({"provenance": {"folder": "/srv/rl", "dirty": "no"}}, "provenance.dirty"),
+        ({"provenance": {"folder": "/srv/rl", "ignore": ["x" * 20_000]}}, "provenance"),
     ],
 )
 async def test_what_is_sent_beside_a_config_is_checked(
