@@ -99,6 +99,12 @@ def test_who_is_at_fault_is_told_of_what_never_started_alone(
         assert end.at_fault is (of_shim or by_agent)
 
 
+def test_what_was_told_to_stop_before_it_started_is_nobodys_fault() -> None:
+    record = exited(ExitReason.NOT_STARTED, stop_reason=StopReason.RECLAIMED)
+    end = ends.end_of(REF, record, None, at_fault=AtFault.NODE)
+    assert isinstance(end, Failed) and end.at_fault is None
+
+
 def test_every_exit_and_stop_reason_has_an_end() -> None:
     for reason, stop in itertools.product(ExitReason, [None, *StopReason]):
         end = ends.end_of(REF, exited(reason, stop_reason=stop), None)

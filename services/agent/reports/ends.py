@@ -106,7 +106,8 @@ def end_of(
 ) -> AttemptEnd:
     """The event of an attempt's end. A stop by cancel decides, whatever the exit code (docs/protocol.md rule 3).
 
-    ``message`` and, where no worker was started, ``at_fault`` stand in where exit.json has none.
+    ``message`` and, where no worker was started, ``at_fault`` stand in where exit.json has none. What was told to stop, as by
+    a node that leaves, was nobody's fault.
     """
     ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
     duration_s = exit_file.duration_s if ran else None
@@ -125,6 +126,7 @@ def end_of(
         )
     reason = failure(exit_file)
     if reason is not None:
+        by_agent = at_fault if reason is FailureReason.NOT_STARTED else None
         return Failed(
             run_id=ref.run_id,
             attempt=ref.attempt,
@@ -133,7 +135,7 @@ def end_of(
             usage=usage,
             code=code,
             failure_reason=reason,
-            at_fault=exit_file.at_fault or (at_fault if reason is FailureReason.NOT_STARTED else None),
+            at_fault=None if exit_file.stop_reason is not None else exit_file.at_fault or by_agent,
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
             message=exit_file.message or message,
