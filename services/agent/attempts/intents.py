@@ -65,6 +65,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             output_dir=str(self.folders.output(ref)),
             sockets=self.sockets,
             socket=worker_socket(self.sockets, ref),
+            programs=str(self.folders.programs),
             heartbeat_timeout_s=self.heartbeat_timeout_s,
         )
         return intent, why_not

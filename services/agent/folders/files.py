@@ -85,6 +85,8 @@ class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the Unix sockets (`Workers.sockets_dir`)."""
     socket: str = ""
     """Where the worker reaches the stack; empty where an earlier release wrote this."""
+    programs: str = ""
+    """Folder at the end of the worker's PATH, with the command line alone in it."""
     heartbeat_timeout_s: float | None = None
     """The node's, for a run that names none."""
 

@@ -6,6 +6,7 @@ Owns the paths, how they are made and what they show; knows no event and no proc
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -71,13 +72,27 @@ class Folders(msgspec.Struct, frozen=True):
         """One empty marker file for each completed attempt whose artifacts are still to be hashed."""
         return self.state_dir / "unhashed"
 
+    @property
+    def programs(self) -> Path:
+        """The command line of this release alone, for workers: its venv is not in their PATH."""
+        return self.state_dir / "bin"
+
     def make_roots(self) -> None:
         """Make what every attempt needs once in the node's own state. Raises OSError."""
+        self._link_command_line()
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.unhashed.mkdir(mode=0o700, exist_ok=True)
         _touch(f"{self.state_dir}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
         self.pruned.mkdir(exist_ok=True)  # now: when it is needed the disk may be full
+
+    def _link_command_line(self) -> None:
+        own = Path(sys.prefix) / "bin" / "trainshed"
+        link = self.programs / own.name
+        self.programs.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink() or link.readlink() != own:
+            link.unlink(missing_ok=True)
+            link.symlink_to(own)
 
     def mark(self, ref: AttemptRef) -> None:
         """Make the open marker. Raises OSError."""

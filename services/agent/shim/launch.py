@@ -80,6 +80,7 @@ class ShimIntent:
     sockets: str
     heartbeat_timeout_s: float | None
     socket: str = ""
+    programs: str = ""
 
 
 @value
@@ -115,6 +116,7 @@ def read_intent(raw: dict[str, object]) -> ShimIntent:
         sockets=_text(raw["sockets"]),
         heartbeat_timeout_s=None if timeout is None else _number(timeout),
         socket=_text(raw.get("socket", "")),
+        programs=_text(raw.get("programs", "")),
     )
 
 
@@ -158,6 +160,8 @@ def _environment(
     callers_path = intent.launch.get("caller_path")
     if callers_path is not None:
         environment["PATH"] = _text(callers_path)
+    if intent.programs:  # last: any other `trainshed` of the caller's comes before it
+        environment["PATH"] += os.pathsep + intent.programs
     environment.update(declared)
     for name, source in _object(intent.launch.get("secrets")).items():
         environment[name] = _secret(name, _object(source), inherited)

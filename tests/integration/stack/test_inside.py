@@ -69,6 +69,19 @@ def test_a_program_that_is_not_there_is_refused_inside_a_worker_as_outside(stack
     assert lines[-1] == "2"
 
 
+def test_a_script_finds_the_command_line_of_its_stack_last_in_its_path(stack: Stack, tmp_path: Path) -> None:
+    _, lines = shell(stack, "trainshed submit -- true | wc -l; command -v trainshed; ls ${PATH##*:}")
+    own = stack.state_dir / "bin"
+    assert lines == ["1", f"{own}/trainshed", "trainshed"]
+    mine = tmp_path / "trainshed"
+    mine.symlink_to("/bin/true")
+    run = stack.submit(
+        "--", "/bin/sh", "-c", "command -v trainshed", environment={"PATH": f"{tmp_path}:/bin"}
+    )
+    stack.wait(run)
+    assert stack.stdout(run) == f"{mine}\n"
+
+
 def test_a_workers_environment_names_the_socket_and_holds_no_credential(stack: Stack) -> None:
     _, lines = shell(stack, "env; stat -c '%a %F' $TRAINSHED_SOCKET")
     names = dict(line.split("=", 1) for line in lines if "=" in line)

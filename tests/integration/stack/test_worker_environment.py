@@ -60,8 +60,15 @@ def test_env_is_the_same_from_a_stack_in_a_terminal_with_a_venv_and_from_a_servi
                 stdin=b'{"entry_point": "/usr/bin/env"}',
                 cwd=tmp_path,
             )
-            same = {"TEST_STACK", "TRAINSHED_LOG_ID", "TRAINSHED_RUN_DIR", "NOTIFY_SOCKET"}
+            same = {
+                "TEST_STACK",
+                "TRAINSHED_LOG_ID",
+                "TRAINSHED_RUN_DIR",
+                "TRAINSHED_SOCKET",
+                "NOTIFY_SOCKET",
+            }
             told = dict(line.split("=", 1) for line in done.lines)
+            told["PATH"] = told["PATH"].removesuffix(f":{stack.state_dir}/bin")
             seen.append({name: value for name, value in told.items() if name not in same})
     for command, file in zip(seen[::2], seen[1::2], strict=True):
         assert command == seen[0]
@@ -93,10 +100,12 @@ def test_the_same_line_from_two_terminals_with_other_paths_is_one_run(stack: Sta
     )
     assert (first["run_id"], first["created"], second["created"]) == (second["run_id"], True, False)
     stack.wait(first["run_id"])
-    assert stack.stdout(first["run_id"]) == f"{tmp_path}/one:/bin\n"
+    assert stack.stdout(first["run_id"]) == f"{tmp_path}/one:/bin:{stack.state_dir}/bin\n"
     stack.trainshed("retry", first["run_id"])
     stack.wait(first["run_id"])
-    assert stack.stdout(first["run_id"], 2) == f"{tmp_path}/one:/bin\n", "a retry has it too"
+    assert stack.stdout(first["run_id"], 2) == f"{tmp_path}/one:/bin:{stack.state_dir}/bin\n", (
+        "a retry has it too"
+    )
 
 
 def test_a_bare_name_of_a_file_is_found_in_the_nodes_path(stack: Stack) -> None:
