@@ -422,6 +422,14 @@ async def test_of_many_questions_none_is_late_for_those_before_it(
     assert len(await asyncio.gather(*asked)) == 200
 
 
+async def test_more_clients_at_once_than_connections_and_queue_are_all_answered(door: Door) -> None:
+    door.stack.takes_s = 0.05
+    clients = [WorkerSocket(str(door.path)) for _ in range(10)]
+    asked = [one.request(subjects.api("run.list"), b"{}", timeout=20) for one in clients for _ in range(20)]
+    assert len(await asyncio.gather(*asked)) == 200
+    assert len(door.stack.asked) == 200
+
+
 async def test_without_any_agent_it_is_unavailable_and_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

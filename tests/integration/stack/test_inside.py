@@ -63,6 +63,11 @@ def test_the_command_line_inside_a_worker_submits_and_sees_its_own_runs_alone(st
     assert record["submitted_by"] == f"run/{parent}"
 
 
+def test_the_output_of_what_it_runs_comes_byte_for_byte(stack: Stack) -> None:
+    _, lines = shell(stack, "$T run --no-code -- /bin/sh -c 'seq 1 60000' | cksum; seq 1 60000 | cksum")
+    assert lines[0] == lines[1]
+
+
 def test_a_program_that_is_not_there_is_refused_inside_a_worker_as_outside(stack: Stack) -> None:
     _, lines = shell(stack, "$T submit -- ./not-there 2>&1; echo $?")
     assert "not-there" in lines[0]
