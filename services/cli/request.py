@@ -43,6 +43,7 @@ class Request(NamedTuple):
     places: Sequence[str] = ()
     caller_path: str | None = None
     provenance: Provenance | None = None
+    counted: bool = False
     check: bool = True
 
     @property

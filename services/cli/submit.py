@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,6 +30,8 @@ NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks f
 _THREADS = "OMP_NUM_THREADS"
 _NOTE_WITHIN_S = 1.0
 _CHECKS_AT_ONCE = 16
+_BATCH_BYTES = 800_000
+"""Of configs; the server takes 1 MB, with all that is beside them."""
 _IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
 
 
@@ -94,13 +96,32 @@ async def _submit(request: Request, as_json: bool) -> None:
 
 async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submission]:
     """Raises TrainshedError that names the file's line where the gateway names the place in the batch."""
-    try:
-        return await trainshed.submit_many(request.configs, **request.beside)
-    except TrainshedError as error:
-        found = _IN_BATCH.match(error.path or "")
-        if found is None or int(found[1]) >= len(request.places):
-            raise
-        raise _placed(error, request.places[int(found[1])], found[2]) from None
+    submissions: list[Submission] = []
+    for configs in _batches(request):
+        try:
+            submissions += await trainshed.submit_many(configs, **request.beside)
+        except TrainshedError as error:
+            found = _IN_BATCH.match(error.path or "")
+            place = len(submissions) + int(found[1]) if found is not None else len(request.places)
+            if found is None or place >= len(request.places):
+                raise
+            raise _placed(error, request.places[place], found[2]) from None
+    return submissions
+
+
+def _batches(request: Request) -> Iterator[list[Config]]:
+    """What is sent at once: a file as a whole, for all of it is queued or none; of a ``--count`` as much as the server takes."""
+    import msgspec
+
+    batch: list[Config] = []
+    size = 0
+    for config in request.configs:
+        size += len(msgspec.json.encode(config))
+        if request.counted and batch and size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], len(msgspec.json.encode(config))
+        batch.append(config)
+    yield batch
 
 
 def _placed(error: TrainshedError, place: str, path: str | None) -> TrainshedError:

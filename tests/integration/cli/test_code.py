@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -147,4 +148,14 @@ def test_so_many_runs_of_one_config_are_the_same_runs_again(stack: Stack, projec
     assert again.stderr == "3 of 3 were runs already; nothing started for them\n"
     fresh = stack.trainshed("submit", "--new", *words[1:], cwd=project)
     assert not {line.split('"')[3] for line in fresh.lines} & set(runs)
+    stack.wait(*runs)
+
+
+def test_a_count_that_is_too_much_for_one_message_is_several(stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "large.json"
+    file.write_text(json.dumps({"entry_point": "/bin/true", "metadata": {"large": "x" * 200_000}}))
+    runs = [line.split()[0] for line in stack.trainshed("submit", "-f", str(file), "--count", "7").lines]
+    assert len(set(runs)) == 7
+    again = stack.trainshed("submit", "-f", str(file), "--count", "7")
+    assert again.stderr.endswith("7 of 7 were runs already; nothing started for them\n")
     stack.wait(*runs)
