@@ -240,6 +240,8 @@ def test_what_an_attempt_used_is_with_it_and_with_the_run_that_ended_so(model: M
     model.log.by_agent(Completed(run_id=run_id, attempt=2, usage=AttemptUsage(cpu_s=3.5)), "gpu01")
     assert msgspec.json.decode(model.run(run_id)["usage"])["cpu_s"] == 3.5
     assert msgspec.json.decode(model.attempt(run_id)["usage"]) == told
+    model.log.by_gateway(RetryRequested(run_id=run_id, attempt=2))
+    assert model.run(run_id)["usage"] == "{}"
 
 
 def test_what_a_node_saw_of_the_code_is_with_each_attempt_and_with_the_run_that_ended_so(

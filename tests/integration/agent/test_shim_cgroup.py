@@ -155,6 +155,22 @@ async def test_a_shim_that_can_make_no_cgroup_starts_its_worker_without(
     await eventually(lambda: not (tmp_path / "no cgroup").exists())
 
 
+async def test_the_cpu_time_of_who_nobody_waited_for_counts_too(here: Box) -> None:
+    busy = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if os.fork() == 0:
+    while time.process_time() < 0.3: pass
+    os._exit(0)
+try:
+    os.wait()
+except ChildProcessError:
+    pass
+"""
+    usage = (await here.ended(await here.python("run", busy))).usage
+    assert usage is not None and usage.cpu_s is not None and usage.cpu_s >= 0.3
+
+
 async def test_many_workers_at_once_leave_no_cgroup_behind(here: Box) -> None:
     folders = [await here.python(f"run{n}", "pass") for n in range(12)]
     cgroups = [cgroup_of(folder) for folder in folders]

@@ -68,6 +68,7 @@ async def test_an_exit_code_is_written_down(here: Box, code: int) -> None:
     assert [type(event) for event in here.events] == [WorkerStarted, ShimExited]
 
 
+@pytest.mark.usefixtures("found_by")
 async def test_what_the_tree_used_is_written_down_also_of_who_daemonised(here: Box) -> None:
     folder = await here.python("run", BUSY)
     usage = (await here.ended(folder)).usage
