@@ -76,7 +76,8 @@ def _move_out(base: Path, marks: sweep.Marks, *, started_by_systemd: bool) -> bo
         pids = {int(pid) for pid in (base / "cgroup.procs").read_text().split()}
         if not pids:
             return True
-        if started_by_systemd or not pids <= sweep.ours(sweep.list_processes(marks)):
+        put_here = started_by_systemd and os.getpid() in pids
+        if put_here or not pids <= sweep.ours(sweep.list_processes(marks)):
             return False
         own.mkdir(exist_ok=True)
         for pid in pids:

@@ -81,6 +81,16 @@ def test_its_successor_in_that_place_finds_it_as_it_was(unit: Path) -> None:
     assert again == (f"{unit}/trainshed.log.node", f"/{unit.name}/trainshed-agent")
 
 
+def test_shims_that_an_older_release_left_where_it_was_move_too(unit: Path) -> None:
+    marks = {"TRAINSHED_LOG_ID": "log", "TRAINSHED_NODE": "node"}
+    (place := unit / "trainshed-agent").mkdir()
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, **marks}) as shim:
+        (unit / "cgroup.procs").write_text(str(shim.pid))
+        assert agent(place, INVOCATION_ID="by systemd")[0] == f"{unit}/trainshed.log.node"
+        assert (place / "cgroup.procs").read_text().split() == [str(shim.pid)]
+        shim.kill()
+
+
 def test_another_process_there_is_not_moved(unit: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         (unit / "cgroup.procs").write_text(str(other.pid))
