@@ -6,7 +6,7 @@ Owns the replay and the checks along the way; appends nothing and changes no rea
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from events.change import Change
 from events.codec import StoredEvent
 from events.log import EventLog
-from events.state import Active, Ended
+from events.state import Active, Ended, Placement
 from events.types import RetryRequested, Submitted
 from projections.audit.acknowledged import SubmitAnswer, UnmetAnswers
 from projections.audit.comparison import MAX_DIFFERENCES, LiveRows, unavailable
@@ -144,6 +144,7 @@ class Invariants:
         self._violations: list[Violation] = []
         self._unmet = UnmetAnswers(acks)
         self._holders: dict[tuple[str, int], tuple[str, int]] = {}
+        self._on_device: dict[str, dict[tuple[str, int], Placement]] = {}
         self._ended: set[str] = set()
 
     def observe(self, stored: StoredEvent, change: Change) -> None:
@@ -153,6 +154,9 @@ class Invariants:
             for slot in _slots_of(end.attempt):
                 if self._holders.get(slot) == (end.run_id, end.attempt.attempt):
                     del self._holders[slot]
+            for placement in end.attempt.placements:
+                for uuid in placement.uuids:
+                    self._on_device.get(uuid, {}).pop((end.run_id, end.attempt.attempt), None)
         for run_change in change.runs:
             run, phase = run_change.after, run_change.after.phase
             if isinstance(phase, Active) and phase.dispatched_seq == stored.seq:
@@ -174,15 +178,40 @@ class Invariants:
         return self._violations
 
     def _granted(self, seq: int, run_id: str, phase: Active) -> None:
+        twice = set[tuple[str, int]]()
         for slot in _slots_of(phase):
             holder = self._holders.get(slot)
             if holder is not None:
+                twice.add(holder)
                 text = (
                     f"slot {slot[0]}.{slot[1]} was granted to run {run_id} attempt {phase.attempt} "
                     f"while run {holder[0]} attempt {holder[1]} held it"
                 )
                 self._violated("I2", seq, text)
             self._holders[slot] = (run_id, phase.attempt)
+        for placement in phase.placements:
+            for uuid in placement.uuids:
+                self._granted_device(seq, uuid, (run_id, phase.attempt), placement, twice)
+
+    def _granted_device(
+        self,
+        seq: int,
+        uuid: str,
+        ref: tuple[str, int],
+        placement: Placement,
+        told: Collection[tuple[str, int]],
+    ) -> None:
+        """Several hold a device only where all of them share it, on one node; of ``told`` it is told by their slots."""
+        holders = self._on_device.setdefault(uuid, {})
+        for other, held in holders.items():
+            shared = held.node == placement.node and uuid in held.shared and uuid in placement.shared
+            if not shared and other not in told:
+                text = (
+                    f"device {uuid} was granted to run {ref[0]} attempt {ref[1]} on {placement.node} "
+                    f"while run {other[0]} attempt {other[1]} held it on {held.node} and did not share it"
+                )
+                self._violated("I2", seq, text)
+        holders[ref] = placement
 
     def _violated(self, invariant: str, seq: int, message: str) -> None:
         if len(self._violations) < MAX_VIOLATIONS:

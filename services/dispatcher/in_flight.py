@@ -53,9 +53,11 @@ class InFlight:
                     taken.cpus[grant.node] = taken.cpus.get(grant.node, 0) + grant.cpus
                     taken.memory_mb[grant.node] = taken.memory_mb.get(grant.node, 0) + grant.memory_mb
                     taken.slots.update((grant.node, index) for index in grant.slots)
-                    node = state.nodes.get(grant.node)
+                    node, run = state.nodes.get(grant.node), state.runs.get(grant.run_id)
                     if node is not None:
-                        taken.uuids |= dict.fromkeys(uuids_of(node, grant.slots), grant.node)
+                        # whole, whatever slots its node has of it since that was decided
+                        shares = None if run is not None and run.needs.whole else grant.node
+                        taken.uuids |= dict.fromkeys(uuids_of(node, grant.slots), shares)
                 case NodeLost(node=name):
                     taken.nodes.add(name)
                 case RunEvent(run_id=run_id):

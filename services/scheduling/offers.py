@@ -25,13 +25,13 @@ Chosen = Mapping[int, list[int]]
 class Claims(msgspec.Struct):
     """What decisions that are not folded yet hold, beside the state (docs/protocol.md rule 1).
 
-    ``uuids``: the devices, each with the node on which it is granted.
+    ``uuids``: the devices, each with the node on which others may have the rest of it (None: it is granted whole).
     """
 
     runs: set[str] = msgspec.field(default_factory=set)
     nodes: set[str] = msgspec.field(default_factory=set)
     slots: set[tuple[str, int]] = msgspec.field(default_factory=set)
-    uuids: dict[str, str] = msgspec.field(default_factory=dict)
+    uuids: dict[str, str | None] = msgspec.field(default_factory=dict)
     cpus: dict[str, int] = msgspec.field(default_factory=dict)
     memory_mb: dict[str, int] = msgspec.field(default_factory=dict)
     grants: list[Dispatched] = msgspec.field(default_factory=list)

@@ -21,6 +21,7 @@ from events.types import (
     Stopping,
 )
 from services.agent.folders.files import ExitFile, ExitReason, StopReason
+from services.agent.machine.inventory import slots_of
 from services.agent.reports.ends import end_of
 from services.agent.session.values import (
     WRITES,
@@ -328,7 +329,10 @@ def _join(model: Model, world: World, draft: Draft, m: int, task: AppendJoined, 
 def store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
     node, incarnation = draft.node(m), agent.state.incarnation
     _own_again(draft, m, task, agent)
-    devices = tuple(Device(index=index) for index in range(draft.model.config.gpus))
+    config, truth = draft.model.config, draft.truth.value
+    each = config.slots_per_gpu[any(known.name == node for known in truth.nodes)]
+    uuids = [f"GPU-{index}" if config.shares else None for index in range(config.gpus)]
+    devices = slots_of([Device(index=index, uuid=uuid) for index, uuid in enumerate(uuids)], each)
     event = NodeJoined(
         node=node,
         incarnation=incarnation,

@@ -232,6 +232,9 @@ def _check_state(state: State, fold: Fold, decisions: Decisions) -> None:
             if len(holders) > 1:
                 held = " and ".join(sorted(f"{ref.run_id}.{ref.attempt}" for ref in holders))
                 raise Broken(f"I2: slot {index} of {name} is held by {held}")
+    for uuid, refs in state.held_uuids.items():
+        if len(refs) > 1 and any(state.runs[ref.run_id].needs.whole for ref in refs):
+            raise Broken(f"I2: {uuid} is held by {len(refs)}, one of which has it whole")
     if facts(state) != recomputed(state):
         raise Broken("the index is not what its runs and nodes say")
     again = Decisions()

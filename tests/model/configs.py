@@ -79,6 +79,13 @@ CONFIGS: dict[str, Config] = {
         total=4,
         faults=_faults("leave, silence, remove, crash, timeout, election, cancel"),
     ),
+    # a GPU is cut into slots anew at the second join, while a run has it whole
+    "shared-gpu": Config(
+        runs=2,
+        slots_per_gpu=(1, 2),
+        total=2,
+        faults=_faults("crash, silence, timeout, election, leave, reboot"),
+    ),
     "late-words": Config(
         runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)
     ),

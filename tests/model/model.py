@@ -57,7 +57,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What there is, and how much may go wrong. ``faults``: how often each kind may happen, ``total`` all together.
 
     ``machines``: (node name, incarnation of its state folder). ``hang``: workers end only when they are stopped.
-    ``borrowed``: the nodes are on loan. ``first_rules``: those of the first Elected; each later one names the newest.
+    ``slots_per_gpu``: so many at a node's first join, and at each later one; where there are several, the first run wants its GPUs
+    whole. ``borrowed``: the nodes are on loan. ``first_rules``: those of the first Elected; each later one names the newest.
     ``blamed``: how many failed starts each node has from the beginning. ``stays_away``: a node that left does not come back by itself. ``half_reads``: other things happen between an
     agent's reads of its name's last words. ``slow_storage``: run folders are made whenever their storage answers.
     """
@@ -66,6 +67,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     runs: int = 1
     tries: int = 2
     gpus: int = 1
+    slots_per_gpu: tuple[int, int] = (1, 1)
     hang: bool = False
     borrowed: bool = False
     first_rules: int = rules.KNOWN
@@ -75,6 +77,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     slow_storage: bool = False
     total: int = 2
     faults: Mapping[str, int] = {}
+
+    @property
+    def shares(self) -> bool:
+        """Whether a GPU is ever several slots."""
+        return max(self.slots_per_gpu) > 1
 
     @property
     def names(self) -> tuple[str, ...]:

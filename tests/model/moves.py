@@ -68,8 +68,11 @@ def _blamed(model: Model, world: World) -> World:
 def submit(draft: Draft, priority: int = 0) -> str:
     """One run more; its id."""
     truth: Fold = draft.truth.value
+    gpus: dict[str, object] = {"requested": draft.model.config.gpus}
+    if draft.model.config.shares and not truth.runs and not truth.ended:
+        gpus["whole"] = True
     config = run_config(
-        resources={"cpus": 1, "gpus": {"requested": draft.model.config.gpus}},
+        resources={"cpus": 1, "gpus": gpus},
         retry={"max_attempts": draft.model.config.tries, "backoff_s": 0},
         priority=priority,
     )

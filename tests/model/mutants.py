@@ -313,6 +313,20 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(3, faults="vanish, crash, kill"),
         catches="rule 9",
     ),
+    "a GPU that is cut anew is shared": Mutant(
+        rule=5,
+        says="who was granted a GPU whole shares it once its node has more slots of it",
+        apply=off.with_evolve(off.shares_everything),
+        config=_config(1, faults="crash", runs=2, slots_per_gpu=(1, 2)),
+        catches="I2",
+    ),
+    "whole is what the slots say": Mutant(
+        rule=5,
+        says="a run that wants its GPU whole, and was granted it by an older inventory, has the slots that it names",
+        apply=off.with_evolve(off.shares_by_slots),
+        config=_config(2, faults="crash, timeout", runs=2, slots_per_gpu=(1, 2)),
+        catches="I2",
+    ),
     "a node that was tried is avoided for ever": Mutant(
         rule=19,
         says="a run is granted no node that could not start it, also where no other could hold it",

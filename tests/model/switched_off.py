@@ -13,7 +13,7 @@ from events import evolve as evolving
 from events import node_machine, rules, run_machine
 from events.change import Change
 from events.codec import StoredEvent
-from events.state import Active, Ended, Node, Run, State
+from events.state import Active, Ended, Node, Placement, Run, State
 from events.types import (
     AttemptEnd,
     Dispatched,
@@ -136,6 +136,40 @@ def forgets_cancel(state: State, stored: StoredEvent, history: Mapping[str, Run]
         state.put_run(replace(each.after, cancel_requested=False))
     runs = tuple(replace(each, after=replace(each.after, cancel_requested=False)) for each in change.runs)
     return replace(change, runs=runs)
+
+
+def shares_everything(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    return _shared_by(state, stored, history, lambda node, placement: placement.uuids)
+
+
+def shares_by_slots(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    def by_slots(node: Node, placement: Placement) -> tuple[str, ...]:
+        rest = {device.uuid for device in node.gpus if device.index not in placement.slots}
+        return tuple(uuid for uuid in placement.uuids if uuid in rest)
+
+    return _shared_by(state, stored, history, by_slots)
+
+
+def _shared_by(
+    state: State,
+    stored: StoredEvent,
+    history: Mapping[str, Run],
+    shared: Callable[[Node, Placement], tuple[str, ...]],
+) -> Change | None:
+    if not isinstance(stored.event, Dispatched):
+        return None
+    change = evolving.evolve(state, stored, history)
+    runs = []
+    for each in change.runs:
+        phase, node = each.after.phase, state.nodes.get(stored.event.node)
+        assert isinstance(phase, Active)
+        (placement,) = phase.placements
+        if node is not None:
+            placement = replace(placement, shared=shared(node, placement))
+        after = replace(each.after, phase=phase.with_placement(placement))
+        state.put_run(after)
+        runs.append(replace(each, after=after))
+    return replace(change, runs=tuple(runs))
 
 
 def blames_over_a_join(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:

@@ -7,6 +7,7 @@ import pytest
 from events.config import stored_config
 from events.decide import could_run_on, refuse_impossible
 from events.types import AttemptRef, SlotHealthy, SlotUnhealthy
+from projections.audit.verify import Invariants
 from services.dispatcher.decisions import Decisions
 from services.scheduling.explain import Explainer
 from services.scheduling.offers import Claims
@@ -227,3 +228,46 @@ def test_declared_devices_without_uuids_are_told_apart_too() -> None:
     submit(story, "two", 2)
     submit(story, "whole", whole=True)
     assert give(story) == {"two": (0, 2)}
+
+
+def test_rule_1_a_whole_grant_in_flight_shares_nothing_though_its_node_cuts_the_device_anew() -> None:
+    story = a_story(gpus=1, each=1)
+    submit(story, "whole", whole=True)
+    decisions = Decisions()
+    decisions.rebuild(story.state)
+    (grant,) = decisions.decide(story.state, story.seq, 1, START_NS, {})
+    decisions.in_flight.add(grant)
+    story.join(slots=1, slots_per_gpu=2)
+    submit(story, "small")
+    decisions.rebuild(story.state)
+    assert decisions.decide(story.state, story.seq, 1, START_NS, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "violated"),
+    [
+        (("n1", (1,), False), False),
+        (("n2", (0,), False), True),
+        (("n1", (1,), True), True),
+    ],
+    ids=["a share of the rest", "on another node", "whole"],
+)
+def test_audit_misses_a_device_that_one_holds_and_another_does_not_share(
+    second: tuple[str, tuple[int, ...], bool], violated: bool
+) -> None:
+    node, slots, whole = second
+    story, seen = Story(), Invariants()
+    story.elect()
+    for name in ("n1", "n2"):
+        story.join(name, uuids=["GPU-x"], slots_per_gpu=3)
+    hold(story, "first", 0, node="n1")
+    submit(story, "second", whole=whole)
+    story.dispatch("second", node=node, slots=slots)
+    story.complete("second", node=node)
+    submit(story, "third")
+    story.dispatch("third", node="n1", slots=(1,))
+    again = Story()
+    for one in story.log:
+        seen.observe(one, again.fold(one))
+    found = seen.at_the_end()
+    assert [(one.invariant, one.seq) for one in found] == ([("I2", 7)] if violated else [])
