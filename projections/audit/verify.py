@@ -199,13 +199,13 @@ class Invariants:
         uuid: str,
         ref: tuple[str, int],
         placement: Placement,
-        told: Collection[tuple[str, int]],
+        twice: Collection[tuple[str, int]],
     ) -> None:
-        """Several hold a device only where all of them share it, on one node; of ``told`` it is told by their slots."""
+        """Several hold a device only where all of them share it, on one node; who of ``twice`` is known by a slot."""
         holders = self._on_device.setdefault(uuid, {})
         for other, held in holders.items():
             shared = held.node == placement.node and uuid in held.shared and uuid in placement.shared
-            if not shared and other not in told:
+            if not shared and other not in twice:
                 text = (
                     f"device {uuid} was granted to run {ref[0]} attempt {ref[1]} on {placement.node} "
                     f"while run {other[0]} attempt {other[1]} held it on {held.node} and did not share it"
