@@ -5,17 +5,22 @@ Owns what is looked at and what is said of it; what a config may hold is the gat
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from services.daemon_thread import in_daemon_thread
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus
 
 if TYPE_CHECKING:
     from services.cli.request import Config, Request
     from trainshed_client.client import Trainshed
+
+ANSWERS_WITHIN_S = 2.0
+"""Seconds for the storage of programs and folders to answer: a node may know better what it waits for."""
 
 
 async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bool = True) -> list[str]:
@@ -25,7 +30,7 @@ async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bo
     make them, and where not to ``refuse``. One that is a run already is not judged. Asks nobody where all is there. Raises
     TrainshedError.
     """
-    missing = list(_missing(request.configs)) if request.check else []
+    missing = await _missing_within(request.configs) if request.check else []
     hosts = await _hosts(trainshed) if missing else set()
     warnings: list[str] = []
     for number, field, what in missing if socket.gethostname() in hosts else ():
@@ -44,6 +49,15 @@ async def look_at_programs(trainshed: Trainshed, request: Request, *, refuse: bo
             )
         warnings.append(f"{place}: {what} on this machine{'' if alone else '; other nodes may have it'}")
     return warnings
+
+
+async def _missing_within(configs: Sequence[Config]) -> list[tuple[int, str, str]]:
+    """What is missing; nothing where the storage does not answer."""
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
+            return await in_daemon_thread(lambda: list(_missing(configs)))
+    except TimeoutError:
+        return []
 
 
 def _missing(configs: Sequence[Config]) -> Iterator[tuple[int, str, str]]:

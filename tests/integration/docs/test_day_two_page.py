@@ -246,4 +246,7 @@ def test_the_unit_has_the_options_and_the_settings_of_who_installs_it(home: Home
         timeout=30,
         check=False,
     )
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    told = [
+        line for line in checked.stderr.splitlines() if "'DelegateSubgroup'" not in line
+    ]  # of systemd 254
+    assert (checked.returncode, checked.stdout, told) == (0, "", [])

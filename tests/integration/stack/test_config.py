@@ -111,7 +111,7 @@ def test_the_workers_environment_is_the_contracts(stack: Stack) -> None:
     ours = {name for name in env if name.startswith(("TRAINSHED_", "NATS_"))}
     assert ours == {
         *("TRAINSHED_LOG_ID", "TRAINSHED_RUN_ID", "TRAINSHED_ATTEMPT", "TRAINSHED_NODE", "TRAINSHED_RUN_DIR"),
-        *("TRAINSHED_CPUS", "TRAINSHED_MEMORY_MB", "TRAINSHED_SLOTS"),
+        *("TRAINSHED_CPUS", "TRAINSHED_MEMORY_MB", "TRAINSHED_SLOTS", "TRAINSHED_SOCKET"),
     }
     assert (env["TRAINSHED_CPUS"], env["TRAINSHED_MEMORY_MB"]) == ("1", "0")
     assert env["TRAINSHED_SLOTS"] == env["CUDA_VISIBLE_DEVICES"]
