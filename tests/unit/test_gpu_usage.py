@@ -77,7 +77,18 @@ def test_what_nobody_measured_is_not_known(lab: Lab) -> None:
     lab.look(5, None, 0)
     lab.look(5, 100, 0)
     assert lab.usage.ended(A) == NO_USAGE, "a gap is no zero"
-    assert lab.usage.ended(B) == NO_USAGE, "an earlier agent started it"
+    assert lab.usage.ended(B) == NO_USAGE, "its start was not seen"
+
+
+def test_what_an_agent_left_is_gone_on_with_over_the_time_without_one(lab: Lab) -> None:
+    lab.usage.began(A, [0])
+    lab.look(10, 100, 0, a=1000)
+    kept = lab.usage.left(A)
+    assert lab.usage.left(A) is None
+    lab.now += 20
+    lab.usage.began(A, [0], kept)
+    lab.look(10, 50, 0)
+    assert lab.usage.ended(A) == AttemptUsage(gpu_busy_s=10 + 15, gpu_memory_peak_mb=1000)
 
 
 def test_without_devices_there_is_nothing_to_know(lab: Lab) -> None:

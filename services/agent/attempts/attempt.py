@@ -6,6 +6,7 @@ Owns its tail, its heartbeats and what is appended of it; decides nothing (`sess
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -102,9 +103,11 @@ class LiveAttempt:
     # --- what it uses of its devices -----------------------------------------------------------------------
 
     def began(self) -> None:
-        """The worker has just started. Of one that an agent before this one started nothing is known."""
-        if not self.adopted and (intent := self._intent()) is not None:
-            self._parts.gpu_usage.began(self.ref, intent.slots)
+        """The worker has just started, or is found running: then what the agent before this one left is known, if it
+        came to leave something."""
+        kept = files.take_gpu_usage(self.folder) if self.adopted else None
+        if (kept is not None or not self.adopted) and (intent := self._intent()) is not None:
+            self._parts.gpu_usage.began(self.ref, intent.slots, kept)
 
     def over(self) -> None:
         """The last of its tree has gone."""
@@ -304,6 +307,10 @@ class LiveAttempt:
     def close(self) -> None:
         """Let go of its files and its socket; its tasks were cancelled."""
         self._parts.inside.close(self.ref)
+        kept = self._parts.gpu_usage.left(self.ref)
+        if kept is not None:
+            with contextlib.suppress(OSError):  # it is not known then
+                files.write_gpu_usage(self.folder, kept)
         if self._tail is not None:
             self._tail.close()
 

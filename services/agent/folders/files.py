@@ -22,6 +22,7 @@ INTENT: Final = "intent.json"
 STARTED: Final = "started.json"
 STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
+GPU_USAGE: Final = "gpu_usage.json"
 CODE: Final = "code.json"
 STARTED_TEMPORARY: Final = ".started.json.tmp"
 """What the shim writes before it renames it; it may be there ahead."""
@@ -178,7 +179,18 @@ class PruneRootsFile(msgspec.Struct, frozen=True, kw_only=True):
     roots: tuple[str, ...] = ()
 
 
-T = TypeVar("T", IntentFile, StartedFile, StopFile, ExitFile, PrunedFile, PruneRootsFile, CodeFile)
+class GpuUsageFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt used of its devices while an agent saw it, for the one after that; `at` is CLOCK_BOOTTIME in seconds."""
+
+    v: int = 1
+    at: float
+    busy_s: float | None = None
+    peak_mb: int | None = None
+
+
+T = TypeVar(
+    "T", IntentFile, StartedFile, StopFile, ExitFile, PrunedFile, PruneRootsFile, CodeFile, GpuUsageFile
+)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -190,6 +202,19 @@ def prepare_folder(folder: Path) -> None:
 def write_intent(folder: Path, intent: IntentFile) -> None:
     """Write intent.json whole or not at all, without fsync. Raises OSError."""
     _write(folder / INTENT, intent, durable=False)
+
+
+def write_gpu_usage(folder: Path, record: GpuUsageFile) -> None:
+    """Write gpu_usage.json whole or not at all, without fsync: it only has to outlive the process. Raises OSError."""
+    _write(folder / GPU_USAGE, record, durable=False)
+
+
+def take_gpu_usage(folder: Path) -> GpuUsageFile | None:
+    """What an agent left there, once: by what it left before that nothing is known of the time since."""
+    record = _read(folder / GPU_USAGE, GpuUsageFile)
+    with contextlib.suppress(OSError):
+        os.unlink(folder / GPU_USAGE)
+    return record
 
 
 def write_stop(folder: Path, reason: StopReason, seq: int) -> None:

@@ -56,7 +56,7 @@ class Devices:
         self._unhealthy: set[int] = set()
         self._busy: dict[int, Busy] = {}
         self._own_ends: dict[int, float] = {}
-        self.usage = GpuUsage(slots, clock)
+        self.usage = GpuUsage(slots)
         """What attempts use of them, by the samples."""
 
     def readings(self) -> tuple[GpuReading, ...]:

@@ -1,7 +1,6 @@
 """What each attempt used of its devices, added up from one sample to the next.
 
-Owns the sums of the attempts that were started by this agent; knows no NVML and no process. What was not seen from the
-start on, or is not an attempt's own, is not known.
+Owns the sums; knows no NVML and no process. What was not seen from the start on, or is not an attempt's own, is not known.
 """
 
 from __future__ import annotations
@@ -12,7 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from events.types import AttemptRef, Device, GpuReading
+from services.agent.folders.files import GpuUsageFile
 from trainshed_client.records import NO_USAGE, AttemptUsage
+
+
+def boottime() -> float:
+    """CLOCK_BOOTTIME in seconds: the next agent of this boot reads it on."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _Sum(msgspec.Struct):
@@ -26,18 +31,20 @@ class _Sum(msgspec.Struct):
 
 
 class GpuUsage:
-    """Sums for the attempts on ``slots``; ``clock`` in seconds, of whatever begin."""
+    """Sums for the attempts on ``slots``."""
 
-    def __init__(self, slots: Sequence[Device], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, slots: Sequence[Device], clock: Callable[[], float] = boottime) -> None:
         self._places = {slot.index: slot.place for slot in slots}
         self._clock = clock
         self._sums: dict[AttemptRef, _Sum] = {}
 
-    def began(self, ref: AttemptRef, slots: Iterable[int]) -> None:
-        """The worker of an attempt with these slots has just started."""
+    def began(self, ref: AttemptRef, slots: Iterable[int], kept: GpuUsageFile | None = None) -> None:
+        """The worker of an attempt with these slots has just started, or was left with what is ``kept`` of it."""
         places = frozenset(self._places[index] for index in slots if index in self._places)
         if places and ref not in self._sums:
-            self._sums[ref] = _Sum(places, self._clock())
+            one = self._sums[ref] = _Sum(places, self._clock())
+            if kept is not None:  # while nobody looked it was as the next look has it
+                one.at, one.busy_s, one.peak_mb = kept.at, kept.busy_s, kept.peak_mb
             self._mark_shared()
 
     def look(self, readings: Iterable[GpuReading]) -> None:
@@ -57,6 +64,11 @@ class GpuUsage:
             ]
             if used:
                 one.peak_mb = max(one.peak_mb or 0, sum(used))
+
+    def left(self, ref: AttemptRef) -> GpuUsageFile | None:
+        """The agent stops and its worker does not: what is to be kept; None where nothing is known of it."""
+        one = self._sums.pop(ref, None)
+        return None if one is None else GpuUsageFile(at=one.at, busy_s=one.busy_s, peak_mb=one.peak_mb)
 
     def ended(self, ref: AttemptRef) -> AttemptUsage:
         """The last of it has gone: what it used of its devices."""

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from events.types import AttemptMemory, AttemptRef, GpuReading, Started
+from services.agent.folders import files
 from services.agent.machine import devices
 from services.agent.machine.gpus import Gpus, GpuSample
 from services.agent.machine.owners import Owner
@@ -77,14 +78,23 @@ async def test_an_end_bears_how_long_its_devices_worked_and_the_most_that_it_had
     assert (none.gpu_busy_s, none.gpu_memory_peak_mb) == (None, None)
 
 
-async def test_of_one_that_an_earlier_agent_started_it_is_not_known(stage: Stage) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+async def test_it_goes_on_where_an_agent_left_it_and_is_not_known_where_one_was_killed(
+    stage: Stage, killed: bool
+) -> None:
     ref = new_ref(1)
     gpus = WorkingGpus(ref)
-    async with stage.agent(gpus=cast(Gpus, gpus)) as first:
+    async with stage.agent(gpus=cast(Gpus, gpus)):
         go = await start(stage, ref, 1)
         await gpus.looks()
-        await first.kill()
+    kept = stage.root / "node" / "attempts" / ref.run_id / "1" / files.GPU_USAGE
+    assert kept.exists()
+    if killed:
+        kept.unlink()
+    gpus.ref = new_ref(2)  # from now on nobody has memory there
     async with stage.agent(gpus=cast(Gpus, gpus), consumer=False):
+        await eventually(lambda: not kept.exists())
         await gpus.looks()
         usage = await used(stage, ref, go)
-    assert (usage.gpu_busy_s, usage.gpu_memory_peak_mb) == (None, None)
+    assert usage.gpu_memory_peak_mb == (None if killed else 512)
+    assert (usage.gpu_busy_s is None) == killed
