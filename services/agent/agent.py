@@ -27,10 +27,11 @@ on them: `machine/owners.py`; whether others compute there: `machine/busy.py`; w
 `machine/gpu_usage.py`)
 and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is written, and the shim is
 told to read it. The worker exits or is ended, the shim ends its tree and writes exit.json: ExitWritten comes in. Where no
-shim is left to do that, `processes/sweep.py` ends what may live of the tree and `processes/workers.py` finalises the
+shim is left to do that, `processes/sweep.py` ends what may live of the tree and `processes/finalise.py` closes the
 attempt. Then its artifacts are listed (`output/artifacts.py`), exit.json becomes the event that says how it ended
 (`reports/ends.py`), and that is appended: the slots are free. Once the log has acknowledged it the marker is removed, and
-the attempt is forgotten. What it left is hashed after that (`attempts/hashing.py`). Its files stay until an operator asks for their deletion (`prune/service.py`), which decides
+the attempt is forgotten. Whatever a cleaner of temporary folders takes of all that meanwhile is made again every few
+seconds: markers and sockets here, the attempt's folder by its shim. What it left is hashed after that (`attempts/hashing.py`). Its files stay until an operator asks for their deletion (`prune/service.py`), which decides
 what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave half done (`prune/trash.py`).
 """
 
@@ -276,6 +277,7 @@ class AgentService:
                     self._tasks.create_task(output.run())
                     self._tasks.create_task(inside.keep())
                     self._tasks.create_task(session.attempts.hear())
+                    self._tasks.create_task(session.keep())
                     self._tasks.create_task(self._leave_when_asked(session))
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
                     async with (

@@ -198,6 +198,8 @@ class LiveAttempt:
             if not self._never_ran():
                 await self._finish_output()
             event = await self._end()
+            if self._tail is not None:
+                self._tail.close()
             await self._parts.appender.append(event)
             _log.info(
                 "attempt ended",
@@ -286,14 +288,15 @@ class LiveAttempt:
 
     def _output_end(self) -> str | None:
         """The last of stderr, else of stdout without telemetry. Blocks."""
-        intent = self._intent()
-        if intent is None:
+        if self._tail is None:
             return None
-        folder = Path(intent.output_dir)
-        tail = ends.clean_tail(_last_bytes(folder / "stderr.log", ends.TAIL_BYTES))
-        if tail.strip():
-            return tail
-        data = _last_bytes(folder / "stdout.log", _STDOUT_LOOK)
+        data = b""
+        with contextlib.suppress(OSError):
+            tail = ends.clean_tail(self._tail.last("stderr", ends.TAIL_BYTES))
+            if tail.strip():
+                return tail
+        with contextlib.suppress(OSError):
+            data = self._tail.last("stdout", _STDOUT_LOOK)
         if len(data) == _STDOUT_LOOK and b"\n" in data:
             data = data.partition(b"\n")[2]  # its first line is cut, and might have been telemetry
         lines = [line for line in data.split(b"\n") if not is_telemetry(line)]
@@ -313,16 +316,6 @@ class LiveAttempt:
                 files.write_gpu_usage(self.folder, kept)
         if self._tail is not None:
             self._tail.close()
-
-
-def _last_bytes(path: Path, count: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - count))
-            return file.read(count)
-    except OSError:
-        return b""
 
 
 def _nothing() -> None:

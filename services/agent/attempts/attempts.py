@@ -17,15 +17,18 @@ from services.agent.attempts.hashing import Hashing
 from services.agent.folders import files
 from services.agent.folders.files import StopReason
 from services.agent.folders.prepared import PreparedFolders
-from services.agent.processes.workers import LockHeld, ShimExited, WorkerHeartbeat, Workers, WorkerStarted
+from services.agent.processes.finalise import LockHeld
+from services.agent.processes.workers import ShimExited, WorkerHeartbeat, Workers, WorkerStarted
 from services.agent.reports.appender import PAUSE_S
 from services.agent.session.values import (
+    AttemptPlace,
     EndStored,
     ExitWritten,
     FinaliseReason,
     FoldersPrepared,
     Found,
     Input,
+    SessionState,
     ShimAlive,
     ShimLost,
     StartedWritten,
@@ -86,10 +89,10 @@ class Attempts:
         alive = False
         if work.exit is None:
             try:
-                files.prepare_folder(folder)
                 alive = await self._workers.adopt(folder)
             except OSError as error:
                 _log.warning("not adopted", run_id=ref.run_id, attempt=ref.attempt, error=str(error))
+            work.intent = files.read_intent(folder)  # its shim may have made it again
             work.exit = files.read_exit(folder)
         if alive:
             work.listen()
@@ -175,7 +178,25 @@ class Attempts:
 
     def write_stop(self, ref: AttemptRef, reason: StopReason, seq: int) -> None:
         """stop.json."""
-        files.write_stop(self.on(ref).folder, reason, seq)
+        folder = self.on(ref).folder
+        try:
+            files.write_stop(folder, reason, seq)
+        except FileNotFoundError:  # it has vanished; its shim makes the rest again once it is woken
+            files.prepare_folder(folder)
+            files.write_stop(folder, reason, seq)
+
+    def restore(self, state: SessionState) -> None:
+        """Make again what a cleaner of temporary folders took of live attempts: markers and orders to stop; sockets and, by their
+        shims, the attempts' folders."""
+        for each in state.attempts:
+            if each.ref in state.refused:
+                continue
+            self._folders.mark(each.ref)
+            stop = each.stop if each.place is AttemptPlace.UP else None
+            if stop is not None and not (self.on(each.ref).folder / files.STOP).exists():
+                self.write_stop(each.ref, stop, 0)
+                self._parts.spawn(self.wake(each.ref))
+        self._workers.restore()
 
     # --- what is done -----------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ class Folders(msgspec.Struct, frozen=True):
             os.link(f"{self.state_dir}/{_LINKED}", marker)
         except FileExistsError:
             pass
-        except OSError:  # no such links here, or too many
+        except OSError:  # no such links here, or too many; or a cleaner was here
+            self.make_roots()
             _touch(marker)
 
     def make_run(self, ref: AttemptRef) -> None:
@@ -205,7 +206,7 @@ def _is_there(root: Path, run_id: str, below: str) -> bool:
 
 def _marked(folder: Path) -> list[AttemptRef]:
     found = []
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(os.listdir(folder)) if folder.exists() else ():
         run_id, _, number = name.partition(".")
         if number.isascii() and number.isdigit() and is_ref(run_id, int(number)):
             found.append(AttemptRef(run_id, int(number)))

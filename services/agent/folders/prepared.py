@@ -57,6 +57,8 @@ class PreparedFolders:
 
     def refill(self) -> None:
         """Make some ahead; for a thread, one at a time. Raises OSError."""
+        for folder in (self._state, self._runs):  # a cleaner of temporary folders may have taken them
+            os.makedirs(folder, exist_ok=True)
         same = os.stat(self._state).st_dev == os.stat(self._runs).st_dev
         self.beside_state = same and self._with_output
         while len(self._ready) < KEPT:
@@ -79,27 +81,33 @@ class PreparedFolders:
     def put_attempt(self, name: str, intent: files.IntentFile, folder: Path) -> bool:
         """Make it, with intent.json in it, the folder of a run's first attempt, at once and whole.
 
-        False where the run has a folder already. Raises OSError.
+        False where the run has a folder already, or this one has vanished, in part or whole. Raises OSError.
         """
         prepared = f"{self._state}/{name}"
         # Nobody looks here before the rename: no temporary file is needed.
-        fd = os.open(f"{prepared}/1/{files.INTENT}", os.O_WRONLY | os.O_CLOEXEC)
         try:
+            fd = os.open(f"{prepared}/1/{files.INTENT}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if not os.path.exists(f"{prepared}/1/{files.LOCK}"):
+                return False
             files.write_all(fd, intent)
         finally:
             os.close(fd)
         return _renamed(prepared, folder.parent)
 
     def put_run(self, name: str, folder: Path) -> bool:
-        """Make it the run's folder; False where there is one already. Raises OSError."""
-        return _renamed(f"{self._runs}/{name}", folder)
+        """Make it the run's folder; False where there is one already, or where it has vanished. Raises OSError."""
+        prepared = f"{self._runs}/{name}"
+        return os.path.exists(f"{prepared}/attempts/1") and _renamed(prepared, folder)
 
 
 def _renamed(prepared: str, folder: Path) -> bool:
     try:
         os.rename(prepared, folder)
         return True
-    except (FileExistsError, NotADirectoryError):
+    except (FileNotFoundError, FileExistsError, NotADirectoryError):
         pass
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:

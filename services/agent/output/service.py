@@ -22,6 +22,7 @@ from events.types import AttemptRef
 from services.agent.folders import files
 from services.agent.folders.paths import Folders, is_ref
 from services.agent.output.output_index import INDEX
+from services.agent.output.tails import STREAMS
 from services.api import begin_service, end_service, error_answer
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
@@ -76,7 +77,8 @@ def read_request(data: bytes) -> OutputRequest:
 
 
 def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
-    """Read the range; blocks. A file that is not there yet is empty. Raises TrainshedError (NOT_FOUND)."""
+    """Read the range; blocks. A file that is not there yet is empty. Raises TrainshedError (NOT_FOUND), also where it was
+    there."""
     ref = AttemptRef(request.run_id, request.attempt)
     folder = folders.attempt(ref)
     if not folder.is_dir():
@@ -95,6 +97,13 @@ def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
     try:
         fd = os.open(output / FILES[request.stream], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
+        if (
+            request.stream in STREAMS and (folder / files.STARTED).exists()
+        ):  # both are opened before that is written
+            raise TrainshedError(
+                ErrorCode.NOT_FOUND,
+                f"the output of attempt {ref.attempt} of run {ref.run_id} is gone: somebody deleted {output}",
+            ) from None
         return OutputRange(b"", 0, 0)
     except OSError as error:
         raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {error}") from None

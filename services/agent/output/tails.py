@@ -140,7 +140,8 @@ class AttemptTail:
             )
 
     async def finish(self) -> None:
-        """The tree is gone: publish what is left, and each stream's size last. Storage that hangs is not waited for."""
+        """The tree is gone: publish what is left, and each stream's size last; then `close`. Storage that hangs is not waited
+        for."""
         self._output.disarm(self)
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
@@ -160,8 +161,19 @@ class AttemptTail:
                 attempt=self._ref.attempt,
                 error=str(error) or "its storage does not answer",
             )
+
+    def last(self, name: str, count: int) -> bytes:
+        """The last bytes of a stream, also where its path has vanished; empty where there is none. Blocks; raises OSError."""
+        stream = self._streams[STREAMS.index(name)]
+        try:
+            with self._files:
+                if stream.fd < 0 or self._closed:
+                    return _last_bytes(stream.path, count)
+                size = os.fstat(stream.fd).st_size
+                return os.pread(stream.fd, count, max(0, size - count))
         finally:
-            self.close()
+            if self._closed:
+                self._close_unless_in_use()
 
     def close(self) -> None:
         """Let go of the files; a look that hangs does it when it is done with them."""
@@ -248,6 +260,13 @@ class AttemptTail:
         return subjects.output(self._ref.run_id, self._ref.attempt, self._output.node, stream.name)
 
 
+def _last_bytes(path: Path, count: int) -> bytes:
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - count))
+        return file.read(count)
+
+
 def _heard(look: asyncio.Task[list[Grown]]) -> None:
     """Whoever still waits hears of the error; no one need."""
     if not look.cancelled():
@@ -293,10 +312,11 @@ class Output:
         """Watch for the next change of its files; before they are looked at, so that none is missed. For a thread, and
         then `claim`. Raises OSError."""
         for stream in tail.streams:
-            if stream.watch is None:
-                # The shim opens them with O_APPEND | O_CREAT: whoever comes first makes them.
-                os.close(os.open(stream.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-                stream.watch = self._inotify.add_watch(stream.path, Mask.MODIFY | Mask.ONESHOT)
+            # The worker writes to the file that it had at its start, whatever became of its path since. One that vanished
+            # before it was opened here is not made anew: who asks for it is to hear that it is gone.
+            path = stream.path if stream.fd < 0 else Path(f"/proc/self/fd/{stream.fd}")
+            if stream.watch is None and path.exists():
+                stream.watch = self._inotify.add_watch(path, Mask.MODIFY | Mask.ONESHOT)
 
     def claim(self, tail: AttemptTail) -> None:
         """What `arm` has watched is this tail's."""

@@ -114,7 +114,7 @@ class ShimPool:
                 # Asked again, it is sent again: the lock decides between two shims.
                 self._waiting.pop(folder, None)
                 raise TimeoutError(f"no shim has taken {folder} in {ANSWER_S:g} s")
-            self._look()
+            self.look()
         waiting.result()
 
     async def taken_up(self, folder: Path) -> None:
@@ -155,8 +155,9 @@ class ShimPool:
             async with self._sending:
                 await asyncio.get_running_loop().sock_sendall(requests, message)
 
-    def _look(self) -> None:
-        """Have those shims answer that have a folder and hang before their worker's exec, and others take their places."""
+    def look(self) -> None:
+        """Have those shims answer that have a folder and hang before their worker's exec, and others take their places; the
+        idle ones make their socket again where it has vanished."""
         if self._looks is not None:
             with contextlib.suppress(
                 BlockingIOError, BrokenPipeError

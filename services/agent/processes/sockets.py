@@ -19,6 +19,8 @@ from events.types import AttemptRef
 LONGEST_PATH = 107
 """Bytes of a Unix socket's path (sun_path has 108, one for the nul)."""
 _LONGEST_NAME = "xxxxxxxxxx.9999.sock"
+SHIM_SOCKETS = "[0-9]*.sock"
+"""The shims' own, each named after its pid, as a pattern."""
 WORKER_SOCKETS = "w*.sock"
 """The sockets by which workers reach the stack, as a pattern."""
 

@@ -16,6 +16,8 @@ from services.agent.machine import inventory
 from services.agent.shim import cgroup, process_tree
 from services.agent.shim.process_tree import Found
 
+_VANISHED = " (deleted)"
+"""What the kernel adds to the name of a working directory that was removed: its shim works there all the same."""
 LONGEST_S = 30.0
 """Seconds until a process that SIGKILL does not end is an error."""
 
@@ -57,7 +59,8 @@ def list_processes(marks: Marks) -> dict[int, Process]:
             variables = _environment(pid)
             marked = log_id in variables and node in variables
             attempt = _attempt(variables) if marked else None
-            folder = os.readlink(f"/proc/{pid}/cwd") if marked and attempt is None else None
+            shims = marked and attempt is None
+            folder = os.readlink(f"/proc/{pid}/cwd").removesuffix(_VANISHED) if shims else None
         except (OSError, ValueError, IndexError):
             continue  # gone while we looked
         found[pid] = Process(pid, parent, group, started, not any(variables), marked, attempt, folder)

@@ -23,9 +23,10 @@ import structlog
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StartedFile
 from services.agent.processes import memory_cgroups, sweep
+from services.agent.processes.finalise import finalise, named_in
 from services.agent.processes.pool import ShimPool
-from services.agent.processes.sockets import sockets_dir
-from services.agent.shim import cgroup, process_tree
+from services.agent.processes.sockets import SHIM_SOCKETS, BoundSocket, sockets_dir
+from services.agent.shim import process_tree
 from services.daemon_thread import in_daemon_thread
 
 _log = structlog.get_logger(__name__)
@@ -34,8 +35,6 @@ COMING_UP_S = 5.0
 """Seconds for a shim that holds the lock to show in the folder who it is."""
 LOOK_AROUND_S = 0.1
 """A shim that does not show after a pause of this many seconds is looked for among all processes."""
-LOCK_S = 2.0
-"""Seconds that a shim which leaves at once may hold the lock."""
 AGENT_SOCKET = "agent.sock"
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 _NOT_INHERITED = frozenset(
@@ -82,16 +81,14 @@ class ShimExited(msgspec.Struct, frozen=True):
 WorkerEvent = WorkerStarted | WorkerHeartbeat | ShimExited
 
 
-class LockHeld(OSError):
-    """The attempt's lock is held: its shim is at work, so the attempt is not to be finalised."""
-
-
 class _Watched(msgspec.Struct):
     """A shim that this agent watches, by a descriptor that names exactly its process."""
 
     folder: Path
+    pid: int
     pidfd: int
-    started_reported: bool = False
+    started: StartedFile | None = None
+    """What was reported of its start."""
     heartbeat: HeartbeatFields | None = None
 
 
@@ -114,9 +111,11 @@ class Workers:
         self._marks = sweep.Marks(log_id, node)
         self._events: asyncio.Queue[WorkerEvent | None] = asyncio.Queue()
         self._watched: dict[Path, _Watched] = {}
-        self._last_heartbeats: dict[Path, HeartbeatFields] = {}
+        self._lost: dict[Path, _Watched] = {}
+        """Shims that are gone without a word."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._datagrams: socket.socket | None = None
+        self._datagrams: BoundSocket | None = None
+        self._shims_sockets: set[str] = set()
         self.sockets_dir: Path = self.make_sockets_dir()
         inherited = dict(os.environ if environment is None else environment)
         for name in _NOT_INHERITED:
@@ -136,20 +135,42 @@ class Workers:
 
     async def start(self) -> None:
         """Bring the spawner up and listen to the shims. Raises OSError."""
-        agent_socket = self.sockets_dir / AGENT_SOCKET
-        agent_socket.unlink(missing_ok=True)
-        for left in self.sockets_dir.glob("[0-9]*.sock"):  # named after a shim; a killed one cannot tidy up
-            if not Path(f"/proc/{left.stem}").exists():
+        for left in self.sockets_dir.glob(SHIM_SOCKETS):  # a killed one cannot tidy up
+            if not _lives(left.stem):
                 left.unlink(missing_ok=True)
-        self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._datagrams.bind(str(agent_socket))
-        asyncio.get_running_loop().add_reader(self._datagrams, self._hear)
+        self._listen()
         _log.debug(
             "workers' cgroups",
             parent=self._cgroups or "none can be had here",
             memory=self._memory_cgroups or "accounted only",
         )
         self._pool.start()
+
+    def _listen(self) -> None:
+        self._datagrams = BoundSocket(str(self.sockets_dir / AGENT_SOCKET), socket.SOCK_DGRAM)
+        asyncio.get_running_loop().add_reader(self._datagrams.socket, self._hear)
+
+    def restore(self) -> None:
+        """Make again what a cleaner of temporary folders took: the agent's socket, and by the shims that live theirs and the
+        folders of their attempts. Raises OSError."""
+        if self._datagrams is None:
+            return
+        folder = self.make_sockets_dir()
+        there = {path.stem for path in folder.glob(SHIM_SOCKETS)}
+        vanished = {stem for stem in self._shims_sockets - there if _lives(stem)}
+        self._shims_sockets = there | vanished
+        if self._datagrams.gone:
+            self._hear()
+            asyncio.get_running_loop().remove_reader(self._datagrams.socket)
+            self._datagrams.close()
+            self._listen()
+            self._pool.look()
+        elif vanished:
+            self._pool.look()
+        for watched in self._watched.values():
+            names = (files.LOCK,) if watched.started is None else (files.LOCK, files.INTENT, files.STARTED)
+            if str(watched.pid) not in there or not all((watched.folder / name).exists() for name in names):
+                _wake(watched.pidfd, signal.SIGUSR2)
 
     def make_sockets_dir(self) -> Path:
         """The folder of the sockets, made where it is gone. Raises OSError."""
@@ -165,10 +186,9 @@ class Workers:
             os.close(watched.pidfd)
         self._watched.clear()
         if self._datagrams is not None:
-            loop.remove_reader(self._datagrams)
+            loop.remove_reader(self._datagrams.socket)
             self._datagrams.close()
             self._datagrams = None
-            (self.sockets_dir / AGENT_SOCKET).unlink(missing_ok=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -193,10 +213,13 @@ class Workers:
         if folder in self._watched:
             return True
         give_up, pause_s = time.monotonic() + COMING_UP_S, 0.005
+        if not (folder / files.LOCK).exists():
+            await self._restored(folder, give_up)
         while _locked(folder):
-            pidfd = await self._shim_of(folder, look_around=pause_s > LOOK_AROUND_S)
-            if pidfd is not None:
-                self._watch(_Watched(folder, pidfd))
+            found = await self._shim_of(folder, look_around=pause_s > LOOK_AROUND_S)
+            if found is not None:
+                pid, pidfd = found
+                self._watch(_Watched(folder, pid, pidfd))
                 _wake(pidfd, signal.SIGUSR2)
                 if (folder / files.STOP).exists():
                     # The agent before this one may have died between writing and waking.
@@ -207,6 +230,19 @@ class Workers:
             await asyncio.sleep(pause_s)  # it is coming up (a millisecond), or on its way out, or it hangs
             pause_s = min(2 * pause_s, 2 * LOOK_AROUND_S)
         return False
+
+    async def _restored(self, folder: Path, give_up: float) -> None:
+        """The folder has vanished: its live shim, if there is one, makes it again."""
+        found = await self._working_in(folder)
+        if found is None:
+            return
+        _, pidfd = found
+        try:
+            _wake(pidfd, signal.SIGUSR2)
+            while not _locked(folder) and time.monotonic() < give_up:
+                await asyncio.sleep(0.01)
+        finally:
+            os.close(pidfd)
 
     def has_worker(self, folder: Path) -> bool:
         """Whether started.json speaks of a worker. It is written before the exec, which may hang: while that process lives
@@ -239,7 +275,7 @@ class Workers:
         """
         pool = self._pool.pid
         folders = [folder.absolute() for folder in keep]
-        named = {each for folder in folders for each in _named(files.read_started(folder))}
+        named = {each for folder in folders for each in named_in(files.read_started(folder), boot_id())}
 
         def all_strays() -> list[int]:
             ended = sweep.end(
@@ -256,13 +292,16 @@ class Workers:
         """Close an attempt that no shim answers for: take its lock, end what is left of its tree, write exit.json if
         there is none, and return what stands there. Raises LockHeld, TimeoutError, OSError."""
         folder = folder.absolute()
-        heartbeat = self._last_heartbeats.pop(folder, None)
-        return await in_daemon_thread(partial(_finalise, self._marks, folder, ExitReason(reason), heartbeat))
+        lost = self._lost.pop(folder, None)
+        started, heartbeat = (None, None) if lost is None else (lost.started, lost.heartbeat)
+        return await in_daemon_thread(
+            partial(finalise, self._marks, boot_id(), folder, ExitReason(reason), started, heartbeat)
+        )
 
     # What is heard of shims
 
     def _taken(self, folder: Path, pid: int, pidfd: int) -> None:
-        self._watch(_Watched(folder, pidfd))
+        self._watch(_Watched(folder, pid, pidfd))
 
     def _watch(self, watched: _Watched) -> None:
         self._watched[watched.folder] = watched
@@ -280,8 +319,8 @@ class Workers:
             self._spawn_task(self._adopt_first(folder))
             return
         self._report_started(watched, exit_file)
-        if watched.heartbeat is not None and exit_file is None:
-            self._last_heartbeats[folder] = watched.heartbeat
+        if exit_file is None:
+            self._lost[folder] = watched
         self._events.put_nowait(ShimExited(folder, exit_file))
 
     async def _adopt_first(self, folder: Path) -> None:
@@ -302,7 +341,7 @@ class Workers:
         """Datagrams of shims. They only wake: what counts is read from files."""
         while self._datagrams is not None:
             try:
-                data = self._datagrams.recv(65536)
+                data = self._datagrams.socket.recv(65536)
             except BlockingIOError:
                 return
             try:
@@ -324,79 +363,30 @@ class Workers:
                 self._events.put_nowait(WorkerHeartbeat(folder, heartbeat))
 
     def _report_started(self, watched: _Watched, exit_file: ExitFile | None) -> None:
-        if watched.started_reported or (exit_file is not None and exit_file.reason is ExitReason.SPAWN_ERROR):
+        if watched.started is not None or (
+            exit_file is not None and exit_file.reason is ExitReason.SPAWN_ERROR
+        ):
             return
         started = files.read_started(watched.folder)
         if started is not None:
-            watched.started_reported = True
+            watched.started = started
             self._events.put_nowait(WorkerStarted(watched.folder, started))
 
-    async def _shim_of(self, folder: Path, *, look_around: bool) -> int | None:
-        """A descriptor of the folder's live shim: named in started.json, else (`look_around`) by where it works."""
+    async def _shim_of(self, folder: Path, *, look_around: bool) -> tuple[int, int] | None:
+        """The folder's live shim, by pid and a descriptor: named in started.json, else (`look_around`) by where it works."""
         started = files.read_started(folder)
         if started is not None and started.boot_id == boot_id():
-            return process_tree.pidfd(started.shim_pid, started.shim_start_time)
-        if look_around:
-            processes = await in_daemon_thread(partial(sweep.list_processes, self._marks))
-            for pid in sweep.shims_of(processes, folder):
-                pidfd = process_tree.pidfd(pid, processes[pid].started)
-                if pidfd is not None:
-                    return pidfd
+            pidfd = process_tree.pidfd(started.shim_pid, started.shim_start_time)
+            return None if pidfd is None else (started.shim_pid, pidfd)
+        return await self._working_in(folder) if look_around else None
+
+    async def _working_in(self, folder: Path) -> tuple[int, int] | None:
+        processes = await in_daemon_thread(partial(sweep.list_processes, self._marks))
+        for pid in sweep.shims_of(processes, folder):
+            pidfd = process_tree.pidfd(pid, processes[pid].started)
+            if pidfd is not None:
+                return pid, pidfd
         return None
-
-
-def _finalise(
-    marks: sweep.Marks, folder: Path, reason: ExitReason, heartbeat: HeartbeatFields | None
-) -> ExitFile:
-    lock = os.open(folder / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        _take(lock, folder)
-        written = files.read_exit(folder)
-        if written is not None:
-            return written
-        give_up = time.monotonic() + sweep.LONGEST_S
-        started = files.read_started(folder)
-        # The lock is free a moment before the kernel ends the worker of a killed shim: see that it is gone.
-        # Only what started.json names can have exec'd.
-        named = _named(started)
-        for pid, start_time in named:
-            process_tree.send(pid, start_time, signal.SIGKILL)
-        sweep.await_gone(named, give_up)
-        if named and started is not None and started.cgroup:
-            sweep.end_worker_cgroup(started.cgroup, give_up)
-        sweep.end(marks, lambda processes: sweep.of_attempt(processes, folder))
-        if named and started is not None and started.memory_cgroup:
-            cgroup.remove(started.memory_cgroup)
-        stop = files.read_stop(folder)
-        record = ExitFile(
-            reason=reason,
-            stop_reason=None if stop is None else stop.reason,
-            ended_at=time.time(),
-            last_heartbeat=heartbeat,
-        )
-        files.write_exit(folder, record)
-        return record
-    finally:
-        os.close(lock)
-
-
-def _named(started: StartedFile | None) -> list[tuple[int, int]]:
-    """Worker and shim by pid and start time; none where these mean nothing, being another boot's."""
-    if started is None or started.boot_id != boot_id():
-        return []
-    return [(started.pid, started.start_time), (started.shim_pid, started.shim_start_time)]
-
-
-def _take(lock: int, folder: Path) -> None:
-    give_up = time.monotonic() + LOCK_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                raise LockHeld(f"{folder}: its shim is alive and holds the lock") from None
-            time.sleep(0.01)  # a second shim, about to leave
 
 
 def _locked(folder: Path) -> bool:
@@ -412,6 +402,11 @@ def _locked(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _lives(stem: str) -> bool:
+    """Whether the shim that a socket is named after is there."""
+    return os.path.exists(f"/proc/{stem}")
 
 
 def _wake(pidfd: int, number: signal.Signals) -> None:

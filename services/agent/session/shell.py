@@ -67,6 +67,8 @@ _log = get_logger("agent")
 
 REFUSE_AFTER_S = 5.0
 """Seconds of trying after which a grant that cannot be written down is refused: the run may start elsewhere."""
+RESTORE_EVERY_S = 2.0
+"""Seconds from one look at what a cleaner of temporary folders may have taken to the next."""
 APPEND_ENDS_S = 5.0
 """Seconds that an agent whose workers are all ended goes on trying to append their ends before it exits."""
 
@@ -109,6 +111,20 @@ class SessionShell:
         self._unwritten: dict[int, float] = {}
         """Sequence of a grant → since when (the loop's clock) it could not be written down."""
         self._give_up: asyncio.TimerHandle | None = None
+
+    async def keep(self) -> None:
+        """Make again what vanished of the state folder (a cleaner of temporary folders), until cancelled."""
+        logged = False
+        while True:
+            await asyncio.sleep(RESTORE_EVERY_S)
+            try:
+                self._folders.make_roots()
+                self.attempts.restore(self.state)
+                logged = False
+            except OSError as error:
+                if not logged:
+                    _log.warning("what vanished of the state folder cannot be made again", error=str(error))
+                logged = True
 
     # --- inputs -------------------------------------------------------------------------------------------
 

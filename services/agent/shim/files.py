@@ -11,11 +11,11 @@ import json
 import os
 
 
-def take_lock(name: str = "lock") -> int | None:
-    """The lock's file descriptor, held until this process ends; None: no such file (it is never made here), or
+def take_lock(name: str = "lock", *, make: bool = False) -> int | None:
+    """The lock's file descriptor, held until this process ends; None: no such file (who comes up never makes it), or
     another holds it (docs/protocol.md rule 9)."""
     try:
-        fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o644)
     except OSError:
         return None
     try:

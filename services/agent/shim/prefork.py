@@ -20,6 +20,7 @@ from services.failpoints import failpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 MAX_MESSAGE = 8192
@@ -68,9 +69,9 @@ class Prefork:
     pid: int
     channel: socket.socket
 
-    def handed(self, signals: int, requests: socket.socket) -> Handed | None:
+    def handed(self, signals: int, requests: socket.socket, woken: Callable[[], None]) -> Handed | None:
         """Wait until it has exec'd or ended, or until there is a signal in `signals`, or no agent any more, while it has
-        a folder. None: it ended without a folder.
+        a folder. None: it ended without a folder. `woken` is called for a signal before.
 
         Only the channel's end wakes us, not the messages before it: what we did meanwhile would slow exec down.
         """
@@ -85,6 +86,7 @@ class Prefork:
                 poller.unregister(requests)
             if signals in ready and not over:  # else its end may be among them, which is for its supervisor
                 os.read(signals, 4096)
+                woken()
             try:
                 message, fds, _flags, _address = socket.recv_fds(
                     self.channel, MAX_MESSAGE, 2, socket.MSG_DONTWAIT

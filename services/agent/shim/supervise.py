@@ -20,9 +20,11 @@ from services.agent.shim import (
     core,
     core_types,
     files,
+    home,
     launch,
     memory_watch,
     notify,
+    notify_socket,
     output_watch,
     prefork,
     process_tree,
@@ -84,8 +86,7 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str, memo
     process_tree.become_subreaper()
     wakeups = Wakeups()
     pid = os.getpid()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    notify_path = f"{sockets}/{pid}.sock"
+    listener = notify_socket.NotifySocket(f"{sockets}/{pid}.sock")
     with open(BOOT_ID_FILE) as file:
         boot_id = file.read().strip()
     start_time = process_tree.start_time(pid)
@@ -95,14 +96,14 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str, memo
         pid=pid,
         start_time=start_time,
         boot_id=boot_id,
-        notify_path=notify_path,
-        notify_error=_bind(listener, notify_path),
+        notify_path=listener.path,
+        notify_error=listener.error,
         worker_cgroup=worker_cgroup,
         memory_cgroup=memory_cgroup,
     )
     worker = prefork.fork(shim, requests)
     pidfd = os.pidfd_open(pid)
-    handed = worker.handed(wakeups.fd, requests)
+    handed = worker.handed(wakeups.fd, requests, listener.restore)
     if handed is not None:
         with contextlib.suppress(OSError):  # the agent is gone: the next one finds us by started.json
             socket.send_fds(requests, [b"%d\0%s" % (pid, os.fsencode(handed.folder))], [pidfd])
@@ -115,26 +116,13 @@ def run(requests: socket.socket, taken_fd: int, sockets: str, cgroups: str, memo
         os.fchdir(handed.folder_fd)
         os.close(handed.folder_fd)
         Supervisor(wakeups, worker, listener, handed, worker_cgroup, memory_cgroup).run()
-    with contextlib.suppress(OSError):
-        os.unlink(notify_path)
+    listener.remove()
     if worker_cgroup or memory_cgroup:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(worker.pid, 0)  # one that left without exec may not have ended yet
         for path in {worker_cgroup, memory_cgroup} - {""}:
             cgroup.remove(path)
     os._exit(0)
-
-
-def _bind(listener: socket.socket, path: str) -> str | None:
-    """Bind the notify socket; why not, for a person."""
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # /tmp may have been tidied up
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # left by a killed shim that had our pid
-        listener.bind(path)
-    except OSError as error:
-        return f"notify socket {path}: {launch.why(error)}"
-    return None
 
 
 def exit_file(
@@ -164,7 +152,7 @@ class Supervisor:
         self,
         wakeups: Wakeups,
         worker: prefork.Prefork,
-        listener: socket.socket,
+        listener: notify_socket.NotifySocket,
         handed: prefork.Handed,
         worker_cgroup: str,
         memory_cgroup: str,
@@ -174,7 +162,8 @@ class Supervisor:
         self._coming_up = handed.coming_up
         self._worker_cgroup, self._memory_cgroup = worker_cgroup, memory_cgroup
         self._listener = listener
-        raw = files.read_json("intent.json") or {}
+        self._home = home.Home(handed.folder, handed.lock_fd)
+        raw = self._home.intent
         memory_mb = raw.get("memory_mb")
         self._memory = memory_watch.MemoryWatch(memory_cgroup, memory_mb if isinstance(memory_mb, int) else 0)
         self._run_id, self._attempt = handed.folder.rsplit("/", 2)[-2:]
@@ -210,7 +199,7 @@ class Supervisor:
             os._exit(1)  # the worker goes with us (PDEATHSIG); the agent writes shim_lost
 
     def _loop(self) -> None:
-        wakeups, listener_fd, channel = self._wakeups, self._listener.fileno(), self._worker.channel
+        wakeups, listener_fd, channel = self._wakeups, self._listener.socket.fileno(), self._worker.channel
         poller = select.poll()
         poller.register(wakeups.fd, select.POLLIN)
         poller.register(listener_fd, select.POLLIN)
@@ -234,7 +223,7 @@ class Supervisor:
                 self._feed(core_types.OutOfMemory(now, why))
             if now >= self._durable_due:
                 self._durable_due = math.inf
-                files.make_durable("started.json")
+                self._home.started()
             if now >= self._resend_due:
                 self._resend_due, messages, self._unsent = math.inf, self._unsent, []
                 for message in messages:
@@ -279,8 +268,8 @@ class Supervisor:
             self._feed(core_types.ExecFailed(boottime(), *failure))
 
     def _see_stop(self) -> bool:
-        """Look for stop.json; whether there is one."""
-        stop = files.read_json("stop.json")
+        """Look for stop.json; whether there is one. It is at the folder's path also where ours has vanished from there."""
+        stop = files.read_json(f"{self._home.folder}/stop.json")
         if stop is not None:
             self._feed(core_types.StopAsked(boottime(), str(stop.get("reason"))))
         return stop is not None
@@ -291,7 +280,11 @@ class Supervisor:
             self._reap()
         if signal.SIGUSR1 in numbers and not self._see_stop():
             self._log("woken for stop.json, but there is none")
+        if signal.SIGUSR2 in numbers:
+            self._listener.restore()
         if signal.SIGUSR2 in numbers and not self._coming_up:
+            with contextlib.suppress(OSError):  # asked again
+                self._home.restore()
             self._send(core_types.ShimMessage.STARTED)
             if self._state.heartbeat.last_heartbeat_at is not None:
                 self._send(core_types.ShimMessage.HEARTBEAT)
@@ -316,7 +309,7 @@ class Supervisor:
     def _see_datagrams(self) -> None:
         for _ in range(64):  # then signals and deadlines have their turn, however fast a worker tells
             try:
-                datagram = self._listener.recv(notify.MAX_DATAGRAM)
+                datagram = self._listener.socket.recv(notify.MAX_DATAGRAM)
             except BlockingIOError:
                 return
             fields = notify.parse(datagram)
@@ -358,13 +351,13 @@ class Supervisor:
         complained = False
         while True:
             try:
+                if not self._home.restore():
+                    self._log("the attempt's folder is gone or closed; its end is nowhere to be written")
+                    return
                 files.write_json(
                     "exit.json", exit_file(end, self._heartbeat(), self._usage(end)), durable=True
                 )
                 failpoint("shim.exit_written")
-                return
-            except FileNotFoundError:
-                self._log("the attempt's folder is gone; its end is nowhere to be written")
                 return
             except OSError as error:
                 # A full disk must not lose an end: the lock is held until it is written. Killed meanwhile, the shim was
@@ -403,7 +396,7 @@ class Supervisor:
         if message is core_types.ShimMessage.HEARTBEAT:
             datagram.update(self._heartbeat() or {})
         try:
-            self._listener.sendto(json.dumps(datagram).encode(), self._agent)
+            self._listener.socket.sendto(json.dumps(datagram).encode(), self._agent)
         except BlockingIOError:
             if message not in self._unsent:
                 self._unsent.append(message)

@@ -15,7 +15,8 @@ import pytest
 from events.types import Cancelled, Completed, Failed
 from services.agent.folders.files import ExitReason, StopReason, read_started
 from services.agent.processes import pool
-from services.agent.processes.workers import LockHeld, WorkerStarted
+from services.agent.processes.finalise import LockHeld
+from services.agent.processes.workers import WorkerStarted
 from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from tests.support.hanging import HangingStorage, hanging_storage

@@ -19,7 +19,8 @@ import pytest
 
 from services.agent.folders import files
 from services.agent.folders.files import ExitReason, StopReason, read_exit, read_started
-from services.agent.processes.workers import LockHeld, ShimExited, WorkerStarted
+from services.agent.processes.finalise import LockHeld
+from services.agent.processes.workers import ShimExited, WorkerStarted
 from tests.support import eventually
 from tests.support.shims import DAEMON, NOTIFY, Box, alive, box, found_by, kill, pid_in
 
