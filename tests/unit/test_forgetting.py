@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from events import evolve as evolving
 from events import node_machine, rules
 from events.codec import StoredEvent, decode
-from events.history import last_value, nodes_of
+from events.history import asks_for_others, last_value, nodes_of
 from events.state import Ended, Run
 from events.types import AttemptRef
 from services.dispatcher.obligations import owed_to_run
@@ -246,7 +246,7 @@ def test_every_end_of_a_run_is_read_back_as_the_whole_fold_has_it(seed: int, eve
     log = random_log(seed, events)
     for seq, run in ends(log)[1]:
         own = [one for one in log if one.subject.scope == Scope.RUN and one.subject.id == run.run_id]
-        nodes = nodes_of(own)
+        nodes, everywhere = nodes_of(own), asks_for_others(own)
         past = [
             one
             for one in log
@@ -254,7 +254,7 @@ def test_every_end_of_a_run_is_read_back_as_the_whole_fold_has_it(seed: int, eve
             and (
                 one in own
                 or one.subject.scope == Scope.CONTROL
-                or (one.subject.scope == Scope.NODE and one.subject.id in nodes)
+                or (one.subject.scope == Scope.NODE and (everywhere or one.subject.id in nodes))
             )
         ]
         assert last_value(run.run_id, past) == run
