@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Range, Requests, read_range
+from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Requests, read_range
 from trainshed_client.records import AttemptRecord, RunRecord
 from trainshed_client.statuses import PLACED, RunStatus
 
@@ -46,7 +46,8 @@ class RunOutput:
     """An async context manager and iterator of a run's output, attempt after attempt, until the run has ended.
 
     ``record`` is the run as last seen. Output that cannot be read for good, because its machine does not answer
-    and its attempt has ended, is named in ``missing`` and passed over. Not for use by two tasks at once.
+    and its attempt has ended, or because its files were deleted, is named in ``missing`` and passed over. Not for use by two
+    tasks at once.
     """
 
     def __init__(
@@ -125,6 +126,8 @@ class RunOutput:
             following.finished = True
             chunk = None
         if chunk is None and following.finished:
+            if following.gone is not None:
+                self.missing.append(f"on {following.node}: {following.gone}")
             await following.close()
             self._done, self._following = following.attempt, None
         return chunk
@@ -204,6 +207,8 @@ class _AttemptOutput:
         self.attempt = attempt
         self.node = node
         self.finished = False
+        self.gone: str | None = None
+        """What the node says of files that there were and that are gone."""
         self._runs = runs
         self._run_id = run_id
         self._wake = wake
@@ -291,7 +296,11 @@ class _AttemptOutput:
         except TrainshedError as error:
             if error.code is not ErrorCode.NOT_FOUND:
                 raise
-            found = Range(b"", 0, 0)  # not there yet, or deleted
+            state.look = False
+            if end_seen:  # there was something: what is told live goes on
+                self.gone = error.message
+                state.position = end_seen if first is None else first
+            return b""
         if state.position + len(found.data) >= found.size:
             state.look = False
         if not found.data and max(end_seen, state.position) > found.size:

@@ -89,6 +89,8 @@ class Node:
         self.most = RANGE_BYTES
         self.written = 1 << 40
         """How much of its files is there already."""
+        self.gone = False
+        """Whether somebody has deleted them."""
 
     async def serve(self) -> None:
         self._service = await self._nc.subscribe(subjects.node_output(self.name), cb=self._answer)
@@ -103,6 +105,9 @@ class Node:
         request = msgspec.json.decode(msg.data)
         file = self.files[request["stream"]]
         assert (request["run_id"], request["attempt"]) == (RUN, self._attempt)
+        if self.gone:
+            await self._nc.publish(msg.reply, b'{"error": {"code": "not_found", "message": "it is gone"}}')
+            return
         size = min(len(file), self.written)
         at = min(request["offset"], size)
         data = bytes(file[at : min(size, at + min(request["limit"], self.most))])
@@ -208,6 +213,25 @@ async def test_what_is_never_told_is_read_from_the_file(
     await records.tell(RunStatus.FAILED, node="gpu01")
     await follower.end()
     assert follower.seen["stdout"] == bytes(node.files["stdout"])
+
+
+async def test_what_is_told_goes_on_where_its_files_were_deleted_and_that_is_said(
+    trainshed: Trainshed, records: Records, node: Node
+) -> None:
+    records.set(RunStatus.RUNNING, node="gpu01")
+    follower = Follower(trainshed)
+    await node.say(b"before\n")
+    await eventually(lambda: follower.seen["stdout"])
+    node.gone = True
+    lost = node.write(b"never told\n")
+    await node.say(b"after\n")
+    await eventually(lambda: follower.seen["stdout"].endswith(b"after\n"))
+    await node.say(b"last\n", "stderr")
+    await node.finish()
+    await records.tell(RunStatus.COMPLETED, node="gpu01")
+    assert await follower.end() is RunStatus.COMPLETED
+    assert follower.seen == {"stdout": b"before\nafter\n", "stderr": b"last\n"} and lost[1]
+    assert follower.missing == ["on gpu01: it is gone"]
 
 
 async def test_output_told_twice_or_overlapping_is_handed_out_once(
