@@ -114,6 +114,13 @@ def test_whole_takes_all_slots_of_each_and_waits_for_devices_that_nobody_is_on()
     assert waiting.text(wait) == "waiting for 1 whole GPU (0 of 2 free)"
 
 
+def test_where_gpus_are_optional_a_whole_run_has_those_that_nobody_is_on() -> None:
+    story = a_story()
+    hold(story, "holder", 0)
+    submit(story, "whole", resources=needs(2, whole=True, mandatory=False))
+    assert give(story) == {"whole": (2, 3)}
+
+
 def test_a_whole_run_is_not_starved_by_those_that_share_however_many_come() -> None:
     """The reservation keeps devices: who comes later gets no slot of the one that is emptied for it."""
     story = a_story()
