@@ -13,7 +13,7 @@ from events.types import AttemptRef, Cancelled, Completed, Failed, Started
 from services.agent.folders.files import read_started
 from services.agent.output.service import OutputRequest, read_range
 from services.agent.session import shell
-from tests.integration.agent.stage import Stage, new_ref, python
+from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.support import NatsServer, eventually
 from tests.support.shims import NOTIFY, alive
 from trainshed_client import subjects
@@ -173,7 +173,7 @@ async def test_workers_are_heard_again_after_their_sockets_were_taken(stage: Sta
         await stage.dispatch(REF, python(script), slots=(0,))
 
         async def step() -> int:
-            subject = subjects.run_heartbeat(REF.run_id, "gpu01")
+            subject = subjects.run_heartbeat(REF.run_id, NODE)
             try:
                 found = await stage.nc.jetstream().get_last_msg(subjects.HEARTBEATS_STREAM, subject)
             except Exception:  # noqa: BLE001 (none yet)
@@ -197,10 +197,20 @@ async def test_output_that_was_deleted_is_told_from_output_that_is_empty(stage: 
         await running(stage)
         folders = agent.agent._folders
         assert read_range(folders, OutputRequest(REF.run_id, 1, "stdout")).size == 0
-        take(stage, "output")
+        await stage.dispatch(NEXT, python("while True: print('more', flush=True)"), slots=(1,))
+        told = await stage.nc.subscribe(subjects.output(NEXT.run_id, 1, NODE, "stdout"))
+        await told.next_msg(timeout=10)
+        for ref in (REF, NEXT):
+            for name in ("stdout.log", "stderr.log"):
+                (stage.runs_dir / ref.run_id / "attempts/1" / name).unlink()
+        for _ in range(3):  # what is written since is told all the same, and makes no new file
+            await told.next_msg(timeout=10)
         (stage.root / "go").touch()
-        await stage.ended(REF)  # what was written since was heard of, and made no new file
-        for stream in ("stdout", "stderr"):
-            with pytest.raises(TrainshedError, match="is gone: somebody deleted") as error:
-                read_range(folders, OutputRequest(REF.run_id, 1, stream))
-            assert error.value.code is ErrorCode.NOT_FOUND
+        await stage.ended(REF)
+        for ref in (REF, NEXT):
+            for stream in ("stdout", "stderr"):
+                with pytest.raises(TrainshedError, match="is gone: somebody deleted") as error:
+                    read_range(folders, OutputRequest(ref.run_id, 1, stream))
+                assert error.value.code is ErrorCode.NOT_FOUND
+        await stage.order_stop(NEXT)
+        await stage.ended(NEXT)
