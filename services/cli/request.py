@@ -151,8 +151,16 @@ def build(
         configs = [_numbered(config, number) for config in configs for number in range(1, count + 1)]
         places, batch = [place for place in places or [""] for _ in range(count)], True
     provenance = named.provenance if named is not None else None
-    check = not options.get("no_check")
-    return Request(configs, batch, warnings, places, caller_path, provenance, check)
+    return Request(
+        configs,
+        batch,
+        warnings,
+        places,
+        caller_path,
+        provenance,
+        counted=count is not None,
+        check=not options.get("no_check"),
+    )
 
 
 def _numbered(config: Config, number: int) -> Config:
