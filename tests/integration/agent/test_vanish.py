@@ -49,7 +49,8 @@ def worker(stage: Stage, name: str = "go") -> dict[str, object]:
         "import os, sys, time\n"
         f"open({str(stage.root / 'starts')!r}, 'a').write('x')\n"
         "print('first', file=sys.stderr, flush=True)\n"
-        f"while not os.path.exists({str(stage.root / name)!r}): time.sleep(0.02)\n"
+        "until = time.monotonic() + 60\n"
+        f"while not os.path.exists({str(stage.root / name)!r}) and time.monotonic() < until: time.sleep(0.02)\n"
         "sys.exit('last')"
     )
 
@@ -167,7 +168,7 @@ async def test_a_shim_that_is_killed_without_its_folder_leaves_no_worker_and_an_
 
 
 async def test_workers_are_heard_again_after_their_sockets_were_taken(stage: Stage) -> None:
-    script = f"{NOTIFY}\nimport time\nfor step in range(10**6):\n    time.sleep(0.05)\n    try:\n        "
+    script = f"{NOTIFY}\nimport time\nfor step in range(1000):\n    time.sleep(0.05)\n    try:\n        "
     script += "notify(f'X_STEP={step}')\n    except OSError:\n        pass"
     async with stage.agent():
         await stage.dispatch(REF, python(script), slots=(0,))
@@ -190,6 +191,8 @@ async def test_workers_are_heard_again_after_their_sockets_were_taken(stage: Sta
         # so are those that waited for an attempt
         await stage.dispatch(NEXT, python(f"{NOTIFY}\nnotify('READY=1')"), slots=(1,))
         assert isinstance(await stage.ended(NEXT), Completed)
+        await stage.order_stop(REF)
+        assert isinstance(await stage.ended(REF), Cancelled)
 
 
 async def test_output_that_was_deleted_is_told_from_output_that_is_empty(stage: Stage) -> None:
