@@ -237,6 +237,9 @@ class SessionShell:
         intent, why_not = self._intents.of(seq, event)
         if work.intent is None:
             work.intent = intent
+        if event.slots and event.view.seq < self.state.joined:
+            # Slots may number other devices since then (docs/protocol.md rule 8).
+            why_not = "its slots were chosen by what this node had before its last join"
         if why_not is not None:
             work.message = why_not
         return Granted(

@@ -39,6 +39,7 @@ from trainshed_client.subjects import Role
 
 E = TypeVar("E", bound=Event)
 NODE = "gpu01"
+SEES_ALL = 2**40
 
 
 def run_id(number: int) -> str:
@@ -160,9 +161,15 @@ class Stage:
         return joined.incarnation
 
     def dispatched(
-        self, ref: AttemptRef, launch: dict[str, Any], *, incarnation: str, slots: tuple[int, ...] = ()
+        self,
+        ref: AttemptRef,
+        launch: dict[str, Any],
+        *,
+        incarnation: str,
+        slots: tuple[int, ...] = (),
+        seen: int = SEES_ALL,
     ) -> Dispatched:
-        """A grant."""
+        """A grant; ``seen`` is the last sequence that it rests on."""
         return Dispatched(
             run_id=ref.run_id,
             attempt=ref.attempt,
@@ -173,7 +180,7 @@ class Stage:
             cpus=1,
             memory_mb=0,
             launch=msgspec.Raw(msgspec.json.encode(launch)),
-            view=View(seq=1, now="2026-01-01T00:00:00.000000Z"),
+            view=View(seq=seen, now="2026-01-01T00:00:00.000000Z"),
             why=Why(free=1),
         )
 
@@ -184,10 +191,13 @@ class Stage:
         *,
         slots: tuple[int, ...] = (),
         incarnation: str | None = None,
+        seen: int = SEES_ALL,
     ) -> int:
         """Grant an attempt to the node."""
         incarnation = incarnation or await self.incarnation()
-        return await self.append(self.dispatched(ref, launch, incarnation=incarnation, slots=slots))
+        return await self.append(
+            self.dispatched(ref, launch, incarnation=incarnation, slots=slots, seen=seen)
+        )
 
     async def order_stop(
         self, ref: AttemptRef, reason: str = "cancel", incarnation: str | None = None

@@ -366,3 +366,18 @@ async def test_an_end_stored_without_its_acknowledgement_is_not_told_twice(stage
     async with stage.agent():
         await eventually(lambda: not list((stage.root / "node" / "open").glob("[a-z2-7]*.*")))
         assert await stage.words(ref) == ["started", "completed"]
+
+
+async def test_slots_that_were_chosen_before_the_last_join_are_not_taken(stage: Stage) -> None:
+    """The agent may have come back with other devices, or with more slots of each."""
+    async with stage.agent() as first:
+        before = (await stage.events())[-1].seq
+        await first.kill()
+    async with stage.agent():
+        await stage.dispatch(new_ref(1), SLEEP, slots=(0,), seen=before - 1)
+        end = await stage.ended(new_ref(1))
+        assert isinstance(end, Failed)
+        assert (end.failure_reason, end.at_fault) == (FailureReason.NOT_STARTED, None)
+        assert "before its last join" in (end.message or "")
+        await stage.dispatch(new_ref(2), python("pass"), seen=before - 1)
+        assert isinstance(await stage.ended(new_ref(2)), Completed)
