@@ -297,6 +297,7 @@ class SessionShell:
                 assert_never(action)
 
     async def _acknowledge(self, msg: Msg) -> None:
+        await asyncio.sleep(0)  # a launch that follows at once comes first
         with contextlib.suppress(nats.errors.Error):  # then it is delivered again
             await self._nc.publish(msg.reply, b"+ACK")
             failpoint("agent.acknowledged")
