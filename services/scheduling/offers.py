@@ -1,6 +1,6 @@
 """What is free of each node now, device by device, and what of it is kept for the run that waits.
 
-Owns which slots a run gets of a node (docs/decisions/0015); knows no queue, no forecast and no clock. Pure.
+Owns which slots a run gets of a node (docs/decisions/0016); knows no queue, no forecast and no clock. Pure.
 """
 
 from __future__ import annotations

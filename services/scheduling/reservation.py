@@ -1,6 +1,6 @@
 """The reservation: which node, and which of its devices, the first run that does not fit waits for, and until when.
 
-Owns the forecast by time limits (docs/decisions/0009, 0015); knows no queue, log or clock. Pure.
+Owns the forecast by time limits (docs/decisions/0009, 0016); knows no queue, log or clock. Pure.
 """
 
 from __future__ import annotations
