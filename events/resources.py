@@ -57,8 +57,7 @@ def slots_of_devices(node: Node, *, unhealthy_too: bool) -> dict[int, int]:
     """The devices of a node by their places, and how many slots each is. One with an unhealthy slot is unhealthy."""
     slots: dict[int, int] = {}
     for device in node.gpus:
-        place = device.index if device.gpu is None else device.gpu
-        slots[place] = slots.get(place, 0) + 1
+        slots[device.place] = slots.get(device.place, 0) + 1
     if not unhealthy_too:
         for place in unhealthy_devices(node):
             slots.pop(place, None)

@@ -4,35 +4,38 @@ Owns what an agent is put together from, its start and its end; what comes in be
 
 The life of an attempt, from grant to forgotten, by the files that it comes through (below services/agent/):
 
-The agent knows who it is (`identity.py`) and what it has to give: GPUs (`machine/gpus.py`, of those that the process may
-see: `machine/visible.py`; the options that its state folder keeps: `machine/kept.py`), CPUs and memory (`machine/inventory.py`). It appends that as NodeJoined
-(`reports/membership.py`), and from then on the dispatcher's decisions are pushed to it. A Dispatched comes in at
-`session/shell.py`, which makes of it the intent (`attempts/intents.py`: devices, folders, limits) and an input of the
-session's one step (`session/machine.py`; its values: `session/values.py`). The step decides: the grant is written down,
-the run's folder is made, the grant is acknowledged. `attempts/attempts.py` does the first: marker and intent.json
-(`folders/paths.py` says where they lie, `folders/files.py` what they hold) go into the node's own state, mostly as a
-folder that was made ahead (`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it,
-unless that is the state folder's, in a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared
-is the next input. Once no slot of it has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`, hands the folder to an
-idle shim of the pool (`processes/pool.py`) and hears of it on a socket (`processes/sockets.py`). The shim starts the
-worker, in the cgroups that `processes/memory_cgroups.py` found a place for; StartedWritten comes in, and
-`attempts/attempt.py`, which keeps what belongs to one attempt, appends Started (`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
-(`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`).
-What the worker asks of the stack comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of
-its run (`inside/calls.py`), and what it watches waits to be written (`inside/watches.py`).
-While the worker runs its output is published as it grows (`output/tails.py`), indexed (`output/output_index.py`), looked
-through for telemetry (`output/telemetry.py`) and served to whoever asks for a range (`output/service.py`); what it
-reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are
-on them: `machine/owners.py`; whether others compute there: `machine/busy.py`; what attempts use of them:
-`machine/gpu_usage.py`)
-and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is written, and the shim is
-told to read it. The worker exits or is ended, the shim ends its tree and writes exit.json: ExitWritten comes in. Where no
-shim is left to do that, `processes/sweep.py` ends what may live of the tree and `processes/finalise.py` closes the
-attempt. Then its artifacts are listed (`output/artifacts.py`), exit.json becomes the event that says how it ended
-(`reports/ends.py`), and that is appended: the slots are free. Once the log has acknowledged it the marker is removed, and
-the attempt is forgotten. Whatever a cleaner of temporary folders takes of all that meanwhile is made again every few
-seconds: markers and sockets here, the attempt's folder by its shim. What it left is hashed after that (`attempts/hashing.py`). Its files stay until an operator asks for their deletion (`prune/service.py`), which decides
-what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave half done (`prune/trash.py`).
+The agent knows who it is (`identity.py`) and what it has to give: GPUs (`machine/gpus.py`, of those that the process
+may see: `machine/visible.py`; the options that its state folder keeps: `machine/kept.py`), CPUs and memory
+(`machine/inventory.py`). It appends that as NodeJoined (`reports/membership.py`), and from then on the dispatcher's
+decisions are pushed to it. A Dispatched comes in at `session/shell.py`, which makes of it the intent
+(`attempts/intents.py`: devices, folders, limits) and an input of the session's one step (`session/machine.py`; its
+values: `session/values.py`). The step decides: the grant is written down, the run's folder is made, the grant is
+acknowledged. `attempts/attempts.py` does the first: marker and intent.json (`folders/paths.py` says where they lie,
+`folders/files.py` what they hold) go into the node's own state, mostly as a folder that was made ahead
+(`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it, unless that is the state
+folder's, in a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared is the next input.
+Once no slot of it has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`,
+hands the folder to an idle shim of the pool (`processes/pool.py`) and hears of it on a socket
+(`processes/sockets.py`). The shim starts the worker, in the cgroups that `processes/memory_cgroups.py` found a place
+for; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started
+(`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
+(`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`). What the worker asks of the stack
+comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of its run (`inside/calls.py`), and
+what it watches waits to be written (`inside/watches.py`). While the worker runs its output is published as it grows
+(`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (`output/telemetry.py`) and
+served to whoever asks for a range (`output/service.py`); what it reports goes out as heartbeats
+(`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are on
+them: `machine/owners.py`; whether others compute there: `machine/busy.py`; what attempts use of them:
+`machine/gpu_usage.py`) and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is
+written, and the shim is told to read it. The worker exits or is ended, the shim ends its tree and writes exit.json:
+ExitWritten comes in. Where no shim is left to do that, `processes/sweep.py` ends what may live of the tree and
+`processes/finalise.py` closes the attempt. Then its artifacts are listed (`output/artifacts.py`), exit.json becomes
+the event that says how it ended (`reports/ends.py`), and that is appended: the slots are free. Once the log has
+acknowledged it the marker is removed, and the attempt is forgotten. Whatever a cleaner of temporary folders takes of
+all that meanwhile is made again every few seconds: markers and sockets here, the attempt's folder by its shim. What it
+left is hashed after that (`attempts/hashing.py`). Its files stay until an operator asks for their deletion
+(`prune/service.py`), which decides what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave
+half done (`prune/trash.py`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from trainshed_client.statuses import CodeSeen
 
 _log = get_logger("agent")
 
+KEPT = 64
+"""Folders of which the last look is kept: only who waits for one that is under way is answered by it."""
+
 
 class _Submitted(msgspec.Struct, frozen=True):
     """What a launch tells of the code."""
@@ -59,7 +62,10 @@ class CodeLooks:
                 self._begun += 1
                 begun = self._begun
                 found = await in_daemon_thread(partial(_found, folder, ignore))
+                self._last.pop(place, None)
                 self._last[place] = begun, found
+                if len(self._last) > KEPT:
+                    del self._last[next(iter(self._last))]
         return found if isinstance(found, CodeSeen) else compared(submitted.code, found)
 
 
