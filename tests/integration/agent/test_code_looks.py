@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from events.types import Cancelled, Completed, Failed
+from services.agent.attempts.code_looks import KEPT, CodeLooks
 from services.agent.folders.files import CODE
 from tests.integration.agent.stage import Stage, new_ref, python
 from tests.support import NatsServer, eventually
@@ -72,3 +73,16 @@ async def test_every_end_of_a_worker_bears_what_was_seen_and_no_other_does(
         assert isinstance(spawned, Failed) and spawned.failure_reason is FailureReason.SPAWN_ERROR
         assert spawned.code is None
         assert (await stage.ended(plain)).code is None
+
+
+async def test_a_node_keeps_the_looks_at_few_folders_and_sees_each_anew(tmp_path: Path) -> None:
+    looks = CodeLooks()
+    for number in range(2 * KEPT):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "train.py").write_text(f"print({number})")
+        launch = of_code(folder)
+        assert await looks.look(launch) is CodeSeen.SAME
+    assert len(looks._last) == KEPT
+    (folder / "train.py").write_text("print()")
+    assert await looks.look(launch) is CodeSeen.CHANGED
