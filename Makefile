@@ -86,7 +86,7 @@ $(VENV)/.stamp-run: $(VENV)/.stamp-venv requirements/run.txt requirements/build.
 	@touch $@
 
 $(VENV)/.stamp-demo: $(VENV)/.stamp-run requirements/demo.txt
-	@echo "Installing gymnasium and NumPy for the demo (about 20 MB) ..."
+	@echo "Installing gymnasium, NumPy and rich for the demo (about 25 MB) ..."
 	@$(WHEELS) -r requirements/demo.txt
 	@touch $@
 
