@@ -151,9 +151,17 @@ class SafeClient(nats.aio.client.Client):
             await self._process_op_err(error)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        """Closing while nats-py reconnects raises a CancelledError meant for its own task: that ends here."""
+        """Closing while nats-py reconnects raises a CancelledError meant for its own task: that ends here.
+
+        So does what could not be sent any more, at which nats-py would stop with its socket open.
+        """
         try:
-            await super()._close(status, do_cbs)
+            try:
+                await super()._close(status, do_cbs)
+            except OSError:
+                self._pending, self._pending_data_size = [], 0
+                self._status = self.DISCONNECTED
+                await super()._close(status, do_cbs)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise

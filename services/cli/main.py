@@ -6,7 +6,6 @@ Owns the list of verbs, exit codes and what an error looks like; must import not
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 import os
@@ -119,6 +118,7 @@ def cli(ctx: click.Context, nats: str | None) -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The console script: run one command and exit with its code."""
+    open_standard_streams()
     code = run(sys.argv[1:] if args is None else args)
     with contextlib.suppress(OSError):  # the terminal may be gone: the end of an ssh session
         sys.stderr.flush()
@@ -126,8 +126,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     os._exit(code)
 
 
+def open_standard_streams() -> None:
+    """Put /dev/null where the caller closed stdin, stdout or stderr (``>&-``): the next file or socket that is opened
+    would take that number, and what is printed would go there."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))
+
+
 def run(args: Sequence[str]) -> int:
-    """Run one command; its exit code. What is wrong is told on stderr, without a traceback if it was foreseen."""
+    """Run one command; its exit code. What is wrong is told on stderr; a traceback is a fault of the program alone."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have letters that the locale has not
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -150,18 +165,27 @@ def run(args: Sequence[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
-            _complain(
-                f"{where} ({(error.strerror or str(error)).lower()}). Make room first; how much is left: df -h"
-            )
-            return ExitCode.NO_SERVICE
-        if error.errno != errno.EPIPE:
-            raise
-        # Whoever read our output has seen enough, as in `trainshed ls | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001  # the edge: whatever it is, it ends as text and an exit code
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has seen enough, as in `trainshed ls | head -1`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return BROKEN_PIPE
+        return _unforeseen(error, args)
+
+
+def _unforeseen(error: Exception, args: Sequence[str]) -> int:
+    """Print what no verb foresaw: trouble of the machine as text, anything else as the fault that it is."""
+    from services.plain_trouble import plain
+
+    if (trouble := plain(error)) is not None:
+        _complain(_with_command(trouble, args))
+        return trouble.exit_code
+    import traceback
+
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+    _complain("this is a fault of Trainshed itself; please report it with the lines above")
+    return ExitCode.NO_SERVICE
 
 
 def _invoke(args: Sequence[str]) -> int:
@@ -195,7 +219,8 @@ def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"Error: {message}", err=True)
+    with contextlib.suppress(OSError):  # nobody may be there to read it, or no room
+        click.echo(f"Error: {message}", err=True)
 
 
 def _shadowed() -> str | None:

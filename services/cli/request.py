@@ -119,7 +119,7 @@ def build(
     or parsed, a program that is not in the PATH, a duration that is none.
     """
     env = os.environ if environ is None else environ
-    here = os.getcwd() if cwd is None else cwd
+    here = _here(options) if cwd is None else cwd
     command, file = options["command"], options["file"]
     places: list[str] = []
     caller_path: str | None = None
@@ -161,6 +161,23 @@ def build(
         counted=count is not None,
         check=not options.get("no_check"),
     )
+
+
+def _here(options: Mapping[str, Any]) -> str:
+    """The caller's folder; "" where that has been deleted and nothing of what is asked lies in it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        command, file = options["command"], options["file"]
+        program = command[0] if command and "/" in command[0] else None
+        folder = options["working_dir"] or ("." if command else None)
+        for given in (program, folder, options["code"], None if file == "-" else file):
+            if given is not None and not os.path.isabs(given):
+                raise _invalid(
+                    "the folder that this shell is in was deleted meanwhile. Go to one that is there (cd), or name "
+                    "it: trainshed submit --working-dir DIR -- CMD"
+                ) from None
+        return ""
 
 
 def _numbered(config: Config, number: int) -> Config:

@@ -344,3 +344,28 @@ def test_exactly_one_of_file_and_command_is_needed() -> None:
 def test_words_that_mean_nothing_are_refused_by_their_option(given: dict[str, Any]) -> None:
     option = "--" + next(iter(given)).replace("labels", "label").replace("_", "-")
     assert option in refusal(command=("sh",), **given)
+
+
+def test_a_shell_whose_folder_was_deleted_submits_what_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "run.json"
+    config.write_text('{"entry_point": "/bin/true"}')
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    environ = {"PATH": "/usr/bin:/bin"}
+    assert build(options(file=str(config)), environ=environ).configs[0]["entry_point"] == "/bin/true"
+    elsewhere = build(options(command=("true",), working_dir=str(tmp_path)), environ=environ)
+    assert elsewhere.configs[0]["working_dir"] == str(tmp_path)
+    for given in (
+        {"command": ("/bin/true",)},
+        {"command": ("./true",), "working_dir": str(tmp_path)},
+        {"command": ("/bin/true",), "working_dir": "x"},
+        {"file": "run.json"},
+        {"file": str(config), "code": "."},
+    ):
+        with pytest.raises(TrainshedError, match=r"was deleted meanwhile.*cd.*--working-dir") as caught:
+            build(options(**given), environ=environ)
+        assert caught.value.code is ErrorCode.INVALID

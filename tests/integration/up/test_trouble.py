@@ -1,0 +1,61 @@
+"""Plain trouble at the start and at the end of each service: a line with what to do, and never a traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import NatsServer, eventually
+from tests.support.stack import TRAINSHED, clean_environment, run_trainshed, until
+
+
+def test_a_folder_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for variable in ("TRAINSHED_RUNS_DIR", "TRAINSHED_STATE_DIR"):
+        below = tmp_path / "file" / "below"
+        environment = clean_environment(tmp_path / "state", {variable: str(below)})
+        done = run_trainshed("up", "--gpus", "1", environment=environment, code=2)
+        assert f"{variable}=DIR" in done.stderr and str(below) in done.stderr
+
+
+@pytest.mark.parametrize("service", ["gateway", "dispatcher", "projector", "agent"])
+async def test_a_service_whose_server_went_away_ends_quietly(
+    service: str, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    endpoint = nats_server.endpoint
+    environment = clean_environment(
+        tmp_path / "other",
+        {
+            "NATS_URL": endpoint.url,
+            "TRAINSHED_NATS_USER": endpoint.user or "",
+            "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
+            "TRAINSHED_LOG_FORMAT": "json",
+        },
+    )
+    others = [each for each in ("gateway", "dispatcher") if each != service] if service == "agent" else []
+    processes, logs = [], []
+    try:
+        for each in (*others, service):
+            log = tmp_path / f"{each}.log"
+            logs.append(log)
+            with log.open("wb") as out:
+                processes.append(
+                    subprocess.Popen(
+                        [TRAINSHED, each],
+                        env={**environment, "TRAINSHED_STATE_DIR": str(tmp_path / each)},
+                        stderr=out,
+                    )
+                )
+        await eventually(lambda: b'"event":"ready"' in logs[-1].read_bytes(), within=20)
+        nats_server.embedded._process.send_signal(signal.SIGKILL)  # type: ignore[union-attr]
+        until(lambda: b"nats connection" in logs[-1].read_bytes())
+        processes[-1].terminate()
+        assert processes[-1].wait(10) == 0, logs[-1].read_text()
+        assert "Traceback" not in logs[-1].read_text()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
