@@ -138,7 +138,8 @@ def open_standard_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))
+            stream = io.TextIOWrapper(io.FileIO(number, mode, closefd=False), "utf-8", "backslashreplace")
+            setattr(sys, name, stream)
 
 
 def run(args: Sequence[str]) -> int:

@@ -155,11 +155,12 @@ def test_closed_standard_streams_change_nothing_else(
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_output_on_a_full_disk_is_one_line() -> None:
+    start = (sys.executable, "-P", "-c", START)
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", START, "config"], stdout=full, stderr=subprocess.PIPE, text=True
+            [*start, "config"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
         )
         assert done.returncode == ExitCode.NO_SERVICE
         assert "is full" in done.stderr and len(done.stderr.splitlines()) <= 2
-        done = subprocess.run([sys.executable, "-P", "-c", START, "ls", "--nats", "x:1"], stderr=full)
-        assert done.returncode == ExitCode.NO_SERVICE
+        to_stderr = subprocess.run([*start, "ls", "--nats", "x:1"], stderr=full, timeout=30, check=False)
+        assert to_stderr.returncode == ExitCode.NO_SERVICE

@@ -21,6 +21,12 @@ def test_a_folder_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) -> No
         assert f"{variable}=DIR" in done.stderr and str(below) in done.stderr
 
 
+def started(service: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """The service, which writes to ``log``."""
+    with log.open("wb") as out:
+        return subprocess.Popen([TRAINSHED, service], env=environment, stderr=out)
+
+
 @pytest.mark.parametrize("service", ["gateway", "dispatcher", "projector", "agent"])
 async def test_a_service_whose_server_went_away_ends_quietly(
     service: str, nats_server: NatsServer, tmp_path: Path
@@ -39,16 +45,10 @@ async def test_a_service_whose_server_went_away_ends_quietly(
     processes, logs = [], []
     try:
         for each in (*others, service):
-            log = tmp_path / f"{each}.log"
-            logs.append(log)
-            with log.open("wb") as out:
-                processes.append(
-                    subprocess.Popen(
-                        [TRAINSHED, each],
-                        env={**environment, "TRAINSHED_STATE_DIR": str(tmp_path / each)},
-                        stderr=out,
-                    )
-                )
+            logs.append(tmp_path / f"{each}.log")
+            processes.append(
+                started(each, {**environment, "TRAINSHED_STATE_DIR": str(tmp_path / each)}, logs[-1])
+            )
         await eventually(lambda: b'"event":"ready"' in logs[-1].read_bytes(), within=20)
         nats_server.embedded._process.send_signal(signal.SIGKILL)  # type: ignore[union-attr]
         until(lambda: b"nats connection" in logs[-1].read_bytes())
