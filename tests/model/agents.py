@@ -67,7 +67,7 @@ from services.agent.session.values import (
 from tests.model import shims
 from tests.model.dispatchers import Moves, as_world, short
 from tests.model.model import Draft, Model
-from tests.model.values import Agent, Files, Proc, Push, Stage, World
+from tests.model.values import Agent, Files, Fold, Proc, Push, Stage, World
 from trainshed_client.statuses import AtFault
 from trainshed_client.subjects import Role
 
@@ -109,15 +109,15 @@ def starts(model: Model, world: World, m: int) -> Moves:
     for ref, files in marked:
         shim = next((each for each in procs if each.ref == ref and each.stage is Stage.UP), None)
         alive = files.exit is None and shim is not None
-        if alive:
+        if alive and shim is not None:
             watched.add(ref)
-            shims.make_anew(draft, m, ref)
+            shims.make_anew(draft, m, shim)
             files = shims.files(draft, m, ref)
         found.append(
             Found(
                 ref=ref,
                 seq=files.intent,
-                slots=(0,) if files.intent and model.config.gpus else (),
+                slots=files.slots,
                 alive=alive,
                 ended=not alive and files.exit is not None,
                 started=files.started,
@@ -208,14 +208,16 @@ def _act(draft: Draft, m: int, action: Action) -> None:
     assert agent is not None
     match action:
         case WriteGrant(ref, seq):
-            shims.write(draft, m, ref, marker=True, intent=seq)
+            slots = next(each.slots for each in agent.state.attempts if each.ref == ref)
+            shims.write(draft, m, ref, marker=True, intent=seq, slots=slots)
         case WriteFolder(ref):
             shims.write(draft, m, ref, marker=True)
         case WriteStop(ref, reason, _):
             shims.write(draft, m, ref, stop=reason)
         case Launch(ref):
             attempt = next(each for each in agent.state.attempts if each.ref == ref)
-            proc = Proc(ref, agent.state.incarnation, attempt.slots, Stage.COMING)
+            devices = _devices(draft, m, attempt.slots)
+            proc = Proc(ref, agent.state.incarnation, attempt.slots, devices, Stage.COMING)
             draft.set_procs(m, (*draft.of_procs(m), proc))
             draft.set_agent(m, replace(agent, watched=agent.watched | {ref}))
         case PrepareFolders(ref):
@@ -236,6 +238,13 @@ def _act(draft: Draft, m: int, action: Action) -> None:
             gone(draft, m)
         case _:
             draft.set_agent(m, replace(agent, tasks=(*agent.tasks, action)))
+
+
+def _devices(draft: Draft, m: int, slots: tuple[int, ...]) -> tuple[str, ...]:
+    """What these slots are by the inventory with which the node joined last."""
+    truth: Fold = draft.truth.value
+    gpus = next((node.gpus for node in truth.nodes if node.name == draft.node(m)), ())
+    return tuple(sorted({gpu.uuid for gpu in gpus if gpu.uuid is not None and gpu.index in slots}))
 
 
 def without(draft: Draft, m: int, task: Action | Input) -> Draft:
@@ -331,7 +340,8 @@ def store_joined(draft: Draft, m: int, task: AppendJoined, agent: Agent) -> int:
     _own_again(draft, m, task, agent)
     config, truth = draft.model.config, draft.truth.value
     each = config.slots_per_gpu[any(known.name == node for known in truth.nodes)]
-    uuids = [f"GPU-{index}" if config.shares else None for index in range(config.gpus)]
+    there = config.gpus if config.devices is None else config.devices
+    uuids = [f"GPU-{index}" if config.shares else None for index in range(there)]
     devices = slots_of([Device(index=index, uuid=uuid) for index, uuid in enumerate(uuids)], each)
     event = NodeJoined(
         node=node,
@@ -424,10 +434,10 @@ def _deliver(model: Model, world: World, m: int, who: str) -> Moves:
 def delivered(draft: Draft, m: int, seq: int, event: object) -> Input:
     """A delivery as the session takes it."""
     match event:
-        case Dispatched(run_id=run_id, attempt=attempt, incarnation=incarnation, slots=slots):
+        case Dispatched(run_id=run_id, attempt=attempt, incarnation=incarnation, slots=slots, view=view):
             ref = AttemptRef(run_id, attempt)
             disk = _on_disk(draft, m, ref)
-            return Granted(seq=seq, incarnation=incarnation, ref=ref, slots=slots, disk=disk)
+            return Granted(seq=seq, incarnation=incarnation, ref=ref, slots=slots, view=view.seq, disk=disk)
         case Stopping(run_id=run_id, attempt=attempt, incarnation=incarnation, reason=reason):
             ref = AttemptRef(run_id, attempt)
             disk = _on_disk(draft, m, ref)

@@ -19,6 +19,7 @@ from events.evolve import ended_runs_needed
 from events.state import Ended, Node, Run, State
 from events.types import (
     AttemptEnd,
+    AttemptRef,
     Dispatched,
     Event,
     NodeEvent,
@@ -37,12 +38,12 @@ from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import InFlight
 from tests.model.values import Cell, Cells, Fold, Sent
 from tests.support.builders import facts, recomputed
-from trainshed_client.statuses import FailureReason
+from trainshed_client.statuses import FailureReason, RunStatus
 
 LATE_NS = 2**60
 """The clock of all decisions: every back-off is over."""
 LAUNCH = cast(msgspec.Raw, b"")
-NO_VIEW, NO_WHY = View(seq=0, now=""), Why(free=0)
+NO_WHY = Why(free=0)
 SCHEDULER = SchedulerInfo(name="model", version=1, settings=cast("dict[str, object]", ()))
 
 
@@ -105,7 +106,9 @@ class Code:
         decisions.note(state, stored, change)
         _check_event(ended, stored, change)
         _check_blame(state, stored, change)
+        _check_whole(state, stored, change)
         _check_started(state, change)
+        _check_retry(state, change)
         for run_change in change.runs:
             run = run_change.after
             ended.pop(run.run_id, None)
@@ -139,7 +142,7 @@ class Code:
                 event for event in events if not isinstance(event, Dispatched) or self.may_grant(state, event)
             ]
             _check_probes(state, sent, events)
-            known = self._decided[key] = tuple(_plain(event) for event in events)
+            known = self._decided[key] = tuple(_plain(state, event) for event in events)
         return known
 
 
@@ -177,10 +180,11 @@ def _without_display(node: Node) -> Node:
     return replace(node, seq=0, joined_ns=0)
 
 
-def _plain(event: Event) -> Event:
-    """Without what no decision of anybody depends on."""
+def _plain(state: State, event: Event) -> Event:
+    """Without what no decision of anybody depends on: of a view only which join of the node it has seen."""
     if isinstance(event, Dispatched):
-        return replace(event, launch=LAUNCH, view=NO_VIEW, why=NO_WHY)
+        view = View(seq=state.nodes[event.node].joined_seq, now="")
+        return replace(event, launch=LAUNCH, view=view, why=NO_WHY)
     return event
 
 
@@ -209,11 +213,40 @@ def _check_blame(state: State, stored: StoredEvent, change: Change) -> None:
         raise Broken(f"rule 19: {node.name} is still blamed")
 
 
+def _check_whole(state: State, stored: StoredEvent, change: Change) -> None:
+    """No decision takes a device that a run has whole (docs/protocol.md rule 5).
+
+    One that was chosen by an older inventory may name it without knowing, and its agent refuses it (rule 8).
+    """
+    event = stored.event
+    node = state.nodes.get(event.node) if isinstance(event, Dispatched) and change.runs else None
+    if node is None or not isinstance(event, Dispatched) or event.view.seq < node.joined_seq:
+        return
+    own = AttemptRef(event.run_id, event.attempt)
+    for uuid, refs in state.held_uuids.items():
+        if own in refs and len(refs) > 1 and any(state.runs[ref.run_id].needs.whole for ref in refs):
+            raise Broken(f"I2: {uuid} is held by {len(refs)}, one of which has it whole")
+
+
 def _check_started(state: State, change: Change) -> None:
     """What the log has Started of was started (docs/protocol.md rule 9)."""
     for end in change.ended:
         if end.reason is FailureReason.NOT_STARTED and end.attempt.started and state.rules >= rules.BLAMING:
             raise Broken(f"rule 9: {end.run_id}.{end.attempt.attempt} was started, and ends not_started")
+
+
+def _check_retry(state: State, change: Change) -> None:
+    """Whose end `retry.on` covers is queued again while it has a try left (docs/protocol.md rule 4)."""
+    for run_change in change.runs:
+        run, phase = run_change.after, run_change.after.phase
+        if not isinstance(phase, Ended) or phase.status is not RunStatus.FAILED:
+            continue
+        covered = {phase.reason}
+        if phase.reason is FailureReason.OUT_OF_MEMORY and state.rules >= rules.BLAMING:
+            covered.add(FailureReason.SIGNAL)
+        untried = phase.reason is not FailureReason.SPAWN_ERROR  # else other nodes decide (rule 19)
+        if covered & {*run.retry.on} and untried and run.tries < run.retry.max_attempts:
+            raise Broken(f"rule 4: {run.run_id} ends {phase.reason}, and has a try left")
 
 
 def _check_event(ended: dict[str, Run], stored: StoredEvent, change: Change) -> None:
@@ -232,9 +265,6 @@ def _check_state(state: State, fold: Fold, decisions: Decisions) -> None:
             if len(holders) > 1:
                 held = " and ".join(sorted(f"{ref.run_id}.{ref.attempt}" for ref in holders))
                 raise Broken(f"I2: slot {index} of {name} is held by {held}")
-    for uuid, refs in state.held_uuids.items():
-        if len(refs) > 1 and any(state.runs[ref.run_id].needs.whole for ref in refs):
-            raise Broken(f"I2: {uuid} is held by {len(refs)}, one of which has it whole")
     if facts(state) != recomputed(state):
         raise Broken("the index is not what its runs and nodes say")
     again = Decisions()
@@ -242,7 +272,7 @@ def _check_state(state: State, fold: Fold, decisions: Decisions) -> None:
     noted = decisions.decide(state, 0, fold.epoch, LATE_NS, {})
     anew = again.decide(state, 0, fold.epoch, LATE_NS, {})
     # the order goes by what was noted first
-    if {_plain(event) for event in noted} != {_plain(event) for event in anew}:
+    if {_plain(state, event) for event in noted} != {_plain(state, event) for event in anew}:
         raise Broken("the dispatcher's index, kept from changes, is not what the state says")
 
 

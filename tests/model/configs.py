@@ -86,6 +86,14 @@ CONFIGS: dict[str, Config] = {
         total=2,
         faults=_faults("crash, silence, timeout, election, leave, reboot"),
     ),
+    # the same with grants that were decided before that join, of slots that number other devices after it
+    "older-slots": Config(
+        runs=2,
+        devices=2,
+        slots_per_gpu=(1, 2),
+        total=2,
+        faults=_faults("crash, silence, timeout, election, memory, reboot, cancel"),
+    ),
     "late-words": Config(
         runs=2, total=3, faults=_faults("timeout, election, submit, silence, crash, duplicate", 2)
     ),

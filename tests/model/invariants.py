@@ -34,7 +34,7 @@ class Invariants:
         workers = [(m, proc) for m, cell in enumerate(world.procs) for proc in cell.value if proc.live]
         for m, proc in workers:
             _is_granted(self._names[m], proc, runs.get(proc.ref.run_id), world.disowned.value)
-        _is_alone(workers)
+        _is_alone(workers, runs)
         if self._blames_none:
             _is_blamed(truth)
 
@@ -53,13 +53,17 @@ def _is_granted(node: str, proc: Proc, run: Run | None, disowned: Disowned) -> N
         raise Broken(f"I3: a worker of {_at(proc)} runs, but the log does not have that attempt active there")
 
 
-def _is_alone(workers: list[tuple[int, Proc]]) -> None:
-    """No attempt has two workers, and no slot of a machine either, whatever the operator said."""
+def _is_alone(workers: list[tuple[int, Proc]], runs: dict[str, Run]) -> None:
+    """No attempt has two workers, no slot of a machine either, and no device that a run has whole, whatever the operator
+    said."""
     for place, (m, proc) in enumerate(workers):
         for n, other in workers[:place]:
             if proc.ref == other.ref:
                 raise Broken(f"I3: two workers of {_at(proc)}")
-            if m == n and not set(proc.slots).isdisjoint(other.slots):
+            known = [runs[each.ref.run_id] for each in (proc, other) if each.ref.run_id in runs]
+            whole = any(run.needs.whole for run in known)
+            shared = set(proc.slots) & set(other.slots) or (whole and set(proc.devices) & set(other.devices))
+            if m == n and shared:
                 raise Broken(f"I2: workers of {_at(proc)} and {_at(other)} on one device")
 
 

@@ -56,6 +56,8 @@ Disowned = frozenset[tuple[str, AttemptRef]]
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What there is, and how much may go wrong. ``faults``: how often each kind may happen, ``total`` all together.
 
+    ``gpus``: what each run wants, and each node has where ``devices`` says no other number.
+
     ``machines``: (node name, incarnation of its state folder). ``hang``: workers end only when they are stopped.
     ``slots_per_gpu``: so many at a node's first join, and at each later one; where there are several, the first run wants its GPUs
     whole. ``borrowed``: the nodes are on loan. ``first_rules``: those of the first Elected; each later one names the newest.
@@ -67,6 +69,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     runs: int = 1
     tries: int = 2
     gpus: int = 1
+    devices: int | None = None
     slots_per_gpu: tuple[int, int] = (1, 1)
     hang: bool = False
     borrowed: bool = False

@@ -66,6 +66,13 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(1, faults="cancel", hang=True),
         catches="I1",
     ),
+    "want of memory is no signal": Mutant(
+        rule=4,
+        says="`signal` in `retry.on` does not cover out_of_memory",
+        apply=off.with_evolve(off.ends_for_want_of_memory),
+        config=_config(1, faults="memory"),
+        catches="rule 4",
+    ),
     "lists are ignored": Mutant(
         rule=8,
         says="what a NodeJoined lacks is not ended",
@@ -86,6 +93,13 @@ MUTANTS: dict[str, Mutant] = {
         apply=off.with_session(off.launches_old_grants),
         config=_config(1, faults="crash"),
         catches="I3",
+    ),
+    "older slots are taken": Mutant(
+        rule=8,
+        says="slots that were chosen by what the node had before its last join are launched on",
+        apply=off.with_session(off.takes_older_slots),
+        config=_config(1, faults="crash", runs=2, devices=2, slots_per_gpu=(1, 2)),
+        catches="I2",
     ),
     "no session fence": Mutant(
         rule=8,

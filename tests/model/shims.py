@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from events.types import AttemptRef
 from services.agent.folders.files import ExitFile, ExitReason, StopReason
 from services.agent.session.values import StartedWritten
-from services.agent.shim import core_types, launch
+from services.agent.shim import core, core_types, launch
 from tests.model.dispatchers import Moves, as_world
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Files, Proc, Stage, World
@@ -60,6 +60,10 @@ def faults(model: Model, world: World, m: int) -> Moves:
             draft = Draft(model, world)
             _step(draft, m, place, core_types.WorkerExited(0.0, 1, None))
             yield f"worker {at(proc)} exits with 1", as_world(draft.spend("fail"))
+        if _running(proc) and model.left(world, "memory"):
+            draft = Draft(model, world)
+            _step(draft, m, place, core_types.WorkerExited(0.0, None, core.SIGKILL, ""))
+            yield f"worker {at(proc)} is ended for want of memory", as_world(draft.spend("memory"))
         if proc.stage is Stage.LOCKED and model.left(world, "spawn"):
             for at_fault in (launch.RUN, launch.NODE):
                 draft = Draft(model, world)
@@ -92,11 +96,11 @@ def write(draft: Draft, m: int, ref: AttemptRef, **fields: Any) -> None:
     draft.set_disk(m, replace(disk, files=tuple(sorted(kept.items(), key=lambda item: str(item[0])))))
 
 
-def make_anew(draft: Draft, m: int, ref: AttemptRef) -> None:
+def make_anew(draft: Draft, m: int, proc: Proc) -> None:
     """A live shim makes what has vanished of its folder."""
-    there = files(draft, m, ref)
+    there = files(draft, m, proc.ref)
     if not there.started:
-        write(draft, m, ref, started=True, intent=there.intent or 1)
+        write(draft, m, proc.ref, started=True, intent=there.intent or 1, slots=proc.slots)
 
 
 def remove_folder(draft: Draft, m: int, ref: AttemptRef) -> None:
@@ -113,7 +117,7 @@ def _take_up(draft: Draft, m: int, place: int, proc: Proc) -> str:
     code = draft.model.code
     has_folder = proc.ref in dict(draft.disk(m).files)
     if not has_folder and code.makes_folder:
-        write(draft, m, proc.ref, intent=1)
+        write(draft, m, proc.ref, intent=1, slots=proc.slots)
         has_folder = True
     there = files(draft, m, proc.ref)
     held = code.lock and holder(draft, m, proc.ref) is not None

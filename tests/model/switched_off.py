@@ -45,7 +45,7 @@ from services.agent.session.values import (
 )
 from services.agent.shim import core, core_types
 from tests.model.code import Code
-from trainshed_client.statuses import NodeStatus
+from trainshed_client.statuses import FailureReason, NodeStatus
 
 # --- evolve --------------------------------------------------------------------------------------------------
 
@@ -199,6 +199,17 @@ def requeues_what_started(state: State, stored: StoredEvent, history: Mapping[st
     event = stored.event
     run = state.runs.get(event.run_id) if isinstance(event, Failed) else None
     if run is None or not isinstance(run.phase, Active):
+        return None
+    was, state.rules = state.rules, rules.FORGETTING
+    change = evolving.evolve(state, stored, history)
+    state.rules = was
+    return change
+
+
+def ends_for_want_of_memory(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:
+    """An out_of_memory is retried only where `retry.on` names it, as by the rules before."""
+    event = stored.event
+    if not isinstance(event, Failed) or event.failure_reason is not FailureReason.OUT_OF_MEMORY:
         return None
     was, state.rules = state.rules, rules.FORGETTING
     change = evolving.evolve(state, stored, history)
@@ -370,6 +381,11 @@ def lists_nothing(state: SessionState, event: Input) -> Step | None:
     return after, tuple(
         replace(action, attempts=()) if isinstance(action, AppendJoined) else action for action in actions
     )
+
+
+def takes_older_slots(state: SessionState, event: Input) -> Step | None:
+    """Slots are taken for what they number now, whichever inventory they were chosen by."""
+    return machine.step(state, replace(event, view=state.joined)) if isinstance(event, Granted) else None
 
 
 def launches_over_a_tree(state: SessionState, event: Input) -> Step | None:

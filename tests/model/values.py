@@ -88,10 +88,12 @@ class Office(msgspec.Struct, frozen=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """What an attempt's folder holds; ``marker`` is the open marker beside it, ``intent`` a sequence (0: none)."""
+    """What an attempt's folder holds; ``marker`` is the open marker beside it, ``intent`` a sequence (0: none) with its
+    ``slots``."""
 
     marker: bool = True
     intent: int = 0
+    slots: tuple[int, ...] = ()
     started: bool = False
     stop: StopReason | None = None
     exit: ExitFile | None = None
@@ -114,11 +116,13 @@ class Stage(enum.Enum):
 
 
 class Proc(msgspec.Struct, frozen=True):
-    """An attempt's shim with its worker. ``woken``: the signal to read stop.json is on its way."""
+    """An attempt's shim with its worker. ``devices``: what its slots were when it was launched, UUIDs; ``woken``: the signal
+    to read stop.json is on its way."""
 
     ref: AttemptRef
     incarnation: str
     slots: tuple[int, ...]
+    devices: tuple[str, ...]
     stage: Stage
     shim: core_types.ShimState | None = None
     woken: bool = False

@@ -81,7 +81,7 @@ def joined(*found: Found, at: int = 10, name: Name | None = None) -> SessionStat
 
 
 def grant(ref: AttemptRef = A, seq: int = 20, **fields: object) -> Granted:
-    return Granted(**{"seq": seq, "incarnation": OWN, "ref": ref, **fields})  # type: ignore[arg-type]
+    return Granted(**{"seq": seq, "incarnation": OWN, "ref": ref, "view": seq - 1, **fields})  # type: ignore[arg-type]
 
 
 def stop(ref: AttemptRef = A, seq: int = 30, **fields: object) -> StopOrdered:

@@ -231,7 +231,8 @@ def _granted(state: SessionState, event: Granted) -> Step:
     if event.unwritable:
         return _refuse_grant(state, event)
     attempt = Attempt(ref=event.ref, seq=event.seq, slots=event.slots, place=AttemptPlace.WAITING)
-    if event.seq < state.joined or not event.usable or event.disk.started:
+    unusable = not event.usable or has_older_slots(state, event)
+    if event.seq < state.joined or unusable or event.disk.started:
         state, actions = _finalise(
             _noted(put(state, attempt), event.seq),
             attempt,
@@ -241,6 +242,11 @@ def _granted(state: SessionState, event: Granted) -> Step:
     # Acknowledged as soon as it is written down: storage that hangs must not hold up what is delivered after it.
     grant = (WriteGrant(event.ref, event.seq), PrepareFolders(event.ref), ack)
     return _noted(put(state, attempt), event.seq), grant
+
+
+def has_older_slots(state: SessionState, event: Granted) -> bool:
+    """Whether its slots were chosen by what this node had before its last join: they may number other devices (rule 8)."""
+    return bool(event.slots) and event.view < state.joined
 
 
 def _refuse_grant(state: SessionState, event: Granted) -> Step:

@@ -237,19 +237,20 @@ class SessionShell:
         intent, why_not = self._intents.of(seq, event)
         if work.intent is None:
             work.intent = intent
-        if event.slots and event.view.seq < self.state.joined:
-            # Slots may number other devices since then (docs/protocol.md rule 8).
-            why_not = "its slots were chosen by what this node had before its last join"
-        if why_not is not None:
-            work.message = why_not
-        return Granted(
+        granted = Granted(
             seq=seq,
             incarnation=event.incarnation,
             ref=ref,
             slots=event.slots,
+            view=event.view.seq,
             usable=why_not is None,
             disk=self._folders.on_disk(ref),
         )
+        if machine.has_older_slots(self.state, granted):
+            why_not = "its slots were chosen by what this node had before its last join"
+        if why_not is not None:
+            work.message = why_not
+        return granted
 
     # --- actions ------------------------------------------------------------------------------------------
 

@@ -136,13 +136,14 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Granted(msgspec.Struct, frozen=True, kw_only=True):
-    """A Dispatched was delivered. ``usable``: this node has what it names; ``unwritable``: it was tried for long enough to
-    write it down."""
+    """A Dispatched was delivered. ``view``: the sequence up to which its dispatcher knew the log; ``usable``: this node has
+    what it names; ``unwritable``: it was tried for long enough to write it down."""
 
     seq: int
     incarnation: str
     ref: AttemptRef
     slots: tuple[int, ...] = ()
+    view: int
     usable: bool = True
     unwritable: bool = False
     disk: OnDisk = OnDisk()
