@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from events.json_limits import MAX_INTEGER
+from trainshed_client.not_finite import JsonNumber
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
@@ -228,14 +229,18 @@ class SlotHealthy(NodeEvent, frozen=True, kw_only=True):
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a worker has reported so far in its heartbeats (times RFC 3339)."""
+    """All that a worker has reported so far in its heartbeats (times RFC 3339).
+
+    ``primary_metric``: the name of the metric that the worker said matters most; None: it said none.
+    """
 
     ready_at: str | None = None
     last_heartbeat_at: str | None = None
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None
-    metrics: dict[str, float] = {}
+    primary_metric: str | None = None
+    metrics: dict[str, JsonNumber] = {}
 
 
 class LastHeartbeat(WorkerReport, frozen=True, kw_only=True):

@@ -6,11 +6,18 @@ Owns their fields and their JSON; times are RFC 3339 in UTC with microseconds, u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trainshed_client.not_finite import JsonNumber, from_json, in_json
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
+
+if TYPE_CHECKING:
+    Metric = float
+else:
+    Metric = JsonNumber
+"""A float to everybody who has a record; in its JSON one that is not finite is a string."""
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +98,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None
-    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    primary_metric: str | None = None
+    metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
     usage: AttemptUsage = NO_USAGE
     memory_enforced: bool | None = None
+
+    def __post_init__(self) -> None:
+        _to_floats(self.metrics)
 
 
 class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
@@ -130,11 +141,28 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None
-    metrics: dict[str, float] = msgspec.field(default_factory=dict)
+    primary_metric: str | None = None
+    metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
     gpu_memory_mb: int | None = None
     usage: AttemptUsage = NO_USAGE
     memory_enforced: bool | None = None
     late_result: str | None = None
+
+    def __post_init__(self) -> None:
+        _to_floats(self.metrics)
+
+
+def json_of(record: RunRecord | AttemptRecord) -> dict[str, Any]:
+    """The record as its JSON has it, for an encoder: metrics that are not finite as strings."""
+    return {
+        **msgspec.structs.asdict(record),
+        "metrics": {name: in_json(value) for name, value in record.metrics.items()},
+    }
+
+
+def _to_floats(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        metrics[name] = from_json(value)
 
 
 class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):

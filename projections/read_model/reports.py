@@ -21,6 +21,7 @@ class ReportColumns(NamedTuple):
     step: int | float | None = None
     progress: float | None = None
     status_text: str | None = None
+    primary_metric: str | None = None
     metrics: Raw = EMPTY_OBJECT
 
     @classmethod
@@ -34,12 +35,14 @@ class ReportColumns(NamedTuple):
             plain_number(report.step),
             progress,
             report.status_text,
+            report.primary_metric,
             sorted_json(report.metrics),
         )
 
     def set_in(self, row: RunRow | AttemptRow) -> None:
         """Set them in a row."""
-        row.ready_at, row.last_heartbeat_at, row.step, row.progress, row.status_text, row.metrics = self
+        for name, value in zip(self._fields, self, strict=True):
+            setattr(row, name, value)
 
 
 NO_REPORT = ReportColumns()

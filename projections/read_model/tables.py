@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -74,6 +74,7 @@ runs = Table(
     Column("step", Float),
     Column("progress", Float),
     Column("status_text", Text),
+    Column("primary_metric", Text),
     Column("metrics", Text, nullable=False),
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),
@@ -112,6 +113,7 @@ attempts = Table(
     Column("step", Float),
     Column("progress", Float),
     Column("status_text", Text),
+    Column("primary_metric", Text),
     Column("metrics", Text, nullable=False),
     Column("gpu_memory_mb", _BIG),
     Column("usage", Text, nullable=False),

@@ -21,7 +21,7 @@ from services.cli.text import clean, short
 from services.cli.verb import verb
 from services.durations import parse_duration
 from trainshed_client.errors import ExitCode
-from trainshed_client.records import RunRecord
+from trainshed_client.records import RunRecord, json_of
 
 if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
@@ -88,7 +88,9 @@ async def _until_ended(watch: RunWatch, left: set[str], show: Show) -> None:
 
 def _print(records: Sequence[RunRecord], as_json: bool) -> None:
     if as_json:
-        print_json({"v": 1, "seq": max(record.seq for record in records), "runs": records})
+        print_json(
+            {"v": 1, "seq": max(record.seq for record in records), "runs": [json_of(one) for one in records]}
+        )
         return
     for record in records:
         click.echo(f"{record.run_id}  {clean(record.name)}  {clean(summary(record, now()))}")

@@ -142,7 +142,8 @@ class RandomLog(LogMaker):
             ready_at="2026-11-24T08:00:00.000000Z",
             step=self.random.choice([None, 7, 7.0, 7.5, 10**30, 1e19]),
             progress=self.random.choice([None, -0.0, 0.25]),
-            metrics=self.random.choice([{}, {"b": 1.0, "a": -0.0}]),
+            metrics=self.random.choice([{}, {"b": 1.0, "a": -0.0}, {"a": "NaN", "c": "Infinity", "b": 1e30}]),
+            primary_metric=self.random.choice([None, "reward"]),
             seq=3,
         )
         last = self.random.choice([None, told])

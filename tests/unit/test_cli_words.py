@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -91,6 +92,7 @@ def test_a_command_exits_with_the_workers_code_and_125_where_there_is_none(
             record(step=120_000, metrics={"reward": 195.21, "loss": 0.03125}),
             "step 120k reward 195.2 loss 0.03125",
         ),
+        (record(metrics={"loss": math.nan, "best": -math.inf}), "loss nan best -inf"),
         (record(step=1200), "step 1200"),
         (record(status_text="warming up"), "warming up"),
         (record(progress=0.241), "24%"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -350,14 +352,49 @@ def test_one_known_key_is_a_heartbeat(datagram: bytes) -> None:
         b"X_STEP=9007199254740992",
         b"X_STEP=" + b"9" * 5000,
         b"X_PROGRESS=nan",
-        b"X_METRIC_loss=inf",
+        b"X_METRIC_loss=1,5",
+        b"X_METRIC_loss=1e400",
+        b"X_METRIC_a=b=1",
         b"X_METRIC_=1",
-        b"X_METRIC_a b=1",
-        b"X_METRIC_" + b"n" * 65 + b"=1",
+        b"X_METRIC_ a=1",
+        b"X_METRIC_a =1",
+        b"X_METRIC_a\tb=1",
+        b"X_METRIC_a\xff=1",
+        b"X_METRIC_a\xe2\x80\xa8b=1",
+        b"X_METRIC_" + b"n" * 101 + b"=1",
+        b"X_PRIMARY=",
+        b"X_PRIMARY=a\tb",
     ],
 )
 def test_garbage_is_no_heartbeat(datagram: bytes) -> None:
     assert notify.parse(datagram) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["acc@1", "loss/train", "eval.reward", "Loss (val)", "perte d'été", "損失", "a,b;c", '"q"', "n" * 100],
+)
+def test_metrics_are_called_as_people_write_them(name: str) -> None:
+    fields = notify.parse(f"X_METRIC_{name}=0.5\nX_PRIMARY={name}".encode())
+    assert fields is not None
+    assert (fields.metrics, fields.primary_metric) == (((name, 0.5),), name)
+
+
+@pytest.mark.parametrize(("text", "value"), [("nan", math.nan), ("inf", math.inf), ("-inf", -math.inf)])
+def test_a_metric_that_is_not_finite_is_a_value_and_a_sign_of_life(text: str, value: float) -> None:
+    state, _ = play(NOTIFY, Notified(101.0, Fields(metrics=(("loss", 0.5),))))
+    fields = notify.parse(f"X_METRIC_loss={text}".encode())
+    assert fields is not None
+    state, _ = step(state, Notified(120.0, fields))
+    assert repr(state.heartbeat.metrics) == repr((("loss", value),))
+    assert next_deadline(replace(state, unsent=False)) == 150.0
+
+
+def test_what_matters_most_stays_until_another_is_named() -> None:
+    state, _ = play(LIMITS, Notified(101.0, Fields(primary_metric="reward")), Notified(102.0, Fields(step=1)))
+    assert state.heartbeat.primary_metric == "reward"
+    state, _ = step(state, Notified(103.0, Fields(primary_metric="loss")))
+    assert state.heartbeat.primary_metric == "loss"
 
 
 @given(st.binary(max_size=20_000))

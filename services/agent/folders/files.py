@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from trainshed_client.not_finite import JsonNumber
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import AtFault, CodeSeen
 
@@ -126,7 +127,8 @@ class HeartbeatFields(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None
     progress: float | None = None
     status_text: str | None = None
-    metrics: dict[str, float] = {}
+    primary_metric: str | None = None
+    metrics: dict[str, JsonNumber] = {}
 
 
 class ExitFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ def report_of(heartbeat: HeartbeatFields) -> WorkerReport:
         step=heartbeat.step,
         progress=heartbeat.progress,
         status_text=heartbeat.status_text,
+        primary_metric=heartbeat.primary_metric,
         metrics=heartbeat.metrics,
     )
 
@@ -55,6 +56,7 @@ def last_heartbeat(exit_file: ExitFile, stored: WorkerReport | None, seq: int) -
         step=report.step,
         progress=report.progress,
         status_text=report.status_text,
+        primary_metric=report.primary_metric,
         metrics=report.metrics,
         seq=seq,
     )

@@ -138,6 +138,7 @@ def _notified(state: ShimState, event: Notified) -> Step:
         step=old.step if fields.step is None else fields.step,
         progress=old.progress if fields.progress is None else fields.progress,
         status_text=old.status_text if fields.status_text is None else fields.status_text,
+        primary_metric=old.primary_metric if fields.primary_metric is None else fields.primary_metric,
         metrics=_merged(old.metrics, fields.metrics),
     )
     state = replace(state, heartbeat=heartbeat, unsent=True)

@@ -63,6 +63,7 @@ class ShimHeartbeat:
     step: int | None = None
     progress: float | None = None
     status_text: str | None = None
+    primary_metric: str | None = None
     metrics: tuple[tuple[str, float], ...] = ()
 
 
@@ -74,6 +75,7 @@ class Fields:
     step: int | None = None
     progress: float | None = None
     status_text: str | None = None
+    primary_metric: str | None = None
     metrics: tuple[tuple[str, float], ...] = ()
 
 

@@ -25,6 +25,7 @@ from services.agent.shim import (
     memory_watch,
     notify,
     notify_socket,
+    numbers,
     output_watch,
     prefork,
     process_tree,
@@ -383,7 +384,7 @@ class Supervisor:
         for name in ("ready_at", "last_heartbeat_at"):
             if columns[name] is not None:
                 columns[name] = round(columns[name] + to_unix, 6)
-        columns["metrics"] = dict(heartbeat.metrics)
+        columns["metrics"] = {name: numbers.in_json(value) for name, value in heartbeat.metrics}
         return columns
 
     def _send(self, message: core_types.ShimMessage) -> None:
@@ -396,7 +397,8 @@ class Supervisor:
         if message is core_types.ShimMessage.HEARTBEAT:
             datagram.update(self._heartbeat() or {})
         try:
-            self._listener.socket.sendto(json.dumps(datagram).encode(), self._agent)
+            text = json.dumps(datagram, allow_nan=False, ensure_ascii=False)  # an agent reads 64 KiB at most
+            self._listener.socket.sendto(text.encode(), self._agent)
         except BlockingIOError:
             if message not in self._unsent:
                 self._unsent.append(message)

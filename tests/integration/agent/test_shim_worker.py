@@ -413,14 +413,17 @@ for n in range(15):
 # What the agent hears
 
 
+TOLD = {"reward": 1.5, "loss": "NaN", "acc@1": "-Infinity"}
+
+
 async def test_what_a_worker_tells_reaches_the_agent_and_its_exit(here: Box) -> None:
     code = f"""{NOTIFY}
 notify("READY=1\\nX_STEP=3\\nX_PROGRESS=0.25\\nSTATUS=step 3\\nX_METRIC_reward=1.5")
-notify("X_STEP=4\\nX_METRIC_loss=0.5")
+notify("X_STEP=4\\nX_METRIC_loss=nan\\nX_METRIC_acc@1=-inf\\nX_PRIMARY=acc@1")
 {WAIT}"""
     folder = await here.python("run", code)
     beat = await here.heartbeat(folder, lambda beat: beat.step == 4)
-    assert (beat.progress, beat.status_text, beat.metrics) == (0.25, "step 3", {"reward": 1.5, "loss": 0.5})
+    assert (beat.progress, beat.status_text, beat.metrics) == (0.25, "step 3", TOLD)
     started = (await here.started(folder)).started
     assert beat.ready_at is not None
     assert beat.last_heartbeat_at is not None
@@ -428,7 +431,8 @@ notify("X_STEP=4\\nX_METRIC_loss=0.5")
     await here.stop(folder)
     last = (await here.ended(folder)).last_heartbeat
     assert last is not None
-    assert (last.step, last.metrics) == (4, {"reward": 1.5, "loss": 0.5})
+    assert (last.step, last.metrics) == (4, TOLD)
+    assert last.primary_metric == beat.primary_metric == "acc@1"
 
 
 async def test_a_flood_of_heartbeats_reaches_the_agent_as_a_few(here: Box) -> None:

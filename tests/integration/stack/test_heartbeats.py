@@ -13,11 +13,12 @@ told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 told.connect(os.environ["NOTIFY_SOCKET"])
 told.send(b"READY=1")
 told.send(b"WATCHDOG=1\\nSTATUS=step 1200 reward 195\\nX_STEP=1200\\nX_PROGRESS=0.24\\nX_METRIC_reward=195.5\\nX_METRIC_loss=1e-3")
-told.send(b"\\xff\\xfe\\nX_STEP=not a number\\nX_METRIC_reward=nan")
+told.send(b"\\xff\\xfe\\nX_STEP=not a number\\nX_METRIC_loss=nan\\nX_PRIMARY=reward")
 print(os.environ["WATCHDOG_USEC"], flush=True)
 sys.stdin.close()
 time.sleep(60)
 """
+TOLD = {"reward": 195.5, "loss": "NaN"}
 
 
 def _config(source: str, script: str, **more: object) -> dict[str, object]:
@@ -38,18 +39,19 @@ def test_what_a_worker_notifies_is_shown_while_it_runs_and_kept_when_it_goes_sil
     until(told)
     record = stack.record(run)
     assert (record["step"], record["progress"]) == (1200, 0.24)
-    assert record["metrics"] == {"reward": 195.5, "loss": 0.001}
+    assert record["metrics"] in ({"reward": 195.5, "loss": 0.001}, TOLD)
     assert record["status_text"] == "step 1200 reward 195"
     assert record["ready_at"] is not None
     assert record["started_at"] <= record["ready_at"] <= record["last_heartbeat_at"]
 
     (ended,) = stack.wait(run, code=125)
     assert ended["failure_reason"] == "worker_timeout"
+    assert ended["metrics"] == TOLD  # as `wait --json` prints a record that it has read
     assert stack.stdout(run) == "3000000\n"
     view = stack.show(run)
     (attempt,) = view["attempts"]
     for kept in (ended, attempt):
-        assert (kept["step"], kept["metrics"]) == (1200, {"reward": 195.5, "loss": 0.001})
+        assert (kept["step"], kept["metrics"], kept["primary_metric"]) == (1200, TOLD, "reward")
         assert kept["last_heartbeat_at"] >= record["last_heartbeat_at"]
 
 
