@@ -10,7 +10,7 @@ import msgspec
 from events import rules
 from events.codec import StoredEvent
 from events.resources import could_hold
-from events.state import SUSPECT_AFTER, Active, FailedStart, Run, State
+from events.state import SUSPECT_AFTER, Active, FailedStart, Node, Run, State
 from events.types import AttemptEnd, Failed
 from trainshed_client.statuses import AtFault, FailureReason, NodeStatus
 
@@ -34,9 +34,18 @@ def could_not_start(state: State, stored: StoredEvent, active: Active, event: Fa
         return
     if active.dispatched_seq > node.joined_seq:
         others = [one for one in node.failed_starts if one.run_id != event.run_id]
-        last = FailedStart(event.run_id, stored.stored_ns, (event.message or "")[:MAX_WHY])
+        why = (event.message or "")[:MAX_WHY]
+        last = FailedStart(event.run_id, stored.stored_ns, why, _probes(node, active))
         failed_starts = (*others, last)[-SUSPECT_AFTER:]
         state.put_node(msgspec.structs.replace(node, failed_starts=failed_starts))
+
+
+def _probes(node: Node, active: Active) -> int:
+    """How many probes have failed there with this attempt; what was granted before the last one failed is none."""
+    if not node.suspect:
+        return 0
+    last = node.failed_starts[-1]
+    return last.probes + (active.since_ns > last.at_ns)
 
 
 def starts_again(state: State, name: str) -> tuple[str, ...]:

@@ -170,11 +170,15 @@ SUSPECT_AFTER = 3
 
 
 class FailedStart(msgspec.Struct, frozen=True):
-    """A run that a node could not start by its own fault, when the end that says so was stored (ns since 1970), and why."""
+    """A run that a node could not start by its own fault, when the end that says so was stored (ns since 1970), and why.
+
+    ``probes``: how many up to this one were granted once the node was suspect, and after the failed start before.
+    """
 
     run_id: str
     at_ns: int
     why: str
+    probes: int = 0
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,7 +367,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 7
+SNAPSHOT_VERSION = 8
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

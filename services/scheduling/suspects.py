@@ -18,17 +18,10 @@ LAST_PROBE_S = 30 * 60
 
 
 def probe_due_ns(node: Node) -> int:
-    """From when on (ns since 1970) a suspect node is granted one run as a probe.
-
-    It waits 1 min, then twice as long each time up to 30: the step is the first that is longer than what lies between
-    the last two failed starts. A probe that failed came after its step, so the next one is the double; those that failed
-    together lie close, and begin anew. So it rests on what is stored alone.
-    """
-    before, last = node.failed_starts[-2:]
-    passed_s, wait_s = (last.at_ns - before.at_ns) / SECOND_NS, FIRST_PROBE_S
-    while wait_s <= passed_s and wait_s < LAST_PROBE_S:
-        wait_s *= 2
-    return last.at_ns + min(wait_s, LAST_PROBE_S) * SECOND_NS
+    """From when on (ns since 1970) a suspect node is granted one run as a probe: 1 min after its last failed start, and twice
+    as long after each probe that failed, 30 min at most."""
+    last = node.failed_starts[-1]
+    return last.at_ns + min(FIRST_PROBE_S << min(last.probes, 10), LAST_PROBE_S) * SECOND_NS
 
 
 def next_probe_ns(state: State, now_ns: int) -> int | None:

@@ -114,6 +114,34 @@ def test_what_fails_together_or_long_after_makes_one_step_each() -> None:
     assert probe_due_ns(story.node("bad")) == START_NS + (19 + 60) * SECOND_NS
 
 
+def test_a_probe_makes_one_step_however_long_nothing_was_tried_before_it() -> None:
+    story = a_story("bad")
+    suspect(story, "bad")
+    at_s = 0.0
+    for number, step_s in enumerate(STEPS_S):
+        submit(story, f"r{number}")
+        story.at_s = at_s = at_s + step_s + 40_000
+        (run_id,) = decide(story)
+        blame(story, run_id, "bad")
+        story.cancel(run_id)
+        story.cancelled_unstarted(run_id, 2)
+        after_s = STEPS_S[min(number + 1, len(STEPS_S) - 1)]
+        assert probe_due_ns(story.node("bad")) == START_NS + int(at_s + after_s) * SECOND_NS
+
+
+def test_what_was_granted_before_the_last_failed_start_is_no_probe() -> None:
+    story = a_story()
+    story.join("bad", slots=5)
+    names = [f"x{number}" for number in range(5)]
+    submit(story, *names)
+    for index, run_id in enumerate(names):
+        story.dispatch(run_id, node="bad", slots=(index,))
+    for second, run_id in enumerate(names, 1):
+        story.at_s = second * 1000.0
+        blame(story, run_id, "bad")
+    assert probe_due_ns(story.node("bad")) == START_NS + (5_000 + 60) * SECOND_NS
+
+
 def test_of_a_suspect_with_room_for_several_one_is_granted_also_while_the_grant_is_in_flight() -> None:
     story = a_story()
     story.join("bad", slots=4)
