@@ -84,6 +84,43 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     v: int = 1
 
 
+class RunFolder(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an attempt's run has its folder on its node, and how much is in it.
+
+    ``exists``: whether it is (still) there. ``output``: the folder of stdout.log and stderr.log; ``output_bytes`` how long
+    each is, None where it is not there. ``artifacts`` and ``artifacts_bytes``: the files in artifacts/ and their sizes
+    together; ``partial``: there are more, which there was no time to count.
+    """
+
+    node: str
+    host: str
+    folder: str
+    exists: bool
+    output: str
+    output_bytes: dict[str, int | None] = msgspec.field(default_factory=dict)
+    artifacts: int = 0
+    artifacts_bytes: int = 0
+    partial: bool = False
+    v: int = 1
+
+
+class ArtifactFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a worker left, by its path below artifacts/. ``sha256``: as it was at the end, None where not known."""
+
+    path: str
+    bytes: int
+    sha256: str | None = None
+
+
+class ArtifactPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Files in the order of their folders; ``next``: what to ask for to go on, None with the last."""
+
+    node: str
+    artifacts: list[ArtifactFile]
+    next: str | None = None
+    v: int = 1
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What every query's answer bears: the log sequence it is true at.
 

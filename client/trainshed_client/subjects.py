@@ -32,6 +32,7 @@ NO_NODE = "_"
 
 OFFSET_HEADER = "Trainshed-Offset"
 SIZE_HEADER = "Trainshed-Size"
+FILE_HEADER = "Trainshed-File"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """A longer one could make a subject for which the server hangs up (its ``max_control_line``)."""
@@ -165,6 +166,16 @@ def api_for(run_id: str, call: str) -> str:
 def node_output(node: str) -> str:
     """The call that reads ranges of an attempt's output on its node."""
     return f"{API}.node.{node}.output"
+
+
+def node_folder(node: str) -> str:
+    """The call that says where an attempt's run has its folder on its node."""
+    return f"{API}.node.{node}.folder"
+
+
+def node_artifacts(node: str) -> str:
+    """The call that lists what is in an attempt's artifacts/ on its node."""
+    return f"{API}.node.{node}.artifacts"
 
 
 def is_token(text: str) -> bool:

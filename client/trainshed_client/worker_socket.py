@@ -47,6 +47,7 @@ class _RangeLine(msgspec.Struct, frozen=True):
     offset: int
     size: int
     data: bytes
+    file: str | None = None
 
 
 _WATCHED = msgspec.json.Decoder(_WatchLine)
@@ -79,7 +80,7 @@ class WorkerSocket:
                 data = await self._answer(line)
         except TimeoutError:
             raise no_answer(self._path, subject, timeout) from None
-        if call.startswith("node.") and error_in(data) is None:
+        if call.endswith(".output") and error_in(data) is None:
             return _range(data)
         return Reply(data, {})
 
@@ -224,4 +225,6 @@ def _range(data: bytes) -> Reply:
     except msgspec.MsgspecError:
         return Reply(data, {})
     headers = {subjects.OFFSET_HEADER: str(found.offset), subjects.SIZE_HEADER: str(found.size)}
+    if found.file is not None:
+        headers[subjects.FILE_HEADER] = found.file
     return Reply(found.data, headers)

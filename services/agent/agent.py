@@ -23,8 +23,9 @@ for; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belong
 comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of its run (`inside/calls.py`), and
 what it watches waits to be written (`inside/watches.py`). While the worker runs its output is published as it grows
 (`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (`output/telemetry.py`) and
-served to whoever asks for a range (`output/service.py`); what it reports goes out as heartbeats
-(`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are on
+served to whoever asks for a range (`output/service.py`), as are the files that it leaves (`output/run_files.py`), where
+they lie and their list (`output/folder_service.py`; threads read them all, few at a time: `output/readers.py`). What it
+reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are on
 them: `machine/owners.py`; whether others compute there: `machine/busy.py`; what attempts use of them:
 `machine/gpu_usage.py`) and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is
 written, and the shim is told to read it. The worker exits or is ended, the shim ends its tree and writes exit.json:
@@ -67,6 +68,8 @@ from services.agent.machine.disk import Disk
 from services.agent.machine.gpus import Gpus
 from services.agent.machine.inventory import Inventory
 from services.agent.machine.owners import Owners
+from services.agent.output.folder_service import FolderService
+from services.agent.output.readers import Readers
 from services.agent.output.service import OutputService
 from services.agent.output.tails import Output
 from services.agent.processes.workers import Workers, boot_id
@@ -283,8 +286,10 @@ class AgentService:
                     self._tasks.create_task(session.keep())
                     self._tasks.create_task(self._leave_when_asked(session))
                     pushed = await self._nc.listen(subjects.push_delivery(identity.node), session.deliver)
+                    readers = Readers()
                     async with (
-                        OutputService(self._nc, identity.node, self._folders),
+                        OutputService(self._nc, identity.node, self._folders, readers),
+                        FolderService(self._nc, identity.node, self._folders, readers),
                         PruneService(self._nc, identity.node, self._folders, self._clock),
                     ):
                         session.feed(Begun(await session.attempts.found()))

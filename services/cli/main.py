@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from services.cli.verb import VerbGroup
+from services.cli.verb import NoSuchVerb, VerbGroup
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 BROKEN_PIPE = 141
@@ -31,6 +31,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "show": ("services.cli.show:show", "Show everything about one run."),
     "explain": ("services.cli.explain:explain", "Say why a run waits, or why it ended."),
     "logs": ("services.cli.logs:logs", "Print the output of a run (-f: follow it)."),
+    "artifacts": (
+        "services.cli.artifacts:artifacts",
+        "List what a run left in artifacts/, or get a file of it.",
+    ),
+    "path": ("services.cli.path:path", "Print the folder of a run."),
     "wait": ("services.cli.wait:wait", "Wait until runs have ended, exit with their code."),
     "cancel": ("services.cli.cancel:cancel", "End runs, queued or running."),
     "retry": ("services.cli.cancel:retry", "Run an ended run again, as its next attempt."),
@@ -70,18 +75,6 @@ class LazyGroup(VerbGroup):
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As in click, with the closest verb for one that does not exist."""
-        if args and not args[0].startswith("-") and args[0] not in VERBS:
-            import difflib
-
-            close = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs with their lines, without importing any."""
@@ -159,7 +152,10 @@ def run(args: Sequence[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
-        _complain(f"{error.format_message()}\nTry: {context.command_path if context else 'trainshed'} --help")
+        instead = f"{context.command_path if context else 'trainshed'} --help"
+        if isinstance(error, NoSuchVerb):
+            instead = error.instead
+        _complain(f"{error.format_message()}\nTry: {instead}")
         return error.exit_code
     except TrainshedError as error:
         _complain(_with_command(error, args))

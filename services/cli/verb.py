@@ -24,8 +24,17 @@ class Verb(click.Command):
         super().format_help(ctx, formatter)
 
 
+class NoSuchVerb(click.UsageError):
+    """A word that is no verb; ``instead``: a line to try, as far as that can be guessed."""
+
+    def __init__(self, given: str, context: click.Context, instead: str | None) -> None:
+        hint = f" Did you mean {instead.partition(' ')[0]!r}?" if instead else ""
+        super().__init__(f"there is no verb {given!r}.{hint}", context)
+        self.instead = f"{context.command_path} {instead or '--help'}"
+
+
 class VerbGroup(click.Group):
-    """The same for a verb that has verbs of its own."""
+    """The same for a verb that has verbs of its own; for one that is not there it says which is probably meant."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **given: Any) -> None:
         super().__init__(*args, **given)
@@ -35,6 +44,19 @@ class VerbGroup(click.Group):
         """The examples, then what click writes."""
         _write(self.examples, formatter)
         super().format_help(ctx, formatter)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click, but for the error."""
+        verbs = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in verbs:
+            from services.cli import meant
+
+            others = {} if ctx.parent is not None else meant.MEANT
+            found = verbs[0] if len(verbs) == 1 else meant.meant(args[0], verbs, others)
+            raise NoSuchVerb(args[0], ctx, found)
+        return super().resolve_command(ctx, args)
 
 
 def verb(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Verb]:

@@ -82,10 +82,10 @@ class WorkerCalls:
             return msgspec.json.encode(error_answer(error))
 
     async def _answer(self, asker: Asker, call: str, request: bytes) -> bytes:
-        if (node := _output_of(call)) is not None:
+        if _is_of_files(call):
             await self._require_seen(asker, _read(request, _OneRun).run_id)
             found = await self._stack.request(
-                subjects.node_output(node), request, timeout=CALL_TIMEOUT_S, absent_s=ABSENT_S
+                subjects.api(call), request, timeout=CALL_TIMEOUT_S, absent_s=ABSENT_S
             )
             return _range(found.data, found.headers)
         if call not in CALLS:
@@ -142,12 +142,15 @@ class WorkerCalls:
             await hearing.close()
 
 
-def _output_of(call: str) -> str | None:
-    """The node whose output is asked for."""
+def _is_of_files(call: str) -> bool:
+    """Whether it asks a node for what an attempt left there."""
     parts = call.split(".")
-    if len(parts) == 3 and (parts[0], parts[2]) == ("node", "output") and subjects.is_token(parts[1]):
-        return parts[1]
-    return None
+    return (
+        len(parts) == 3
+        and parts[0] == "node"
+        and parts[2] in ("output", "folder", "artifacts")
+        and subjects.is_token(parts[1])
+    )
 
 
 def _read(request: bytes, kind: type[_T]) -> _T:
@@ -163,4 +166,7 @@ def _range(data: bytes, headers: Mapping[str, str]) -> bytes:
     if subjects.SIZE_HEADER not in headers or subjects.OFFSET_HEADER not in headers:
         return data
     offset, size = int(headers[subjects.OFFSET_HEADER]), int(headers[subjects.SIZE_HEADER])
-    return msgspec.json.encode({"offset": offset, "size": size, "data": data})
+    answer: dict[str, object] = {"offset": offset, "size": size, "data": data}
+    if (file := headers.get(subjects.FILE_HEADER)) is not None:
+        answer["file"] = file
+    return msgspec.json.encode(answer)

@@ -1,0 +1,212 @@
+"""`trainshed artifacts`: what a run's worker left in its artifacts/, on whatever node; and one of these files, fetched.
+
+Owns the list and where a fetched file is put: whole at its place, or not there at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from services.cli.attempt_argument import attempt_option, chosen_attempt
+from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, write_now
+from services.cli.run_argument import RUN
+from services.cli.text import clean, format_bytes, short
+from services.cli.verb import verb
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+if TYPE_CHECKING:
+    from trainshed_client.answers import ArtifactFile, RunView
+    from trainshed_client.records import AttemptRecord
+
+_SHOWN = 12
+
+
+@verb(
+    "trainshed artifacts ppo-cartpole",
+    "trainshed artifacts ppo-cartpole get model.pt",
+    "trainshed artifacts k3f2q7 get logs/eval.csv -o - | head",
+)
+@click.argument("run", metavar="RUN", type=RUN)
+@click.argument("action", nargs=-1, metavar="[get FILE]")
+@click.option(
+    "-o", "--output", metavar="DEST|-", help="With get: the file or folder to put it in; - is stdout."
+)
+@click.option(
+    "--unchecked", is_flag=True, help="With get: take it even if it was changed after the run's end."
+)
+@attempt_option
+@json_option
+@nats_option
+def artifacts(
+    run: str, action: tuple[str, ...], output: str | None, unchecked: bool, attempt: int | None, as_json: bool
+) -> None:
+    """List what a run left in its artifacts/, or get one of these files, from whatever machine has them.
+
+    What is got is compared with the SHA-256 that the file had at the run's end, where that is known. It is put in this
+    folder under its own name, and over a file that is there only where -o names that.
+    """
+    match action:
+        case ():
+            if output is not None or unchecked:
+                raise click.UsageError(
+                    "-o and --unchecked go with get: trainshed artifacts RUN get FILE -o DEST"
+                )
+            run_async(_list(run, attempt, as_json))
+        case ("get", file):
+            run_async(_get(run, attempt, file, output, unchecked))
+        case ("get",):
+            raise click.UsageError(f"which file? Those that there are: trainshed artifacts {run}")
+        case _:
+            raise click.UsageError(
+                f"{' '.join(action)!r} is not understood; write: trainshed artifacts {run} get FILE"
+            )
+
+
+async def _list(run: str, number: int | None, as_json: bool) -> None:
+    from trainshed_client.run_files import artifacts as listed
+    from trainshed_client.run_files import is_hashed
+
+    async with connected() as trainshed:
+        view = await trainshed.run(run)
+        attempt = chosen_attempt(view, number)
+        found = await listed(trainshed, view, attempt)
+    if as_json:
+        about = {"run_id": attempt.run_id, "attempt": attempt.attempt, "node": attempt.node}
+        print_json({"v": 1, "seq": view.seq, **about, "artifacts": found})
+        return
+    if not found:
+        note(f"run {short(attempt.run_id)} left nothing in artifacts/ on {attempt.node}")
+        return
+    _print(found)
+    if not is_hashed(view, attempt):
+        note(_why_no_hashes(view, attempt))
+
+
+def _print(found: list[ArtifactFile]) -> None:
+    from services.cli.table import Column, Screen, print_lines, render
+
+    screen = Screen.of(sys.stdout)
+    hashes = [one.sha256 or "-" for one in found]
+    rows = [
+        [
+            clean(one.path),
+            format_bytes(one.bytes) if screen.is_terminal else str(one.bytes),
+            known[:_SHOWN] if screen.is_terminal else known,
+        ]
+        for one, known in zip(found, hashes, strict=True)
+    ]
+    print_lines(render((Column("PATH"), Column("SIZE", right=True), Column("SHA256")), rows, screen))
+
+
+def _why_no_hashes(view: RunView, attempt: AttemptRecord) -> str:
+    if not attempt.status.ended:
+        return "the run goes on: these files may still change"
+    if attempt.attempt != view.attempts[-1].attempt:
+        return "a later attempt of the run may have changed these files"
+    return "their SHA-256 is not known: it is taken of what a completed run left, soon after its end"
+
+
+async def _get(run: str, number: int | None, path: str, output: str | None, unchecked: bool) -> None:
+    from trainshed_client.run_files import artifact, is_hashed
+    from trainshed_client.run_files import artifacts as listed
+
+    dest = None if output == "-" else _dest(path, output)
+    async with connected() as trainshed:
+        view = await trainshed.run(run)
+        attempt = chosen_attempt(view, number)
+        hashed: str | None = None
+        if not unchecked and is_hashed(view, attempt):
+            found = await listed(trainshed, view, attempt)
+            hashed = next((one.sha256 for one in found if one.path == path), None)
+        try:
+            async with contextlib.aclosing(artifact(trainshed, attempt, path, hashed)) as pieces:
+                if dest is None:
+                    await _copy(pieces, sys.stdout)
+                else:
+                    with _whole(dest) as file:
+                        size = await _copy(pieces, file)
+        except TrainshedError as error:
+            if error.code is not ErrorCode.NOT_FOUND:
+                raise
+            raise TrainshedError(
+                error.code, f"{error.message}. Those that there are: trainshed artifacts {run}"
+            ) from None
+    if dest is not None:
+        checked = "as it was at the run's end" if hashed is not None else "not compared with any SHA-256"
+        note(f"{dest}: {format_bytes(size)}, {checked}")
+
+
+def _dest(path: str, output: str | None) -> str:
+    """Where the file goes. Raises CONFLICT where one is there that nobody named."""
+    name = path.rpartition("/")[2]
+    if output is None:
+        if os.path.lexists(name):
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"{name} is there already; to write over it name it with -o, as in: trainshed artifacts RUN get FILE -o {name}",
+            )
+        return name
+    return os.path.join(output, name) if os.path.isdir(output) or output.endswith("/") else output
+
+
+async def _copy(pieces: AsyncIterator[bytes], file: IO[bytes] | IO[str]) -> int:
+    size = 0
+    async for piece in pieces:
+        size += len(piece)
+        await asyncio.to_thread(write_now, file, piece)  # the storage of here must not hold up the connection
+    return size
+
+
+@contextlib.contextmanager
+def _whole(dest: str) -> Iterator[IO[bytes]]:
+    """A file that is at ``dest`` once the block has ended well, and of which nothing stays where it has not.
+
+    It has no name until then, where the storage can do that. What is no regular file (a pipe, a device) is written to.
+    Raises TrainshedError (INVALID) where nothing can be put there.
+    """
+    dest = os.path.realpath(dest)
+    folder, name = os.path.split(dest)
+    temporary = f".{name}.{os.getpid()}.part"
+    with contextlib.ExitStack() as opened:
+        try:
+            before = os.stat(dest) if os.path.exists(dest) else None
+            if before is not None and not stat.S_ISREG(before.st_mode):
+                yield opened.enter_context(open(dest, "wb", buffering=0))
+                return
+            dir_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, dir_fd)
+            fd, unnamed = _open(dir_fd, temporary)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise TrainshedError(ErrorCode.INVALID, f"{dest} cannot be written ({why})", "-o") from None
+        file = opened.enter_context(open(fd, "wb", buffering=0))
+        opened.callback(_remove, dir_fd, temporary)
+        yield file
+        if before is not None:
+            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+        os.fsync(fd)
+        if unnamed:
+            os.link(f"/proc/self/fd/{fd}", temporary, dst_dir_fd=dir_fd)
+        os.replace(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def _open(dir_fd: int, temporary: str) -> tuple[int, bool]:
+    """A new file in that folder, and whether it has no name."""
+    with contextlib.suppress(OSError):  # not every storage has files without names
+        return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=dir_fd), True
+    return os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dir_fd
+    ), False
+
+
+def _remove(dir_fd: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=dir_fd)
