@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from events.json_limits import MAX_INTEGER
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.json_limits import MAX_INTEGER
 from trainshed_client.provenance import Code
 
 RUN_NAME_LENGTH = 120

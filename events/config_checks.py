@@ -11,8 +11,8 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import TypeAlias
 
-from events.json_limits import below, cut, invalid, kind
-from trainshed_client.errors import TrainshedError
+from trainshed_client.errors import Refusals, TrainshedError
+from trainshed_client.json_limits import below, cut, invalid, kind
 from trainshed_client.naming import is_run_id
 
 Check: TypeAlias = Callable[[object, str], object]
@@ -23,10 +23,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def object_(value: object, path: str) -> dict[str, object]:
-    """A JSON object."""
+    """A JSON object; a name that is no string is refused as any such value is, and passed over here."""
     if not isinstance(value, dict):
         raise invalid(path, f"must be an object like {{...}}, not {kind(value)}")
-    return value
+    return value if all(isinstance(name, str) for name in value) else {}
 
 
 def boolean(value: object, path: str) -> bool:
@@ -36,8 +36,8 @@ def boolean(value: object, path: str) -> bool:
     return value
 
 
-def text(*, least: int = 0, most: int | None = None) -> Check:
-    """A string of ``least`` to ``most`` characters."""
+def text(*, least: int = 0, most: int | None = None, visible: bool = False) -> Check:
+    """A string of ``least`` to ``most`` characters; with ``visible`` one that shows on a screen."""
 
     def check(value: object, path: str) -> str:
         if not isinstance(value, str):
@@ -45,6 +45,8 @@ def text(*, least: int = 0, most: int | None = None) -> Check:
             raise invalid(path, f"must be a string, not {kind(value)}{hint}")
         if len(value) < least:
             raise invalid(path, "must not be empty")
+        if visible and not any(char.isprintable() and not char.isspace() for char in value):
+            raise invalid(path, "must not be blank: nobody could read it on a screen")
         if most is not None and len(value) > most:
             raise invalid(path, f"must have at most {most} characters; this has {len(value)}")
         return value
@@ -99,7 +101,7 @@ def nullable(check: Check, *, meaning: str = "not given") -> Check:
         try:
             return check(value, path)
         except TrainshedError as error:
-            if error.path != path:  # the fault lies deeper
+            if error.path != path or len(error.errors) > 1:  # the fault lies deeper
                 raise
             raise invalid(path, f"{error.message} (or null: {meaning})") from None
 
@@ -112,7 +114,12 @@ def list_of(check: Check) -> Callable[[object, str], list[object]]:
     def check_list(value: object, path: str) -> list[object]:
         if not isinstance(value, list):
             raise invalid(path, f"must be a list like [...], not {kind(value)}")
-        return [check(item, below(path, index)) for index, item in enumerate(value)]
+        checked, refused = [], Refusals()
+        for index, item in enumerate(value):
+            with refused:
+                checked.append(check(item, below(path, index)))
+        refused.raise_any()
+        return checked
 
     return check_list
 
@@ -121,10 +128,12 @@ def names_to(check: Check) -> Check:
     """An object with free names (not empty, without "="), whose values ``check`` accepts."""
 
     def check_names(value: object, path: str) -> dict[str, object]:
-        checked = {}
+        checked, refused = {}, Refusals()
         for name, item in object_(value, path).items():
             where = below(path, name)
-            checked[variable_name(name, where)] = check(item, where)
+            with refused:
+                checked[variable_name(name, where)] = check(item, where)
+        refused.raise_any()
         return checked
 
     return check_names

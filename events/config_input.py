@@ -5,7 +5,7 @@ Owns what is accepted and how a refusal reads; knows nothing of defaults (events
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -31,14 +31,15 @@ from events.config_checks import (
 )
 from events.config_text import parse_json, parse_yaml
 from events.credentials import refuse_credentials
-from events.json_limits import MAX_BYTES, below, check_json, invalid, kind, too_large
 from events.own_variables import refuse_own_variables
-from trainshed_client.errors import TrainshedError
+from trainshed_client.errors import Refusals, TrainshedError
+from trainshed_client.json_limits import MAX_BYTES, below, check_json, cut, invalid, kind, too_large
 from trainshed_client.provenance import Provenance
 
 __all__ = ["AcceptedConfig", "accepted_config", "parse_json", "parse_yaml"]
 
 MAX_PROVENANCE_BYTES = 16 * 1024
+SHOWN = 5
 
 RETRY_REASONS = (*RETRY_ON, "time_limit", "out_of_memory")
 """What ``retry.on`` may name: every way for an attempt to fail that a new attempt can follow."""
@@ -62,24 +63,12 @@ def accepted_config(raw: object, *, allow_credentials: bool = False) -> Accepted
     """Check ``raw`` (parsed JSON or YAML), fill in the defaults and name it.
 
     Whether a node is large enough, or a run of ``after`` exists, is asked elsewhere.
-    Raises TrainshedError (invalid, or too_large over 256 KiB) with the path of the first field that is wrong,
-    what is wrong with it and what is accepted.
+    Raises TrainshedError (invalid, or too_large over 256 KiB) that names every field that is wrong by its path, what is
+    wrong with it and what is accepted.
     """
-    check_json(raw)
-    if not isinstance(raw, dict):
-        raise invalid("", f'a run config must be an object like {{"entry_point": ...}}, not {kind(raw)}')
-    config = msgspec.convert(_fields(raw, "", _CONFIG), RunConfig)
-    if config.entry_point is None and config.worker is None:
-        raise invalid(
-            "entry_point", 'required: the program to run, as in "python3" with "arguments": ["train.py"]'
-        )
+    config = msgspec.convert(_checked(raw, allow_credentials), RunConfig)
     if config.run_name == config.default_name:
         config = msgspec.structs.replace(config, run_name=None)
-    gpus = config.resources.gpus.requested
-    refuse_own_variables("environment", config.environment, gpus=gpus)
-    refuse_own_variables("secrets", config.secrets, gpus=gpus)
-    if not allow_credentials:
-        refuse_credentials(config.environment, config.metadata)
     normalised = config.normalised()
     stored = msgspec.json.encode(normalised, order="sorted")
     if (size := len(stored)) > MAX_BYTES:
@@ -98,24 +87,67 @@ def accepted_provenance(raw: object) -> Provenance | None:
     return provenance
 
 
+def _checked(raw: object, allow_credentials: bool) -> dict[str, object]:
+    refused = Refusals()
+    try:
+        check_json(raw)
+    except TrainshedError as error:
+        if error.path is None:  # of the whole: nothing in it can be looked at
+            raise
+        refused.add(error)
+    if not isinstance(raw, dict):
+        raise invalid("", f'a run config must be an object like {{"entry_point": ...}}, not {kind(raw)}')
+    checked: dict[str, object] = {}
+    with refused:
+        checked = _fields(raw, "", _CONFIG)
+    with refused:
+        _require_worker(raw)
+    with refused:
+        refuse_own_variables(raw)
+    if not allow_credentials:
+        with refused:
+            refuse_credentials(raw)
+    refused.raise_any()
+    return checked
+
+
+def _require_worker(raw: dict[str, object]) -> None:
+    metadata = raw.get("metadata", {})
+    worker = metadata.get("worker") if isinstance(metadata, dict) else metadata
+    if "entry_point" not in raw and worker is None:
+        raise invalid(
+            "entry_point", 'required: the program to run, as in "python3" with "arguments": ["train.py"]'
+        )
+
+
 def _fields(value: object, path: str, table: Table) -> dict[str, object]:
     """``value`` with each of its fields checked by ``table``; no field is required."""
     checked: dict[str, object] = {}
+    refused = Refusals()
     for name, item in object_(value, path).items():
-        check = table.get(name)
-        if check is None:
-            raise _unknown(name, path, table)
-        where = below(path, name)
-        checked[name] = _fields(item, where, check) if isinstance(check, dict) else check(item, where)
+        with refused:
+            check = table.get(name)
+            if check is None:
+                raise _unknown(name, path, table)
+            where = below(path, name)
+            checked[name] = _fields(item, where, check) if isinstance(check, dict) else check(item, where)
+    refused.raise_any()
     return checked
 
 
 def _metadata(value: object, path: str) -> object:
-    """Anything, kept as sent; but ``worker`` decides what runs, so that is checked."""
+    """Anything, kept as sent; but ``worker`` decides what runs, so what is known of it is checked."""
     metadata = object_(value, path)
     if metadata.get("worker") is not None:
         path = below(path, "worker")
-        _exactly_one(_fields(metadata["worker"], path, _WORKER), ("module", "script"), path)
+        worker = object_(metadata["worker"], path)
+        known = {name: item for name, item in worker.items() if name in _WORKER}
+        refused = Refusals()
+        with refused:
+            _fields(known, path, _WORKER)
+        with refused:
+            _exactly_one(known, ("module", "script"), path, [name for name in worker if name not in known])
+        refused.raise_any()
     return metadata
 
 
@@ -145,10 +177,14 @@ def _code(value: object, path: str) -> object:
     return code
 
 
-def _exactly_one(fields: dict[str, object], names: tuple[str, str], path: str) -> None:
+def _exactly_one(
+    fields: dict[str, object], names: tuple[str, str], path: str, passed_over: Sequence[str] = ()
+) -> None:
     given = [name for name in names if fields.get(name) is not None]
     if len(given) != 1:
         found = "both are given" if given else "neither is"
+        if passed_over:
+            found += f" (passed over: {', '.join(map(cut, passed_over[:SHOWN]))})"
         raise invalid(path, f'must have exactly one of "{names[0]}" and "{names[1]}"; {found}')
 
 
@@ -174,8 +210,8 @@ def _every_field(table: Table, path: str = "") -> Iterator[str]:
 
 
 _CONFIG: Table = {
-    "run_name": text(least=1, most=RUN_NAME_LENGTH),
-    "entry_point": text(least=1),
+    "run_name": text(least=1, most=RUN_NAME_LENGTH, visible=True),
+    "entry_point": text(least=1, visible=True),
     "arguments": list_of(text()),
     "environment": names_to(text()),
     "labels": names_to(text()),
@@ -209,8 +245,8 @@ _CONFIG: Table = {
 }
 
 _WORKER: Table = {
-    "module": nullable(text(least=1)),
-    "script": nullable(text(least=1)),
+    "module": nullable(text(least=1, visible=True)),
+    "script": nullable(text(least=1, visible=True)),
     "arguments": nullable(list_of(text())),
     "config": nullable(object_),
     "worker_id": nullable(text(least=1)),

@@ -9,8 +9,17 @@ import json
 import re
 from typing import Any, NoReturn
 
-from events.json_limits import MAX_BYTES, MAX_DEPTH, below, check_json, cut, invalid, too_deep, too_large
 from trainshed_client.errors import TrainshedError
+from trainshed_client.json_limits import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    below,
+    check_json,
+    cut,
+    invalid,
+    too_deep,
+    too_large,
+)
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]')
 _SAFE_DIGITS = 18

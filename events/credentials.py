@@ -6,9 +6,10 @@ Owns the word rules; knows nothing of the other fields of a run config.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from events.json_limits import Place, cut, invalid, path_of
-from trainshed_client.errors import TrainshedError
+from trainshed_client.errors import Refusals, TrainshedError
+from trainshed_client.json_limits import Place, cut, invalid, path_of
 
 _SEPARATORS = re.compile("[_-]+")
 _ENVIRONMENT: Place = (None, "environment")
@@ -39,29 +40,39 @@ def names_credential(name: str, *, any_token: bool = False) -> bool:
     return parts[-2:] in _ENDINGS or parts[-1:] in _ENDINGS or (any_token and parts[-1:] == ("token",))
 
 
-def refuse_credentials(environment: dict[str, str], metadata: dict[str, object]) -> None:
-    """Raise TrainshedError (invalid), by path, for a non-empty string under a name that says "credential".
+def refuse_credentials(config: Mapping[str, object]) -> None:
+    """Raise TrainshedError (invalid), by path, for non-empty strings under names that say "credential".
 
-    The value is never in the message.
+    ``config`` is a run config as it was written: what is of another type than it must be is refused by others. No value is
+    in the message.
     """
-    for name, value in environment.items():
-        if value and names_credential(name, any_token=True):
-            raise _refusal((_ENVIRONMENT, name), name)
-    _refuse_in(metadata, _METADATA, None)
+    refused = Refusals()
+    environment = config.get("environment")
+    for name, value in environment.items() if isinstance(environment, dict) else ():
+        if (
+            value
+            and isinstance(value, str)
+            and isinstance(name, str)
+            and names_credential(name, any_token=True)
+        ):
+            refused.add(_refusal((_ENVIRONMENT, name), name))
+    _look_in(config.get("metadata"), _METADATA, None, refused)
+    refused.raise_any()
 
 
-def _refuse_in(value: object, place: Place, name: str | None) -> None:
+def _look_in(value: object, place: Place, name: str | None, refused: Refusals) -> None:
     """``name`` is the one that ``value`` stands under, alone or in a list, where it says "credential"."""
     match value:
         case str():
             if value and name is not None:
-                raise _refusal(place, "_".join(_SEPARATORS.split(name)).upper())
+                refused.add(_refusal(place, "_".join(_SEPARATORS.split(name)).upper()))
         case dict():
             for key, item in value.items():
-                _refuse_in(item, (place, key), key if names_credential(key) else None)
+                if isinstance(key, str):
+                    _look_in(item, (place, key), key if names_credential(key) else None, refused)
         case list():
             for index, item in enumerate(value):
-                _refuse_in(item, (place, index), name)
+                _look_in(item, (place, index), name, refused)
         case _:
             pass
 

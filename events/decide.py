@@ -20,7 +20,8 @@ from events.types import (
     NodeResumed,
     RetryRequested,
 )
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
+from trainshed_client.json_limits import invalid
 from trainshed_client.statuses import NodeStatus, RunStatus
 
 
@@ -120,17 +121,19 @@ def refuse_impossible(state: State, config: RunConfig) -> None:
     if not known or any(could_hold(node, config.needs, unhealthy_too=True) for node in known):
         return
     needs, wholes = least_of(config.needs), [whole_of(node, unhealthy_too=True) for node in known]
+    refused = Refusals()
     for path, wanted, most, unit in (
         ("resources.gpus.requested", needs.gpus, max(whole.gpus for whole in wholes), "GPUs"),
         ("resources.cpus", needs.cpus, max(whole.cpus for whole in wholes), "CPUs"),
         ("resources.memory_mb", needs.memory_mb, max(whole.memory_mb for whole in wholes), "MB of memory"),
     ):
         if wanted > most:
-            raise TrainshedError(
-                ErrorCode.INVALID,
-                f"{wanted} {unit} asked for, but no node has more than {most}; see: trainshed nodes",
-                path,
+            refused.add(
+                invalid(
+                    path, f"{wanted} {unit} asked for, but no node has more than {most}; see: trainshed nodes"
+                )
             )
+    refused.raise_any()
     raise TrainshedError(
         ErrorCode.INVALID,
         f"no single node has {needs.gpus} GPUs, {needs.cpus} CPUs and {needs.memory_mb} MB of memory; see: trainshed nodes",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from events.json_limits import below, invalid
+from trainshed_client.errors import Refusals
+from trainshed_client.json_limits import below, invalid
 
 _GPUS = (
     'a run gets the devices that it is granted: ask with --gpus 1, "resources": {"gpus": {"requested": 1}}'
@@ -33,21 +34,28 @@ INSTEAD: Mapping[str, str] = {
 """Each of these variables → what to do instead of setting it."""
 
 
-def refuse_own_variables(field: str, variables: Mapping[str, object], *, gpus: int) -> None:
-    """Raise TrainshedError (invalid), by path, for a variable that would be overwritten with another value.
+def refuse_own_variables(config: Mapping[str, object]) -> None:
+    """Raise TrainshedError (invalid), by path, for variables that would be overwritten with another value.
 
-    ``field`` is where they stand: ``environment``, or ``secrets``, whose values nobody knows here. ``gpus``: how many
-    the run asks for.
+    ``config`` is a run config as it was written: what is no object where one must be is refused by others.
     """
-    for name, value in variables.items():
-        instead = INSTEAD.get(name)
-        if (
-            instead is None
-            or value == _SET_ANYWAY.get(name)
-            or (name == _DEVICES and not gpus and value == "")
-        ):
-            continue
-        raise invalid(below(field, name), f"Trainshed sets this itself: {instead}")
+    refused = Refusals()
+    gpus = _object(_object(config.get("resources")).get("gpus")).get("requested")
+    for field in ("environment", "secrets"):
+        for name, value in _object(config.get(field)).items():
+            instead = INSTEAD.get(name)
+            if (
+                instead is None
+                or value == _SET_ANYWAY.get(name)
+                or (name == _DEVICES and not gpus and value == "")
+            ):
+                continue
+            refused.add(invalid(below(field, name), f"Trainshed sets this itself: {instead}"))
+    refused.raise_any()
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"

@@ -15,7 +15,6 @@ from events import blame, rules
 from events.change import NOTHING, Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
-from events.json_limits import MAX_BYTES, MAX_INTEGER
 from events.state import Active, Ended, Pending, Phase, Placement, Run, State
 from events.types import (
     AttemptEnd,
@@ -33,6 +32,7 @@ from events.types import (
     TimedOut,
 )
 from trainshed_client.errors import TrainshedError
+from trainshed_client.json_limits import MAX_BYTES, MAX_INTEGER
 from trainshed_client.statuses import AtFault, FailureReason, RunStatus
 from trainshed_client.subjects import Role
 

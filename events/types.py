@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from events.json_limits import MAX_INTEGER
+from trainshed_client.json_limits import MAX_INTEGER
 from trainshed_client.not_finite import JsonNumber
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage

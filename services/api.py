@@ -17,12 +17,12 @@ from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from events.config_text import parse_json
-from events.json_limits import MAX_DEPTH
 from services.logging import get_logger
 from services.parent import CALLS as WORKERS_CALLS
 from services.version import VERSION
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.json_limits import MAX_DEPTH
 from trainshed_client.nats_client import SafeClient
 
 _log = get_logger("api")
@@ -186,4 +186,9 @@ def error_answer(error: TrainshedError) -> dict[str, Any]:
     body: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.path is not None:
         body["path"] = error.path
+    if len(error.errors) > 1:
+        body["errors"] = [
+            {"message": message} if path is None else {"path": path, "message": message}
+            for path, message in error.errors
+        ]
     return {"error": body}

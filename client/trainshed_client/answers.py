@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
 from trainshed_client.records import (
     AttemptRecord,
     NodeRecord,
@@ -228,10 +228,14 @@ class NodePage(Answer, frozen=True, kw_only=True):
     nodes: list[NodeRecord]
 
 
-class _Error(msgspec.Struct, frozen=True):
+class _Wrong(msgspec.Struct, frozen=True):
     message: str
-    code: str = ErrorCode.INVALID
     path: str | None = None
+
+
+class _Error(_Wrong, frozen=True):
+    code: str = ErrorCode.INVALID
+    errors: list[_Wrong] = msgspec.field(default_factory=list)
 
 
 class _MaybeError(msgspec.Struct, frozen=True):
@@ -259,4 +263,5 @@ def error_in(body: bytes) -> TrainshedError | None:
         code = ErrorCode(error.code)
     except ValueError:  # a newer release's
         code = ErrorCode.INVALID
-    return TrainshedError(code, error.message, error.path)
+    errors = [WrongField(one.path, one.message) for one in error.errors]
+    return TrainshedError(code, error.message, error.path, errors)

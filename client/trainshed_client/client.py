@@ -30,6 +30,7 @@ from trainshed_client.answers import (
 from trainshed_client.connection import CALL_TIMEOUT_S, Connection, Reply
 from trainshed_client.endpoint import discover, worker_socket
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.json_limits import MAX_DEPTH, json_value
 from trainshed_client.naming import SHOWN, choose, is_run_id
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import QueuedRunRecord, RunRecord
@@ -127,10 +128,12 @@ class Trainshed:
         """Submit a run config. The same config is the same run: then ``created`` is false and nothing starts.
 
         ``caller_path`` is the PATH for the worker, where its ``environment`` has none. ``provenance`` is where its ``code``
-        was read: without it a node looks in its ``working_dir``. Neither makes another run.
+        was read: without it a node looks in its ``working_dir``. Neither makes another run. What JSON does not have is
+        refused by its path, never turned into something else (docs/contracts.md).
         """
         beside = _beside(caller_path, provenance)
-        return await self._ask("run.submit", {"config": config, **beside} if beside else config, Submission)
+        plain = json_value(config)
+        return await self._ask("run.submit", {"config": plain, **beside} if beside else plain, Submission)
 
     async def submit_many(
         self,
@@ -342,13 +345,7 @@ class Trainshed:
     async def call(self, call: str, request: object, *, timeout: float = CALL_TIMEOUT_S) -> bytes:
         """One call of the API (``run.submit`` and so on); its JSON answer undecoded."""
         tries = 2 if call in _QUERIES else 1
-        try:
-            payload = msgspec.json.encode(request)
-        except UnicodeEncodeError as no_text:  # a word of a command line, say, in another encoding
-            text = no_text.object.encode("utf-8", "surrogateescape")
-            raise TrainshedError(
-                ErrorCode.INVALID, f"not UTF-8, and so no text: {str(text)[2:-1]:.200}"
-            ) from None
+        payload = msgspec.json.encode(json_value(request, max_depth=MAX_DEPTH + 2))
         answer = await self.request(subjects.api(call), payload, timeout=timeout, tries=tries)
         if (error := error_in(answer.data)) is not None:
             raise error
@@ -409,5 +406,5 @@ def _with_reason(request: dict[str, str], reason: str | None) -> dict[str, str]:
 
 def _beside(caller_path: str | None, provenance: Provenance | None) -> dict[str, object]:
     """What is known of what a request bears beside its configs."""
-    beside = {"caller_path": caller_path, "provenance": provenance}
+    beside = {"caller_path": caller_path, "provenance": msgspec.to_builtins(provenance)}
     return {name: value for name, value in beside.items() if value is not None}

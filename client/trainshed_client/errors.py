@@ -6,6 +6,12 @@ Owns the six error codes and their exit codes; knows nothing of NATS or of any s
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+MOST_ERRORS = 50
+"""So many are told of one request; of the rest how many there are."""
 
 
 class ErrorCode(enum.StrEnum):
@@ -31,17 +37,40 @@ class ExitCode(enum.IntEnum):
     ENDED_WITHOUT_CODE = 125
 
 
+class WrongField(NamedTuple):
+    """One thing that is wrong with a request: the field's path (None: the whole of it), and what is wrong."""
+
+    path: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
 class TrainshedError(Exception):
     """A refusal that a person can act on: nothing was appended.
 
-    ``path`` names the field of the request, as in ``resources.gpus.requested``.
+    ``path`` names the field of the request, as in ``resources.gpus.requested``. ``errors``: all that is wrong, the first
+    of which ``path`` and ``message`` tell; of more than 50 the last one has no path and says how many more there are.
     """
 
-    def __init__(self, code: ErrorCode, message: str, path: str | None = None) -> None:
-        super().__init__(f"{path}: {message}" if path else message)
+    def __init__(
+        self, code: ErrorCode, message: str, path: str | None = None, errors: Sequence[WrongField] = ()
+    ) -> None:
         self.code = code
         self.message = message
         self.path = path
+        self.errors = tuple(errors) or (WrongField(path, message),)
+        if len(self.errors) == 1:
+            text = str(self.errors[0])
+        else:
+            text = "\n  ".join([f"{len(self.errors)} things are wrong:", *map(str, self.errors)])
+        super().__init__(text)
+
+    def placed(self, place: str, separator: str = ".") -> TrainshedError:
+        """The same about what stands at ``place``: every path goes on from there."""
+        errors = [WrongField(_joined(place, separator, path), message) for path, message in self.errors]
+        return TrainshedError(self.code, self.message, errors[0].path, errors)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -53,3 +82,52 @@ class TrainshedError(Exception):
                 return ExitCode.NO_SERVICE
             case _:
                 return ExitCode.BAD_INPUT
+
+
+class Refusals:
+    """All that is wrong with a request, as it is found: one error in the end.
+
+    As a context manager it takes the refusal that is raised in it, and goes on.
+    """
+
+    def __init__(self) -> None:
+        self._first: TrainshedError | None = None
+        self._errors: list[WrongField] = []
+        self._more = 0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, TrainshedError):
+            self.add(error)
+            return True
+        return False
+
+    def add(self, error: TrainshedError) -> None:
+        """Something else that is wrong; a path of which something is told already is passed over."""
+        self._first = self._first or error
+        for wrong in error.errors:
+            if len(self._errors) >= MOST_ERRORS:
+                self._more += 1
+            elif wrong.path is None or all(wrong.path != known.path for known in self._errors):
+                self._errors.append(wrong)
+
+    @property
+    def error(self) -> TrainshedError | None:
+        """All of it; None where nothing is wrong."""
+        if self._first is None:
+            return None
+        more = [WrongField(None, f"and {self._more:,} more")] if self._more else []
+        path, message = self._errors[0]
+        return TrainshedError(self._first.code, message, path, [*self._errors, *more])
+
+    def raise_any(self) -> None:
+        """Raise TrainshedError where something is wrong."""
+        if (error := self.error) is not None:
+            raise error
+
+
+def _joined(place: str, separator: str, path: str | None) -> str | None:
+    return separator.join(filter(None, (place, path))) or None

@@ -18,7 +18,7 @@ from services.cli.local_check import look_at_programs
 from services.cli.request import Config, Request, build, config_options
 from services.cli.text import seconds_between, short
 from services.cli.verb import verb
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
 from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import NodeStatus, RunStatus
 
@@ -101,11 +101,7 @@ async def _submit_lines(trainshed: Trainshed, request: Request) -> list[Submissi
         try:
             submissions += await trainshed.submit_many(configs, **request.beside)
         except TrainshedError as error:
-            found = _IN_BATCH.match(error.path or "")
-            place = len(submissions) + int(found[1]) if found is not None else len(request.places)
-            if found is None or place >= len(request.places):
-                raise
-            raise _placed(error, request.places[place], found[2]) from None
+            raise _in_lines(error, request.places[len(submissions) :]) from None
     return submissions
 
 
@@ -124,9 +120,17 @@ def _batches(request: Request) -> Iterator[list[Config]]:
     yield batch
 
 
-def _placed(error: TrainshedError, place: str, path: str | None) -> TrainshedError:
-    """An error about one line of a file."""
-    return TrainshedError(error.code, error.message, ": ".join(filter(None, (place, path))) or None)
+def _in_lines(error: TrainshedError, places: Sequence[str]) -> TrainshedError:
+    """The gateway's error about a batch with the file's lines for its places."""
+
+    def in_line(path: str | None) -> str | None:
+        found = _IN_BATCH.match(path or "")
+        if found is None or int(found[1]) >= len(places):
+            return path
+        return ": ".join(filter(None, (places[int(found[1])], found[2]))) or None
+
+    errors = [WrongField(in_line(path), message) for path, message in error.errors]
+    return TrainshedError(error.code, error.message, errors[0].path, errors)
 
 
 class Submitting:
@@ -247,7 +251,7 @@ async def _check(request: Request, as_json: bool) -> None:
                 except TrainshedError as error:
                     if not request.batch or error.code is ErrorCode.UNAVAILABLE:
                         raise
-                    raise _placed(error, request.places[number], error.path) from None
+                    raise error.placed(request.places[number], ": ") from None
 
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from events.config_input import accepted_provenance
-from events.json_limits import check_json, cut, invalid, kind
+from trainshed_client.json_limits import check_json, cut, invalid, kind
 from trainshed_client.provenance import Provenance
 
 MAX_PATH_BYTES = 32 * 1024

@@ -25,7 +25,8 @@ from services.logging import get_logger
 from services.nats_server.room import RoomWatch
 from services.parent import with_parent
 from trainshed_client import subjects
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
+from trainshed_client.json_limits import invalid
 from trainshed_client.statuses import RunStatus
 
 _log = get_logger("gateway")
@@ -97,8 +98,13 @@ class SubmissionCalls:
             )
         wanted: dict[str, NewSubmission] = {}
         order: list[str] = []
+        refused = Refusals()
         for place, raw in enumerate(runs):
-            submission = self._submission(raw, call, f"runs[{place}]", others)
+            try:
+                submission = self._submission(raw, call, f"runs[{place}]", others)
+            except TrainshedError as error:
+                refused.add(error)
+                continue
             order.append(submission.run_id)
             if submission.run_id in wanted:
                 continue
@@ -106,9 +112,9 @@ class SubmissionCalls:
             if refusal is not None and await self._existing(submission) is None:
                 if refusal.code is ErrorCode.UNAVAILABLE:
                     raise refusal  # it is of no one run
-                path = f"runs[{place}].{refusal.path}" if refusal.path else f"runs[{place}]"
-                raise TrainshedError(refusal.code, refusal.message, path)
+                refused.add(refusal.placed(f"runs[{place}]"))
             wanted[submission.run_id] = submission
+        refused.raise_any()
         answers = await self._append(wanted)
         answered: set[str] = set()
         out = []
@@ -129,11 +135,7 @@ class SubmissionCalls:
             raw = with_parent(raw, call.parent)
             accepted = accepted_config(raw, allow_credentials=self._allow_credentials)
         except TrainshedError as error:
-            if not path:
-                raise
-            raise TrainshedError(
-                error.code, error.message, f"{path}.{error.path}" if error.path else path
-            ) from None
+            raise error.placed(path) from None
         digest = accepted.digest
         event = Submitted(
             run_id=digest.run_id,
@@ -151,15 +153,14 @@ class SubmissionCalls:
             decisions.refuse_impossible(self._fold.state, config)
         except TrainshedError as error:
             return error
+        unknown = Refusals()
         for place, run_id in enumerate(config.after):
             if run_id in self._fold.state.runs:
                 continue
             seq, _ = await self._lookup.submitted(run_id)
             if seq == 0:
-                return TrainshedError(
-                    ErrorCode.INVALID, f"no run {run_id!r}; see: trainshed ls --all", f"after[{place}]"
-                )
-        return self._room.refusal if self._room is not None else None
+                unknown.add(invalid(f"after[{place}]", f"no run {run_id!r}; see: trainshed ls --all"))
+        return unknown.error or (self._room.refusal if self._room is not None else None)
 
     async def _append(self, wanted: dict[str, NewSubmission]) -> dict[str, Answer]:
         """Append all or none of what does not exist yet; an unknown outcome is resolved by what is stored."""

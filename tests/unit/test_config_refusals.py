@@ -104,6 +104,9 @@ JSON: list[tuple[bytes, str | None, str]] = [
     (b'{"entry_point": ["python3"]}', "entry_point", "must be a string, not a list"),
     (b'{"entry_point": "a\\u0000b"}', "entry_point", "nul character"),
     (b'{"entry_point": "a\\ud800"}', "entry_point", "lone surrogate \\ud800"),
+    (b'{"run_name": " \\t\\n"}', "run_name", "must not be blank"),
+    (b'{"run_name": "\\u200b\\u0007"}', "run_name", "must not be blank"),
+    (b'{"entry_point": " "}', "entry_point", "must not be blank"),
     (b'{"run_name": ""}', "run_name", "must not be empty"),
     (b'{"run_name": "' + b"x" * 121 + b'"}', "run_name", "at most 120 characters; this has 121"),
     (b'{"run_name": 7}', "run_name", "must be a string, not a number; write it in quotes"),
@@ -163,8 +166,8 @@ JSON: list[tuple[bytes, str | None, str]] = [
     (b'{"metadata": {"worker": {"module": ""}}}', "metadata.worker.module", "must not be empty"),
     (
         b'{"metadata": {"worker": {"modul": "m"}}}',
-        "metadata.worker.modul",
-        "did you mean metadata.worker.module?",
+        "metadata.worker",
+        'exactly one of "module" and "script"; neither is (passed over: modul)',
     ),
     (
         b'{"metadata": {"worker": {"module": "m", "arguments": [1]}}}',
@@ -261,7 +264,7 @@ YAML: list[tuple[bytes, str | None, str]] = [
 PYTHON: list[tuple[Any, str | None, str]] = [
     ({}, "entry_point", 'required: the program to run, as in "python3"'),
     ({"metadata": {"worker": None}}, "entry_point", "required"),
-    ({"entry_point": "x", "arguments": ("a",)}, "arguments", "a value that JSON does not have (tuple)"),
+    ({"entry_point": "x", "arguments": ("a",)}, "arguments", "JSON has no such value (tuple)"),
     ({"entry_point": "x", "labels": {"\ud800": "a"}}, "labels", "a name in it holds half a character"),
     ({"entry_point": b"x"}, "entry_point", "(bytes)"),
     (

@@ -74,16 +74,18 @@ def test_a_plain_credential_is_refused_by_path_and_never_shown(
 
 def test_what_is_no_plain_credential_passes() -> None:
     refuse_credentials(
-        {"WANDB_API_KEY": "", "TOKENIZERS_PARALLELISM": "false"},
         {
-            "pad_token": "<pad>",
-            "password": "",
-            "secret": None,
-            "api_key": 5,
-            "access_key": {"file": "/k"},
-            "auth_token": [],
-            "secret_key": True,
-        },
+            "environment": {"WANDB_API_KEY": "", "TOKENIZERS_PARALLELISM": "false"},
+            "metadata": {
+                "pad_token": "<pad>",
+                "password": "",
+                "secret": None,
+                "api_key": 5,
+                "access_key": {"file": "/k"},
+                "auth_token": [],
+                "secret_key": True,
+            },
+        }
     )
 
 

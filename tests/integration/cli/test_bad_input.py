@@ -114,6 +114,7 @@ API = [
     Bad("a token", "api", fields(f'"environment": {{"HF_TOKEN": "{SECRET}"}}'), "environment.HF_TOKEN", '"secrets"'),
     Bad("a password", "api", fields(f'"metadata": {{"db": [{{"Password": "{SECRET}"}}]}}'), "metadata.db[0].Password", "credential"),
     Bad("a secret's value", "api", fields(f'"secrets": {{"A": "{SECRET}"}}'), "secrets.A", "never the value itself"),
+    Bad("several", "api", fields('"priority": 1.5, "labels": {"a": 1, "b": 2}, "resources": {"cpus": 0}'), "priority", "an integer"),
     # Several at once
     Bad("no list", "batch", b'{"runs": {}}', "runs", "must be list"),
     Bad("no run", "batch", b'{"runs": []}', "runs", "at least one"),
