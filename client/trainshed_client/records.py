@@ -60,7 +60,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run's row. ``seq`` is the sequence of the event that last changed it.
 
     ``waited_s``: seconds in the queue up to the last grant; since ``queued_at`` it waits again. ``duration_s``: the
-    worker's own time by its node's clock, once it has ended (None: nobody saw it).
+    worker's own time by its node's clock, once it has ended (None: nobody saw it). ``error``: the line that tells most of
+    why it failed. ``max_steps``: of its schedule.
     """
 
     run_id: str
@@ -94,6 +95,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     failure_reason: FailureReason | None = None
+    error: str | None = None
     code: CodeSeen | None = None
     step: int | float | None = None
     progress: float | None = None
@@ -102,6 +104,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
     usage: AttemptUsage = NO_USAGE
     memory_enforced: bool | None = None
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         _to_floats(self.metrics)
@@ -136,6 +139,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     failure_reason: FailureReason | None = None
+    error: str | None = None
     at_fault: AtFault | None = None
     code: CodeSeen | None = None
     step: int | float | None = None

@@ -28,6 +28,7 @@ from events.types import (
     Submitted,
 )
 from projections.read_model import timeline
+from projections.read_model.error_line import error_of
 from projections.read_model.nodes import hold, let_go
 from projections.read_model.reports import NO_REPORT, ReportColumns
 from projections.read_model.rows import (
@@ -85,6 +86,7 @@ def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: 
         digest=event.digest,
         gpus=fitting(needs.gpus),
         labels=sorted_json(config.labels),
+        max_steps=fitting(config.schedule.max_steps),
         name=run.name,
         priority=fitting(run.priority),
         queued_at=time,
@@ -166,7 +168,7 @@ def _queued(row: RunRow, run: Run, time: str) -> None:
     """PENDING with the next attempt: the columns of the attempt before are cleared."""
     row.status, row.attempt, row.queued_at = "PENDING", run.phase.attempt, time
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
-    row.duration_s = row.exit_code = row.signal = row.failure_reason = row.code = None
+    row.duration_s = row.exit_code = row.signal = row.failure_reason = row.error = row.code = None
     row.memory_enforced = None
     row.slots, row.usage = EMPTY_LIST, EMPTY_OBJECT
     NO_REPORT.set_in(row)
@@ -196,12 +198,14 @@ def _attempt_ended(
     signal = fitting(getattr(event, "signal", None))
     duration_s = getattr(event, "duration_s", None)
     code = event.code if isinstance(event, AttemptEnd) else None
+    error = error_of(event)
     item = working.attempt(row.submit_seq, number)
     assert item is not None and item.row is not None
     working.touch_attempt((row.submit_seq, number), item)
     attempt = item.row
     attempt.status, attempt.failure_reason = _STATUS[end.status], _REASON[end.reason]
     attempt.ended_at, attempt.exit_code, attempt.signal = time, exit_code, signal
+    attempt.error = error
     attempt.gpu_memory_mb = None
     attempt.duration_s = duration_s
     attempt.usage = usage
@@ -211,6 +215,7 @@ def _attempt_ended(
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
         row.ended_at, row.exit_code, row.signal = time, exit_code, signal
+        row.error = error
         row.duration_s = duration_s
         row.usage = usage
         row.code = code

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -70,6 +70,7 @@ runs = Table(
     Column("exit_code", _BIG),
     Column("signal", _BIG),
     Column("failure_reason", Text),
+    Column("error", Text),
     Column("code", Text),
     Column("step", Float),
     Column("progress", Float),
@@ -78,6 +79,7 @@ runs = Table(
     Column("metrics", Text, nullable=False),
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),
+    Column("max_steps", _BIG),  # of its schedule
     Column("config", Text, nullable=False),  # the normalised run config
     Column(
         "fold", Text, nullable=False
@@ -108,6 +110,7 @@ attempts = Table(
     Column("exit_code", _BIG),
     Column("signal", _BIG),
     Column("failure_reason", Text),
+    Column("error", Text),
     Column("at_fault", Text),
     Column("code", Text),
     Column("step", Float),

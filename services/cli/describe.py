@@ -20,6 +20,7 @@ from trainshed_client.records import (
     TimelineEntry,
     WaitsFor,
 )
+from trainshed_client.rendering.progress import shown_metric, shown_progress, time_left_s
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,
     EndData,
@@ -34,8 +35,6 @@ from trainshed_client.statuses import CodeSeen, FailureReason, RunStatus, WaitRe
 NOTHING = "-"
 CODE_CHANGED = "code changed"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
-_EXPLAINED = (*_NEVER_STARTED, FailureReason.OUT_OF_MEMORY)
-_METRICS = 2
 
 _WITHOUT_CODE = frozenset(
     {
@@ -114,15 +113,25 @@ def ran(record: RunRecord | AttemptRecord, now: str) -> str:
     return NOTHING if seconds is None else format_duration(seconds)
 
 
-def reported(record: RunRecord | AttemptRecord) -> str:
-    """What the worker told last: ``step 120k reward 195.2``, else its status text, else its progress."""
-    shown = [] if record.step is None else [f"step {count(record.step)}"]
-    shown += [f"{name} {metric(value)}" for name, value in list(record.metrics.items())[:_METRICS]]
-    if shown:
-        return " ".join(shown)
-    if record.status_text:
-        return record.status_text
-    return "" if record.progress is None else f"{record.progress:.0%}"
+def reported(
+    record: RunRecord | AttemptRecord, *, of: RunRecord | None = None, now: str | None = None
+) -> str:
+    """What the worker told last: ``24% reward 195.2, 3h left``, ``step 120k reward 195.2``, else its status text.
+
+    ``of``: the run of an attempt. ``now``: tell the time left of what runs.
+    """
+    run = record if isinstance(record, RunRecord) else of
+    done = shown_progress(record, run.max_steps if run else None)
+    shown = [] if done is None else [f"{int(done * 100)}%"]
+    if done is None and record.step is not None:
+        shown.append(f"step {count(record.step)}")
+    name = shown_metric(record.metrics, record.primary_metric, run.labels if run else None)
+    if name is not None:
+        shown.append(f"{name} {metric(record.metrics[name])}")
+    elif record.status_text:
+        shown.append(record.status_text)
+    left_s = time_left_s(run, now) if run is record and now and record.status is RunStatus.RUNNING else None
+    return " ".join(shown) + ("" if left_s is None else f", {format_duration(left_s)} left")
 
 
 def memory_limit(enforced: bool | None) -> str:
@@ -145,7 +154,12 @@ def used(usage: AttemptUsage) -> str:
 
 
 def ending(record: RunRecord | AttemptRecord) -> str:
-    """Why an attempt or a run did not complete: ``exit 3``, ``SIGKILL``, ``silent for 5m``."""
+    """Why an attempt or a run did not complete: ``exit 1: KeyError: 'lr'``, ``SIGKILL``, ``silent for 5m``."""
+    how = _how(record)
+    return f"{how}: {record.error}" if how and record.error else how
+
+
+def _how(record: RunRecord | AttemptRecord) -> str:
     match record.failure_reason:
         case FailureReason.EXIT_CODE:
             return f"exit {record.exit_code}" if record.exit_code is not None else "exit code unknown"
@@ -191,8 +205,11 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def last(record: RunRecord) -> str:
-    """The last column of `ls`: what it waits for, what the worker told last, or how it ended."""
+def last(record: RunRecord, now: str | None = None) -> str:
+    """The last column of `ls`: what it waits for, what the worker told last, or how it ended.
+
+    ``now``: tell the time left of what runs.
+    """
     match record.status:
         case RunStatus.PENDING:
             waits_for: WaitsFor | None = record.waits_for if isinstance(record, QueuedRunRecord) else None
@@ -200,7 +217,7 @@ def last(record: RunRecord) -> str:
                 return "cancel requested"
             return waits_for.text if waits_for else NOTHING
         case RunStatus.DISPATCHING | RunStatus.RUNNING:
-            shown = reported(record)
+            shown = reported(record, now=now)
             if record.cancel_requested:
                 return f"stopping; {shown}" if shown else "stopping"
             return shown or NOTHING
@@ -210,9 +227,9 @@ def last(record: RunRecord) -> str:
             return ending(record) or NOTHING
 
 
-def last_of_all(record: RunRecord, shown: Callable[[str], str] = str) -> str:
+def last_of_all(record: RunRecord, now: str, shown: Callable[[str], str] = str) -> str:
     """`last_in_brief`, and that the code was another when it is so."""
-    text = last_in_brief(record, shown)
+    text = last_in_brief(record, now, shown)
     if record.code is not CodeSeen.CHANGED:
         return text
     return CODE_CHANGED if text == NOTHING else f"{CODE_CHANGED}; {text}"
@@ -231,12 +248,12 @@ def code_at_start(seen: CodeSeen | None) -> str:
             return ""
 
 
-def last_in_brief(record: RunRecord, shown: Callable[[str], str] = str) -> str:
+def last_in_brief(record: RunRecord, now: str, shown: Callable[[str], str] = str) -> str:
     """`last` for a column beside the status, which is narrow: ``for 2 GPUs (1 free)``, ``retry in 12 s``.
 
     ``shown``: how the id of another run is shown there.
     """
-    text = last(record)
+    text = last(record, now)
     if record.status is RunStatus.CANCELLED:
         if record.failure_reason is FailureReason.DEPENDENCY_FAILED:
             return "dependency failed"
@@ -276,8 +293,6 @@ def _explaining_entry(record: RunRecord, timeline: Sequence[TimelineEntry]) -> T
                 return entry
             case _, CancelRequestedData() if cancelled:
                 return entry
-            case "failed", EndData(late=None) if record.failure_reason in _EXPLAINED:
-                return entry
             case _, RetryRequestedData():
                 return None
             case _:
@@ -295,6 +310,6 @@ def summary(record: RunRecord, now: str) -> str:
     shown = str(record.status)
     if record.status.ended and record.started_at is not None:
         shown += f" after {ran(record, now)}"
-    text = last(record)
+    text = last(record, now)
     shown = shown if text == NOTHING else f"{shown}: {text}"
     return f"{shown}; {CODE_CHANGED}" if record.code is CodeSeen.CHANGED else shown

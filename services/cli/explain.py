@@ -135,7 +135,7 @@ def _why(answer: Explanation, at: str, screen: Screen) -> Iterator[Fact]:
                 yield "why", "its folder is made and its worker launched there, once storage answers", None
             yield "where", describe.where(record), None
             yield "ran", describe.ran(record, at), None
-            yield "last", describe.last(record), None
+            yield "last", describe.last(record, at), None
             yield "to follow", f"trainshed logs -f {run}", None
 
 

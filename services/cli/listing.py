@@ -35,7 +35,7 @@ def rows(records: Sequence[RunRecord], now: str, *, whole_ids: bool) -> list[lis
             describe.where(record),
             describe.waited(record, now),
             describe.ran(record, now),
-            clean(describe.last_of_all(record, str if whole_ids else short)),
+            clean(describe.last_of_all(record, now, str if whole_ids else short)),
         ]
         for record in records
     ]

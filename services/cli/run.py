@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
-from services.cli.describe import exit_code_of, summary, why_ended
+from services.cli.describe import exit_code_of, summary
 from services.cli.local_check import look_at_programs
 from services.cli.output import print_attempt, print_chunks
 from services.cli.request import Request, build, config_options
@@ -20,11 +20,9 @@ from services.cli.verb import verb
 from services.cli.wait_notice import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.rendering.ago import ago
-from trainshed_client.statuses import FailureReason
 
 if TYPE_CHECKING:
     from trainshed_client.answers import Submission
-    from trainshed_client.client import Trainshed
     from trainshed_client.records import RunRecord
 
 NO_INPUT = (
@@ -82,7 +80,7 @@ async def _run(request: Request) -> int:
             for missing in output.missing:
                 warn(missing)
             record = output.record
-            note(f"run {short(run_id)} {clean(await _ending(trainshed, record))}")
+            note(f"run {short(run_id)} {clean(summary(record, now()))}")
             if not submission.created:
                 note(_not_started(submission, record))
             return exit_code_of(record)
@@ -98,14 +96,3 @@ def _not_started(submission: Submission, record: RunRecord) -> str:
         f"nothing was started: this was the output of run {short(record.run_id)}, which {was}. "
         "For a new run: trainshed run --new …"
     )
-
-
-async def _ending(trainshed: Trainshed, record: RunRecord) -> str:
-    """How it ended; of a worker that could not be started, in the words of its node."""
-    if record.failure_reason is FailureReason.SPAWN_ERROR:
-        try:
-            timeline = (await trainshed.run(record.run_id)).timeline
-        except TrainshedError:
-            timeline = []
-        return f"{record.status}: {why_ended(record, timeline)}"
-    return summary(record, now())

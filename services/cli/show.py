@@ -65,7 +65,7 @@ def lines(view: RunView, tail: OutputTail | None, at: str, screen: Screen) -> li
         config = msgspec.json.format(msgspec.json.encode(view.config), indent=0).decode()
         shown += facts([("config", config, None)], screen)
     if view.attempts:
-        shown += ["", *_attempts(view.attempts, at, screen)]
+        shown += ["", *_attempts(view, at, screen)]
     if view.timeline:
         shown += ["", *timeline(view.timeline, screen)]
     if tail is not None:
@@ -108,7 +108,7 @@ def _text(entry: TimelineEntry) -> str:
             return entry.text
 
 
-def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[str]:
+def _attempts(view: RunView, at: str, screen: Screen) -> list[str]:
     return render(
         (
             Column("ATTEMPT", right=True),
@@ -123,16 +123,16 @@ def _attempts(attempts: list[AttemptRecord], at: str, screen: Screen) -> list[st
                 Cell(str(one.status), describe.style_of(one.status)),
                 describe.where(one),
                 describe.ran(one, at),
-                clean(_of_attempt(one)),
+                clean(_of_attempt(one, view.run)),
             ]
-            for one in attempts
+            for one in view.attempts
         ],
         screen,
     )
 
 
-def _of_attempt(attempt: AttemptRecord) -> str:
-    parts = [part for part in (describe.ending(attempt), describe.reported(attempt)) if part]
+def _of_attempt(attempt: AttemptRecord, run: QueuedRunRecord) -> str:
+    parts = [part for part in (describe.ending(attempt), describe.reported(attempt, of=run)) if part]
     if attempt.code is CodeSeen.CHANGED:
         parts.append(describe.CODE_CHANGED)
     if attempt.late_result:

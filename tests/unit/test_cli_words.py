@@ -29,8 +29,6 @@ from trainshed_client.rendering import waiting
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,
     EndData,
-    LateEnd,
-    NextAttempt,
     RetryRequestedData,
     TimelineData,
 )
@@ -90,9 +88,9 @@ def test_a_command_exits_with_the_workers_code_and_125_where_there_is_none(
     [
         (
             record(step=120_000, metrics={"reward": 195.21, "loss": 0.03125}),
-            "step 120k reward 195.2 loss 0.03125",
+            "step 120k reward 195.2",
         ),
-        (record(metrics={"loss": math.nan, "best": -math.inf}), "loss nan best -inf"),
+        (record(metrics={"loss": math.nan, "best": -math.inf}), "loss nan"),
         (record(step=1200), "step 1200"),
         (record(status_text="warming up"), "warming up"),
         (record(progress=0.241), "24%"),
@@ -105,8 +103,24 @@ def test_a_command_exits_with_the_workers_code_and_125_where_there_is_none(
             ),
             "waiting for 2 free GPUs",
         ),
+        (
+            record(step=120_000, max_steps=1_000_000, metrics={"fps": 81.0, "reward": 195.21}),
+            "12% reward 195.2",
+        ),
+        (
+            record(progress=0.999, metrics={"fps": 81.0, "reward": 1.0}, labels={"metric": "fps"}),
+            "99% fps 81",
+        ),
+        (record(progress=0.5, status_text="epoch 3"), "50% epoch 3"),
+        (record(progress=0.5, primary_metric="fps", metrics={"fps": 81.0, "loss": 1.0}), "50% fps 81"),
         (record(status=RunStatus.PENDING), "-"),
         (failed(FailureReason.EXIT_CODE, exit_code=3), "exit 3"),
+        (failed(FailureReason.EXIT_CODE, exit_code=1, error="KeyError: 'lr'"), "exit 1: KeyError: 'lr'"),
+        (
+            failed(FailureReason.SPAWN_ERROR, error="working_dir /x: no such folder"),
+            "could not be started: working_dir /x: no such folder",
+        ),
+        (record(status=RunStatus.CANCELLED, exit_code=1, error="KeyError: 'lr'"), "-"),
         (failed(FailureReason.SIGNAL, signal=9), "SIGKILL"),
         (failed(FailureReason.SIGNAL, signal=200), "signal 200"),
         (
@@ -198,7 +212,7 @@ def test_what_a_run_waits_for_is_told_whole_and_beside_its_status_in_few_words(
     assert waiting.text(wait) == whole
     waits_for = WaitsFor(reason=wait.reason, text=whole)
     queued = record(status=RunStatus.PENDING, waits_for=waits_for, waiting=wait)
-    assert describe.last_in_brief(queued, short) == brief
+    assert describe.last_in_brief(queued, NOW, short) == brief
 
 
 @pytest.mark.parametrize("data", [None, {"reason": "quota", "numbers": {"share": 0.5}}])
@@ -206,7 +220,7 @@ def test_what_another_release_says_of_it_is_told_by_its_text(data: object) -> No
     waits_for = {"reason": "quota", "text": "waiting for its share"}
     bare = msgspec.to_builtins(record(status=RunStatus.PENDING))
     queued = msgspec.convert({**bare, "waits_for": waits_for, "waiting": data}, QueuedRunRecord)
-    assert describe.last_in_brief(queued) == "waiting for its share"
+    assert describe.last_in_brief(queued, NOW) == "waiting for its share"
 
 
 def entries(*happened: tuple[str, TimelineData]) -> list[TimelineEntry]:
@@ -237,15 +251,6 @@ BY_ADA = ("cancel_requested", CancelRequestedData(by="ada", reason="no need"))
                 ("cancelled", EndData(failure_reason=FailureReason.DEPENDENCY_FAILED, dependency="k3f2q7"))
             ),
             "run k3f2q7 did not complete",
-        ),
-        (
-            failed(FailureReason.SPAWN_ERROR),
-            entries(
-                end(FailureReason.SPAWN_ERROR, message="old", next=NextAttempt(attempt=2)),
-                end(FailureReason.SPAWN_ERROR, message="no such file: x"),
-                end(FailureReason.EXIT_CODE, exit_code=3, late=LateEnd(attempt=1, node="box")),
-            ),
-            "could not be started: no such file: x",
         ),
         (
             failed(FailureReason.EXIT_CODE, exit_code=3),

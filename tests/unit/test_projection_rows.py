@@ -137,6 +137,21 @@ def model() -> Model:
     return Model()
 
 
+LAST_WORDS = "Traceback (most recent call last):\n  File \"train.py\", line 1\nModuleNotFoundError: No module named 'torch'\n"
+
+
+def test_an_end_bears_the_line_that_tells_why_and_a_requeue_clears_it_in_the_run(model: Model) -> None:
+    run_id = model.running({**RETRIES, "schedule": {"max_steps": 500}})
+    model.fail(run_id, output_tail=LAST_WORDS)
+    told = "ModuleNotFoundError: No module named 'torch'"
+    assert (model.attempt(run_id)["error"], model.run(run_id)["error"]) == (told, None)
+    assert model.run(run_id)["max_steps"] == 500
+    model.log.dispatch(run_id, attempt=2)
+    model.log.start(run_id, attempt=2)
+    model.fail(run_id, attempt=2, output_tail="no data\n")
+    assert (model.attempt(run_id, 2)["error"], model.run(run_id)["error"]) == ("no data", "no data")
+
+
 def test_a_submitted_run_is_pending_with_its_next_attempt_and_its_config(model: Model) -> None:
     run_id = model.log.submit(RETRIES, by="ada")
     run = model.run(run_id)

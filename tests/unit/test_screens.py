@@ -98,6 +98,7 @@ STARTED = {
     "node": "gpu01",
     "host": "gpu01.lab",
 }
+ERROR = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB."
 LIVE = run(
     "k3f2q7",
     RunStatus.RUNNING,
@@ -106,7 +107,9 @@ LIVE = run(
     gpus=2,
     pid=41523,
     step=120_000,
-    metrics={"reward": 195.21},
+    max_steps=1_000_000,
+    metrics={"entropy": 0.7, "reward": 195.21},
+    last_heartbeat_at=at("09:59:50"),
     command=[*TRAIN, "--total-steps", "1000000"],
     labels={"sweep": "a", "who": "ada"},
     priority=5,
@@ -134,7 +137,7 @@ DONE = run(
 )  # fmt: skip
 FAILED = run(
     "p2n4vd", RunStatus.FAILED, 5, name="train.sh", command=["/home/ada/train.sh"], exit_code=3,
-    failure_reason=FailureReason.EXIT_CODE, slots=[0], attempt=2, ended_at=at("09:03:32"), code=CodeSeen.SAME,
+    failure_reason=FailureReason.EXIT_CODE, error=ERROR, slots=[0], attempt=2, ended_at=at("09:03:32"), code=CodeSeen.SAME,
     memory_enforced=True, usage=AttemptUsage(cpu_s=431.5, memory_peak_mb=2_900, gpu_busy_s=100.0, gpu_memory_peak_mb=23_900), **STARTED,
 )  # fmt: skip
 KILLED = run(
@@ -154,7 +157,7 @@ CHAINED = run(
     "n5late", RunStatus.PENDING, 11, **waits(AFTER_LIVE)
 )  # fmt: skip
 BROKEN = run(
-    "w2bad6", RunStatus.FAILED, 12, waited_s=13.0, failure_reason=FailureReason.SPAWN_ERROR, node="gpu01", ended_at=at("09:00:13"),
+    "w2bad6", RunStatus.FAILED, 12, waited_s=13.0, failure_reason=FailureReason.SPAWN_ERROR, error="working_dir /x: no such folder", node="gpu01", ended_at=at("09:00:13"),
 )  # fmt: skip
 EVERY = [BROKEN, CHAINED, NEXT, LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
 
@@ -190,7 +193,7 @@ FAILED_VIEW = RunView(
             started_at=at("09:00:12"), ended_at=at("09:01:12"), late_result="COMPLETED", code=CodeSeen.CHANGED,
         ),
         attempt(
-            2, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE,
+            2, RunStatus.FAILED, exit_code=3, failure_reason=FailureReason.EXIT_CODE, error=ERROR,
             started_at=at("09:01:30"), ended_at=at("09:03:32"), code=CodeSeen.SAME,
         ),
     ],
@@ -225,7 +228,7 @@ WORDS = OutputTail(
         "Traceback (most recent call last):",
         '  File "/home/ada/train.py", line 41, in <module>',
         "    main()",
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB.",
+        ERROR,
     ],
 )
 LIVE_VIEW = RunView(
