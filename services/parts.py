@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from services.fold import SharedFold
     from services.gateway.gateway import Gateway
     from services.projector.service import ProjectorService
+    from services.projector.start import Start
     from trainshed_client.nats_client import SafeClient
 
 FOLD_FILE = "fold.snapshot"
@@ -107,11 +108,15 @@ def dispatcher(
     return Dispatcher(log, shared, node_lost_s=settings.node_lost_s, stand_at_once=stand_at_once)
 
 
-def projector(nc: SafeClient, settings: Settings, database: str | None, *, records: bool) -> ProjectorService:
-    """A projector with its own database."""
+def projector(
+    nc: SafeClient, settings: Settings, database: str | None, *, records: bool, start: Start | None = None
+) -> ProjectorService:
+    """A projector with its own database. ``start``: for whom, where it is not alone."""
     from services.projector.service import ProjectorService
+    from services.projector.start import Start
 
-    return ProjectorService(nc, database or str(settings.state_dir / DATABASE_FILE), records=records)
+    path = database or str(settings.state_dir / DATABASE_FILE)
+    return ProjectorService(nc, path, records=records, start=start or Start.ALONE)
 
 
 def agent(

@@ -176,6 +176,8 @@ def _is_full(folder: str) -> bool:
         disk = os.statvfs(folder)
     except OSError:
         return False
+    if not disk.f_blocks:  # /proc and its like hold nothing: what is written there goes to a pipe
+        return False
     return disk.f_bavail * disk.f_frsize < _FULL_BYTES or bool(disk.f_files and not disk.f_favail)
 
 

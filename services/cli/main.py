@@ -209,7 +209,7 @@ def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
         case ErrorCode.CONFLICT:
             there = "trainshed nodes" if given == "node" else "trainshed ls"
         case ErrorCode.UNAVAILABLE:
-            there = "trainshed nodes"
+            there = "trainshed up" if given == "up" else "trainshed nodes"
         case _:
             there = f"trainshed {given} --help" if given else "trainshed --help"
     return f"{message}\nTry: {there}"

@@ -6,7 +6,6 @@ Owns their options and how each ends; services.parts builds them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -71,32 +70,45 @@ def dispatcher() -> None:
 @nats_option
 @click.option("--records", is_flag=True, help="Keep the record buckets too (one projector of a stack does).")
 @click.option("--database", metavar="PATH", help="The SQLite file (trainshed.db in the state folder).")
-@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--link", type=int, hidden=True)
+@click.option("--start", hidden=True, default="alone")
 @click.option("--die-with", type=int, hidden=True)
-def projector(records: bool, database: str | None, ready_fd: int | None, die_with: int | None) -> None:
+def projector(
+    records: bool, database: str | None, link: int | None, start: str, die_with: int | None
+) -> None:
     """Run a projector alone: it builds the read model and answers queries."""
     if die_with is not None:
         _die_with(die_with)
+    from services.up.projector_link import ProjectorEnd
+
     settings = Settings.read()
+    to_up = None if link is None else ProjectorEnd(link)
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from events.streams import ensure_streams
         from services import parts
+        from services.projector.start import Start
 
+        if to_up is not None:
+            to_up.answer()
         await ensure_streams(nc, replicas=settings.replicas)
-        service = parts.projector(nc, settings, database, records=records)
+        service = parts.projector(nc, settings, database, records=records, start=Start(start))
         await observer.projector(nc, service)
         observer.services([service])
         return [service]
 
     def ready() -> None:
-        if ready_fd is not None:
-            with contextlib.suppress(BrokenPipeError):  # who waited for it is about to end us
-                os.write(ready_fd, b"1")
-            os.close(ready_fd)
+        if to_up is not None:
+            to_up.ready()
 
-    # `up` has said of the environment what there is to say.
-    _serve("projector", settings, build, ready, quiet=die_with is not None)
+    try:
+        # `up` has said of the environment what there is to say.
+        _serve("projector", settings, build, ready, quiet=die_with is not None)
+    except TrainshedError as error:
+        if to_up is None:
+            raise
+        to_up.refuse(error)  # which says it
+        raise click.exceptions.Exit(error.exit_code) from None
 
 
 @verb("NATS_URL=nats://host:4222 trainshed agent --node gpu01", name="agent")

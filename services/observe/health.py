@@ -6,6 +6,7 @@ Owns the HTTP of it, which is GET and nothing else; knows no service and no metr
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -69,7 +70,8 @@ class HealthServer:
         except OSError as error:
             raise TrainshedError(
                 ErrorCode.UNAVAILABLE,
-                f"TRAINSHED_HTTP_LISTEN: {self._listen} cannot be served on ({error.strerror}); name another port",
+                f"TRAINSHED_HTTP_LISTEN: {self._listen} {_why_not(error)}. Name another (`up` takes that port and, for "
+                "its projector, the next one): TRAINSHED_HTTP_LISTEN=HOST:PORT trainshed up",
             ) from None
         async with server:
             self.port = server.sockets[0].getsockname()[1]
@@ -129,6 +131,16 @@ class HealthServer:
             _log.exception("the metrics could not be made")
             return Page(500, b"the metrics could not be made; see the service's log\n")
         return Page(200, body, content_type)
+
+
+def _why_not(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "is taken by another program"
+        case errno.EADDRNOTAVAIL:
+            return "is no address of this machine"
+        case _:
+            return f"cannot be listened on ({(error.strerror or str(error)).lower()})"
 
 
 def _response(page: Page, *, with_body: bool) -> bytes:

@@ -31,9 +31,11 @@ from services.failpoints import failpoint
 from services.lifecycle import first_cause
 from services.position import Position
 from services.projector.calls import Answers
-from services.projector.trouble import FAILURES, Trouble
+from services.projector.start import Start, ends
+from services.projector.trouble import FAILURES, Trouble, closer_look, hindrance_of, start_refused
 from services.projector.waiting import WaitingRuns
 from trainshed_client import subjects
+from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 _log = logging.getLogger("trainshed.projector")
@@ -69,6 +71,7 @@ class ProjectorService:
         database: str | Path,
         *,
         records: bool = False,
+        start: Start = Start.ALONE,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.ready = asyncio.Event()
@@ -81,7 +84,9 @@ class ProjectorService:
         self._stop = asyncio.Event()
         self._opened = asyncio.Event()
         self._serving = False
-        self._trouble = Trouble(str(self._database.path or self._database.url))
+        self._start: Start | None = start
+        """For whom it starts; None once the database was open."""
+        self._trouble = Trouble(self._where)
         self._writing = asyncio.Lock()  # a commit and its puts: records go out in the order of commits
         self._writer = ThreadPoolExecutor(1, "projector-writer")
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
@@ -98,7 +103,7 @@ class ProjectorService:
         )
 
     async def run(self) -> None:
-        """See Service. Raises TrainshedError where the event log is not there."""
+        """See Service. Raises TrainshedError where the event log is not there, or its start ends (`start.ends`)."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._project_for_ever())
@@ -144,6 +149,7 @@ class ProjectorService:
         """Project; where the database fails, open it again. What was not committed is folded again."""
         damage: str | None = None
         pause_s = AGAIN_AFTER_S
+        refusal: TrainshedError | None = None
         while True:
             before = self._position.seq
             try:
@@ -152,11 +158,27 @@ class ProjectorService:
                 damage = None
                 _log.warning("the event log does not answer: %s; trying again", first_cause(errors))
             except* FAILURES as errors:
-                damage = self._trouble.failed(first_cause(errors))
-                self._set_ready()
+                refusal = self._refusal(first_cause(errors))
+                if refusal is None:
+                    damage = self._trouble.failed(first_cause(errors))
+                    self._set_ready()
+            if refusal is not None:
+                raise refusal
             rebuilt_in_vain = damage is not None and self._position.seq <= before
             pause_s = min(2 * pause_s, AGAIN_AFTER_MAX_S) if rebuilt_in_vain else AGAIN_AFTER_S
             await asyncio.sleep(pause_s)
+
+    def _refusal(self, error: BaseException) -> TrainshedError | None:
+        """The error that ends a start with this one; None where it is not to end."""
+        if self._start is None:
+            return None
+        error = closer_look(self._database.path, error)
+        code = ends(hindrance_of(error), self._start)
+        return None if code is None else start_refused(self._where, error, code)
+
+    @property
+    def _where(self) -> str:
+        return str(self._database.path or self._database.url)
 
     def _set_ready(self) -> None:
         """What is asked is answered from now on, if only with the trouble; ready is who can answer more."""
@@ -177,6 +199,7 @@ class ProjectorService:
             if self._trouble.text is not None:
                 await self._in_writer(self._database.try_writing)
             self._trouble.over()
+            self._start = None
             self._set_ready()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._fold(projector, end))

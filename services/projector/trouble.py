@@ -1,25 +1,33 @@
 """What keeps a projector from its database: logged once, answered to whoever asks meanwhile, and mended.
 
-Owns what counts as damage (rebuild) and what may pass by itself (try again); knows no table and no query.
+Owns what counts as damage (rebuild), what may pass by itself (try again) and what ends a start; knows no table and no query.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
+import sqlite3
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 from sqlalchemy.exc import DatabaseError, DataError, OperationalError, ProgrammingError, SQLAlchemyError
 
+from services.plain_trouble import plain
+from services.projector.start import Hindrance
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 _log = logging.getLogger("trainshed.projector")
 
 QUIET_S = 60.0
 """The same trouble is not logged again so soon: a disk that is nearly full comes and goes."""
+LONGEST_PATH = 504
+"""Bytes of a database's path that SQLite opens: 512 with what it puts behind it."""
 _SIGNS_OF_DAMAGE = ("no such table", "no such column", "Could not decode to UTF-8")
 """In errors that SQLite calls operational: a file that was emptied, and garbage within a row."""
 
@@ -49,6 +57,58 @@ def damage_in(error: BaseException) -> str | None:
             return message
         case _:
             return None
+
+
+_SQLITE_UNUSABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}
+
+
+def hindrance_of(error: BaseException) -> Hindrance:
+    """What kind an error of opening the database is."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, OSError):
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Hindrance.FULL
+        refused = plain(cause)
+        stays = refused is not None and refused.code is ErrorCode.INVALID
+        return Hindrance.UNUSABLE if stays else Hindrance.PASSING
+    primary = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    if primary == sqlite3.SQLITE_FULL:
+        return Hindrance.FULL
+    return Hindrance.UNUSABLE if primary in _SQLITE_UNUSABLE else Hindrance.PASSING
+
+
+def closer_look(path: Path | None, error: BaseException) -> BaseException:
+    """What the system has against a file that SQLite "cannot open"; the error itself where it has nothing."""
+    cause = getattr(error, "orig", None) or error
+    if path is None or getattr(cause, "sqlite_errorcode", None) is None:
+        return error
+    if hindrance_of(error) is not Hindrance.UNUSABLE:
+        return error
+    if (length := len(os.fsencode(path))) > LONGEST_PATH:
+        return OSError(errno.ENAMETOOLONG, f"its path has {length} bytes, and SQLite takes {LONGEST_PATH}")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as why:
+        return why
+    return error
+
+
+def start_refused(where: str, error: BaseException, code: ErrorCode) -> TrainshedError:
+    """The error of a start that such an error ends; ``where``: the database. What to do is the last thing it reads."""
+    number = error.errno if isinstance(error, OSError) else None
+    match number:
+        case errno.ENAMETOOLONG:
+            advice = "Name another state folder: TRAINSHED_STATE_DIR=DIR trainshed up"
+        case errno.EROFS:
+            advice = "Make it writable, or name another state folder: TRAINSHED_STATE_DIR=DIR trainshed up"
+        case _ if code is ErrorCode.UNAVAILABLE:
+            advice = f"Make room (how much is left: df -h {Path(where).parent}), then: trainshed up"
+        case _:
+            advice = f"It is made of the event log alone: take it away (mv {where} {where}.old), then: trainshed up"
+    why = (error.strerror or str(error)) if isinstance(error, OSError) else message_of(error)
+    return TrainshedError(
+        code, f"the read model {where} cannot be opened ({why[:1].lower()}{why[1:]}). {advice}"
+    )
 
 
 class Trouble:

@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.settings import Settings
 from services.up.log_file import open_log, up_log
 from services.up.state_lock import holder, running_already, unusable
+from services.up.waiting_caller import StartReport, start_reports
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 PRINT_AFTER_S = 5.0
+LOOK_EVERY_S = 0.25
 END_WITHIN_S = 10.0
-_SHOWN_BYTES = 64 * 1024
 
 
 def start_detached(settings: Settings, arguments: Sequence[str], show: Callable[[str], None]) -> int:
     """Start ``trainshed up`` with these options in the background and wait until it is ready; an exit code.
 
     It outlives the terminal: a session of its own without one, its output in the log file, the state folder as its
-    working directory. ``show`` is given what it prints when it is ready, or why it did not get that far: then the code is
-    its own, and nothing runs. Raises TrainshedError where another stack is running, or the folder cannot be used.
+    working directory. ``show`` is given what it complains of meanwhile, and what it prints when it is ready. Raises
+    TrainshedError where another stack is running, the folder cannot be used, or it ended by one; nothing runs then.
     """
     if (pid := holder(settings.state_dir)) is not None:
         raise running_already(settings.state_dir, pid)
@@ -40,7 +43,7 @@ def start_detached(settings: Settings, arguments: Sequence[str], show: Callable[
         log = open_log(path)
     except OSError as error:
         raise unusable(settings.state_dir, error) from None
-    begin = os.fstat(log).st_size
+    written = _Written(path, os.fstat(log).st_size)
     read, write = os.pipe()
     try:
         process = _spawn(settings, arguments, log, write)
@@ -48,22 +51,25 @@ def start_detached(settings: Settings, arguments: Sequence[str], show: Callable[
         os.close(log)
         os.close(write)
     try:
-        text = _until_ready(read, lambda: show(f"still starting; its log is {path}"))
+        report = _until_ready(read, written, show)
     except KeyboardInterrupt:
         _end(process)
         raise
     finally:
         os.close(read)
-    if text:
-        for line in _complaints(path, begin, log_lines_only=True):
-            show(line)
-        show(text)
+    if report.ready:
+        written.show_new(show)
+        show(report.ready)
         show(f"It runs in the background (pid {process.pid}); log in {path}. Stop it:  trainshed down")
         return ExitCode.OK
     code = process.wait()
-    for line in _complaints(path, begin):
-        show(line)
+    written.show_new(show)
+    if report.refusal is None:
+        for line in written.printed:
+            show(line)
     show(f"the stack did not start; its log is {path}")
+    if report.refusal is not None:
+        raise report.refusal
     return 128 - code if code < 0 else code or ExitCode.NO_SERVICE
 
 
@@ -90,12 +96,17 @@ def _spawn(settings: Settings, arguments: Sequence[str], log: int, ready: int) -
         ) from None
 
 
-def _until_ready(read: int, late: Callable[[], None]) -> str:
-    """What is written to the pipe until its other end is closed: something once it is ready, nothing if it ended."""
-    if not select.select([read], [], [], PRINT_AFTER_S)[0]:
-        late()
+def _until_ready(read: int, written: _Written, show: Callable[[str], None]) -> StartReport:
+    """What is reported until the pipe's other end is closed: nothing where it ended and could not say why."""
+    late = time.monotonic() + PRINT_AFTER_S
+    while not select.select([read], [], [], LOOK_EVERY_S)[0]:
+        written.show_new(show)
+        if time.monotonic() >= late:
+            late = math.inf
+            show(f"still starting; its log is {written.path}")
     with os.fdopen(os.dup(read), "rb") as pipe:
-        return pipe.read().decode(errors="replace").strip()
+        reports = start_reports(pipe.read())
+    return reports[-1] if reports else StartReport()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -106,21 +117,42 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(END_WITHIN_S)
 
 
-def _complaints(path: Path, begin: int, *, log_lines_only: bool = False) -> list[str]:
-    """What was printed on stderr from ``begin`` on; of the log lines, those from WARNING on."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        text = file.read(_SHOWN_BYTES).decode(errors="replace")
-    printed = []
-    for line in text.splitlines():
+class _Written:
+    """What the stack writes on stderr, from ``begin`` of its log file on. ``printed``: lines that are no log lines."""
+
+    def __init__(self, path: Path, begin: int) -> None:
+        self.path = path
+        self.printed: list[str] = []
+        self._position = begin
+        self._part = b""
+        self._shown: set[str] = set()
+
+    def show_new(self, show: Callable[[str], None]) -> None:
+        """Show the log lines from WARNING on that were not shown yet; one that is repeated is shown once."""
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(self._position if self._position <= size else 0)  # it is cut where it grew too long
+                new = file.read()
+                self._position = file.tell()
+        except OSError:
+            return  # taken away under it: what it writes is nowhere to be read
+        *lines, self._part = (self._part + new).split(b"\n")
+        for line in lines:
+            complaint = self._complaint(line.decode(errors="replace"))
+            if complaint is not None and complaint not in self._shown:
+                self._shown.add(complaint)
+                show(complaint)
+
+    def _complaint(self, line: str) -> str | None:
         try:
             logged = json.loads(line)
         except ValueError:
             logged = None
         if not isinstance(logged, dict):
-            if not log_lines_only:
-                printed.append(line)
-        elif logged.get("level") not in ("debug", "info"):
-            more = {k: v for k, v in logged.items() if k not in ("time", "level", "logger", "event")}
-            printed.append(" ".join([f"{logged.get('event')}", *(f"{k}={v}" for k, v in more.items())]))
-    return printed
+            self.printed.append(line)
+            return None
+        if logged.get("level") in ("debug", "info"):
+            return None
+        more = {k: v for k, v in logged.items() if k not in ("time", "level", "logger", "event")}
+        return " ".join([f"{logged.get('event')}", *(f"{k}={v}" for k, v in more.items())])

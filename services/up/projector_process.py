@@ -1,4 +1,4 @@
-"""The projector of a one-machine stack as a process of its own, started again when it dies.
+"""The projector of a one-machine stack as a process of its own, started again when it dies or hangs.
 
 Owns that child: reading must never hold up a decision. Knows no table.
 """
@@ -11,9 +11,20 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from typing import assert_never
 
 from services.logging import get_logger
+from services.projector.start import Start
 from services.setting_values import Listen
+from services.up.projector_link import UpEnd
+from services.up.projector_watch import (
+    ANSWER_WITHIN_S,
+    LONG_LIFE_S,
+    LOOK_EVERY_S,
+    ProjectorAct,
+    after_projector_look,
+    why_given_up,
+)
 from trainshed_client.endpoint import Endpoint
 
 _log = get_logger("up")
@@ -28,7 +39,13 @@ class ProjectorProcess:
     name = "projector"
 
     def __init__(
-        self, endpoint: Endpoint, environment: Mapping[str, str], http_listen: Listen | None = None
+        self,
+        endpoint: Endpoint,
+        environment: Mapping[str, str],
+        http_listen: Listen | None = None,
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         # Whatever the caller's environment says of another server is not meant for this child.
         self._environment = {
@@ -39,22 +56,35 @@ class ProjectorProcess:
             "TRAINSHED_NATS_PASSWORD_FILE": "",
             "TRAINSHED_HTTP_LISTEN": str(http_listen or ""),
         }
+        self._look_every_s = look_every_s
+        self._answer_within_s = answer_within_s
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.pid: int | None = None
 
     async def run(self) -> None:
-        """Keep it running until stopped."""
+        """Keep it running until stopped. Raises TrainshedError where it cannot start (`why_given_up`)."""
         failures = 0
+        logged: object = None
         while not self._stop.is_set():
             started = asyncio.get_running_loop().time()
-            code = await self._once()
+            link = UpEnd()
+            try:
+                code = await self._once(link)
+            finally:
+                link.close()
             if self._stop.is_set():
                 return
             lived = asyncio.get_running_loop().time() - started
-            failures = 0 if lived > 30 else failures + 1
-            pause = AGAIN_AFTER_S[min(failures, len(AGAIN_AFTER_S)) - 1] if failures else AGAIN_AFTER_S[0]
-            _log.warning("the projector ended; starting it again", exit_code=code, in_s=pause)
+            failures = 1 if lived > LONG_LIFE_S else failures + 1
+            error = why_given_up(link.refusal, code, failures, has_served=self.ready.is_set())
+            if error is not None:
+                raise error
+            pause = AGAIN_AFTER_S[min(failures, len(AGAIN_AFTER_S)) - 1]
+            why = {} if link.refusal is None else {"why": link.refusal.message}
+            if link.refusal is None or logged != link.refusal:
+                _log.warning("the projector ended; starting it again", exit_code=code, in_s=pause, **why)
+            logged = link.refusal
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stop.wait()
@@ -63,55 +93,71 @@ class ProjectorProcess:
         """See Service."""
         self._stop.set()
 
-    async def _once(self) -> int:
-        """One life of the child. It tells that it serves by a line on a pipe."""
-        read, write = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "services.cli",
-                "projector",
-                "--records",
-                "--ready-fd",
-                str(write),
-                "--die-with",
-                str(os.getpid()),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-                pass_fds=(write,),
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
+    async def _once(self, link: UpEnd) -> int:
+        """One life of the child."""
+        start = Start.AGAIN if self.ready.is_set() else Start.AWAITED
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "services.cli", "projector", "--records"),
+            *("--link", str(link.fd), "--start", start.value, "--die-with", str(os.getpid())),
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+            pass_fds=(link.fd,),
+            start_new_session=True,
+        )
+        link.started()
         self.pid = process.pid
         async with asyncio.TaskGroup() as tasks:
-            waiting = tasks.create_task(self._await_ready(read))
             ended = tasks.create_task(process.wait())
             stopped = tasks.create_task(self._stop.wait())
+            listening = tasks.create_task(link.listen())
+            helpers = [
+                stopped,
+                tasks.create_task(self._serve_when_ready(link)),
+                tasks.create_task(self._watch(link, process)),
+            ]
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            stopped.cancel()
+            for helper in helpers:
+                helper.cancel()
             if not ended.done():
                 await _end(process)
+            await asyncio.wait({listening}, timeout=STOP_WITHIN_S)  # what it wrote before it ended
+            listening.cancel()
         self.pid = None
         return ended.result()
 
-    async def _await_ready(self, read: int) -> None:
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-        loop.add_reader(read, arrived.set)
-        try:
-            await arrived.wait()
-            if os.read(read, 1):
-                self.ready.set()
-        finally:
-            loop.remove_reader(read)
-            os.close(read)
+    async def _serve_when_ready(self, link: UpEnd) -> None:
+        await link.ready.wait()
+        self.ready.set()
+
+    async def _watch(self, link: UpEnd, process: asyncio.subprocess.Process) -> None:
+        """Look whether it lives; kill it where it hangs."""
+        silent = 0
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            link.ask()
+            answered = True
+            try:
+                async with asyncio.timeout(self._answer_within_s):
+                    await link.alive.wait()
+            except TimeoutError:
+                answered = False
+            silent, act = after_projector_look(silent, answered=answered, begun=link.begun)
+            self._do(act, process)
+
+    def _do(self, act: ProjectorAct, process: asyncio.subprocess.Process) -> None:
+        match act:
+            case ProjectorAct.NOTHING:
+                pass
+            case ProjectorAct.LOG_SILENT:
+                _log.warning("the projector does not answer; it is started again if that goes on")
+            case ProjectorAct.LOG_WELL:
+                _log.info("the projector answers again")
+            case ProjectorAct.END_HUNG:
+                _log.error("the projector hangs; it is killed and started again")
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            case _ as never:
+                assert_never(never)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

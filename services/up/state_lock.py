@@ -6,6 +6,7 @@ Owns `<state>/up.lock`; a dead holder's lock is free by itself, since the kernel
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.plain_trouble import plain
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 LOCK_FILE = "up.lock"
@@ -22,7 +24,7 @@ HOLDER_WITHIN_S = 2.0
 
 class StateLock:
     """Held as a context manager. Entering raises TrainshedError: CONFLICT while another living process holds it, INVALID
-    where the folder cannot be made or written."""
+    where the folder cannot be made or written, UNAVAILABLE where its disk is full."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / LOCK_FILE
@@ -57,6 +59,10 @@ class StateLock:
 
 def unusable(state_dir: Path, error: OSError) -> TrainshedError:
     """What to say of a state folder that cannot be made or written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = plain(OSError(error.errno, error.strerror, str(state_dir)))
+        assert full is not None
+        return full
     return TrainshedError(
         ErrorCode.INVALID,
         f"the state folder {state_dir} cannot be used ({(error.strerror or str(error)).lower()}). "

@@ -60,6 +60,7 @@ from tests.support.control import (
     writer,
 )
 from trainshed_client import subjects
+from trainshed_client.errors import ExitCode, TrainshedError
 from trainshed_client.statuses import FailureReason, NodeStatus, RunStatus
 from trainshed_client.subjects import Role
 
@@ -525,7 +526,7 @@ async def test_rule_17_one_that_does_not_know_the_rules_in_force_does_not_stand(
 ) -> None:
     """It learns of them at its start, or after years in office; it deposes nobody, and says so once."""
     newer = Elected(name="newer", scheduler=SCHEDULER, rules=rules.KNOWN + 1)
-    one, two = await new_dispatcher(nats_server, "d1"), await new_dispatcher(nats_server, "d2")
+    one, two = await new_dispatcher(nats_server, "d1"), await new_dispatcher(nats_server, "d2", at_once=False)
     async with dispatching(one):
         await asyncio.wait_for(one.service.ready.wait(), 10)
         seq = await say(log, Role.DISPATCHER, newer)
@@ -535,6 +536,18 @@ async def test_rule_17_one_that_does_not_know_the_rules_in_force_does_not_stand(
             assert not two.service.ready.is_set()
         assert (await _of(log, Elected))[-1].seq == seq
     assert capsys.readouterr().out.count("rules of a newer release") == 2
+
+
+async def test_rule_17_the_one_dispatcher_of_a_stack_that_does_not_know_the_rules_ends(
+    nats_server: NatsServer, log: EventLog
+) -> None:
+    """`up` would never be ready, and nobody would know why."""
+    await say(log, Role.DISPATCHER, Elected(name="newer", scheduler=SCHEDULER, rules=rules.KNOWN + 1))
+    one = await new_dispatcher(nats_server, "d1")
+    async with running(one.fold):
+        with pytest.raises(TrainshedError, match="rules of a newer release") as refused:
+            await asyncio.wait_for(one.service.run(), 10)
+    assert refused.value.exit_code is ExitCode.BAD_INPUT
 
 
 async def test_rule_17_what_was_elected_is_folded_before_standing(
