@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "show": ("services.cli.show:show", "Show everything about one run."),
     "explain": ("services.cli.explain:explain", "Say why a run waits, or why it ended."),
     "logs": ("services.cli.logs:logs", "Print the output of a run (-f: follow it)."),
+    "metrics": ("services.cli.metrics:metrics", "Show what a run measured, over all its steps."),
     "artifacts": (
         "services.cli.artifacts:artifacts",
         "List what a run left in artifacts/, or get a file of it.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from services.agent.shim.core_types import (
     ExecFailed,
     Fields,
     Input,
+    KeepMetrics,
     KillTree,
     Limits,
     Notified,
@@ -223,30 +225,56 @@ def test_output_that_grew_right_after_the_last_look_does_not_put_it_off() -> Non
     assert actions == (SignalTree(15),)
 
 
+def sent(actions: Iterable[Action]) -> tuple[Action, ...]:
+    return tuple(action for action in actions if isinstance(action, SendToAgent))
+
+
 def test_the_agent_is_told_the_first_word_and_ready_at_once_and_the_rest_once_a_second() -> None:
     told = (SendToAgent(ShimMessage.HEARTBEAT),)
     state, _ = play(LIMITS)
     state, actions = step(state, Notified(101.0, Fields(step=1)))
-    assert actions == told
+    assert sent(actions) == told
     state, actions = step(state, Notified(101.2, Fields(step=2)))
-    assert actions == ()
+    assert sent(actions) == ()
     state, actions = step(state, Notified(101.3, Fields(ready=True)))
-    assert actions == told
+    assert sent(actions) == told
     state, actions = step(state, Notified(101.4, Fields(step=3, metrics=(("reward", 1.5),))))
-    assert actions == ()
+    assert sent(actions) == ()
     assert next_deadline(state) == 102.3
     state, actions = step(state, Tick(102.3))
-    assert actions == told
+    assert sent(actions) == told
     assert next_deadline(state) is None
     assert (state.heartbeat.ready_at, state.heartbeat.step) == (101.3, 3)
     assert state.heartbeat.metrics == (("reward", 1.5),)
 
 
-def test_metric_names_are_bounded() -> None:
+def test_every_message_with_a_step_or_a_metric_is_kept_as_it_was() -> None:
     state, _ = play(LIMITS)
+    told = [
+        Fields(step=1, progress=0.5, metrics=(("loss", 2.0),)),
+        Fields(metrics=(("loss", 1.0), ("reward", 3.0))),
+        Fields(progress=0.75, status_text="half", ready=True),
+        Fields(step=2),
+    ]
+    kept: list[Action] = []
+    for number, fields in enumerate(told):
+        state, actions = step(state, Notified(101.0 + number / 10, fields))
+        kept += [action for action in actions if isinstance(action, KeepMetrics)]
+    assert kept == [
+        KeepMetrics(1, 0.5, (("loss", 2.0),)),
+        KeepMetrics(None, None, (("loss", 1.0), ("reward", 3.0))),
+        KeepMetrics(2, None, ()),
+    ]
+
+
+def test_metric_names_are_bounded_and_what_is_kept_has_no_others() -> None:
+    state, _ = play(LIMITS)
+    kept = set()
     for number in range(3 * MAX_METRICS):
-        state, _ = step(state, Notified(101.0 + number, Fields(metrics=((f"m{number}", 1.0),))))
+        state, actions = step(state, Notified(101.0 + number, Fields(metrics=((f"m{number}", 1.0),))))
+        kept |= {name for action in actions if isinstance(action, KeepMetrics) for name, _ in action.metrics}
     assert len(state.heartbeat.metrics) == MAX_METRICS
+    assert kept == {name for name, _ in state.heartbeat.metrics}
 
 
 def test_a_failed_exec_is_written_at_once() -> None:

@@ -23,6 +23,7 @@ ATTEMPTS = "attempts"
 ARTIFACTS = "artifacts"
 ARTIFACTS_LIST = "artifacts.json"
 OUTPUT_FILES = ("stdout.log", "stderr.log")
+METRICS = "metrics.jsonl"
 NOTHING = OnDisk()
 GONE = OnDisk(ended=True)
 """An attempt that had ended when its folder was pruned: whatever is delivered of it again has no effect."""
@@ -57,7 +58,7 @@ class Folders(msgspec.Struct, frozen=True):
         return self.runs_dir / run_id
 
     def output(self, ref: AttemptRef) -> Path:
-        """stdout.log, stderr.log and index.jsonl."""
+        """stdout.log, stderr.log, index.jsonl and metrics.jsonl."""
         if self.var_logs_dir is not None:
             return self.var_logs_dir / ref.run_id / str(ref.attempt)
         return self.runs_dir / ref.run_id / "attempts" / str(ref.attempt)

@@ -19,7 +19,7 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from events.types import AttemptRef
 from services.agent.folders import files
-from services.agent.folders.paths import ARTIFACTS_LIST, Folders, is_ref
+from services.agent.folders.paths import ARTIFACTS_LIST, METRICS, Folders, is_ref
 from services.agent.output import run_files
 from services.agent.output.output_index import INDEX
 from services.agent.output.readers import Readers
@@ -34,7 +34,7 @@ from trainshed_client.nats_client import SafeClient
 _log = get_logger("agent")
 
 MAX_BYTES = 128 * 1024
-FILES = {"stdout": "stdout.log", "stderr": "stderr.log", "index": INDEX}
+FILES = {"stdout": "stdout.log", "stderr": "stderr.log", "index": INDEX, "metrics": METRICS}
 ARTIFACT = "artifact"
 LIST = "artifacts"
 IN_RUN_DIR = (ARTIFACT, LIST)

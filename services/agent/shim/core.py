@@ -11,6 +11,7 @@ from services.agent.shim.core_types import (
     EndedBeforeExec,
     ExecFailed,
     Input,
+    KeepMetrics,
     KillTree,
     Notified,
     OutOfMemory,
@@ -132,6 +133,10 @@ def _out_of_memory(state: ShimState, event: OutOfMemory) -> Step:
 def _notified(state: ShimState, event: Notified) -> Step:
     old, fields = state.heartbeat, event.fields
     ready_now = fields.ready and old.ready_at is None
+    new = _accepted(old.metrics, fields.metrics)
+    keep: tuple[Action, ...] = ()
+    if fields.step is not None or new:
+        keep = (KeepMetrics(fields.step, fields.progress, new),)
     heartbeat = ShimHeartbeat(
         ready_at=event.now if ready_now else old.ready_at,
         last_heartbeat_at=event.now,
@@ -139,14 +144,15 @@ def _notified(state: ShimState, event: Notified) -> Step:
         progress=old.progress if fields.progress is None else fields.progress,
         status_text=old.status_text if fields.status_text is None else fields.status_text,
         primary_metric=old.primary_metric if fields.primary_metric is None else fields.primary_metric,
-        metrics=_merged(old.metrics, fields.metrics),
+        metrics=tuple({**dict(old.metrics), **dict(new)}.items()),
     )
     state = replace(state, heartbeat=heartbeat, unsent=True)
     if state.limits.source is Source.NOTIFY:
         state = replace(state, alive_at=event.now)
     if ready_now or state.sent_at is None or event.now >= state.sent_at + SEND_EVERY_S:
-        return _send_heartbeat(state, event.now)
-    return state, ()
+        state, send = _send_heartbeat(state, event.now)
+        return state, keep + send
+    return state, keep
 
 
 def _output_grew(state: ShimState, event: OutputGrew) -> Step:
@@ -248,13 +254,14 @@ def _silence_limit(state: ShimState) -> float | None:
     return state.alive_at + limits.heartbeat_timeout_s
 
 
-def _merged(
+def _accepted(
     old: tuple[tuple[str, float], ...], new: tuple[tuple[str, float], ...]
 ) -> tuple[tuple[str, float], ...]:
-    if not new:
-        return old
-    metrics = dict(old)
+    """What of the new metrics counts: an attempt may use so many names."""
+    names = {name for name, _ in old}
+    accepted = []
     for name, number in new:
-        if name in metrics or len(metrics) < MAX_METRICS:
-            metrics[name] = number
-    return tuple(metrics.items())
+        if name in names or len(names) < MAX_METRICS:
+            names.add(name)
+            accepted.append((name, number))
+    return tuple(accepted)

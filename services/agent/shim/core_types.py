@@ -215,6 +215,15 @@ class CheckOutput:
     """Look whether output grew, and answer with OutputGrew."""
 
 
+@value
+class KeepMetrics:
+    """A message bore a step or a metric: have it written to metrics.jsonl as it was."""
+
+    step: int | None
+    progress: float | None
+    metrics: tuple[tuple[str, float], ...]
+
+
 class ShimMessage(enum.Enum):
     """What is sent to the agent."""
 
@@ -244,5 +253,5 @@ class WriteExit:
     at_fault: str | None = None
 
 
-Action = SignalTree | KillTree | CheckOutput | SendToAgent | WriteExit
+Action = SignalTree | KillTree | CheckOutput | KeepMetrics | SendToAgent | WriteExit
 Step = tuple[ShimState, tuple[Action, ...]]

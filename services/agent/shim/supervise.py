@@ -23,6 +23,8 @@ from services.agent.shim import (
     home,
     launch,
     memory_watch,
+    metrics_file,
+    metrics_writer,
     notify,
     notify_socket,
     numbers,
@@ -179,6 +181,7 @@ class Supervisor:
         if limits.source is core_types.Source.OUTPUT and limits.heartbeat_timeout_s is not None:
             outputs = (f"{output_dir}/stdout.log", f"{output_dir}/stderr.log")
             self._output = output_watch.OutputWatch(outputs, limits.heartbeat_timeout_s, boottime)
+        self._metrics = metrics_writer.MetricsWriter(f"{output_dir}/{metrics_file.NAME}")
         self._tree_gone = False
         self._logging = False
         self._durable_due = math.inf
@@ -225,6 +228,8 @@ class Supervisor:
             if now >= self._durable_due:
                 self._durable_due = math.inf
                 self._home.started()
+            if now >= self._metrics.due:
+                self._metrics.write(now)
             if now >= self._resend_due:
                 self._resend_due, messages, self._unsent = math.inf, self._unsent, []
                 for message in messages:
@@ -236,7 +241,11 @@ class Supervisor:
     def _wait_ms(self) -> int | None:
         deadline = core.next_deadline(self._state)
         due = min(
-            math.inf if deadline is None else deadline, self._durable_due, self._resend_due, self._memory.due
+            math.inf if deadline is None else deadline,
+            self._durable_due,
+            self._resend_due,
+            self._memory.due,
+            self._metrics.due,
         )
         if due == math.inf:
             return None
@@ -332,6 +341,8 @@ class Supervisor:
             case core_types.CheckOutput():
                 assert self._output is not None
                 self._feed(core_types.OutputGrew(boottime(), self._output.grew_at()))
+            case core_types.KeepMetrics():
+                self._metrics.put(action.step, action.progress, action.metrics)
             case core_types.SendToAgent():
                 self._send(action.message)
             case core_types.WriteExit():
@@ -351,6 +362,7 @@ class Supervisor:
         self._durable_due = math.inf
         complained = False
         while True:
+            self._metrics.finish()
             try:
                 if not self._home.restore():
                     self._log("the attempt's folder is gone or closed; its end is nowhere to be written")

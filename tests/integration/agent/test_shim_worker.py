@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +434,36 @@ notify("X_STEP=4\\nX_METRIC_loss=nan\\nX_METRIC_acc@1=-inf\\nX_PRIMARY=acc@1")
     assert last is not None
     assert (last.step, last.metrics) == (4, TOLD)
     assert last.primary_metric == beat.primary_metric == "acc@1"
+
+
+async def test_what_a_worker_measures_is_written_down_message_by_message_also_with_no_agent(
+    here: Box,
+) -> None:
+    code = """
+import os, time
+for step in range(200):
+    notify(f"X_STEP={step}\\nX_METRIC_loss={step / 2}")
+notify("X_PROGRESS=0.5")
+notify("X_METRIC_reward=7\\nX_PROGRESS=1")
+while not os.path.exists("go_on"): time.sleep(0.01)
+notify("X_STEP=200")
+"""
+    folder = await here.python("metrics", NOTIFY + code)
+    await here.let_go()
+    path = here.run_dir(folder) / "attempts" / "1" / "metrics.jsonl"
+
+    def written() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    await eventually(lambda: len(written()) == 201, 10.0)
+    (here.run_dir(folder) / "go_on").touch()
+    await eventually(lambda: (folder / "exit.json").exists(), 10.0)
+    lines = written()
+    assert [line["step"] for line in lines] == [*range(200), None, 200]
+    assert [line["metrics"] for line in lines[:200]] == [{"loss": step / 2} for step in range(200)]
+    assert (lines[200]["metrics"], lines[200]["progress"], lines[201]["metrics"]) == ({"reward": 7}, 1, {})
+    times = [line["time"] for line in lines]
+    assert times == sorted(set(times)) and datetime.fromisoformat(times[0]).utcoffset() == timedelta()
 
 
 async def test_a_flood_of_heartbeats_reaches_the_agent_as_a_few(here: Box) -> None:

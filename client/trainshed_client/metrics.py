@@ -1,0 +1,141 @@
+"""The history of a run's metrics: lines of its attempts' metrics.jsonl, read from their nodes and joined by step.
+
+Owns how a line reads, and which attempt's values count for a step; knows nothing of how they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from trainshed_client.not_finite import JsonNumber, from_json
+from trainshed_client.output_range import Requests, read_range
+
+
+class MetricsLine(msgspec.Struct, frozen=True):
+    """One message of a worker's: the step and progress that it bore, or None, and its metrics."""
+
+    time: str
+    step: int | float | None = None
+    progress: float | None = None
+    metrics: dict[str, JsonNumber] = {}
+
+
+class MetricsPoint(NamedTuple):
+    """What was measured at a step (None: no step was told yet). ``time``: when its first metric came."""
+
+    attempt: int
+    time: str
+    step: int | float | None
+    progress: float | None
+    metrics: Mapping[str, float]
+
+
+class AttemptMetrics(NamedTuple):
+    """The lines of one attempt, in the order of their writing."""
+
+    attempt: int
+    lines: Sequence[MetricsLine]
+
+
+_LINE = msgspec.json.Decoder(MetricsLine)
+
+
+def parse_line(line: bytes) -> MetricsLine | None:
+    """A line of the file; None for one that cannot be read: torn by a killed writer, or another's."""
+    try:
+        return _LINE.decode(line)
+    except msgspec.MsgspecError:
+        return None
+
+
+async def stored_metrics(asks: Requests, run_id: str, attempt: int, node: str) -> AttemptMetrics:
+    """What an attempt's metrics.jsonl holds now. Raises as `read_range`."""
+    lines: list[MetricsLine] = []
+    position, rest = 0, b""
+    while True:
+        found = await read_range(asks, node, run_id, attempt, "metrics", position)
+        if not found.data:
+            return AttemptMetrics(attempt, lines)
+        *whole, rest = (rest + found.data).split(b"\n")
+        lines += (parsed for line in whole if (parsed := parse_line(line)) is not None)
+        position = found.offset + len(found.data)
+
+
+def joined(attempts: Iterable[AttemptMetrics]) -> list[MetricsPoint]:
+    """The points of a run, by step: of what several attempts measured at one step, the latest attempt's counts.
+
+    A message without a step is of the step that its attempt told last; before any was told it is a point of its own. Messages
+    of one step are one point, unless they bear the same metric.
+    """
+    by_step: dict[int | float | None, list[MetricsPoint]] = {}
+    without: list[MetricsPoint] = []
+    for attempt in sorted(attempts, key=lambda each: each.attempt):
+        mine: dict[int | float | None, list[MetricsPoint]] = {}
+        for point in _points(attempt):
+            points = mine.setdefault(point.step, [])
+            if points and point.step is not None and not points[-1].metrics.keys() & point.metrics.keys():
+                points[-1] = _together(points[-1], point)
+            else:
+                points.append(point)
+        without += mine.pop(None, [])
+        by_step.update(mine)
+    steps = sorted(step for step in by_step if step is not None)
+    return without + [point for step in steps for point in by_step[step]]
+
+
+def _points(attempt: AttemptMetrics) -> Iterable[MetricsPoint]:
+    step: int | float | None = None
+    for line in attempt.lines:
+        step = step if line.step is None else line.step
+        metrics = {name: from_json(value) for name, value in line.metrics.items()}
+        yield MetricsPoint(attempt.attempt, line.time, step, line.progress, metrics)
+
+
+def _together(first: MetricsPoint, second: MetricsPoint) -> MetricsPoint:
+    return first._replace(
+        progress=first.progress if second.progress is None else second.progress,
+        metrics={**first.metrics, **second.metrics},
+    )
+
+
+class MeasuredValue(NamedTuple):
+    """A value of a metric, and where it was measured."""
+
+    value: float
+    point: MetricsPoint
+
+
+class MetricSummary(NamedTuple):
+    """One metric of a run. Minimum and maximum pass NaN over, where there is anything else."""
+
+    name: str
+    first: MeasuredValue
+    last: MeasuredValue
+    lowest: MeasuredValue
+    highest: MeasuredValue
+    values: Sequence[float]
+
+
+def summaries(points: Iterable[MetricsPoint]) -> list[MetricSummary]:
+    """Each metric of a run, in the order of their coming."""
+    found: dict[str, list[MeasuredValue]] = {}
+    for point in points:
+        for name, value in point.metrics.items():
+            found.setdefault(name, []).append(MeasuredValue(value, point))
+    return [_summary(name, seen) for name, seen in found.items()]
+
+
+def _summary(name: str, seen: list[MeasuredValue]) -> MetricSummary:
+    compared = [each for each in seen if not math.isnan(each.value)] or seen
+    return MetricSummary(
+        name,
+        seen[0],
+        seen[-1],
+        min(compared, key=lambda each: each.value),
+        max(compared, key=lambda each: each.value),
+        [each.value for each in seen],
+    )

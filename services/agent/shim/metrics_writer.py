@@ -1,0 +1,80 @@
+"""The shim's hand on metrics.jsonl: lines wait in memory and are written out once a second, in a thread, since the storage may hang.
+
+Owns when that is and what becomes of lines that cannot be written; knows no worker and decides no end.
+"""
+
+from __future__ import annotations
+
+import _thread  # the shim has no need of more of threading
+import math
+import time
+
+from services.agent.shim import metrics_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+WRITE_EVERY_S = 1.0
+"""Seconds from one write to the next; the first line is written at once."""
+LAST_WITHIN_S = 2.0
+"""Seconds that an attempt's end waits for its last lines to be written."""
+
+
+class MetricsWriter:
+    """Writes the lines that are put, in their order. Only the writes themselves are another thread's."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._times = metrics_file.LineTimes()
+        self._pending: list[bytes] = []
+        self._next = 0.0
+        self._writing = False
+        self._done = _thread.allocate_lock()
+
+    def put(self, step: int | None, progress: float | None, metrics: Iterable[tuple[str, float]]) -> None:
+        """Have a line written."""
+        self._pending.append(metrics_file.line(self._times.next(), step, progress, metrics))
+
+    @property
+    def due(self) -> float:
+        """When to call `write`, on its clock; infinity: there is nothing to do."""
+        return self._next if self._pending or self._writing else math.inf
+
+    def write(self, now: float) -> None:
+        """Begin to write what waits, unless a write is under way still."""
+        self._next = now + WRITE_EVERY_S
+        if self._pending and not self._writing:
+            self._begin()
+
+    def finish(self) -> None:
+        """Write what is left. Storage that hangs is not waited for longer than a moment."""
+        give_up = time.monotonic() + LAST_WITHIN_S
+        if self._ended(give_up) and self._pending:
+            self._begin()
+            self._ended(give_up)
+
+    def _begin(self) -> None:
+        lines, self._pending = self._pending, []
+        self._writing = True
+        self._done.acquire()
+        _thread.start_new_thread(self._append, (lines,))
+
+    def _append(self, lines: list[bytes]) -> None:
+        """In the thread."""
+        try:
+            metrics_file.append(self._path, b"".join(lines))
+        except OSError:
+            self._pending[:0] = lines  # a full disk, or a folder that was taken away: again in a second
+        finally:
+            self._writing = False
+            self._done.release()
+
+    def _ended(self, give_up: float) -> bool:
+        """Whether no write is under way, by then."""
+        if not self._writing:
+            return True
+        if not self._done.acquire(timeout=max(0.0, give_up - time.monotonic())):
+            return False
+        self._done.release()
+        return True
