@@ -109,6 +109,7 @@ class LogMaker:
         config: dict[str, object] | None = None,
         *,
         by: str = "local",
+        caller_path: str | None = None,
         provenance: Provenance | None = None,
     ) -> str:
         """Submit a config; returns the run's id."""
@@ -119,6 +120,7 @@ class LogMaker:
             config=msgspec.Raw(msgspec.json.encode(config)),
             digest=digest.hex,
             submitted_by=by,
+            caller_path=caller_path,
             provenance=provenance,
         )
         self.by_gateway(event)

@@ -54,12 +54,13 @@ def encoded(data: TimelineData) -> msgspec.Raw:
 
 
 def submitted(run: Run, event: Submitted) -> TimelineData:
-    """By whom, after which runs, and from which folder and commit."""
+    """By whom, with which PATH, after which runs, and from which folder and commit."""
     provenance = event.provenance or Provenance()
     return SubmittedData(
         after=run.after[:MAX_NAMED],
         after_total=len(run.after),
         by=event.submitted_by,
+        caller_path=_cut(event.caller_path),
         commit=_cut(provenance.commit),
         dirty=provenance.dirty,
         folder=_cut(provenance.folder),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from services.cli.text import count, format_bytes, metric, seconds_between
 from services.durations import MINUTE_S, format_duration
 from trainshed_client.errors import ExitCode
+from trainshed_client.provenance import Provenance
 from trainshed_client.records import (
     AttemptRecord,
     AttemptUsage,
@@ -25,6 +27,7 @@ from trainshed_client.rendering.timeline import (
     CancelRequestedData,
     EndData,
     RetryRequestedData,
+    SubmittedData,
     by_whom,
     data_of,
     failed_dependency,
@@ -35,6 +38,7 @@ from trainshed_client.statuses import CodeSeen, FailureReason, RunStatus, WaitRe
 NOTHING = "-"
 CODE_CHANGED = "code changed"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
+_DIGEST_SHOWN = 10
 
 _WITHOUT_CODE = frozenset(
     {
@@ -233,6 +237,14 @@ def last_of_all(record: RunRecord, now: str, shown: Callable[[str], str] = str) 
     if record.code is not CodeSeen.CHANGED:
         return text
     return CODE_CHANGED if text == NOTHING else f"{CODE_CHANGED}; {text}"
+
+
+def code_named(code: Mapping[str, Any], read: SubmittedData | Provenance | None) -> str:
+    """The code that a config names, and where it was ``read``: ``3f2a91c43f (a part) of commit 9d31e0b29d (dirty)``."""
+    shown = str(code.get("sha256"))[:_DIGEST_SHOWN] + (" (a part)" if code.get("partial") else "")
+    if read is None or not read.commit:
+        return shown
+    return f"{shown} of commit {read.commit[:_DIGEST_SHOWN]}{' (dirty)' if read.dirty else ''}"
 
 
 def code_at_start(seen: CodeSeen | None) -> str:

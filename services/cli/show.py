@@ -27,7 +27,6 @@ from trainshed_client.rendering.timeline import EndData, StartedData, SubmittedD
 from trainshed_client.statuses import CodeSeen, RunStatus
 
 _LABEL_WIDTH = 10
-_DIGEST_SHOWN = 10
 _THREADS = "OMP_NUM_THREADS, unless the config sets it"
 
 
@@ -160,6 +159,8 @@ def _facts(view: RunView, at: str) -> Iterator[tuple[str, str, str | None]]:
         yield "threads", f"{started.threads} ({_THREADS})", None
     if text := _code(view.config, record, entries):
         yield "code", text, "yellow" if record.code is CodeSeen.CHANGED else None
+    if (submitted := _submitted(entries)) is not None and submitted.caller_path is not None:
+        yield "path", f"{submitted.caller_path} (PATH where it was submitted)", None
     if record.labels:
         yield "labels", ", ".join(f"{name}={value}" for name, value in record.labels.items()), None
     yield "waited", describe.waited(record, at), None
@@ -178,14 +179,12 @@ def _code(config: Mapping[str, Any], record: QueuedRunRecord, entries: list[Time
     code = config.get("code")
     if not isinstance(code, dict):
         return ""
-    shown = str(code.get("sha256"))[:_DIGEST_SHOWN] + (" (a part)" if code.get("partial") else "")
-    for entry in entries:
-        match data_of(entry):
-            case SubmittedData(commit=str(commit)) as data:
-                shown += f" of commit {commit[:_DIGEST_SHOWN]}{' (dirty)' if data.dirty else ''}"
-            case _:
-                pass
+    shown = describe.code_named(code, _submitted(entries))
     return ", ".join(filter(None, (shown, describe.code_at_start(record.code))))
+
+
+def _submitted(entries: list[TimelineEntry]) -> SubmittedData | None:
+    return next((data for one in entries if isinstance(data := data_of(one), SubmittedData)), None)
 
 
 def _memory(view: RunView) -> Iterator[str]:

@@ -264,7 +264,7 @@ async def _check(request: Request, as_json: bool) -> None:
                 print_json(msgspec.json.encode(one))
             elif len(checks) == 1:
                 ended = await _ended_ago(trainshed, one.run_id) if one.status and one.status.ended else ""
-                click.echo("\n".join(_check_lines(one, ended)))
+                click.echo("\n".join(_check_lines(one, _code(request), ended)))
             else:
                 click.echo(f"{one.run_id}  {'new' if one.new else one.status}  {_where(one)}")
     if len(checks) > 1:
@@ -277,15 +277,27 @@ async def _check(request: Request, as_json: bool) -> None:
         )
 
 
-def _check_lines(check: Check, ended: str) -> list[str]:
+def _check_lines(check: Check, code: str, ended: str) -> list[str]:
     status = RunStatus.UNSPECIFIED if check.status is None else check.status
     new = "yes" if check.new else f"no, there is one: {status}{ended}"
     return [
         f"run:           {check.run_id}",
         f"digest:        {check.digest}",
+        f"code:          {code}",
         f"new:           {new}",
         f"could run on:  {_where(check)}",
     ]
+
+
+def _code(request: Request) -> str:
+    """The code that is part of the run, and the folder in which it was read just now."""
+    from services.cli.describe import code_named
+
+    code, beside = request.configs[0].get("code"), request.provenance
+    if not isinstance(code, dict):
+        return "none: an edit of the program makes no other run"
+    shown = code_named(code, beside)
+    return shown if beside is None else f"{shown}, in {beside.folder}"
 
 
 def _where(check: Check) -> str:

@@ -278,9 +278,16 @@ def test_what_a_node_saw_of_the_code_is_with_each_attempt_and_with_the_run_that_
 
 
 def test_where_the_code_stood_is_told_with_the_submission(model: Model) -> None:
-    run_id = model.log.submit(provenance=Provenance(folder="/srv/rl", commit="9d31", dirty=True))
+    provenance = Provenance(folder="/srv/rl", commit="9d31", dirty=True)
+    run_id = model.log.submit(provenance=provenance, caller_path="/srv/venv/bin:/bin")
     (row,) = (one for one in model.table("timeline") if one["run_id"] == run_id)
-    told = {"by": "local", "commit": "9d31", "dirty": True, "folder": "/srv/rl"}
+    told = {
+        "by": "local",
+        "caller_path": "/srv/venv/bin:/bin",
+        "commit": "9d31",
+        "dirty": True,
+        "folder": "/srv/rl",
+    }
     assert msgspec.json.decode(row["data"]) == told
     plain = model.log.submit()
     (row,) = (one for one in model.table("timeline") if one["run_id"] == plain)

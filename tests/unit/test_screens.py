@@ -198,7 +198,7 @@ FAILED_VIEW = RunView(
         ),
     ],
     timeline=happened(
-        (5, "09:00:00", "submitted", SubmittedData(by="local", commit="9d31e0b2" * 5, dirty=True, folder="/home/ada/rl")),
+        (5, "09:00:00", "submitted", SubmittedData(by="local", caller_path="/home/ada/rl/.venv/bin:/usr/bin:/bin", commit="9d31e0b2" * 5, dirty=True, folder="/home/ada/rl")),
         (20, "09:00:12", "dispatched", DispatchedData(node="gpu01", slots=(0,))),
         (21, "09:00:12", "started", StartedData(host="gpu01.lab", pid=41001)),
         (60, "09:01:12", "failed", exit_3(next=NextAttempt(attempt=2, wait_s=10))),

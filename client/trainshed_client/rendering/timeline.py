@@ -16,11 +16,12 @@ from trainshed_client.statuses import FailureReason
 
 
 class SubmittedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Who submitted the run, the first of the runs that it comes after, and where its code stood in git."""
+    """Who submitted the run with which PATH, the first of the runs that it comes after, and where its code stood in git."""
 
     after: tuple[str, ...] = ()
     after_total: int = 0
     by: str
+    caller_path: str | None = None
     commit: str | None = None
     dirty: bool | None = None
     folder: str | None = None

@@ -58,6 +58,19 @@ def test_an_edited_script_is_another_run_and_the_old_output_is_not_passed_for_ne
     assert "nothing" not in edited.stderr
 
 
+def test_a_dry_run_tells_the_code_that_the_submission_then_bears(stack: Stack, project: Path) -> None:
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "all")
+    (project / "train.py").write_text("print('dry')\n")
+    dry = stack.trainshed("submit", "--dry-run", "--", sys.executable, "train.py", cwd=project)
+    (code,) = (line.removeprefix("code:").strip() for line in dry.lines if line.startswith("code:"))
+    shown = stack.trainshed("show", submitted(stack, project)["run_id"], json=True)
+    commit = git(project, "rev-parse", "HEAD")[:10]
+    digest = shown["config"]["code"]["sha256"][:10]
+    assert code == f"{digest} of commit {commit} (dirty), in {project.resolve()}"
+
+
 def test_results_beside_the_script_and_a_commit_of_the_same_content_make_no_other_run(
     stack: Stack, project: Path
 ) -> None:

@@ -91,7 +91,7 @@ def test_a_sweep_is_queued_whole_or_not_at_all(stack: Stack, tmp_path: Path) -> 
 
 
 def test_a_dry_run_tells_what_would_be_and_appends_nothing(stack: Stack) -> None:
-    words = ("--gpus", "1", "--", "/bin/sh", "-c", "echo dry")
+    words = ("--no-code", "--gpus", "1", "--", "/bin/sh", "-c", "echo dry")
     before = len(stack.events())
     dry = stack.trainshed("submit", "--dry-run", *words)
     answer = stack.trainshed("submit", "--dry-run", *words, json=True)
@@ -103,6 +103,7 @@ def test_a_dry_run_tells_what_would_be_and_appends_nothing(stack: Stack) -> None
     assert dry.lines == [
         f"run:           {run}",
         f"digest:        {answer['digest']}",
+        "code:          none: an edit of the program makes no other run",
         "new:           yes",
         "could run on:  box",
     ]
@@ -111,7 +112,7 @@ def test_a_dry_run_tells_what_would_be_and_appends_nothing(stack: Stack) -> None
     assert (submitted["run_id"], submitted["digest"]) == (run, answer["digest"])
     stack.wait(run)
     known = stack.trainshed("submit", "--dry-run", *words)
-    assert known.lines[2].startswith("new:           no, there is one: COMPLETED ")
+    assert known.lines[3].startswith("new:           no, there is one: COMPLETED ")
 
 
 def test_a_dry_run_refuses_what_a_submission_would(stack: Stack) -> None:
@@ -120,7 +121,7 @@ def test_a_dry_run_refuses_what_a_submission_would(stack: Stack) -> None:
         assert dry.stderr == stack.trainshed("submit", *words, "--", "true", code=2).stderr
     stack.trainshed("drain", "box")
     try:
-        assert "no node that takes work now" in stack.trainshed("submit", "--dry-run", "--", "true").lines[3]
+        assert "no node that takes work now" in stack.trainshed("submit", "--dry-run", "--", "true").lines[4]
     finally:
         stack.trainshed("resume", "box")
 
