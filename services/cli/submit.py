@@ -179,7 +179,7 @@ def _threads(config: Config) -> str | None:
         return None
     if _asks_for_no_gpu(config) or not asked["gpus"]["requested"]:
         return f"1 CPU asked for, so 1 thread ({_THREADS}); --cpus 4 asks for more"
-    return f"its threads ({_THREADS}): its GPUs' share of the node's CPUs; --cpus N asks for more"
+    return f"it gets threads by its share of the node's GPUs ({_THREADS}); --cpus N asks for more"
 
 
 def _asks_for_no_gpu(config: Config) -> bool:

@@ -16,7 +16,7 @@ from tests.support.stack import TRAINSHED, Stack
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one\n"
 ONE_THREAD = "1 CPU asked for, so 1 thread (OMP_NUM_THREADS); --cpus 4 asks for more\n"
-SHARE = "its threads (OMP_NUM_THREADS): its GPUs' share of the node's CPUs; --cpus N asks for more\n"
+SHARE = "it gets threads by its share of the node's GPUs (OMP_NUM_THREADS); --cpus N asks for more\n"
 
 
 def on_terminal(stack: Stack, *words: str, environment: Mapping[str, str] | None = None) -> str:
