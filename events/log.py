@@ -18,6 +18,7 @@ from events.feed import ApiError, Feed, Message, api_call
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 APPEND_TIMEOUT_S = 5.0
 SURELY_S = 60.0
@@ -210,7 +211,7 @@ async def last_message(
     try:
         answer = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout_s)
     except (TimeoutError, nats.errors.Error) as error:
-        raise UnknownOutcome(f"no answer to a direct get of {subject}: {error}") from error
+        raise UnknownOutcome(f"no answer to a direct get of {subject}: {cause(error)}") from error
     headers = answer.headers or {}
     match headers.get("Status"):
         case None:
@@ -253,7 +254,7 @@ async def _request(
     except nats.errors.NoRespondersError as error:
         raise UnknownOutcome("no stream answers") from error
     except (TimeoutError, nats.errors.Error) as error:
-        raise UnknownOutcome(str(error) or "no answer") from error
+        raise UnknownOutcome(cause(error)) from error
     try:
         ack = _ACK.decode(answer.data)
     except msgspec.MsgspecError as error:

@@ -23,6 +23,7 @@ from projections.queries.answers import LAST_ENDED
 from projections.read_model.projector import Applied
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = logging.getLogger("trainshed.records")
 
@@ -116,7 +117,7 @@ class RecordBuckets:
             )
             self._made = await self._identity()
         except (TimeoutError, ApiError, nats.errors.Error) as error:
-            self._failed(str(error) or "no answer")
+            self._failed(cause(error))
 
     async def _fill(self, bucket: str, records: Iterable[tuple[str, bytes]]) -> None:
         info = await api_call(self._nc, f"STREAM.INFO.KV_{bucket}", {"subjects_filter": f"$KV.{bucket}.>"})

@@ -24,6 +24,7 @@ from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.json_limits import MAX_DEPTH
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = get_logger("api")
 
@@ -82,7 +83,7 @@ async def end_service(nc: SafeClient, service: Service) -> None:
         async with asyncio.timeout(END_S):
             await service.stop()
     except (TimeoutError, nats.errors.Error) as error:
-        _log.debug("service stop", error=str(error) or type(error).__name__)
+        _log.debug("service stop", error=cause(error))
 
 
 class ApiServer:

@@ -22,6 +22,7 @@ from events.state import State, restore, snapshot
 from services import fold_file
 from services.logging import get_logger
 from services.position import Position
+from trainshed_client.os_errors import cause
 
 _log = get_logger("fold")
 
@@ -183,4 +184,4 @@ class SharedFold:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, fold_file.write, self._path, kept)
         except OSError as error:
-            _log.warning("the snapshot was not written", path=str(self._path), why=str(error))
+            _log.warning("the snapshot was not written", path=str(self._path), why=cause(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from events.state import SNAPSHOT_VERSION, Snapshot
+from trainshed_client.os_errors import why
 
 _DIGEST_BYTES = 32
 
@@ -42,7 +43,7 @@ def read(path: Path, log_id: str) -> KeptFold | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Unusable(f"it cannot be read: {error}") from error
+        raise Unusable(f"it cannot be read: {why(error)}") from error
     body = content[_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != content[:_DIGEST_BYTES]:
         raise Unusable("it is damaged")

@@ -20,6 +20,7 @@ from services import setting_values
 from services.setting_values import NODE_NAME, Listen
 from trainshed_client.endpoint import default_state_dir
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 PREFIX = "TRAINSHED_"
 # What an agent gives its workers: no settings, but a worker may well call `trainshed`.
@@ -339,9 +340,9 @@ def _from_file(variable: str, name: str) -> str:
     try:
         return Path(name).read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        cause = why(error) if isinstance(error, OSError) else "not UTF-8"
         raise TrainshedError(
-            ErrorCode.INVALID, f"{variable} names {name}, which cannot be read ({why})"
+            ErrorCode.INVALID, f"{variable} names {name}, which cannot be read ({cause})"
         ) from None
 
 

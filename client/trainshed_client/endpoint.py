@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 ENDPOINT_FILE = "endpoint.json"
 DEFAULT_PORT = 4222
@@ -135,7 +136,7 @@ def read_endpoint(state_dir: Path) -> Endpoint:
     except OSError as error:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"{path} cannot be read ({error.strerror}). It belongs to who started the stack; "
+            f"{path} cannot be read ({why(error)}). It belongs to who started the stack; "
             "name another state folder in TRAINSHED_STATE_DIR, or a server with --nats",
         ) from None
     except msgspec.MsgspecError as error:
@@ -179,7 +180,7 @@ def _password(env: Mapping[str, str]) -> str | None:
     except OSError as error:
         raise TrainshedError(
             ErrorCode.INVALID,
-            f"TRAINSHED_NATS_PASSWORD_FILE names {name}, which cannot be read ({error.strerror})",
+            f"TRAINSHED_NATS_PASSWORD_FILE names {name}, which cannot be read ({why(error)})",
         ) from None
 
 

@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 from trainshed_client import subjects
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 _log = logging.getLogger("trainshed.nats")
 
@@ -274,8 +275,7 @@ async def connect(
 
 def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
     """The error for people when no server answers or the server says no; the credentials are not in it."""
-    text = str(error).removeprefix("nats: ").strip("'\" ")
-    if "authorization violation" in text.lower() or isinstance(error, nats.errors.AuthorizationError):
+    if "authorization violation" in str(error).lower() or isinstance(error, nats.errors.AuthorizationError):
         who = f"user {endpoint.user}" if endpoint.user else "a client without credentials"
         return TrainshedError(
             ErrorCode.DENIED,
@@ -283,26 +283,21 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
             "or leave --nats and NATS_URL out to use this machine's own stack",
         )
     match error:
-        case ConnectionRefusedError():
-            why = "connection refused"
-        case OSError() if f"[Errno {errno.ECONNREFUSED}]" in text:  # summed up over a host's addresses
-            why = "connection refused"
-        case TimeoutError():
+        case TimeoutError(errno=None):
             return TrainshedError(
                 ErrorCode.UNAVAILABLE,
                 f"no Trainshed answers at {endpoint.url} (no answer in time): what listens there stands still. "
                 "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
                 "--nats nats://HOST:4222",
             )
-        case OSError(strerror=str(strerror)):
-            why = strerror.lower()
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            return TrainshedError(ErrorCode.UNAVAILABLE, f"no connection to {endpoint.url}: {why(error)}")
         case _:
-            why = text or type(error).__name__
-    return TrainshedError(
-        ErrorCode.UNAVAILABLE,
-        f"no Trainshed answers at {endpoint.url} ({why}). Start one here: trainshed up. "
-        "Or name another: --nats nats://HOST:4222",
-    )
+            return TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"no Trainshed answers at {endpoint.url} ({why(error)}). Start one here: trainshed up. "
+                "Or name another: --nats nats://HOST:4222",
+            )
 
 
 async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
@@ -337,7 +332,7 @@ class _QuietLog:
         self._last: tuple[str, float] = ("", 0.0)
 
     def __call__(self, error: Exception) -> None:
-        text = str(error).removeprefix("nats: ") or type(error).__name__
+        text = why(error)
         last_text, last_at = self._last
         now = time.monotonic()
         if text != last_text or now - last_at >= REPEAT_QUIET_S:

@@ -84,6 +84,7 @@ from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.nats_connection import NatsConnection
+from trainshed_client.os_errors import cause
 from trainshed_client.subjects import Role
 
 _log = get_logger("agent")
@@ -193,7 +194,7 @@ class AgentService:
                     return log_id
             except (TimeoutError, nats.errors.Error, ApiError) as error:
                 if not logged:
-                    _log.info("waiting for the event log", reason=str(error) or type(error).__name__)
+                    _log.info("waiting for the event log", reason=cause(error))
                     logged = True
             await reconnected(self._nc)
         return None

@@ -16,6 +16,7 @@ import msgspec
 from services.settings import check_node_name, default_node_name
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 IDENTITY_FILE = "node.json"
 LOCK_FILE = "agent.lock"
@@ -47,7 +48,7 @@ def identify(state_dir: Path, *, log_id: str, node: str | None, ids: Callable[[]
     except (OSError, msgspec.MsgspecError) as error:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"{path} cannot be read ({error}). It says which node this folder is: bring it back from a backup, or start "
+            f"{path} cannot be read ({why(error)}). It says which node this folder is: bring it back from a backup, or start "
             "on another state folder and remove the old node (trainshed node remove NODE)",
         ) from None
     if kept.log_id != log_id:

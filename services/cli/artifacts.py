@@ -21,6 +21,7 @@ from services.cli.run_argument import RUN
 from services.cli.text import clean, format_bytes, short
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from trainshed_client.answers import ArtifactFile, RunView
@@ -185,8 +186,9 @@ def _whole(dest: str) -> Iterator[IO[bytes]]:
             opened.callback(os.close, dir_fd)
             fd, unnamed = _open(dir_fd, temporary)
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise TrainshedError(ErrorCode.INVALID, f"{dest} cannot be written ({why})", "-o") from None
+            raise TrainshedError(
+                ErrorCode.INVALID, f"{dest} cannot be written ({why(error)})", "-o"
+            ) from None
         file = opened.enter_context(open(fd, "wb", buffering=0))
         opened.callback(_remove, dir_fd, temporary)
         yield file

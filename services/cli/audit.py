@@ -23,6 +23,7 @@ from services.cli.common import (
 )
 from services.cli.verb import Verb, verb_group
 from trainshed_client.errors import ExitCode
+from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -73,7 +74,7 @@ def _answers(path: Path) -> list[SubmitAnswer]:
     try:
         return read_acks(path.read_bytes().splitlines(), str(path))
     except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--acks") from None
+        raise click.BadParameter(f"{path}: {why(error)}", param_hint="--acks") from None
 
 
 async def _verify(acks: list[SubmitAnswer]) -> Verdict:

@@ -19,6 +19,7 @@ from services.cli.run_argument import RUN
 from services.cli.text import parse_memory_mb
 from services.durations import parse_duration
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from trainshed_client.provenance import Provenance
@@ -245,7 +246,7 @@ def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], lis
             with open(file, "rb") as opened:
                 data = opened.read()
     except OSError as error:
-        raise _invalid(f"{shown} cannot be read ({(error.strerror or str(error)).lower()})") from None
+        raise _invalid(f"{shown} cannot be read ({why(error)})") from None
     if file.endswith(".jsonl"):
         return _json_lines(data, shown)
     if file.endswith(".json") or (

@@ -18,6 +18,7 @@ from services.settings import Settings, given_settings
 from services.up.systemd_unit import MARK, UNIT, unit_path, unit_text
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 _KEPT = ("PATH", "CUDA_VISIBLE_DEVICES")
 """What runs would find in this shell and not in the user manager's environment."""
@@ -95,8 +96,8 @@ def _write(path: Path, text: str) -> None:
         write_private(path, text.encode())
         path.chmod(0o644)
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise TrainshedError(ErrorCode.INVALID, f"{path} cannot be written ({why})") from None
+        cause = why(error) if isinstance(error, OSError) else "not UTF-8"
+        raise TrainshedError(ErrorCode.INVALID, f"{path} cannot be written ({cause})") from None
 
 
 def _user() -> str:

@@ -16,9 +16,11 @@ import click
 from services.cli.common import given_nats, nats_option
 from services.cli.up import agent_options, warn_of_unknown_settings, with_options
 from services.cli.verb import verb
+from services.open_files import raise_limit
 from services.settings import Settings
 from trainshed_client.endpoint import Endpoint, discover
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from services.lifecycle import Service
@@ -159,6 +161,7 @@ def _serve(
 ) -> None:
     from services import logging
 
+    raise_limit()
     logging.configure(settings.log_format, settings.log_level)
     if not quiet:
         warn_of_unknown_settings(name)
@@ -194,10 +197,10 @@ async def _run(
             try:
                 services = await unless(stop, build(nc, watching))
             except (TimeoutError, nats.errors.Error, ApiError) as error:
-                why = str(error).removeprefix("nats: ") or type(error).__name__
+                cause = why(error)
                 raise TrainshedError(
                     ErrorCode.UNAVAILABLE,
-                    f"the server at {endpoint.url} cannot keep the event log ({why}). It must run with JetStream",
+                    f"the server at {endpoint.url} cannot keep the event log ({cause}). It must run with JetStream",
                 ) from None
             if services is not None:
                 await run_services(services, stop, on_ready=ready, within_s=within_s)

@@ -14,6 +14,7 @@ import click
 
 from services.cli.common import given_nats
 from services.cli.verb import verb
+from services.open_files import raise_limit
 from services.settings import Settings
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -111,6 +112,7 @@ def up(
         raise click.exceptions.Exit(
             start_detached(settings, arguments, lambda line: click.echo(line, err=True))
         )
+    raise_limit()
     logging.configure(settings.log_format, settings.log_level)
     warn_of_unknown_settings("up")
     options = AgentOptions(

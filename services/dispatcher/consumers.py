@@ -15,6 +15,7 @@ from services.failpoints import failpoint
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = get_logger("dispatcher")
 
@@ -60,7 +61,7 @@ class NodeConsumers:
                     there = await self._there()
                 except (TimeoutError, nats.errors.Error, ApiError) as error:
                     self.look_at_all()
-                    _log.warning("the nodes' consumers could not be listed", why=str(error))
+                    _log.warning("the nodes' consumers could not be listed", why=cause(error))
                     return False
                 known = (
                     name for name, node in state.nodes.items() if is_needed(state, node) != (name in there)
@@ -75,7 +76,9 @@ class NodeConsumers:
                     failpoint("dispatcher.consumer_reconciled")
                 except (TimeoutError, nats.errors.Error, ApiError) as error:
                     failed.append(name)
-                    _log.warning("a node's consumer could not be made or removed", node=name, why=str(error))
+                    _log.warning(
+                        "a node's consumer could not be made or removed", node=name, why=cause(error)
+                    )
         finally:
             for name in failed:
                 self.look_at(name)

@@ -24,6 +24,7 @@ from services.nats_server.monitor import Health, health
 from services.nats_server.store_lock import take_store_lock
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 _log = logging.getLogger("trainshed.embedded_nats")
 
@@ -152,9 +153,7 @@ class EmbeddedNats:
         try:
             await self._prepare(server_name, deadline)
         except OSError as error:
-            raise _unavailable(
-                f"{self._folder} cannot be written ({(error.strerror or str(error)).lower()})"
-            ) from None
+            raise _unavailable(f"{self._folder} cannot be written ({why(error)})") from None
         try:
             await self._until_ready(server_name, deadline)
         except BaseException:
@@ -230,7 +229,7 @@ class EmbeddedNats:
             probe.bind(("127.0.0.1", kept))
         except OSError as error:
             if restart or not kept:
-                raise _unavailable(f"nats-server's {what} {kept} cannot be had ({error.strerror})") from None
+                raise _unavailable(f"nats-server's {what} {kept} cannot be had ({why(error)})") from None
             probe.bind(("127.0.0.1", 0))
             _log.warning(
                 "nats-server's %s is now %d: another program has taken %d", what, probe.getsockname()[1], kept

@@ -17,6 +17,7 @@ from services.logging import get_logger
 from services.nats_server.monitor import storage_left
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = get_logger("gateway")
 
@@ -66,7 +67,7 @@ def on_disk(folder: Path) -> Look:
         try:
             return await asyncio.to_thread(disk_room, folder)  # a disk may take its time
         except OSError as error:
-            _log.debug("the disk does not say how much room it has", folder=str(folder), why=str(error))
+            _log.debug("the disk does not say how much room it has", folder=str(folder), why=cause(error))
             return None
 
     return look

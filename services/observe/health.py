@@ -13,6 +13,7 @@ from typing import NamedTuple
 from services.logging import get_logger
 from services.setting_values import Listen
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 _log = get_logger("http")
 
@@ -140,7 +141,7 @@ def _why_not(error: OSError) -> str:
         case errno.EADDRNOTAVAIL:
             return "is no address of this machine"
         case _:
-            return f"cannot be listened on ({(error.strerror or str(error)).lower()})"
+            return f"cannot be listened on ({why(error)})"
 
 
 def _response(page: Page, *, with_body: bool) -> bytes:

@@ -35,6 +35,7 @@ from services.logging import get_logger
 from services.version import VERSION
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 if TYPE_CHECKING:
     from services.agent.agent import AgentService
@@ -241,7 +242,7 @@ class Metrics:
             async with asyncio.timeout(LOG_END_WITHIN_S):
                 end = await self._event_log.end()
         except (TimeoutError, nats.errors.Error, ApiError) as error:
-            _log.debug("the log's end is not known for the metrics", why=str(error) or "no answer in time")
+            _log.debug("the log's end is not known for the metrics", why=cause(error))
         else:
             families += [
                 _gauge("trainshed_log_end", "The last event in the log.", end),

@@ -22,6 +22,7 @@ from services.up.log_file import open_log, up_log
 from services.up.state_lock import holder, running_already, unusable
 from services.up.waiting_caller import StartReport, start_reports
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+from trainshed_client.os_errors import why
 
 PRINT_AFTER_S = 5.0
 LOOK_EVERY_S = 0.25
@@ -92,7 +93,7 @@ def _spawn(settings: Settings, arguments: Sequence[str], log: int, ready: int) -
         )
     except OSError as error:
         raise TrainshedError(
-            ErrorCode.UNAVAILABLE, f"{sys.executable} could not be started ({error.strerror})"
+            ErrorCode.UNAVAILABLE, f"{sys.executable} could not be started ({why(error)})"
         ) from None
 
 

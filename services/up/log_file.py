@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from services.logging import get_logger
+from trainshed_client.os_errors import cause
 
 _log = get_logger("log")
 
@@ -61,7 +62,7 @@ class LogFile:
             try:
                 await asyncio.to_thread(self.bound)
             except OSError as error:
-                _log.debug("the log file could not be moved aside", why=str(error))
+                _log.debug("the log file could not be moved aside", why=cause(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):
                     await self._stop.wait()

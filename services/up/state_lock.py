@@ -16,6 +16,7 @@ from typing import Self
 
 from services.plain_trouble import plain
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 LOCK_FILE = "up.lock"
 HOLDER_WITHIN_S = 2.0
@@ -65,7 +66,7 @@ def unusable(state_dir: Path, error: OSError) -> TrainshedError:
         return full
     return TrainshedError(
         ErrorCode.INVALID,
-        f"the state folder {state_dir} cannot be used ({(error.strerror or str(error)).lower()}). "
+        f"the state folder {state_dir} cannot be used ({why(error)}). "
         "Name another one: TRAINSHED_STATE_DIR=DIR trainshed up",
     )
 
@@ -92,9 +93,7 @@ def holder(state_dir: Path) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise TrainshedError(
-            ErrorCode.DENIED, f"{path} cannot be read ({(error.strerror or str(error)).lower()})"
-        ) from None
+        raise TrainshedError(ErrorCode.DENIED, f"{path} cannot be read ({why(error)})") from None
     try:
         deadline = time.monotonic() + HOLDER_WITHIN_S
         while True:

@@ -136,7 +136,7 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, content: str) -> N
 
 def test_a_file_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
     (tmp_path / "endpoint.json").mkdir()
-    with pytest.raises(TrainshedError, match=r"endpoint.json cannot be read \(Is a directory\)"):
+    with pytest.raises(TrainshedError, match=r"endpoint.json cannot be read \(is a directory\)"):
         read_endpoint(tmp_path)
 
 

@@ -16,9 +16,10 @@ import pytest
 
 from events.log import UnknownOutcome
 from services.cli import main as command
-from services.plain_trouble import cause, plain
+from services.plain_trouble import plain
 from tests.unit.test_cli_main import ROOT
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+from trainshed_client.os_errors import cause
 
 BAD, PASSING = ErrorCode.INVALID, ErrorCode.UNAVAILABLE
 START = "from trainshed_client.launch import main; main()"
@@ -46,7 +47,7 @@ def test_every_error_of_the_system_is_text_without_its_number(number: int, tmp_p
         (failed(errno.EACCES, "/x/y"), BAD, "/x/y: permission denied"),
         (failed(errno.ENOTDIR, "/x/y"), BAD, "ls -ld /x/y"),
         (failed(errno.EIO, "/x/y"), PASSING, "df /x/y"),
-        (failed(errno.EMFILE), PASSING, f"may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]},"),
+        (failed(errno.EMFILE), PASSING, f"may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]};"),
         (failed(errno.EMFILE), PASSING, "ulimit -n"),
         (ConnectionResetError("Connection lost"), PASSING, "(connection lost). Is it up? trainshed up"),
         (nats.errors.ConnectionClosedError(), PASSING, "(connection closed). Is it up? trainshed up"),

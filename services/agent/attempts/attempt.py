@@ -35,6 +35,7 @@ from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 from trainshed_client.records import NO_USAGE
 from trainshed_client.statuses import AtFault, CodeSeen
 
@@ -145,7 +146,9 @@ class LiveAttempt:
         try:
             files.write_code(self.folder, self._code_seen)
         except OSError as error:  # then only this process knows it
-            _log.debug("not written down", run_id=self.ref.run_id, attempt=self.ref.attempt, error=str(error))
+            _log.debug(
+                "not written down", run_id=self.ref.run_id, attempt=self.ref.attempt, error=cause(error)
+            )
 
     async def _code_at_start(self) -> CodeSeen | None:
         """None where the config names no code, or no worker has started."""

@@ -36,6 +36,7 @@ from services.agent.session.values import (
 from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
 from services.logging import get_logger
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -91,7 +92,7 @@ class Attempts:
             try:
                 alive = await self._workers.adopt(folder)
             except OSError as error:
-                _log.warning("not adopted", run_id=ref.run_id, attempt=ref.attempt, error=str(error))
+                _log.warning("not adopted", run_id=ref.run_id, attempt=ref.attempt, error=cause(error))
             work.intent = files.read_intent(folder)  # its shim may have made it again
             work.exit = files.read_exit(folder)
         if alive:
@@ -147,7 +148,7 @@ class Attempts:
             await in_daemon_thread(partial(self._make_run, ref, work.prepared))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
-            work.not_launched(f"the run's folder cannot be made: {error}")
+            work.not_launched(f"the run's folder cannot be made: {cause(error)}")
         self._feed(FoldersPrepared(ref))
 
     def _make_run(self, ref: AttemptRef, name: str | None) -> None:
@@ -167,7 +168,7 @@ class Attempts:
         try:
             await in_daemon_thread(self._prepared.refill)
         except OSError as error:
-            _log.debug("no folders made ahead", error=str(error))
+            _log.debug("no folders made ahead", error=cause(error))
         finally:
             self._refilling = False
 
@@ -214,7 +215,7 @@ class Attempts:
                 failpoint("agent.handed_over")
                 return
             except OSError as error:
-                work.not_launched(f"it cannot be launched: {error}")
+                work.not_launched(f"it cannot be launched: {cause(error)}")
         _log.warning("not launched", run_id=work.ref.run_id, attempt=work.ref.attempt, reason=work.message)
         self._feed(ShimLost(work.ref))
 
@@ -241,7 +242,7 @@ class Attempts:
                     "cannot be closed yet; trying again",
                     run_id=ref.run_id,
                     attempt=ref.attempt,
-                    error=str(error),
+                    error=cause(error),
                 )
             await asyncio.sleep(PAUSE_S)
 
@@ -254,7 +255,7 @@ class Attempts:
                 ended = await self._workers.sweep([self._folders.attempt(ref) for ref in keep])
                 break
             except OSError as error:
-                _log.warning("processes of ended attempts cannot be ended yet", error=str(error))
+                _log.warning("processes of ended attempts cannot be ended yet", error=cause(error))
                 await asyncio.sleep(PAUSE_S)
         if ended:
             _log.warning("ended processes that belong to no attempt of this node", pids=ended)

@@ -16,6 +16,7 @@ from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client.code import read_code, root_of
 from trainshed_client.errors import TrainshedError
+from trainshed_client.os_errors import cause
 from trainshed_client.provenance import Code
 from trainshed_client.statuses import CodeSeen
 
@@ -47,7 +48,7 @@ class CodeLooks:
         try:
             submitted = msgspec.convert(launch, _Submitted)
         except msgspec.ValidationError as error:  # another release's
-            _log.warning("what code a run is of cannot be read", error=str(error))
+            _log.warning("what code a run is of cannot be read", error=cause(error))
             return CodeSeen.UNKNOWN
         folder, ignore = submitted.code_folder, submitted.code_ignore
         if folder is None and submitted.working_dir is not None:
@@ -74,7 +75,7 @@ def _found(folder: str, ignore: tuple[str, ...]) -> CodeSeen | Code:
     try:
         return read_code(folder, ignore) or CodeSeen.CHANGED  # where there was some there is none
     except (OSError, ValueError, TrainshedError) as error:
-        _log.warning("the code of runs cannot be read", folder=folder, error=str(error))
+        _log.warning("the code of runs cannot be read", folder=folder, error=cause(error))
         return CodeSeen.UNKNOWN
 
 

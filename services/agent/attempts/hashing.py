@@ -16,6 +16,7 @@ from services.agent.output import artifacts
 from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
 from services.logging import get_logger
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -60,7 +61,10 @@ class Hashing:
                 self._folders.unmark_unhashed(ref)
             except OSError as error:
                 _log.warning(
-                    "artifacts cannot be hashed yet", run_id=ref.run_id, attempt=ref.attempt, error=str(error)
+                    "artifacts cannot be hashed yet",
+                    run_id=ref.run_id,
+                    attempt=ref.attempt,
+                    error=cause(error),
                 )
                 asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._queue.put_nowait, ref)
 

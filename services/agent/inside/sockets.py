@@ -23,6 +23,7 @@ from services.agent.processes.sockets import WORKER_SOCKETS, BoundSocket
 from services.api import error_answer
 from services.logging import get_logger
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -111,7 +112,7 @@ class WorkerSockets:
         try:
             bound = self._bound(door.path)
         except OSError as error:
-            _log.warning("a worker's socket cannot be made", run_id=door.ref.run_id, error=str(error))
+            _log.warning("a worker's socket cannot be made", run_id=door.ref.run_id, error=cause(error))
             return
         door.bound = bound
         asyncio.get_running_loop().add_reader(bound.socket, self._accept, door, bound)
@@ -179,7 +180,7 @@ class WorkerSockets:
         except (BlockingIOError, ConnectionError):
             return
         except OSError as error:  # no descriptors left: it would be readable all the time
-            _log.warning("a worker's connection cannot be taken", run_id=door.ref.run_id, error=str(error))
+            _log.warning("a worker's connection cannot be taken", run_id=door.ref.run_id, error=cause(error))
             self._pause(door, bound)
             asyncio.get_running_loop().call_later(ACCEPT_AGAIN_S, self._resume)
             return

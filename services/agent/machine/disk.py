@@ -12,6 +12,7 @@ from pathlib import Path
 
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -40,7 +41,7 @@ class Disk:
                 self._free_mb = None
                 if not logged:
                     logged = True
-                    _log.warning("the disk of the runs' folders cannot be measured", error=str(error))
+                    _log.warning("the disk of the runs' folders cannot be measured", error=cause(error))
             await asyncio.sleep(EVERY_S)
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 MACHINE_FILE = "machine.json"
 ALL = "all"
@@ -55,7 +56,7 @@ def read_kept(state_dir: Path) -> GpuOptions:
     except (OSError, msgspec.MsgspecError) as error:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"{path} cannot be read ({error}). It keeps --gpus and --slots-per-gpu: remove it, and start with these again",
+            f"{path} cannot be read ({why(error)}). It keeps --gpus and --slots-per-gpu: remove it, and start with these again",
         ) from None
 
 

@@ -21,6 +21,7 @@ from services.agent.folders.paths import ARTIFACTS, Folders
 from services.agent.output import artifacts
 from trainshed_client.answers import ArtifactFile, ArtifactPage, RunFolder
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
 
 COUNTED_WITHIN_S = 0.5
 LISTED_WITHIN_S = 1.0
@@ -179,7 +180,7 @@ def open_below(folder: Path, parts: list[str]) -> int:
             ) from None
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"{shown} in {folder} cannot be read ({(error.strerror or str(error)).lower()})",
+            f"{shown} in {folder} cannot be read ({why(error)})",
         ) from None
     finally:
         for one in fds:

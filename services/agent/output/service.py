@@ -30,6 +30,7 @@ from services.version import VERSION
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -109,7 +110,7 @@ def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
             ) from None
         return OutputRange(b"", 0, 0)
     except OSError as error:
-        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {error}") from None
+        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {cause(error)}") from None
     return _range(fd, request)
 
 
@@ -124,7 +125,7 @@ def _range(fd: int, request: OutputRequest, *, identify: bool = False) -> Output
         file = f"{seen.st_ino:x}.{seen.st_mtime_ns:x}" if identify else None
         return OutputRange(data, at, max(size, at + len(data)), file)
     except OSError as error:
-        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {error}") from None
+        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {cause(error)}") from None
     finally:
         os.close(fd)
 

@@ -26,6 +26,7 @@ from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -136,7 +137,7 @@ class AttemptTail:
                 "output cannot be followed; its file has it all",
                 run_id=self._ref.run_id,
                 attempt=self._ref.attempt,
-                error=str(error),
+                error=cause(error),
             )
 
     async def finish(self) -> None:
@@ -159,7 +160,7 @@ class AttemptTail:
                 "the rest of the output was not published; its file has it all",
                 run_id=self._ref.run_id,
                 attempt=self._ref.attempt,
-                error=str(error) or "its storage does not answer",
+                error=cause(error),
             )
 
     def last(self, name: str, count: int) -> bytes:
@@ -253,7 +254,7 @@ class AttemptTail:
                     "the output's index cannot be written",
                     run_id=self._ref.run_id,
                     attempt=self._ref.attempt,
-                    error=str(error),
+                    error=cause(error),
                 )
 
     def _subject(self, stream: _Stream) -> str:

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import structlog
 
+from services.open_files import own_limit
+from trainshed_client.os_errors import cause
+
 _log = structlog.get_logger(__name__)
 
 SPAWNER = "services.agent.shim.spawner"
@@ -78,6 +81,7 @@ class ShimPool:
                     str(self._sockets),
                     self._cgroups,
                     self._memory_cgroups,
+                    str(own_limit()),
                 ],
                 cwd=self._folder,
                 env=self._environment,
@@ -131,7 +135,7 @@ class ShimPool:
             except BlockingIOError:
                 return
             except OSError as error:
-                _log.warning("the shim spawner's socket failed", error=str(error))
+                _log.warning("the shim spawner's socket failed", error=cause(error))
                 message, fds = b"", []
             if not message:  # the spawner's own end follows
                 asyncio.get_running_loop().remove_reader(self._socket)

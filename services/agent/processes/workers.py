@@ -28,6 +28,7 @@ from services.agent.processes.pool import ShimPool
 from services.agent.processes.sockets import SHIM_SOCKETS, BoundSocket, sockets_dir
 from services.agent.shim import process_tree
 from services.daemon_thread import in_daemon_thread
+from trainshed_client.os_errors import cause
 
 _log = structlog.get_logger(__name__)
 
@@ -327,7 +328,7 @@ class Workers:
         try:
             adopted = await self.adopt(folder)
         except OSError as error:
-            _log.warning("a shim cannot be watched", folder=str(folder), error=str(error))
+            _log.warning("a shim cannot be watched", folder=str(folder), error=cause(error))
             return
         if not adopted:
             self._events.put_nowait(ShimExited(folder, files.read_exit(folder)))

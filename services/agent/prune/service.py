@@ -25,6 +25,7 @@ from services.logging import get_logger
 from trainshed_client.answers import Pruned, PruneKept
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -78,7 +79,7 @@ class PruneService:
                     async with asyncio.timeout(ANSWERS_WITHIN_S):
                         found = await in_daemon_thread(look)
                 except OSError as error:
-                    why = str(error) or "it does not answer"
+                    why = cause(error)
                     _log.warning("what was pruned is not looked for", folder=str(root), error=why)
                     continue
                 await self._finish(found)
@@ -91,8 +92,8 @@ class PruneService:
             except trash.Stopped:
                 return
             except OSError as error:
-                self._undeleted[trashed] = str(error)
-                _log.warning("what was pruned cannot be deleted", folder=trashed.shown, error=str(error))
+                self._undeleted[trashed] = cause(error)
+                _log.warning("what was pruned cannot be deleted", folder=trashed.shown, error=cause(error))
             else:
                 self._undeleted.pop(trashed, None)
 
@@ -118,7 +119,7 @@ class PruneService:
                 try:
                     found = await self._one(run_id, attempt, dry_run)
                 except (prune.Kept, OSError) as error:
-                    kept.append(PruneKept(run_id=run_id, reason=str(error)))
+                    kept.append(PruneKept(run_id=run_id, reason=cause(error)))
                 except trash.Stopped:
                     raise TrainshedError(
                         ErrorCode.UNAVAILABLE, f"the agent of {self._node} is stopping; ask again"
@@ -162,8 +163,8 @@ class PruneService:
             try:
                 size += await in_daemon_thread(partial(trash.delete, trashed, self._stopped))
             except OSError as error:
-                self._undeleted[trashed] = str(error)
-                failed = OSError(_still_to_delete(trashed, str(error)))
+                self._undeleted[trashed] = cause(error)
+                failed = OSError(_still_to_delete(trashed, cause(error)))
         if failed is not None:
             raise failed
         return size

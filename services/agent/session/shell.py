@@ -62,6 +62,7 @@ from services.agent.session.values import (
 from services.failpoints import failpoint
 from services.logging import get_logger
 from trainshed_client.errors import TrainshedError
+from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
 
@@ -123,7 +124,7 @@ class SessionShell:
                 logged = False
             except OSError as error:
                 if not logged:
-                    _log.warning("what vanished of the state folder cannot be made again", error=str(error))
+                    _log.warning("what vanished of the state folder cannot be made again", error=cause(error))
                 logged = True
 
     # --- inputs -------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class SessionShell:
         except OSError as error:
             # Only writes raise, and they come first: this step did not happen.
             self.state = before
-            _log.warning("the state folder cannot be written; trying again", error=str(error))
+            _log.warning("the state folder cannot be written; trying again", error=cause(error))
             if isinstance(event, Granted):
                 self._refuse_late(event, error)
             elif not isinstance(event, StopOrdered):  # these two are delivered again
@@ -168,7 +169,7 @@ class SessionShell:
     def _refuse_late(self, event: Granted, error: OSError) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._unwritten.setdefault(event.seq, now) >= REFUSE_AFTER_S:
-            self.attempts.refuse(event.ref, f"it cannot be written down: {error}")
+            self.attempts.refuse(event.ref, f"it cannot be written down: {cause(error)}")
             self.feed(msgspec.structs.replace(event, unwritable=True))
 
     def _has_joined(self) -> None:

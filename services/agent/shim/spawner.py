@@ -1,4 +1,4 @@
-"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD LOOKS SOCKETS CGROUPS MEMORY_CGROUPS`.
+"""The pre-warmed process that shims are forked from: `python -P -m services.agent.shim.spawner FD LOOKS SOCKETS CGROUPS MEMORY_CGROUPS OPEN_FILES`.
 
 Owns a pool of idle shims that wait on one socket for an attempt's folder; knows no attempt, and ends with its agent.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -26,6 +27,7 @@ look (the agent has one for as long as a launch is late) finds those that do, an
 def main() -> None:
     """Keep the pool filled until the agent closes its end of the socket."""
     requests, looks, places = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:6]
+    _limit_open_files(int(sys.argv[6]))
     requests.set_inheritable(False)  # passed to us, but not to any worker
     os.set_inheritable(looks, False)
     taken_read, taken_write = os.pipe()
@@ -65,6 +67,12 @@ def main() -> None:
             enough = POOL
         if len(idle) < enough and (not ready or not idle):
             idle.add(_fork(requests, taken_write, places, spare))
+
+
+def _limit_open_files(soft: int) -> None:
+    """The agent raised its own limit; shims and workers have the one that it was started with."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _child_wakeups() -> int:

@@ -138,7 +138,7 @@ async def test_a_restart_under_live_clients_keeps_its_port_or_says_why_not(nats_
         squatter.bind(("127.0.0.1", port))
         squatter.listen()
         with pytest.raises(
-            TrainshedError, match=rf"nats-server's port {port} cannot be had \(Address already in use\)"
+            TrainshedError, match=rf"nats-server's port {port} cannot be had \(address already in use\)"
         ):
             await nats_server.embedded.start()
     await nats_server.embedded.start()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import NatsServer, eventually
-from tests.support.stack import TRAINSHED, clean_environment, run_trainshed, until
+from tests.support.stack import TRAINSHED, Stack, clean_environment, run_trainshed, until
 
 
 def test_a_folder_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) -> None:
@@ -59,3 +61,20 @@ async def test_a_service_whose_server_went_away_ends_quietly(
         for process in processes:
             process.kill()
             process.wait()
+
+
+def test_services_may_open_all_files_that_they_may_and_workers_as_many_as_the_caller(
+    new_stack: Callable[..., Stack],
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    stack = new_stack(start=False)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (700, hard))
+    try:
+        stack.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for pid in (stack.process.pid, stack.child("services.cli", "projector")):
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    run = stack.submit(shell="ulimit -Sn; ulimit -Hn")
+    stack.wait(run)
+    assert stack.stdout(run).split() == ["700", str(hard)]
