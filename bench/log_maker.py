@@ -111,6 +111,7 @@ class LogMaker:
         by: str = "local",
         caller_path: str | None = None,
         provenance: Provenance | None = None,
+        named: bool | None = None,
     ) -> str:
         """Submit a config; returns the run's id."""
         config = config if config is not None else {"entry_point": "/bin/true", "submission_key": uuid7()}
@@ -122,6 +123,7 @@ class LogMaker:
             submitted_by=by,
             caller_path=caller_path,
             provenance=provenance,
+            named=named,
         )
         self.by_gateway(event)
         return digest.run_id

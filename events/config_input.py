@@ -51,12 +51,14 @@ Table: TypeAlias = "dict[str, Check | Table]"
 class AcceptedConfig(msgspec.Struct, frozen=True):
     """A run config that may be submitted, and its normal form: taken apart once, for the event, its size and its name.
 
-    ``stored``: the normalised config as JSON with sorted keys, which is what the log keeps.
+    ``stored``: the normalised config as JSON with sorted keys, which is what the log keeps. ``named``: whether it was sent
+    with a name, which normalising leaves out where it is the derived one.
     """
 
     config: RunConfig
     stored: bytes
     digest: Digest
+    named: bool
 
 
 def accepted_config(raw: object, *, allow_credentials: bool = False) -> AcceptedConfig:
@@ -67,13 +69,14 @@ def accepted_config(raw: object, *, allow_credentials: bool = False) -> Accepted
     wrong with it and what is accepted.
     """
     config = msgspec.convert(_checked(raw, allow_credentials), RunConfig)
+    named = config.run_name is not None
     if config.run_name == config.default_name:
         config = msgspec.structs.replace(config, run_name=None)
     normalised = config.normalised()
     stored = msgspec.json.encode(normalised, order="sorted")
     if (size := len(stored)) > MAX_BYTES:
         raise too_large(size, MAX_BYTES)
-    return AcceptedConfig(config, stored, digest_of_json(normalised))
+    return AcceptedConfig(config, stored, digest_of_json(normalised), named)
 
 
 def accepted_provenance(raw: object) -> Provenance | None:

@@ -44,7 +44,8 @@ class Submitted(RunEvent, frozen=True, kw_only=True):
     """A run config was accepted. ``config`` is the normalised config, as JSON.
 
     ``caller_path``: the PATH of who submitted a command, for its worker; it stands outside the digest, so that two
-    terminals ask for one run. None: the worker has its node's. ``provenance``, of its code, is outside the digest too.
+    terminals ask for one run. None: the worker has its node's. ``provenance``, of its code, is outside the digest too, and
+    so is ``named``: whether somebody gave the run its name, which may be the one that it would have anyway; None: not known.
     """
 
     config: msgspec.Raw
@@ -52,6 +53,7 @@ class Submitted(RunEvent, frozen=True, kw_only=True):
     submitted_by: str = "local"
     caller_path: str | None = None
     provenance: Provenance | None = None
+    named: bool | None = None
 
 
 class CancelRequested(RunEvent, frozen=True, kw_only=True):

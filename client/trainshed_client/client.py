@@ -51,8 +51,8 @@ class Trainshed:
     """A connection to a stack: ``async with await Trainshed.connect() as trainshed: ...``.
 
     Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED and TOO_LARGE as the service says,
-    UNAVAILABLE where none answers. Where a call takes a run it may be named by its id, a unique prefix of it, or its
-    name. A connection that is lost is made anew for ever.
+    UNAVAILABLE where none answers. Where a call takes a run it may be named by its id, its
+    name, or a unique prefix of either. A connection that is lost is made anew for ever.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -197,7 +197,7 @@ class Trainshed:
         return await self.call("run.explain", {"run_id": run_id})
 
     async def resolve(self, run: str, *, only: bool = False) -> QueuedRunRecord:
-        """The record of the run that an id, a unique prefix of one, or a name means.
+        """The record of the run that an id, a name, what `ls` shows as one, or a unique prefix of these means.
 
         A name that several runs bear means the newest, or with ``only`` none of them. Raises NOT_FOUND, or
         CONFLICT where several are meant.

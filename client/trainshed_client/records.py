@@ -59,6 +59,7 @@ NO_USAGE = AttemptUsage()
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run's row. ``seq`` is the sequence of the event that last changed it.
 
+    ``named``: whether somebody gave it its name; else that is only what its command gives (None: an older release's).
     ``waited_s``: seconds in the queue up to the last grant; since ``queued_at`` it waits again. ``duration_s``: the
     worker's own time by its node's clock, once it has ended (None: nobody saw it). ``error``: the line that tells most of
     why it failed. ``max_steps``: of its schedule.
@@ -73,6 +74,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     submit_seq: int
     priority: int
     labels: dict[str, str]
+    named: bool | None = None
     node: str | None = None
     host: str | None = None
     slots: list[int] = msgspec.field(default_factory=list)

@@ -10,11 +10,13 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Select, Table, func, select
+from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Row as SqlRow
 
 from events.state import State
-from projections.queries.listing import RunQuery, label_text, quick_row, selected, total
+from projections.queries.listing import RunQuery, has_labels, quick_row, selected, total
 from projections.queries.live import Live
+from projections.queries.naming import called
 from projections.read_model import tables
 from projections.read_model.database import Database
 from projections.read_model.rows import (
@@ -27,7 +29,6 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import GONE, RunStatus
 
-MAX_FOUND = 6
 MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
@@ -77,12 +78,12 @@ class Queries:
 
     def runs(self, query: RunQuery) -> FoundRuns:
         """``run.list``. A page may end before ``limit`` where it is full: the last one is empty."""
-        limit = query.limit if query.run is None else min(query.limit, MAX_FOUND)
+        limit = query.limit
         with self._database.reading() as connection:
             seq = _seq(connection)
             runs: list[FoundRun] = []
             size = 0
-            for found in self._found(connection, selected(query), query.labels):
+            for found in self._found(connection, query):
                 size += len(found.record) + 1 + (WAITING_BYTES if found.waits else 0)
                 if size > MAX_BYTES and runs:
                     break
@@ -93,7 +94,7 @@ class Queries:
                 limit = 0  # these were all
             matching = None
             if query.before_seq is None:
-                matching = total(connection, query) if limit else len(runs)
+                matching = total(connection, query) if limit and query.run is None else len(runs)
             waits = any(found.waits for found in runs)
             return FoundRuns(seq, runs, matching, self._live.state(connection) if waits else None)
 
@@ -214,16 +215,15 @@ class Queries:
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _found(
-        self, connection: Connection, statement: Select[Any], labels: Mapping[str, str]
-    ) -> Iterator[FoundRun]:
-        wanted = [label_text(key, value) for key, value in labels.items()]
-        for row in connection.execute(statement).yield_per(100):
-            if wanted and not all(text in row.labels for text in wanted):  # LIKE takes letters of either case
-                continue
-            yield FoundRun(
-                record_json(quick_row(row)), row.run_id if row.status == RunStatus.PENDING else None
-            )
+    def _found(self, connection: Connection, query: RunQuery) -> Iterator[FoundRun]:
+        if query.run is not None:
+            rows: Iterable[SqlRow[Any]] = called(connection, query, query.run)
+        else:
+            rows = connection.execute(selected(query)).yield_per(100)
+        for row in rows:
+            if has_labels(row.labels, query.labels):
+                waits = row.run_id if row.status == RunStatus.PENDING else None
+                yield FoundRun(record_json(quick_row(row)), waits)
 
 
 def _seq(connection: Connection) -> int:

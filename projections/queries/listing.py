@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy import Row as SqlRow
 
 from events.times import nanoseconds, rfc3339
@@ -19,12 +19,14 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import LIVE, RunStatus
 
 MAX_RUNS = 500
-_BEYOND_TEXT = chr(0x10FFFF)
+BEYOND_TEXT = chr(0x10FFFF)
+"""Behind each text that begins as that to which it is appended."""
 _STATUSES = tuple(status.value for status in RunStatus if status is not RunStatus.UNSPECIFIED)
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``run.list`` takes. ``run``: an id, a prefix of one, or a name; the rest narrows a listing down.
+    """What ``run.list`` takes. ``run``: what a person calls a run (projections/queries/naming.py); the rest narrows a
+    listing down.
 
     ``live`` and ``ended`` choose by whether a run has ended; with ``ended`` the order is that of the ends, the last
     first, and there is one page. ``ended_before``: those whose end was stored before that time.
@@ -127,9 +129,8 @@ def total(connection: Connection, query: RunQuery) -> int:
     if not query.labels:
         counted = select(func.count()).select_from(tables.runs).where(*_conditions(query))
         return int(connection.execute(counted).scalar_one())
-    wanted = [label_text(key, value) for key, value in query.labels.items()]
     labels = connection.execute(select(tables.runs.c.labels).where(*_conditions(query))).scalars()
-    return sum(all(text in found for text in wanted) for found in labels)
+    return sum(has_labels(found, query.labels) for found in labels)
 
 
 def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
@@ -141,9 +142,6 @@ def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
             where.append(tables.IS_LIVE)  # type: ignore[arg-type]  # their index: they are few, whatever has ended
     if query.name is not None:
         where.append(runs.name == query.name)
-    if query.run is not None:
-        starts = and_(runs.run_id >= query.run, runs.run_id < query.run + _BEYOND_TEXT)
-        where.append(or_(starts, runs.name == query.run))
     if query.before_seq is not None:
         where.append(runs.submit_seq < query.before_seq)
     where += [
@@ -156,6 +154,11 @@ def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
     if query.ended:
         where.append(tables.IS_ENDED)  # type: ignore[arg-type]
     return where
+
+
+def has_labels(stored: str, labels: Mapping[str, str]) -> bool:
+    """Whether the JSON text of a run's labels has all of these: LIKE, by which they are found, takes letters of either case."""
+    return all(label_text(key, value) in stored for key, value in labels.items())
 
 
 def label_text(key: str, value: str) -> str:

@@ -47,6 +47,7 @@ class RunRow(msgspec.Struct, gc=False):
     memory_enforced: bool | None = None
     metrics: Any = EMPTY_OBJECT
     name: str = ""
+    named: bool = False
     node: str | None = None
     pid: int | None = None
     primary_metric: Any = None

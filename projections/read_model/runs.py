@@ -88,6 +88,7 @@ def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: 
         labels=sorted_json(config.labels),
         max_steps=fitting(config.schedule.max_steps),
         name=run.name,
+        named=event.named if event.named is not None else config.run_name is not None,
         priority=fitting(run.priority),
         queued_at=time,
         run_id=run_id,

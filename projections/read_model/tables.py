@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -32,7 +32,7 @@ _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY 
 # Only a run that has ended has an end. As text: an index of some rows is only used for its own condition, word for word.
 IS_LIVE = text("ended_at IS NULL")
 IS_ENDED = text("ended_at IS NOT NULL")
-BOOLEAN_COLUMNS = frozenset({"cancel_requested", "healthy", "drained", "memory_enforced"})
+BOOLEAN_COLUMNS = frozenset({"named", "cancel_requested", "healthy", "drained", "memory_enforced"})
 JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "usage", "other_pids", "data"})
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
@@ -41,6 +41,7 @@ runs = Table(
     metadata,
     Column("run_id", Text, nullable=False),
     Column("name", Text, nullable=False),
+    Column("named", Boolean, nullable=False),  # by somebody: else the name is only what its command gives
     Column("status", Text, nullable=False),
     Column("attempt", _BIG, nullable=False),
     Column("digest", Text, nullable=False),

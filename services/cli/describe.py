@@ -5,7 +5,6 @@ Owns those words and a run's exit code; reads no clock and prints nothing.
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -79,24 +78,6 @@ def style_of(status: RunStatus) -> str | None:
             return "yellow"
         case _:
             return None
-
-
-def title(record: RunRecord) -> str:
-    """A run's name, or its command where the name is only what the command gives: ``python3 train.py --seed 1``."""
-    command = record.command
-    if not command or record.name not in _default_names(command):
-        return record.name
-    return shlex.join([command[0].rpartition("/")[2], *command[1:]])
-
-
-def _default_names(command: list[str]) -> set[str]:
-    """What a run of this command is called if nobody names it: its program, or the script or module of an older worker."""
-    names = {command[0].rpartition("/")[2]}
-    if len(command) > 2 and command[1] == "-m":
-        names.add(command[2].rpartition(".")[2])
-    elif len(command) > 1:
-        names.add(command[1].rpartition("/")[2])
-    return names
 
 
 def where(record: RunRecord | AttemptRecord) -> str:

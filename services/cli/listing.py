@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from services.cli import describe
 from services.cli.table import Cell, Column
 from services.cli.text import clean, short, shortest
+from trainshed_client.naming import title_of
 from trainshed_client.records import RunRecord
 
 COLUMNS = (
@@ -43,5 +44,5 @@ def rows(records: Sequence[RunRecord], now: str, *, whole_ids: bool) -> list[lis
 
 def _title(record: RunRecord) -> Cell:
     """Its name, or the command where nobody gave it a name: of that the middle matters least."""
-    title = describe.title(record)
+    title = title_of(record)
     return Cell(clean(title), middle=title != record.name)

@@ -144,6 +144,7 @@ class SubmissionCalls:
             submitted_by=call.by,
             caller_path=beside.caller_path,
             provenance=beside.provenance,
+            named=accepted.named,
         )
         return NewSubmission(accepted.config, digest, self._writer.new(event))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,55 @@ async def test_a_run_is_found_by_id_prefix_or_name_newest_first_and_six_at_most(
     assert _ids(await lab.ask("run.list", {"run": one[:12]})) == [one]
     assert _ids(await lab.ask("run.list", {"prefix": one})) == [one]
     assert _ids(await lab.ask("run.list", {"run": "%"})) == []
+
+
+async def test_a_run_is_found_by_what_a_list_shows_as_its_name_and_by_the_beginning_of_names(
+    lab: Lab,
+) -> None:
+    def submit(*arguments: str, name: str | None = None, named: bool | None = None) -> str:
+        config: dict[str, Any] = {"entry_point": "/venv/bin/python3", "arguments": list(arguments)}
+        return lab.made.submit({**config, **({"run_name": name} if name else {})}, named=named)
+
+    train = submit("train.py", "--lr", "1e-3", "it's", 'a"b', "100%")
+    evaluate = submit("eval.py", "--é")
+    given = submit("train.py", name="cart_pole")
+    other = submit("test.py", name="cartoon")
+    kept = submit("kept.py", named=True)
+
+    async def found(run: str) -> list[str]:
+        return _ids(await lab.ask("run.list", {"run": run}))
+
+    shown = shlex.join(["python3", "train.py", "--lr", "1e-3", "it's", 'a"b', "100%"])
+    assert await found(shown) == [train]
+    assert await found(shown[:-8]) == [train]  # within quotes
+    assert (
+        await found("python3 eval.py '--é'")
+        == await found("python3 ev")
+        == await found("python3 e…é'")
+        == [evaluate]
+    )
+    assert await found("python3 train") == [train]
+    assert await found("cart_") == [given]
+    assert await found("cart") == [other, given]
+    assert (
+        await found("CART_") == await found("cart%") == await found("python3 eva_") == await found("…") == []
+    )
+    assert await found("python3") == [kept, evaluate, train]
+    assert await found("python3 kept.py") == []  # it is shown by the name that it was given
+    assert (await lab.ask("run.get", {"run_id": kept}))["run"]["named"] is True
+    assert (await lab.ask("run.get", {"run_id": given}))["run"]["named"] is True
+    assert (await lab.ask("run.get", {"run_id": train}))["run"]["named"] is False
+
+
+async def test_of_many_runs_of_a_name_its_beginning_does_not_hide_another_name(lab: Lab) -> None:
+    old = lab.made.submit({"entry_point": "/bin/x", "run_name": "sweep-old"})
+    new = [
+        lab.made.submit({"entry_point": "/bin/x", "run_name": "sweep", "submission_key": str(n)})
+        for n in range(10)
+    ]
+    assert _ids(await lab.ask("run.list", {"run": "swee"})) == [new[-1], old]
+    assert _ids(await lab.ask("run.list", {"run": "sweep"})) == new[:3:-1]
+    assert _ids(await lab.ask("run.list", {"run": "sweep-"})) == [old]
 
 
 async def test_answers_stay_below_what_the_server_takes(lab: Lab) -> None:
