@@ -42,6 +42,7 @@ def text(*, least: int = 0, most: int | None = None, visible: bool = False) -> C
     def check(value: object, path: str) -> str:
         if not isinstance(value, str):
             hint = "; write it in quotes" if isinstance(value, bool | int | float) else ""
+            hint = '; an empty one is ""' if value is None else hint
             raise invalid(path, f"must be a string, not {kind(value)}{hint}")
         if len(value) < least:
             raise invalid(path, "must not be empty")
@@ -205,7 +206,7 @@ def sha256(value: object, path: str) -> str:
 
 
 def _unquote(value: object) -> str:
-    """How to write the number or boolean that a string holds; YAML reads 1e-4 as a string."""
+    """How to write the number or boolean that a string holds."""
     if not isinstance(value, str):
         return ""
     if value.lower() in ("true", "false"):

@@ -92,12 +92,7 @@ def accepted_provenance(raw: object) -> Provenance | None:
 
 def _checked(raw: object, allow_credentials: bool) -> dict[str, object]:
     refused = Refusals()
-    try:
-        check_json(raw)
-    except TrainshedError as error:
-        if error.path is None:  # of the whole: nothing in it can be looked at
-            raise
-        refused.add(error)
+    check_json(raw, refused=refused)
     if not isinstance(raw, dict):
         raise invalid("", f'a run config must be an object like {{"entry_point": ...}}, not {kind(raw)}')
     checked: dict[str, object] = {}

@@ -77,15 +77,17 @@ def _type_name(type_: type) -> str:
     return type_.__name__ if type_.__module__ == "builtins" else f"{type_.__module__}.{type_.__qualname__}"
 
 
-def check_json(value: object, *, max_depth: int = MAX_DEPTH) -> None:
+def check_json(value: object, *, max_depth: int = MAX_DEPTH, refused: Refusals | None = None) -> None:
     """Raise TrainshedError (invalid) where ``value`` is no JSON that every program reads alike.
 
     Refused by path, all of them at once: integers outside ±(2^53 - 1), NaN and infinities, nul characters and lone
-    surrogates (in names too), names that are no strings, and Python's other types; alone, more than ``max_depth`` levels.
+    surrogates (in names too), names that are no strings, and Python's other types. They are added to ``refused`` where it
+    is given. More than ``max_depth`` levels are always raised, for then the rest was not looked at.
     """
-    refused = Refusals()
-    _check(value, None, max_depth, refused)
-    refused.raise_any()
+    found = Refusals() if refused is None else refused
+    _check(value, None, max_depth, found)
+    if refused is None:
+        found.raise_any()
 
 
 def _check(value: object, place: Place | None, depth: int, refused: Refusals) -> None:
@@ -106,7 +108,7 @@ def _check(value: object, place: Place | None, depth: int, refused: Refusals) ->
                 refused.add(
                     invalid(
                         path_of(place),
-                        'must be a finite number, not NaN, an infinity or beyond 1.8e308; a string, as "inf", passes',
+                        'must be a finite number as a double holds it (4.9e-324 to 1.8e308); a string, as "inf", passes',
                     )
                 )
         case dict() | list() if depth <= 0:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from events import config_input
+from events.config import RunConfig
 from events.config_input import parse_json, parse_yaml
+from events.text_fields import EACH, TEXT_FIELDS
 from tests.support.configs import digest_of, run_config
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -39,10 +45,103 @@ def test_json_is_read_as_the_value_that_was_written(value: Any) -> None:
     assert repr(parse_json(json.dumps(value, indent=1, ensure_ascii=False).encode())) == repr(value)
 
 
+def has_number_as_text(value: Any) -> bool:
+    """Whether there is a string in it that PyYAML writes without quotes, and that a decimal number would be written as."""
+    match value:
+        case str():
+            return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?0o?\d+", value) is not None
+        case dict():
+            return any(has_number_as_text(item) for item in value.values())
+        case list():
+            return any(map(has_number_as_text, value))
+        case _:
+            return False
+
+
 @given(documents)
 def test_yaml_is_read_as_the_value_that_pyyaml_wrote(value: Any) -> None:
-    assert parse_yaml(yaml.safe_dump(value).encode()) == value
-    assert parse_yaml(yaml.safe_dump(value, default_flow_style=True, sort_keys=False).encode()) == value
+    assume(not has_number_as_text(value))
+    for style in (None, True):
+        text = yaml.safe_dump({"x": value}, default_flow_style=style, sort_keys=False)
+        assert parse_yaml(text.encode()) == {"x": value}
+
+
+numbers = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-SAFE, SAFE).map(str),
+    st.from_regex(r"[-+]?(0|[1-9][0-9]{0,5})(\.[0-9]{0,5})?([eE][-+]?[0-9]{1,2})?", fullmatch=True),
+    st.from_regex(r"[-+]?\.[0-9]{1,5}([eE][-+]?[0-9]{1,2})?", fullmatch=True),
+)
+
+
+@given(numbers)
+def test_a_decimal_number_is_that_number_and_where_text_is_taken_what_was_typed(text: str) -> None:
+    document = (
+        f"arguments: [--lr, {text}]\nenvironment: {{LR: {text}}}\nmetadata: {{lr: {text}, more: [{text}]}}"
+    )
+    read = parse_yaml(document.encode())
+    assert isinstance(read, dict)
+    number = int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+    assert repr(read["metadata"]) == repr({"lr": number, "more": [number]})
+    assert (read["arguments"], read["environment"]) == (["--lr", text], {"LR": text})
+
+
+plain = st.from_regex(
+    r"[A-Za-z0-9~.+_][A-Za-z0-9.+_:-]{0,7}[A-Za-z0-9_]|-?[0-9.]{1,3}[eE_x:]?[0-9]{1,3}|~|y|on", fullmatch=True
+)
+
+
+@given(plain)
+def test_a_plain_word_is_what_was_typed_where_text_is_taken_and_elsewhere_one_thing_or_refused(
+    word: str,
+) -> None:
+    as_text = parse_yaml(f"labels: {{a: {word} }}".encode())
+    isnull = word in ("~", "null", "Null", "NULL")
+    assert as_text == {"labels": {"a": None if isnull else word}}
+    try:
+        read = parse_yaml(f"metadata: {{a: {word} }}".encode())
+    except TrainshedError as error:
+        assert error.path == "metadata.a"
+        return
+    assert isinstance(read, dict)
+    # Whoever reads it by YAML 1.1, as PyYAML does, reads the same, but for the numbers that only YAML 1.2 has.
+    by_1_1 = yaml.safe_load(word)
+    assert read["metadata"]["a"] == by_1_1 or (by_1_1 == word and float(word) == read["metadata"]["a"])
+
+
+def test_the_places_that_take_text_are_those_of_the_config_s_strings() -> None:
+    def texts(kind: Any) -> Any:
+        match kind:
+            case msgspec.inspect.StrType():
+                return True
+            case msgspec.inspect.UnionType(types=types):
+                return next(filter(None, map(texts, types)), None)
+            case msgspec.inspect.VarTupleType(item_type=item) | msgspec.inspect.DictType(value_type=item):
+                found = texts(item)
+                return {EACH: found} if found else None
+            case msgspec.inspect.StructType(fields=fields):
+                return {field.name: found for field in fields if (found := texts(field.type))} or None
+            case _:
+                return None
+
+    expected = texts(msgspec.inspect.type_info(RunConfig))
+    worker = {"module": True, "script": True, "arguments": {EACH: True}, "worker_id": True}
+    assert {**expected, "metadata": {"worker": worker}} == TEXT_FIELDS
+    assert set(worker) == set(config_input._WORKER) - {"config"}
+
+
+def test_all_that_is_wrong_with_a_text_is_told_at_once() -> None:
+    with pytest.raises(TrainshedError) as refused:
+        parse_yaml(b"metadata: {a: on, b: 012, c: 1_0, c: 2}\npriority: 1e999")
+    assert [error.path for error in refused.value.errors] == [
+        "metadata.a",
+        "metadata.b",
+        "metadata.c",
+        "priority",
+    ]
+    with pytest.raises(TrainshedError) as refused:
+        parse_json(b'{"a": 1, "a": {"x": 1, "x": 2}, "b": [NaN, 1, -Infinity]}')
+    assert sorted(str(error.path) for error in refused.value.errors) == ["a", "a.x", "b[0]", "b[2]"]
 
 
 @given(
@@ -61,9 +160,20 @@ def test_any_bytes_are_read_or_refused_clearly(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("a: 1e-4", "1e-4"),
-        ("a: 1e4", "1e4"),
-        ("a: 1.5e4", "1.5e4"),
+        ("a: 1e-4", 1e-4),
+        ("a: 1E5", 1e5),
+        ("a: .5e3", 500.0),
+        ("a: +1e3", 1000.0),
+        ("a: -.5", -0.5),
+        ("a: 5.", 5.0),
+        ("a: +5", 5),
+        ("a: 1.5e4", 15000.0),
+        ("a: 0e-400", 0.0),
+        ("a: 5e-324", 5e-324),
+        ("a: 1e", "1e"),
+        ("a: .e3", ".e3"),
+        ("a: 0.5.1", "0.5.1"),
+        ("a: 00:30", "00:30"),
         ("a: 1.5e-4", 0.00015),
         ("a: -0.5", -0.5),
         ("a: 42", 42),
@@ -177,3 +287,30 @@ def test_reading_json_does_not_load_yaml() -> None:
         check=True,
     )
     assert loaded.stdout == "False False\n"
+
+
+def rows_of_the_page() -> list[tuple[str, str, str]]:
+    """The rows of the table of docs/contracts.md, "How YAML is read": typed, read as text, read elsewhere."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "contracts.md").read_text()
+    table = page.split("#### How YAML is read")[1].split("\n\n")[1]
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
+    ]
+    assert len(rows) > 20
+    return [(typed, as_text, elsewhere) for typed, as_text, elsewhere in rows]
+
+
+@pytest.mark.parametrize(("typed", "as_text", "elsewhere"), rows_of_the_page())
+def test_yaml_is_read_as_the_page_says(typed: str, as_text: str, elsewhere: str) -> None:
+    for document, expected in (
+        (f"environment: {{a: {typed} }}", as_text),
+        (f"metadata: {{a: {typed} }}", elsewhere),
+    ):
+        try:
+            read: Any = parse_yaml(document.encode())
+        except TrainshedError as error:
+            assert (error.path or "").endswith(".a")
+            assert expected == "refused"
+        else:
+            (place,) = read.values()
+            assert repr(place["a"]) == repr(json.loads(expected))

@@ -153,11 +153,11 @@ FILES = [
     Bad("very deep", "yaml", OPEN, None, "nested more than 64 deep"),
     Bad("a key twice", "yaml", lines("priority: 1\nlabels: {}\npriority: 2"), "priority", "given twice, on lines 2 and 4"),
     Bad("a key twice inside", "yaml", lines("environment:\n  A: x\n  'A': y"), "environment.A", "given twice, on lines 3 and 4"),
-    Bad("on", "yaml", lines("run_name: on"), "run_name", 'write it in quotes, "on", or true (line 2)'),
-    Bad("no", "yaml", lines("environment:\n  DEBUG: no"), "environment.DEBUG", 'write it in quotes, "no", or false (line 3)'),
-    Bad("a number in arguments", "yaml", lines("arguments: [--seed, 1]"), "arguments[1]", "write it in quotes"),
-    Bad("1e-4 for a number", "yaml", lines("stop: {grace_s: 1e-4}"), "stop.grace_s", "not a string; write 0.0001"),
-    Bad("a date", "yaml", lines("run_name: 2026-01-31"), "run_name", "write it in quotes"),
+    Bad("on", "yaml", lines("metadata: {x: on}"), "metadata.x", 'write it in quotes, "on", or true (line 2)'),
+    Bad("no", "yaml", lines("metadata:\n  debug: no"), "metadata.debug", 'write it in quotes, "no", or false (line 3)'),
+    Bad("null in arguments", "yaml", lines("arguments: [--seed, ~]"), "arguments[1]", "must be a string, not null"),
+    Bad("1e400 for a number", "yaml", lines("stop: {grace_s: 1e400}"), "stop.grace_s", "must be a finite number"),
+    Bad("a date", "yaml", lines("metadata: {day: 2026-01-31}"), "metadata.day", "write it in quotes"),
     Bad("1:30:00", "yaml", lines("schedule: {max_duration_seconds: 1:30:00}"), "schedule.max_duration_seconds", "no plain decimal"),
     Bad("010", "yaml", lines("priority: 010"), "priority", "no plain decimal number"),
     Bad(".nan", "yaml", lines("stop: {grace_s: .nan}"), "stop.grace_s", "no plain decimal number"),
@@ -258,16 +258,20 @@ async def test_the_configs_of_the_table_are_accepted_without_what_is_wrong(
     assert await log_end(nc) > before
 
 
-def test_what_yaml_readers_disagree_on_stays_what_was_written(stack: Stack, tmp_path: Path) -> None:
+def test_what_yaml_readers_disagree_on_is_the_text_as_typed_where_text_is_taken(
+    stack: Stack, tmp_path: Path
+) -> None:
     file = tmp_path / "run.yaml"
     key = uuid.uuid4()
     file.write_bytes(
-        lines(f'arguments: [--lr, 1e-4, "on", "no", "1"]\nrun_name: "1e-4"\nsubmission_key: "{key}"\n')
+        lines(
+            f"arguments: [--lr, 1e-4, on, no, 1, 1:30, 012]\nrun_name: 1e-4\nsubmission_key: {key}\nmetadata: {{lr: 1e-4}}\n"
+        )
     )
     answer = stack.trainshed("submit", "-f", str(file), json=True)
     config = stack.show(answer["run_id"])["config"]
-    assert config["arguments"] == ["--lr", "1e-4", "on", "no", "1"]
-    assert config["run_name"] == "1e-4"
+    assert config["arguments"] == ["--lr", "1e-4", "on", "no", "1", "1:30", "012"]
+    assert (config["run_name"], config["metadata"]) == ("1e-4", {"lr": 0.0001})
 
 
 async def test_a_message_over_the_servers_limit_ends_its_connection_and_nothing_else(
