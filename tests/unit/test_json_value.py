@@ -166,7 +166,7 @@ scalars = (
     | st.floats()
     | st.text(max_size=6)
     | st.binary(max_size=3)
-    | st.decimals()
+    | st.decimals(allow_nan=False)
     | st.dates()
     | st.fractions()
     | st.sampled_from([Words.PPO, OldWords.PPO, Numbers.THREE, Members.PPO, Float64(0.5)])
