@@ -30,12 +30,13 @@ _T = TypeVar("_T")
 
 
 class Head(msgspec.Struct, frozen=True):
-    """The first message of ``audit.rows``."""
+    """The first message of ``audit.rows``. ``schema_version``: of the tables; None from who does not name it yet."""
 
     seq: int
     state_hash: str
     log_id: str
     counts: dict[str, int]
+    schema_version: int | None = None
     v: int = 1
 
 
@@ -63,7 +64,7 @@ class LiveRows:
     async def take(self, messages: AsyncIterator[bytes]) -> Head:
         """Take all messages in, as fast as they come: who does not keep up is cut off by the server.
 
-        Raises TrainshedError where some are missing.
+        Raises TrainshedError where some are missing, or are of another release's tables.
         """
         head: Head | None = None
         counts: dict[str, int] = {}
@@ -71,6 +72,7 @@ class LiveRows:
         async for message in messages:
             if head is None:
                 head = _decoded(message, Head)
+                _compare(head.schema_version)
                 continue
             part = _decoded(message, Part)
             if part.part != expected:
@@ -181,6 +183,20 @@ def _replayed(name: str, connection: Connection) -> Iterator[Row]:
     statement = select(*columns).order_by(*table.primary_key.columns)
     for row in connection.execute(statement).yield_per(500).mappings():
         yield row_from(name, row)
+
+
+def _compare(theirs: int | None) -> None:
+    """Raises TrainshedError where the rows' tables are not as this release has them."""
+    ours = tables.SCHEMA_VERSION
+    if theirs == ours:
+        return
+    named = "an unnamed version" if theirs is None else f"version {theirs}"
+    versions = f"its tables are of {named}, those of this trainshed of version {ours}"
+    if theirs is None or theirs < ours:
+        raise unavailable(
+            f"the projector that runs is older ({versions}). Restart the stack: trainshed down, then trainshed up"
+        )
+    raise unavailable(f"the projector that runs is newer ({versions}). Ask with the trainshed that it is of")
 
 
 def _key(row: Row) -> str:

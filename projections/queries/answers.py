@@ -160,7 +160,7 @@ class Queries:
     def audit_rows(self) -> Generator[bytes, None, None]:
         """``audit.rows``: all rows as several JSON texts, from one read transaction.
 
-        The first: ``{"v": 1, "seq", "state_hash", "log_id", "counts": {table: rows}}``. Each other:
+        The first: ``{"v": 1, "seq", "state_hash", "log_id", "schema_version", "counts": {table: rows}}``. Each other:
         ``{"part": n, "table": name, "rows": [record, ...]}``, n from 1 on. (Whoever sends them adds an empty one.)
         """
         with self._database.reading() as connection:
@@ -174,6 +174,7 @@ class Queries:
                 "seq": at["seq"] if at is not None else 0,
                 "state_hash": at["state_hash"] if at is not None else f"{0:064x}",
                 "log_id": at["log_id"] if at is not None else "",
+                "schema_version": tables.SCHEMA_VERSION,
                 "counts": counts,
             }
             yield msgspec.json.encode(head)

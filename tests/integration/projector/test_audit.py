@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -18,7 +21,7 @@ from projections.read_model.database import Database
 from tests.support import NatsServer
 from tests.support.random_log import RandomLog
 from tests.support.stored_log import ask, projecting, store
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 
@@ -94,6 +97,47 @@ async def test_tables_that_were_tampered_with_are_told(
     assert not verdict.ok
     assert {violation.invariant for violation in verdict.violations} == {"I4"}
     assert any(message in violation.message for violation in verdict.violations), verdict.violations
+
+
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        (
+            None,
+            "is older (its tables are of an unnamed version, those of this trainshed of version 13). Restart the stack: ",
+        ),
+        (
+            12,
+            "is older (its tables are of version 12, those of this trainshed of version 13). Restart the stack: ",
+        ),
+        (
+            14,
+            "is newer (its tables are of version 14, those of this trainshed of version 13). Ask with the trainshed ",
+        ),
+    ],
+)
+async def test_a_projector_of_another_release_is_named_and_compared_with_nothing(
+    nats_server: NatsServer,
+    nc: SafeClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    theirs: int | None,
+    told: str,
+) -> None:
+    monkeypatch.setattr("projections.read_model.tables.SCHEMA_VERSION", 13)
+
+    async def rows_of_theirs() -> AsyncIterator[bytes]:
+        async with aclosing(cast("Any", rows_from(nc))) as rows:
+            head = msgspec.json.decode(await anext(rows))
+            head["schema_version"] = theirs
+            yield msgspec.json.encode({name: value for name, value in head.items() if value is not None})
+            yield msgspec.json.encode({"part": 1, "table": "runs", "rows": [{"run_id": "of another shape"}]})
+
+    await store(nc, _busy().messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        with pytest.raises(TrainshedError, match=re.escape(told)) as refused:
+            await verify(EventLog(nc), rows_of_theirs())
+    assert refused.value.exit_code == ExitCode.NO_SERVICE
 
 
 async def test_heartbeat_columns_of_the_live_are_not_compared(
