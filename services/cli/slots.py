@@ -40,7 +40,9 @@ def slots(as_json: bool) -> None:
     elif page.slots:
         print_lines(lines(page, Screen.of(sys.stdout)))
     else:
-        note("no slots: no node with GPUs has joined. Declare some to try: trainshed up --gpus 2")
+        note(
+            "no slots: no node with GPUs has joined. Declare some to try: trainshed down; trainshed up --gpus 2"
+        )
 
 
 def lines(page: SlotPage, screen: Screen) -> list[str]:

@@ -20,7 +20,7 @@ from services.cli.text import seconds_between, short
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
 from trainshed_client.rendering.ago import ago
-from trainshed_client.statuses import NodeStatus, RunStatus
+from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
     from trainshed_client.answers import Check, Submission
@@ -165,10 +165,10 @@ class Submitting:
     async def _has_gpus(self) -> bool:
         try:
             async with asyncio.timeout(_NOTE_WITHIN_S):
-                nodes = (await self._trainshed.nodes()).nodes
+                slots = (await self._trainshed.slots()).slots
         except (TrainshedError, TimeoutError):
             return False  # a courtesy
-        return any(node.gpus and node.status in (NodeStatus.UP, NodeStatus.LOST) for node in nodes)
+        return any(slot.uuid is not None for slot in slots)  # not those that are only declared
 
 
 def _threads(config: Config) -> str | None:

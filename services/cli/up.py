@@ -125,7 +125,7 @@ def up(
     )
 
     def ready(stack: Up) -> None:
-        end = "      Ctrl-C stops it; running workers go on" if ready_fd is None else ""
+        asked = "--gpus 1 " if stack.slots else ""
         slots = f"{stack.slots} slot{'' if stack.slots == 1 else 's'}"
         if stack.slots != stack.gpus:
             slots += f" on {stack.gpus} GPU{'' if stack.gpus == 1 else 's'}"
@@ -133,7 +133,8 @@ def up(
         lines = [
             *stack.notes,
             f"Trainshed is up: node {stack.node}, {has}; state in {stack.state_dir}",
-            f"Next:  trainshed submit --gpus 1 -- python train.py{end}",
+            f"Next:  trainshed run {asked}-- echo hello      (then your own: {asked}-- python3 train.py)",
+            *(["Ctrl-C stops it; running workers go on"] if ready_fd is None else []),
         ]
         text = "\n".join(lines)
         click.echo(text, err=True)

@@ -7,11 +7,12 @@ import os
 import pty
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.support.nvml_stub.build import StubNvml, build, compiler
 from tests.support.stack import TRAINSHED, Stack
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one\n"
@@ -42,10 +43,17 @@ def on_terminal(stack: Stack, *words: str, environment: Mapping[str, str] | None
 # --- submit -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_without_gpus_is_told_so_where_there_are_some(stack: Stack) -> None:
-    assert stack.trainshed("submit", "--new", "--", "true").stderr == NO_GPU + ONE_THREAD
-    assert NO_GPU in stack.trainshed("run", "--new", "--", "true").stderr
-    assert stack.trainshed("submit", "--new", "--gpus", "0", "--", "true").stderr == ONE_THREAD
+def test_a_run_without_gpus_is_told_so_where_there_are_some_and_not_where_slots_are_only_declared(
+    stack: Stack, new_stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    assert stack.trainshed("submit", "--new", "--", "true").stderr == ONE_THREAD
+    if compiler() is None:
+        pytest.skip("no C compiler for a stub of NVML")
+    nvml = StubNvml(build(tmp_path), tmp_path)
+    real = new_stack("real", environment={**nvml.environment(), "CUDA_VISIBLE_DEVICES": "0,1"})
+    assert real.trainshed("submit", "--new", "--", "true").stderr == NO_GPU + ONE_THREAD
+    assert NO_GPU in real.trainshed("run", "--new", "--", "true").stderr
+    assert real.trainshed("submit", "--new", "--gpus", "0", "--", "true").stderr == ONE_THREAD
 
 
 def test_a_run_that_says_nothing_of_cpus_is_told_its_threads(stack: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,16 @@ import pytest
 
 from tests.support import NatsServer, eventually
 from tests.support.stack import TRAINSHED, Stack, clean_environment, run_trainshed, until
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_the_line_that_up_advises_works_as_it_stands(gpus: int, new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(gpus=gpus)
+    _, _, advised = stack.said().partition("Next:  trainshed ")
+    words = shlex.split(advised.partition("      ")[0])
+    done = stack.trainshed(*words)
+    assert done.stdout == b"hello\n"
+    assert ("--gpus" in words) == bool(gpus)
 
 
 def test_a_folder_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) -> None:
