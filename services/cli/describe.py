@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from services.cli.text import count, format_bytes, metric, seconds_between
-from services.durations import MINUTE_S, format_duration
 from trainshed_client.errors import ExitCode
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import (
@@ -21,6 +20,7 @@ from trainshed_client.records import (
     TimelineEntry,
     WaitsFor,
 )
+from trainshed_client.rendering.durations import MINUTE_S, format_duration
 from trainshed_client.rendering.progress import shown_metric, shown_progress, time_left_s
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,

@@ -6,7 +6,8 @@ Owns how that is laid out; the reasons are the read side's.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -19,13 +20,22 @@ from services.cli.show import facts, timeline
 from services.cli.table import Column, Screen, print_lines, render
 from services.cli.text import clean, ordinal, seconds_between, short, shown_id, time_of_day
 from services.cli.verb import verb
-from services.durations import format_duration
-from trainshed_client.answers import Explanation, Waiting
+from trainshed_client.answers import Explanation, RunView, Waiting
 from trainshed_client.records import QueuedRunRecord
 from trainshed_client.rendering.ago import ago
-from trainshed_client.statuses import RunStatus
+from trainshed_client.rendering.durations import format_duration
+from trainshed_client.statuses import FailureReason, RunStatus
+
+if TYPE_CHECKING:
+    from trainshed_client.client import Trainshed
 
 Fact = tuple[str, str, str | None]
+
+_MAY_BE_RETRIED = (RunStatus.FAILED, RunStatus.CANCELLED)
+_WITHOUT_OUTPUT = (FailureReason.SPAWN_ERROR, FailureReason.NODE_LOST, FailureReason.NODE_RECLAIMED)
+"""No worker wrote any, or the machine that has it is gone."""
+_MOST_RUNS = 50
+"""So many runs are looked at, up the chain of those that one comes after."""
 
 
 @verb("trainshed explain k3f2q7", "trainshed explain ppo-cartpole --json")
@@ -34,28 +44,46 @@ Fact = tuple[str, str, str | None]
 @nats_option
 def explain(run: str, as_json: bool) -> None:
     """Say why a run is waiting, or why it ended, and what happened to it last."""
-    body = run_async(_read(run))
+    body, to_retry = run_async(_read(run, for_people=not as_json))
     answer = msgspec.json.decode(body, type=Explanation)
     warn_if_stale(answer.stale, answer.seq)
     if as_json:
         print_json(body)
     else:
-        print_lines(lines(answer, now(), Screen.of(sys.stdout)))
+        print_lines(lines(answer, now(), Screen.of(sys.stdout), to_retry))
 
 
-async def _read(run: str) -> bytes:
+async def _read(run: str, *, for_people: bool) -> tuple[bytes, list[str]]:
+    """The answer, and of a run that did not complete those to retry for it to run again."""
     async with connected() as trainshed:
-        return await trainshed.explain_json(run)
+        body = await trainshed.explain_json(run)
+        record = msgspec.json.decode(body, type=Explanation).run
+        if not for_people or record.status not in _MAY_BE_RETRIED:
+            return body, []
+        return body, await _to_retry(trainshed, await trainshed.run(record.run_id), set())
 
 
-def lines(answer: Explanation, at: str, screen: Screen) -> list[str]:
-    """The whole answer."""
+async def _to_retry(trainshed: Trainshed, view: RunView, seen: set[str]) -> list[str]:
+    """The runs that this one comes after and that did not complete, in the order in which a retry of each is accepted,
+    and it last."""
+    chain: list[str] = []
+    seen.add(view.run.run_id)
+    for run_id in view.config.get("after", ()):
+        if run_id not in seen and len(seen) < _MOST_RUNS:
+            before = await trainshed.run(run_id)
+            if before.run.status in _MAY_BE_RETRIED:
+                chain += await _to_retry(trainshed, before, seen)
+    return [*chain, view.run.run_id]
+
+
+def lines(answer: Explanation, at: str, screen: Screen, to_retry: Sequence[str] = ()) -> list[str]:
+    """The whole answer. ``to_retry``: the runs to retry for this one to run again, by default it alone."""
     record = answer.run
     status = screen.styled(str(record.status), describe.style_of(record.status))
     shown = [
         f"run {shown_id(record.run_id, whole=not screen.is_terminal)} ({clean(record.name)}) is {status}"
     ]
-    shown += facts(list(_why(answer, at, screen)), screen)
+    shown += facts(list(_why(answer, at, screen, to_retry or (record.run_id,))), screen)
     if answer.waiting is not None and answer.waiting.holders:
         shown += ["", *_holders(answer.waiting, at, screen)]
     if answer.timeline:
@@ -107,27 +135,30 @@ def _until(time: str | None, at: str) -> str:
     return f"{time_of_day(time)} (in {format_duration(seconds)})" if seconds > 0 else "any moment"
 
 
-def _why(answer: Explanation, at: str, screen: Screen) -> Iterator[Fact]:
+def _why(answer: Explanation, at: str, screen: Screen, to_retry: Sequence[str]) -> Iterator[Fact]:
     record = answer.run
     run = short(record.run_id)
+    again = f"trainshed retry {' '.join(map(short, to_retry))}"
     match record.status:
         case RunStatus.PENDING:
             yield from _waiting(record, answer.waiting, at, whole_ids=not screen.is_terminal)
             yield "waited", describe.waited(record, at), None
             yield "to follow", f"trainshed logs -f {run}", None
-            yield "to end", f"trainshed cancel {run}", None
+            if not record.cancel_requested:
+                yield "to end", f"trainshed cancel {run}", None
         case RunStatus.COMPLETED:
             yield "why", f"its worker exited with 0 after {describe.ran(record, at)}", None
             yield "output", f"trainshed logs {run}", None
         case RunStatus.FAILED:
             yield "why", describe.why_ended(record, answer.timeline), None
             yield "where", describe.where(record), None
-            yield "output", f"trainshed logs {run}", None
-            yield "again", f"trainshed retry {run}", None
+            if record.failure_reason not in _WITHOUT_OUTPUT:
+                yield "output", f"trainshed logs {run}", None
+            yield "again", again, None
         case RunStatus.CANCELLED:
             text = describe.why_ended(record, answer.timeline)
             yield "why", "a cancel was asked for" if text == describe.NOTHING else text, None
-            yield "again", f"trainshed retry {run}", None
+            yield "again", again, None
         case _:
             if record.cancel_requested:
                 yield "why", "it is told to stop, and keeps what it holds until its processes are gone", None

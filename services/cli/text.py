@@ -40,7 +40,9 @@ def time_of_day(time: str) -> str:
 
 
 def count(value: float) -> str:
-    """A step or a number of things: ``1200``, ``12.3k``, ``120k``, ``1.5M``."""
+    """A step or a number of things: ``1200``, ``12.3k``, ``120k``, ``1.5M``, ``1e+15``."""
+    if abs(value) >= 1e15:
+        return f"{value:.3g}"
     for least, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= least:
             scale = 1e3 if unit == "k" else least

@@ -167,6 +167,11 @@ GPUS, CPUS = {"gpus": 2, "free": 1, "total": 2}, {"cpus": 9, "free": 3}
             "waiting until its retry in 12 s",
             "retry in 12 s",
         ),
+        (
+            Wait(reason=WaitReason.BACKOFF, numbers={"seconds": 3153599998}),
+            "waiting for a retry that its back-off (retry.backoff_s) puts off for over 10 years",
+            "retry in over 10 years",
+        ),
         (Wait(reason=WaitReason.NO_NODE), "no node is up", "no node is up"),
         (
             Wait(reason=WaitReason.NO_NODE, numbers={"drained": 2, "away": 1}),

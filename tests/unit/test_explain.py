@@ -141,7 +141,7 @@ def test_a_run_behind_the_reservation_is_told_of_it_and_why_it_may_not_pass(mode
     endless, long, short = model.submit(1), model.submit(1, 7_200), model.submit(1, 60)
     for run_id, words in (
         (endless, "no time limit"),
-        (long, "starts (7200 s and 5 s of grace, and 10 s are kept spare)"),
+        (long, "starts (2h and 5 s of grace, and 10 s are kept spare)"),
     ):
         waiting = model.waiting(run_id)
         assert waiting.reason == "reservation"

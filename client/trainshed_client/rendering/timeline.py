@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from trainshed_client.records import TimelineEntry
+from trainshed_client.rendering.durations import in_a_sentence
 from trainshed_client.statuses import FailureReason
 
 # Fields stand in alphabetical order: an encoder writes them as one that sorts would, and the state hash is made of that.
@@ -174,7 +175,7 @@ def text(type_: str, data: TimelineData) -> str:
         case EndData(late=LateEnd(attempt=attempt, node=node)):
             return f"too late to count: {node} reported attempt {attempt} as {_how(type_, data)}"
         case EndData(next=NextAttempt(attempt=attempt, wait_s=wait_s)):
-            wait = f" in {wait_s:g} s" if wait_s else ""
+            wait = f" in {in_a_sentence(wait_s)}" if wait_s else ""
             return f"{_how(type_, data)}, queued again: attempt {attempt}{wait}"
         case EndData(cancelled=True):
             return f"{_how(type_, data)}, cancelled as requested"
@@ -204,10 +205,14 @@ def _how(type_: str, end: EndData) -> str:
         case "cancelled", _:
             return f"cancelled{_because(end.reason)}"
         case "timed_out", FailureReason.TIME_LIMIT:
-            limit = "" if end.timeout_s is None else f" of {end.timeout_s:g} s"
+            limit = "" if end.timeout_s is None else f" of {in_a_sentence(end.timeout_s)}"
             return f"stopped at its time limit{limit}"
         case "timed_out", FailureReason.WORKER_TIMEOUT:
-            return "silent for too long" if end.timeout_s is None else f"silent for {end.timeout_s:g} s"
+            return (
+                "silent for too long"
+                if end.timeout_s is None
+                else f"silent for {in_a_sentence(end.timeout_s)}"
+            )
         case "failed", FailureReason.NOT_STARTED:
             return f"not started{_because(end.message)}"
         case "failed", FailureReason.SPAWN_ERROR:

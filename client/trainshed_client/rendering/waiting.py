@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trainshed_client.records import Wait
+from trainshed_client.rendering.durations import FAR_S, format_duration, in_a_sentence
 from trainshed_client.statuses import WaitReason
 
 MAX_NAMED = 3
@@ -24,6 +25,9 @@ def text(wait: Wait) -> str:
             return f"run {_first(wait.runs)} did not complete, so this one is being cancelled"
         case WaitReason.DEPENDENCY:
             return f"waiting for {_runs(wait, str)}"
+        case WaitReason.BACKOFF if numbers.get("seconds", 0) >= FAR_S:
+            off = format_duration(numbers["seconds"])
+            return f"waiting for a retry that its back-off (retry.backoff_s) puts off for {off}"
         case WaitReason.BACKOFF:
             return f"waiting until its {_retry(wait)}"
         case WaitReason.NO_NODE:
@@ -80,7 +84,7 @@ def _last(names: Sequence[str]) -> str:
 
 
 def _retry(wait: Wait) -> str:
-    return f"retry in {wait.numbers.get('seconds', 0)} s"
+    return f"retry in {in_a_sentence(wait.numbers.get('seconds', 0))}"
 
 
 def _no_node(drained: int, away: int) -> str:
@@ -95,7 +99,11 @@ def _suspect(wait: Wait) -> str:
     """The nodes that could start nothing of late, and when a run is tried there."""
     total, probe_in_s = int(wait.numbers.get("suspect", 1)), wait.numbers.get("probe_in_s")
     which = f"{_first(wait.nodes)} starts" if total == 1 else f"{total} nodes start"
-    when = "a run is being tried there" if probe_in_s is None else f"one is tried there in {probe_in_s} s"
+    when = (
+        "a run is being tried there"
+        if probe_in_s is None
+        else f"one is tried there in {in_a_sentence(probe_in_s)}"
+    )
     return f"{which} no run at present; {when}"
 
 
@@ -127,7 +135,8 @@ def _behind(wait: Wait) -> str:
         return f"{what}; what that waits for has no time limit"
     if "limit_s" not in numbers:
         return f"{what}; this one has no time limit to be over before that"
-    lasts = f"{numbers['limit_s']:g} s and {numbers.get('grace_s', 0):g} s of grace"
+    limit, grace = (in_a_sentence(numbers.get(name, 0)) for name in ("limit_s", "grace_s"))
+    lasts = f"{limit} and {grace} of grace"
     return f"{what}; this one may last until after that starts ({lasts}, and {numbers.get('spare_s', 0)} s are kept spare)"
 
 
