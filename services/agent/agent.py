@@ -282,7 +282,6 @@ class AgentService:
                     await self._begin_folders(session)
                     self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())
-                    self._tasks.create_task(inside.keep())
                     self._tasks.create_task(session.attempts.hear())
                     self._tasks.create_task(session.keep())
                     self._tasks.create_task(self._leave_when_asked(session))

@@ -188,7 +188,8 @@ class Attempts:
 
     def restore(self, state: SessionState) -> None:
         """Make again what a cleaner of temporary folders took of live attempts: markers and orders to stop; sockets and, by their
-        shims, the attempts' folders."""
+        shims, the attempts' folders. Raises OSError."""
+        self._parts.inside.restore()
         for each in state.attempts:
             if each.ref in state.refused:
                 continue

@@ -36,8 +36,6 @@ ALL_CONNECTIONS = 256
 IDLE_S = 60.0
 """Seconds that a connection may wait for its next request, and an answer to be read."""
 SPARE = 8
-LOOK_EVERY_S = 2.0
-"""Seconds after which it is seen that a socket is gone; it is made again then."""
 ACCEPT_AGAIN_S = 1.0
 SMALL_BYTES = 16 * 1024
 BYTES_PER_S = 20_000_000
@@ -81,7 +79,7 @@ class WorkerSockets:
             left.unlink(missing_ok=True)
 
     def open(self, ref: AttemptRef, path: str) -> None:
-        """Listen there for the worker of that attempt. Where that fails it is tried again at the next look."""
+        """Listen there for the worker of that attempt. Where that fails `restore` tries again."""
         if ref not in self._doors:
             door = self._doors[ref] = _Door(ref, path)
             self._bind(door)
@@ -99,14 +97,12 @@ class WorkerSockets:
             spare.close()
         self._spare.clear()
 
-    async def keep(self) -> None:
-        """Make each socket again that is gone, as a cleaner of temporary folders may have it. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            for door in list(self._doors.values()):
-                if door.bound is None or door.bound.gone:
-                    self._unbind(door)
-                    self._bind(door)
+    def restore(self) -> None:
+        """Make each socket again that is gone, as a cleaner of temporary folders may have it."""
+        for door in self._doors.values():
+            if door.bound is None or door.bound.gone:
+                self._unbind(door)
+                self._bind(door)
 
     def _bind(self, door: _Door) -> None:
         try:

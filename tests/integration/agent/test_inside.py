@@ -109,13 +109,11 @@ async def opened(state: Path) -> AsyncIterator[Door]:
     stack = Stack()
     async with asyncio.TaskGroup() as tasks:
         made = WorkerSockets(WorkerCalls(stack), lambda: sockets_dir(state), tasks.create_task)
-        keeping = tasks.create_task(made.keep())
         path = worker_socket(str(sockets_dir(state)), REF)
         made.open(REF, path)
         yield Door(stack, made, Path(path))
         made.close(REF)
         made.end()
-        keeping.cancel()
     folder = Path(path).parent
     assert not folder.exists() or not list(folder.iterdir())
 
@@ -279,14 +277,13 @@ async def test_another_user_is_refused(door: Door, monkeypatch: pytest.MonkeyPat
     assert door.stack.asked == []
 
 
-async def test_a_socket_that_is_gone_is_made_again(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "LOOK_EVERY_S", 0.05)
+async def test_a_socket_that_is_gone_is_made_again(door: Door) -> None:
     door.path.unlink()
-    await eventually(door.path.exists)
+    door.sockets.restore()
     assert "asked" in await door.ask(request("run.list"))
     for left in (*door.path.parent.iterdir(), door.path.parent):
         left.rmdir() if left.is_dir() else left.unlink()
-    await eventually(door.path.exists)
+    door.sockets.restore()
     assert "asked" in await door.ask(request("run.list"))
 
 
