@@ -234,6 +234,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that a worker has reported so far in its heartbeats (times RFC 3339).
 
     ``primary_metric``: the name of the metric that the worker said matters most; None: it said none.
+    ``passed_over``: what it told that could not be taken, the first of each kind (`trainshed_client.rendering.passed_over`).
     """
 
     ready_at: str | None = None
@@ -243,6 +244,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: dict[str, JsonNumber] = {}
+    passed_over: dict[str, str] = {}
 
 
 class LastHeartbeat(WorkerReport, frozen=True, kw_only=True):

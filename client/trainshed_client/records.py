@@ -104,6 +104,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
+    passed_over: dict[str, str] = msgspec.field(default_factory=dict)
     usage: AttemptUsage = NO_USAGE
     memory_enforced: bool | None = None
     max_steps: int | None = None
@@ -149,6 +150,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
+    passed_over: dict[str, str] = msgspec.field(default_factory=dict)
     gpu_memory_mb: int | None = None
     usage: AttemptUsage = NO_USAGE
     memory_enforced: bool | None = None

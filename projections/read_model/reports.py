@@ -23,6 +23,7 @@ class ReportColumns(NamedTuple):
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: Raw = EMPTY_OBJECT
+    passed_over: Raw = EMPTY_OBJECT
 
     @classmethod
     def of(cls, report: WorkerReport, stored_at: str | None = None) -> ReportColumns:
@@ -37,6 +38,7 @@ class ReportColumns(NamedTuple):
             report.status_text,
             report.primary_metric,
             sorted_json(report.metrics),
+            sorted_json(report.passed_over),
         )
 
     def set_in(self, row: RunRow | AttemptRow) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -33,7 +33,9 @@ _ROWID = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER PRIMARY 
 IS_LIVE = text("ended_at IS NULL")
 IS_ENDED = text("ended_at IS NOT NULL")
 BOOLEAN_COLUMNS = frozenset({"named", "cancel_requested", "healthy", "drained", "memory_enforced"})
-JSON_COLUMNS = frozenset({"labels", "slots", "command", "metrics", "usage", "other_pids", "data"})
+JSON_COLUMNS = frozenset(
+    {"labels", "slots", "command", "metrics", "passed_over", "usage", "other_pids", "data"}
+)
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
 runs = Table(
@@ -78,6 +80,7 @@ runs = Table(
     Column("status_text", Text),
     Column("primary_metric", Text),
     Column("metrics", Text, nullable=False),
+    Column("passed_over", Text, nullable=False),
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),
     Column("max_steps", _BIG),  # of its schedule
@@ -119,6 +122,7 @@ attempts = Table(
     Column("status_text", Text),
     Column("primary_metric", Text),
     Column("metrics", Text, nullable=False),
+    Column("passed_over", Text, nullable=False),
     Column("gpu_memory_mb", _BIG),
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),

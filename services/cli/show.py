@@ -23,6 +23,7 @@ from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import RunView
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
+from trainshed_client.rendering import passed_over
 from trainshed_client.rendering.timeline import EndData, StartedData, SubmittedData, by_whom, data_of
 from trainshed_client.statuses import CodeSeen, RunStatus
 
@@ -170,6 +171,8 @@ def _facts(view: RunView, at: str) -> Iterator[tuple[str, str, str | None]]:
         yield "used", text, None
     if text := describe.reported(record):
         yield "told", text, None
+    if record.passed_over:
+        yield "not taken", "; ".join(passed_over.texts(record.passed_over)), "yellow"
     if record.submitted_by:
         yield "by", record.submitted_by, None
 

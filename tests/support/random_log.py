@@ -143,6 +143,7 @@ class RandomLog(LogMaker):
             step=self.random.choice([None, 7, 7.0, 7.5, 10**30, 1e19]),
             progress=self.random.choice([None, -0.0, 0.25]),
             metrics=self.random.choice([{}, {"b": 1.0, "a": -0.0}, {"a": "NaN", "c": "Infinity", "b": 1e30}]),
+            passed_over=self.random.choice([{}, {"value": "X_STEP=a", "key": "é"}]),
             primary_metric=self.random.choice([None, "reward"]),
             seq=3,
         )

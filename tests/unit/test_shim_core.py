@@ -24,6 +24,7 @@ from services.agent.shim.core_types import (
     Notified,
     OutOfMemory,
     OutputGrew,
+    PassedOver,
     Reason,
     Released,
     SendToAgent,
@@ -39,6 +40,7 @@ from services.agent.shim.core_types import (
     WriteExit,
 )
 from services.agent.shim.values import replace
+from trainshed_client.rendering import passed_over
 
 LIMITS = Limits(stop_signal=15, grace_s=5.0)
 NOTIFY = replace(LIMITS, source=Source.NOTIFY, heartbeat_timeout_s=30.0)
@@ -275,6 +277,7 @@ def test_metric_names_are_bounded_and_what_is_kept_has_no_others() -> None:
         kept |= {name for action in actions if isinstance(action, KeepMetrics) for name, _ in action.metrics}
     assert len(state.heartbeat.metrics) == MAX_METRICS
     assert kept == {name for name, _ in state.heartbeat.metrics}
+    assert state.heartbeat.passed_over == ((PassedOver.TOO_MANY, f"m{MAX_METRICS}"),)
 
 
 def test_a_failed_exec_is_written_at_once() -> None:
@@ -372,26 +375,10 @@ def test_one_known_key_is_a_heartbeat(datagram: bytes) -> None:
         b"",
         b"hello",
         b"\xff\xfe\x00",
-        b"MAINPID=7",
+        b"MAINPID=7\nSTOPPING=1",
+        b"X_SYSTEMD_A=1",
         b"READY=0",
         b"WATCHDOG=trigger",
-        b"X_STEP=many",
-        b"X_STEP=1.5",
-        b"X_STEP=9007199254740992",
-        b"X_STEP=" + b"9" * 5000,
-        b"X_PROGRESS=nan",
-        b"X_METRIC_loss=1,5",
-        b"X_METRIC_loss=1e400",
-        b"X_METRIC_a=b=1",
-        b"X_METRIC_=1",
-        b"X_METRIC_ a=1",
-        b"X_METRIC_a =1",
-        b"X_METRIC_a\tb=1",
-        b"X_METRIC_a\xff=1",
-        b"X_METRIC_a\xe2\x80\xa8b=1",
-        b"X_METRIC_" + b"n" * 101 + b"=1",
-        b"X_PRIMARY=",
-        b"X_PRIMARY=a\tb",
     ],
 )
 def test_garbage_is_no_heartbeat(datagram: bytes) -> None:
@@ -425,7 +412,90 @@ def test_what_matters_most_stays_until_another_is_named() -> None:
     assert state.heartbeat.primary_metric == "loss"
 
 
-@given(st.binary(max_size=20_000))
+LONG = "n" * 101
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "told"),
+    [
+        ("X_STEP=many", "value", "X_STEP=many"),
+        ("X_STEP=1.5", "value", "X_STEP=1.5"),
+        ("X_STEP=inf", "value", "X_STEP=inf"),
+        ("X_STEP=9007199254740992", "value", "X_STEP=9007199254740992"),
+        (f"X_STEP={'9' * 5000}", "value", f"X_STEP={'9' * 93}"),
+        ("X_PROGRESS=nan", "value", "X_PROGRESS=nan"),
+        ("X_PROGRESS=24%", "value", "X_PROGRESS=24%"),
+        ("X_METRIC_loss=1,5", "value", "X_METRIC_loss=1,5"),
+        ("X_METRIC_loss=1e400", "value", "X_METRIC_loss=1e400"),
+        ("X_METRIC_a=b=1", "value", "X_METRIC_a=b=1"),
+        ("READY=true", "value", "READY=true"),
+        ("X_METRIC_=1", "name", ""),
+        ("X_METRIC_ a=1", "name", " a"),
+        ("X_METRIC_a =1", "name", "a "),
+        ("X_METRIC_a\tb=1", "name", "a b"),
+        ("X_METRIC_a\u2028b=1", "name", "a b"),
+        (f"X_METRIC_{LONG}=1", "name", LONG[:100]),
+        ("X_PRIMARY=", "name", ""),
+        ("X_PRIMARY=a=b", "name", "a=b"),
+        ("X_STEPS=5", "key", "X_STEPS"),
+        ("x_step=5", "key", "x_step"),
+        ("X_STEP: 5", "key", "X_STEP: 5"),
+        ("password=hunter2", "key", "password"),
+    ],
+)
+def test_what_cannot_be_taken_is_told_and_shows_that_the_worker_lives(
+    line: str, kind: str, told: str
+) -> None:
+    assert notify.parse(line.encode()) == Fields(passed_over=((PassedOver(kind), told),))
+    read = notify.parse(f"X_METRIC_a=1\n{line}\nX_METRIC_b=2\n{line}".encode())
+    assert read == Fields(metrics=(("a", 1.0), ("b", 2.0)), passed_over=((PassedOver(kind), told),))
+
+
+def test_a_name_that_is_no_utf_8_is_passed_over() -> None:
+    assert notify.parse(b"X_METRIC_a\xff=1") == Fields(passed_over=((PassedOver.NAME, "a\ufffd"),))
+
+
+def test_of_each_kind_the_first_that_was_passed_over_is_kept() -> None:
+    first, second = (PassedOver.VALUE, "X_STEP=a"), (PassedOver.VALUE, "X_STEP=b")
+    state, _ = play(LIMITS, Notified(101.0, Fields(passed_over=(first,))))
+    state, _ = step(state, Notified(102.0, Fields(passed_over=(second, (PassedOver.KEY, "A")))))
+    assert dict(state.heartbeat.passed_over) == {PassedOver.VALUE: "X_STEP=a", PassedOver.KEY: "A"}
+
+
+def test_a_datagram_that_was_cut_is_read_up_to_its_last_whole_line() -> None:
+    room = notify.MAX_DATAGRAM - len("X_METRIC_a=123456") - 1
+    first = f"X_STEP=7\n{'STATUS='.ljust(room - 13, 'x')}\n"
+    for cut in range(3, 15):
+        datagram = f"{first}{'Y' * (room - len(first) + cut - 3)}\nX_METRIC_a=123456\nX_METRIC_b=1\n".encode()
+        read = notify.parse(datagram[: notify.MAX_DATAGRAM + 1])  # as recv() gives it
+        assert read is not None
+        assert (read.step, PassedOver.CUT in dict(read.passed_over)) == (7, True)
+        assert read.metrics in ((), (("a", 123456.0),))
+        assert bool(read.metrics) == (datagram.index(b"\nX_METRIC_b") <= notify.MAX_DATAGRAM)
+
+
+def test_the_longest_datagram_is_read_whole_and_one_long_line_is_none() -> None:
+    last = b"\nX_METRIC_a=123456"
+    whole = b"STATUS=" + b"x" * (notify.MAX_DATAGRAM - 7 - len(last)) + last
+    read = notify.parse(whole)
+    assert read is not None
+    assert (len(whole), read.metrics, read.passed_over) == (notify.MAX_DATAGRAM, (("a", 123456.0),), ())
+    assert notify.parse(b"X_METRIC_a=" + b"1" * notify.MAX_DATAGRAM) == Fields(
+        passed_over=((PassedOver.CUT, ""),)
+    )
+
+
+def test_every_kind_has_a_sentence_and_its_bounds_are_those_that_hold() -> None:
+    told = {kind.value: "X_METRIC_a=b" for kind in PassedOver}
+    assert not [text for text in passed_over.texts(told) if text.endswith(")") and "X_METRIC_a=b (" in text]
+    assert (passed_over.MAX_METRICS, passed_over.MAX_NAME, passed_over.MAX_DATAGRAM) == (
+        MAX_METRICS,
+        notify.MAX_NAME,
+        notify.MAX_DATAGRAM,
+    )
+
+
+@given(st.binary(max_size=20_000) | st.binary(max_size=200).map(lambda part: part * 700))
 def test_no_datagram_harms(datagram: bytes) -> None:
     fields = notify.parse(datagram)
     assert fields is None or len(fields.metrics) <= MAX_METRICS

@@ -129,6 +129,7 @@ class HeartbeatFields(msgspec.Struct, frozen=True, kw_only=True):
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: dict[str, JsonNumber] = {}
+    passed_over: dict[str, str] = {}
 
 
 class ExitFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ def report_of(heartbeat: HeartbeatFields) -> WorkerReport:
         status_text=heartbeat.status_text,
         primary_metric=heartbeat.primary_metric,
         metrics=heartbeat.metrics,
+        passed_over=heartbeat.passed_over,
     )
 
 
@@ -58,6 +59,7 @@ def last_heartbeat(exit_file: ExitFile, stored: WorkerReport | None, seq: int) -
         status_text=report.status_text,
         primary_metric=report.primary_metric,
         metrics=report.metrics,
+        passed_over=report.passed_over,
         seq=seq,
     )
 

@@ -16,6 +16,7 @@ from services.agent.shim.core_types import (
     Notified,
     OutOfMemory,
     OutputGrew,
+    PassedOver,
     Reason,
     Released,
     SendToAgent,
@@ -40,7 +41,7 @@ SEND_EVERY_S = 1.0
 """A run's heartbeats are coalesced to one in this many seconds."""
 SIGKILL = 9
 MAX_METRICS = 64
-"""Metric names that one attempt may use; further names are ignored."""
+"""Metric names that one attempt may use; further names are passed over."""
 
 
 def next_deadline(state: ShimState) -> float | None:
@@ -133,7 +134,7 @@ def _out_of_memory(state: ShimState, event: OutOfMemory) -> Step:
 def _notified(state: ShimState, event: Notified) -> Step:
     old, fields = state.heartbeat, event.fields
     ready_now = fields.ready and old.ready_at is None
-    new = _accepted(old.metrics, fields.metrics)
+    new, left_out = _accepted(old.metrics, fields.metrics)
     keep: tuple[Action, ...] = ()
     if fields.step is not None or new:
         keep = (KeepMetrics(fields.step, fields.progress, new),)
@@ -145,6 +146,7 @@ def _notified(state: ShimState, event: Notified) -> Step:
         status_text=old.status_text if fields.status_text is None else fields.status_text,
         primary_metric=old.primary_metric if fields.primary_metric is None else fields.primary_metric,
         metrics=tuple({**dict(old.metrics), **dict(new)}.items()),
+        passed_over=_first_of_each(old.passed_over, fields.passed_over + left_out),
     )
     state = replace(state, heartbeat=heartbeat, unsent=True)
     if state.limits.source is Source.NOTIFY:
@@ -256,12 +258,20 @@ def _silence_limit(state: ShimState) -> float | None:
 
 def _accepted(
     old: tuple[tuple[str, float], ...], new: tuple[tuple[str, float], ...]
-) -> tuple[tuple[str, float], ...]:
-    """What of the new metrics counts: an attempt may use so many names."""
+) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[PassedOver, str], ...]]:
+    """What of the new metrics counts, and what does not: an attempt may use so many names."""
     names = {name for name, _ in old}
-    accepted = []
+    accepted, left_out = [], []
     for name, number in new:
         if name in names or len(names) < MAX_METRICS:
             names.add(name)
             accepted.append((name, number))
-    return tuple(accepted)
+        else:
+            left_out.append((PassedOver.TOO_MANY, name))
+    return tuple(accepted), tuple(left_out)
+
+
+def _first_of_each(
+    old: tuple[tuple[PassedOver, str], ...], new: tuple[tuple[PassedOver, str], ...]
+) -> tuple[tuple[PassedOver, str], ...]:
+    return tuple({**dict(reversed(new)), **dict(old)}.items()) if new else old

@@ -43,6 +43,16 @@ class Reason(enum.Enum):
     STOPPED = "stopped"
 
 
+class PassedOver(enum.Enum):
+    """Why something that a worker told was not taken."""
+
+    VALUE = "value"  # none that its key takes
+    NAME = "name"  # none that a metric or X_PRIMARY may have
+    KEY = "key"  # neither ours nor systemd's
+    TOO_MANY = "too_many"  # a metric beyond those that an attempt may have
+    CUT = "cut"  # what came after the longest datagram that is read
+
+
 @value
 class Limits:
     """What the run config says about stop and limits; times in seconds."""
@@ -65,11 +75,12 @@ class ShimHeartbeat:
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: tuple[tuple[str, float], ...] = ()
+    passed_over: tuple[tuple[PassedOver, str], ...] = ()  # the first of each kind
 
 
 @value
 class Fields:
-    """What one datagram holds; None or empty where it holds nothing."""
+    """What one datagram holds; None or empty where it holds nothing. `passed_over`: the first of each kind, as it was told."""
 
     ready: bool = False
     step: int | None = None
@@ -77,6 +88,7 @@ class Fields:
     status_text: str | None = None
     primary_metric: str | None = None
     metrics: tuple[tuple[str, float], ...] = ()
+    passed_over: tuple[tuple[PassedOver, str], ...] = ()
 
 
 @value
@@ -147,7 +159,7 @@ class OutOfMemory:
 
 @value
 class Notified:
-    """A datagram with at least one known key."""
+    """A datagram that tells something, were it only what cannot be taken."""
 
     now: float
     fields: Fields

@@ -8,59 +8,101 @@ from __future__ import annotations
 import math
 
 from services.agent.shim.core import MAX_METRICS
-from services.agent.shim.core_types import Fields
+from services.agent.shim.core_types import Fields, PassedOver
 from services.agent.shim.numbers import number
 
-MAX_DATAGRAM = 8192
-"""Bytes of one datagram that are read; the rest is cut off."""
+MAX_DATAGRAM = 65_536
+"""Bytes of one datagram that are read, up to its last whole line; the rest is passed over."""
 MAX_STATUS = 512
 """Characters of STATUS that are kept."""
 MAX_NAME = 100
 """Characters of a metric's name."""
+MAX_SHOWN = 100
+"""Characters that are shown of what was passed over."""
 _MAX_INTEGER = 2**53 - 1
 _METRIC = "X_METRIC_"
+_SYSTEMDS = "X_SYSTEMD_"
+_SYSTEMDS_KEYS = frozenset(
+    {
+        "RELOADING",
+        "STOPPING",
+        "MONOTONIC_USEC",
+        "NOTIFYACCESS",
+        "ERRNO",
+        "BUSERROR",
+        "VARLINKERROR",
+        "EXIT_STATUS",
+    }
+    | {"MAINPID", "MAINPIDFDID", "WATCHDOG_USEC", "EXTEND_TIMEOUT_USEC", "BARRIER", "INVOCATION_ID"}
+    | {"FDSTORE", "FDSTOREREMOVE", "FDNAME", "FDPOLL"}
+)
+"""What other programs tell systemd, and a shim has no use for."""
 
 
 def parse(datagram: bytes) -> Fields | None:
-    """What the datagram says; None where it has no known key with a usable value, and so is no heartbeat."""
-    known = ready = False
+    """What the datagram says; None where it has nothing for us, and so is no sign of life.
+
+    What cannot be taken is one: a worker that tells `X_METRIC_loss=1,5` is not silent. `datagram` may be cut, where it has
+    more than MAX_DATAGRAM bytes.
+    """
+    alive = ready = False
     status: str | None = None
     step: int | None = None
     progress: float | None = None
     primary: str | None = None
     metrics: dict[str, float] = {}
-    for line in datagram[:MAX_DATAGRAM].decode("utf-8", "replace").split("\n"):
+    passed: dict[PassedOver, str] = {}
+    if len(datagram) > MAX_DATAGRAM:
+        datagram = datagram[: datagram.rfind(b"\n", 0, MAX_DATAGRAM + 1) + 1]
+        passed[PassedOver.CUT] = ""
+    for line in datagram.decode("utf-8", "replace").split("\n"):
         key, equals, value = line.partition("=")
-        if not equals:
-            continue
+        wrong: tuple[PassedOver, str] | None = None
         match key:
+            case _ if not equals:
+                if line.startswith("X_"):
+                    wrong = PassedOver.KEY, line
             case "READY":
                 ready = ready or value == "1"
-                known = known or value == "1"
+                alive = alive or value == "1"
+                if value not in ("0", "1"):
+                    wrong = PassedOver.VALUE, line
             case "WATCHDOG":
-                known = known or value == "1"
+                alive = alive or value == "1"
+                if value not in ("trigger", "1"):
+                    wrong = PassedOver.VALUE, line
             case "STATUS":
-                status = "".join(
-                    character if character.isprintable() else " " for character in value[:MAX_STATUS]
-                )
-                known = True
+                status, alive = _printable(value, MAX_STATUS), True
             case "X_STEP":
-                whole = _integer(value)
-                if whole is not None:
-                    step, known = whole, True
+                if (whole := _integer(value)) is None:
+                    wrong = PassedOver.VALUE, line
+                else:
+                    step, alive = whole, True
             case "X_PROGRESS":
-                share = number(value)
-                if share is not None and math.isfinite(share):
-                    progress, known = share, True
+                if (share := number(value)) is None or not math.isfinite(share):
+                    wrong = PassedOver.VALUE, line
+                else:
+                    progress, alive = share, True
             case "X_PRIMARY":
-                if is_name(value):
-                    primary, known = value, True
+                if not is_name(value):
+                    wrong = PassedOver.NAME, value
+                else:
+                    primary, alive = value, True
             case _ if key.startswith(_METRIC):
-                name, measure = key.removeprefix(_METRIC), number(value)
-                if is_name(name) and measure is not None and len(metrics) < MAX_METRICS:
-                    metrics[name] = measure
-                    known = True
-    if not known:
+                name = key.removeprefix(_METRIC)
+                if not is_name(name):
+                    wrong = PassedOver.NAME, name
+                elif (measure := number(value)) is None:
+                    wrong = PassedOver.VALUE, line
+                elif name not in metrics and len(metrics) >= MAX_METRICS:
+                    wrong = PassedOver.TOO_MANY, name
+                else:
+                    metrics[name], alive = measure, True
+            case _ if key not in _SYSTEMDS_KEYS and not key.startswith(_SYSTEMDS):
+                wrong = PassedOver.KEY, key  # its value may be anything, so it is not shown
+        if wrong is not None:
+            passed.setdefault(wrong[0], _printable(wrong[1], MAX_SHOWN))
+    if not alive and not passed:
         return None
     return Fields(
         ready=ready,
@@ -69,6 +111,7 @@ def parse(datagram: bytes) -> Fields | None:
         status_text=status,
         primary_metric=primary,
         metrics=tuple(metrics.items()),
+        passed_over=tuple(passed.items()),
     )
 
 
@@ -81,6 +124,10 @@ def is_name(text: str) -> bool:
         and "=" not in text
         and "\ufffd" not in text  # what no UTF-8 was decoded to
     )
+
+
+def _printable(text: str, longest: int) -> str:
+    return "".join(character if character.isprintable() else " " for character in text[:longest])
 
 
 def _integer(text: str) -> int | None:

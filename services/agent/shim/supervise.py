@@ -319,7 +319,7 @@ class Supervisor:
     def _see_datagrams(self) -> None:
         for _ in range(64):  # then signals and deadlines have their turn, however fast a worker tells
             try:
-                datagram = self._listener.socket.recv(notify.MAX_DATAGRAM)
+                datagram = self._listener.socket.recv(notify.MAX_DATAGRAM + 1)
             except BlockingIOError:
                 return
             fields = notify.parse(datagram)
@@ -396,6 +396,7 @@ class Supervisor:
         for name in ("ready_at", "last_heartbeat_at"):
             if columns[name] is not None:
                 columns[name] = round(columns[name] + to_unix, 6)
+        columns["passed_over"] = {kind.value: given for kind, given in heartbeat.passed_over}
         columns["metrics"] = {name: numbers.in_json(value) for name, value in heartbeat.metrics}
         return columns
 

@@ -13,7 +13,10 @@ told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 told.connect(os.environ["NOTIFY_SOCKET"])
 told.send(b"READY=1")
 told.send(b"WATCHDOG=1\\nSTATUS=step 1200 reward 195\\nX_STEP=1200\\nX_PROGRESS=0.24\\nX_METRIC_reward=195.5\\nX_METRIC_loss=1e-3")
-told.send(b"\\xff\\xfe\\nX_STEP=not a number\\nX_METRIC_loss=nan\\nX_PRIMARY=reward")
+told.send(b"\\xff\\xfe\\nX_STEP=not a number\\nX_METRIC_loss=nan\\nX_PRIMARY=reward\\nX_STEPS=1")
+told.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+told.send(b"X_METRIC_reward=195.5\\nSTATUS=" + b"x" * 70_000 + b"\\nX_METRIC_reward=1")
+told.send(b"X_METRIC_reward=195.5\\n" * 2978 + b"X_METRIC_reward=1234567890123456789012345")
 print(os.environ["WATCHDOG_USEC"], flush=True)
 sys.stdin.close()
 time.sleep(60)
@@ -52,7 +55,9 @@ def test_what_a_worker_notifies_is_shown_while_it_runs_and_kept_when_it_goes_sil
     (attempt,) = view["attempts"]
     for kept in (ended, attempt):
         assert (kept["step"], kept["metrics"], kept["primary_metric"]) == (1200, TOLD, "reward")
+        assert kept["passed_over"] == {"value": "X_STEP=not a number", "cut": "", "key": "X_STEPS"}
         assert kept["last_heartbeat_at"] >= record["last_heartbeat_at"]
+    assert "X_STEP=not a number is no whole number" in " ".join(stack.trainshed("show", run).text.split())
 
 
 def test_a_line_of_output_counts_for_output_and_being_alive_is_enough_for_process(stack: Stack) -> None:
