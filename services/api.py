@@ -192,4 +192,6 @@ def error_answer(error: TrainshedError) -> dict[str, Any]:
             {"message": message} if path is None else {"path": path, "message": message}
             for path, message in error.errors
         ]
+    if error.progress is not None:
+        body["progress"] = error.progress
     return {"error": body}

@@ -20,8 +20,10 @@ from events.history import LogHistory, fold
 from events.log import EventLog
 from events.state import State, restore, snapshot
 from services import fold_file
+from services.failpoints import delay
 from services.logging import get_logger
 from services.position import Position
+from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.os_errors import cause
 
 _log = get_logger("fold")
@@ -54,7 +56,17 @@ class SharedFold:
         self._writer = ThreadPoolExecutor(1, "fold-writer")  # one: a snapshot is never written by two at once
         self.state, seq = self._restored()
         self._position = Position(seq)
+        self._begin = seq
+        self._end: int | None = None
+        """Where the log ended when it was begun to be followed."""
         self.ready = asyncio.Event()
+
+    @property
+    def progress(self) -> FoldProgress | None:
+        """How far the start is; None once it is done."""
+        if self.ready.is_set():
+            return None
+        return FoldProgress(self.position - self._begin, (self._end or self._begin) - self._begin)
 
     @property
     def history(self) -> LogHistory:
@@ -103,6 +115,8 @@ class SharedFold:
             )
             self.state = State()
             self._position.advance(0)
+            self._begin = 0
+        self._end = end
         if end - self.position >= LONG_BACKLOG:
             _log.info("folding a long backlog; ready when it is done", events=end - self.position)
         async with self._log.follow(self.position + 1) as feed:
@@ -112,7 +126,8 @@ class SharedFold:
                 for message in await feed.batch(TURN):
                     await self._fold(decode(message.subject, message.body, message.seq, message.stored_ns))
                 self._changed.set()
-                await asyncio.sleep(0)  # let decisions be made between turns of a long backlog
+                # let decisions be made between turns of a long backlog
+                await asyncio.sleep(delay("fold.turn"))
 
     async def _fold(self, stored: StoredEvent | Unreadable) -> None:
         if isinstance(stored, Unreadable):

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
+from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.records import (
     AttemptRecord,
     NodeRecord,
@@ -124,12 +125,13 @@ class ArtifactPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What every query's answer bears: the log sequence it is true at.
 
-    ``stale``: the read model had not yet seen everything that was acknowledged before the question.
+    ``stale``: the read model had not yet seen everything that was acknowledged before the question, but ``progress``.
     """
 
     seq: int
     v: int = 1
     stale: bool = False
+    progress: FoldProgress | None = None
 
 
 class RunPage(Answer, frozen=True, kw_only=True):
@@ -236,6 +238,7 @@ class _Wrong(msgspec.Struct, frozen=True):
 class _Error(_Wrong, frozen=True):
     code: str = ErrorCode.INVALID
     errors: list[_Wrong] = msgspec.field(default_factory=list)
+    progress: FoldProgress | None = None
 
 
 class _MaybeError(msgspec.Struct, frozen=True):
@@ -264,4 +267,4 @@ def error_in(body: bytes) -> TrainshedError | None:
     except ValueError:  # a newer release's
         code = ErrorCode.INVALID
     errors = [WrongField(one.path, one.message) for one in error.errors]
-    return TrainshedError(code, error.message, error.path, errors)
+    return TrainshedError(code, error.message, error.path, errors, progress=error.progress)

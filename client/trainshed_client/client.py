@@ -15,6 +15,7 @@ import msgspec
 from trainshed_client import subjects
 from trainshed_client.answers import (
     Acknowledged,
+    Answer,
     Check,
     Explanation,
     NodeAnswer,
@@ -27,9 +28,19 @@ from trainshed_client.answers import (
     decode_run,
     error_in,
 )
-from trainshed_client.connection import CALL_TIMEOUT_S, Connection, Reply
+from trainshed_client.connection import (
+    CALL_TIMEOUT_S,
+    LATE_S,
+    STARTING_RETRY_S,
+    Connection,
+    OnWaiting,
+    Reply,
+    answered_by,
+    is_command,
+)
 from trainshed_client.endpoint import discover, worker_socket
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError, Unanswered
+from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.json_limits import MAX_DEPTH, json_value
 from trainshed_client.naming import SHOWN, choose, is_run_id
 from trainshed_client.provenance import Provenance
@@ -55,8 +66,13 @@ class Trainshed:
     name, or a unique prefix of either. A connection that is lost is made anew for ever.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, *, on_waiting: OnWaiting | None = None, patient: bool = False
+    ) -> None:
         self.connection = connection
+        self._patient = patient
+        self._on_waiting = on_waiting or (lambda service, why: None)
+        self._waited_for: set[str] = set()
 
     @property
     def where(self) -> str:
@@ -85,16 +101,20 @@ class Trainshed:
         on_error: OnError | None = None,
         on_disconnect: OnEvent | None = None,
         on_reconnect: OnEvent | None = None,
+        on_waiting: OnWaiting | None = None,
+        patient: bool = False,
     ) -> Self:
         """Connect to ``nats_url``, else where ``TRAINSHED_NATS_URL``, ``NATS_URL`` or this machine's state folder say.
 
         Inside a worker, where none of these variables and no ``TRAINSHED_STATE_DIR`` is set, it is the stack that runs
         the worker: what is submitted bears the label ``parent``, and only such runs are there (docs/contracts.md).
+        ``on_waiting`` hears of a service whose answer takes longer than some seconds, or that is still starting;
+        ``patient``: one that is starting, or that is there and does not answer a query, is waited for however long it takes.
         """
         if (path := worker_socket(nats_url)) is not None:
             from trainshed_client.worker_socket import WorkerSocket
 
-            return cls(WorkerSocket(path))
+            return cls(WorkerSocket(path), on_waiting=on_waiting, patient=patient)
         endpoint = discover(nats_url)
         from trainshed_client.nats_client import connect  # costs 0.1 s, so not before it is needed
         from trainshed_client.nats_connection import NatsConnection
@@ -102,7 +122,7 @@ class Trainshed:
         nc = await connect(
             endpoint, name=name, on_error=on_error, on_disconnect=on_disconnect, on_reconnect=on_reconnect
         )
-        return cls(NatsConnection(nc, endpoint.url))
+        return cls(NatsConnection(nc, endpoint.url), on_waiting=on_waiting, patient=patient)
 
     async def __aenter__(self) -> Self:
         return self
@@ -275,6 +295,10 @@ class Trainshed:
         health: dict[str, object] = msgspec.json.decode(await self.call("health", {}))
         return health
 
+    async def behind(self) -> FoldProgress | None:
+        """How far the read side is; None where it has all that was acknowledged before."""
+        return (await self._ask("health", {}, Answer)).progress
+
     # --- following ----------------------------------------------------------------------------------------
 
     def watch(
@@ -343,13 +367,32 @@ class Trainshed:
     # --- how calls are made -------------------------------------------------------------------------------
 
     async def call(self, call: str, request: object, *, timeout: float = CALL_TIMEOUT_S) -> bytes:
-        """One call of the API (``run.submit`` and so on); its JSON answer undecoded."""
+        """One call of the API (``run.submit`` and so on); its JSON answer undecoded.
+
+        A gateway that is starting is asked again for as long as ``timeout``; for what is patient see `connect`.
+        """
         tries = 2 if call in _QUERIES else 1
         payload = msgspec.json.encode(json_value(request, max_depth=MAX_DEPTH + 2))
-        answer = await self.request(subjects.api(call), payload, timeout=timeout, tries=tries)
-        if (error := error_in(answer.data)) is not None:
-            raise error
-        return answer.data
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            subject = subjects.api(call)
+            try:
+                answer = await self.request(subject, payload, timeout=timeout, tries=tries)
+            except Unanswered:
+                if call in _QUERIES and self._patient:
+                    continue
+                raise
+            error = error_in(answer.data)
+            if error is None:
+                return answer.data
+            if error.progress is None or not is_command(subject):
+                raise error
+            if loop.time() >= deadline and not self._patient:
+                text = f"{error.message}. Nothing was done; ask again soon"
+                raise TrainshedError(error.code, text, progress=error.progress)
+            self._waits_for(answered_by(subject), error.message)
+            await asyncio.sleep(STARTING_RETRY_S)
 
     async def request(
         self, subject: str, payload: bytes, *, timeout: float = CALL_TIMEOUT_S, tries: int = 1
@@ -358,7 +401,22 @@ class Trainshed:
 
         ``tries``: so often it is asked within ``timeout``: of several that answer, one may be killed at its work.
         """
-        return await self.connection.request(subject, payload, timeout=timeout, tries=tries)
+        service = answered_by(subject)
+        late = asyncio.get_running_loop().call_later(
+            LATE_S, self._waits_for, service, f"no answer for {LATE_S:g} s"
+        )
+        try:
+            reply = await self.connection.request(subject, payload, timeout=timeout, tries=tries)
+        finally:
+            late.cancel()
+        if service in self._waited_for and not _is_starting(reply):
+            self._waited_for.discard(service)
+            self._on_waiting(service, None)
+        return reply
+
+    def _waits_for(self, service: str, why: str) -> None:
+        self._waited_for.add(service)
+        self._on_waiting(service, why)
 
     async def _ask(self, call: str, request: object, answer: type[T]) -> T:
         return _decoded(await self.call(call, request), answer)
@@ -388,6 +446,11 @@ class Trainshed:
 
 
 _QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "health")
+
+
+def _is_starting(reply: Reply) -> bool:
+    error = error_in(reply.data)
+    return error is not None and error.progress is not None
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:

@@ -9,9 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from trainshed_client import subjects
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import TrainshedError, Unanswered
 
 CALL_TIMEOUT_S = 10.0
+LATE_S = 3.0
+"""An answer that takes longer is one that somebody is told of."""
+STARTING_RETRY_S = 0.5
+"""A gateway that starts, and said how far it is, is asked again after this time."""
 ABSENT_S = 1.0
 """A service that is starting again is waited for so long before "nobody answers" is believed."""
 COMMANDS = (
@@ -31,6 +35,10 @@ class Reply(NamedTuple):
 
     data: bytes
     headers: Mapping[str, str]
+
+
+OnWaiting = Callable[[str, str | None], None]
+"""Hears that an answer is waited for: which service's, as in `the projector`, and why, as text; None: it has come."""
 
 
 class Watching(Protocol):
@@ -95,12 +103,19 @@ def is_command(subject: str) -> bool:
     return any(subject == subjects.api(call) for call in COMMANDS)
 
 
+def answered_by(subject: str) -> str:
+    """Which service answers what is asked there, in words."""
+    if subject.startswith(f"{subjects.API}.node.") and subject.count(".") == 4:
+        return f"the agent of {subject.split('.')[3]}"
+    return "the gateway" if is_command(subject) else "the projector"
+
+
 def no_answer(where: str, subject: str, within_s: float) -> TrainshedError:
     """The error where nothing was answered in time."""
-    text = f"no answer from {where} within {within_s:g} s"
+    text = f"{answered_by(subject)} at {where} has not answered within {within_s:g} s"
     if is_command(subject):
         text += (
             ", so it is not known whether this was done. It is safe to ask again: "
             "the same config is the same run"
         )
-    return TrainshedError(ErrorCode.UNAVAILABLE, text)
+    return Unanswered(text)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # msgspec, which help screens do without
+    from trainshed_client.fold_progress import FoldProgress
 
 MOST_ERRORS = 50
 """So many are told of one request; of the rest how many there are."""
@@ -52,14 +55,22 @@ class TrainshedError(Exception):
 
     ``path`` names the field of the request, as in ``resources.gpus.requested``. ``errors``: all that is wrong, the first
     of which ``path`` and ``message`` tell; of more than 50 the last one has no path and says how many more there are.
+    ``progress``: of a service that cannot answer yet, how far it is.
     """
 
     def __init__(
-        self, code: ErrorCode, message: str, path: str | None = None, errors: Sequence[WrongField] = ()
+        self,
+        code: ErrorCode,
+        message: str,
+        path: str | None = None,
+        errors: Sequence[WrongField] = (),
+        *,
+        progress: FoldProgress | None = None,
     ) -> None:
         self.code = code
         self.message = message
         self.path = path
+        self.progress = progress
         self.errors = tuple(errors) or (WrongField(path, message),)
         if len(self.errors) == 1:
             text = str(self.errors[0])
@@ -131,3 +142,10 @@ class Refusals:
 
 def _joined(place: str, separator: str, path: str | None) -> str | None:
     return separator.join(filter(None, (place, path))) or None
+
+
+class Unanswered(TrainshedError):
+    """A service is there and has not answered in time (UNAVAILABLE): it hangs, or has too much to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, message)

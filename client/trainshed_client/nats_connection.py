@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from trainshed_client import subjects
-from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, is_command, no_answer
+from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, answered_by, no_answer
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
@@ -65,12 +65,12 @@ class NatsConnection:
                 ) from None
 
     def _nobody(self, subject: str) -> TrainshedError:
-        if subject.startswith(f"{subjects.API}.node.") and subject.count(".") == 4:
-            node = subject.split(".")[3]
+        service = answered_by(subject)
+        if service.startswith("the agent"):
             return TrainshedError(
-                ErrorCode.UNAVAILABLE, f"the agent of {node} does not answer. See how it is: trainshed nodes"
+                ErrorCode.UNAVAILABLE, f"{service} does not answer. See how it is: trainshed nodes"
             )
-        service = "gateway" if is_command(subject) else "projector"
+        service = service.removeprefix("the ")
         return TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"no {service} answers at {self._where}. Start one: trainshed up (or: trainshed {service})",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from trainshed_client.answers import decode_run
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, TrainshedError, Unanswered
 from trainshed_client.records import RunRecord
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class RunWatch:
     """An async context manager and iterator of run records; only the newest of each run is kept.
 
     First comes the present record of every run, then each newer one: by (``seq``, ``updated_at``). After a
-    reconnection the present is read again, as often as it takes; ``patient``: the first time too, where entering
-    raises UNAVAILABLE otherwise. Not for use by two tasks at once.
+    reconnection the present is read again, as often as it takes; the first time too where a projector is there and does
+    not answer, and with ``patient`` where none is, where entering raises UNAVAILABLE otherwise. Not for use by two tasks at once.
     """
 
     def __init__(
@@ -119,7 +119,8 @@ class RunWatch:
             for record in await self._present(reread):
                 self.offer(record)
         except TrainshedError as error:
-            if not patient or error.code is not ErrorCode.UNAVAILABLE:
+            waits = isinstance(error, Unanswered) or (patient and error.code is ErrorCode.UNAVAILABLE)
+            if not waits:
                 raise
             # Not awaited here: the record itself may come first, from a projector that fills its bucket again.
             self._reread = set()

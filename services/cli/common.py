@@ -17,6 +17,7 @@ import click
 
 if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
+    from trainshed_client.fold_progress import FoldProgress
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,8 +55,10 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
-    """The stack that this command talks to. ``patient``: say when the connection is lost, for what lasts."""
+async def connected(*, patient: bool = False, of_runs: bool = True) -> AsyncIterator[Trainshed]:
+    """The stack that this command talks to. ``patient``, for what lasts: say when the connection is lost, or where
+    runs are followed (``of_runs``) the projector does not answer."""
+    from services.cli.service_notice import ServiceNotice
     from trainshed_client.client import Trainshed
     from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -71,7 +74,10 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
         on_error=_quiet,
         on_disconnect=lost if patient else None,
         on_reconnect=back if patient else None,
+        on_waiting=(notice := ServiceNotice(note, follows=patient)),
+        patient=patient,
     )
+    looking = asyncio.create_task(notice.look_at_the_projector(trainshed)) if patient and of_runs else None
     try:
         yield trainshed
     except TrainshedError:
@@ -90,6 +96,9 @@ async def connected(*, patient: bool = False) -> AsyncIterator[Trainshed]:
             f"the connection to {trainshed.where} failed ({_text(why)}). Is the stack up? trainshed up",
         ) from None
     finally:
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait({looking})
         # Not drained: everything that was asked for has been answered, and the process ends.
         await trainshed.connection.abandon()
 
@@ -130,9 +139,11 @@ def warn(message: str) -> None:
     note(f"Warning: {message}")
 
 
-def warn_if_stale(stale: bool, seq: int) -> None:
-    """Say that an answer may not have everything yet."""
-    if stale:
+def warn_if_stale(stale: bool, seq: int, progress: FoldProgress | None = None) -> None:
+    """Say that an answer may not have everything yet, and how far it is."""
+    if stale and progress is not None:
+        note(f"stale: {progress.text}; what is shown was true at event {seq:,}")
+    elif stale:
         warn(f"the read model lags behind the log; this was true at event {seq}")
 
 

@@ -50,7 +50,7 @@ async def _events(follow: bool, start: int, run: str | None) -> None:
     from events.log import EventLog
     from trainshed_client import subjects
 
-    async with connected(patient=follow) as trainshed:
+    async with connected(patient=follow, of_runs=False) as trainshed:
         filters: tuple[str, ...] = (subjects.ALL_EVENTS,)
         if run is not None:
             filters = (subjects.run_events((await trainshed.resolve(run)).run_id),)

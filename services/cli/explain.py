@@ -46,7 +46,7 @@ def explain(run: str, as_json: bool) -> None:
     """Say why a run is waiting, or why it ended, and what happened to it last."""
     body, to_retry = run_async(_read(run, for_people=not as_json))
     answer = msgspec.json.decode(body, type=Explanation)
-    warn_if_stale(answer.stale, answer.seq)
+    warn_if_stale(answer.stale, answer.seq, answer.progress)
     if as_json:
         print_json(body)
     else:

@@ -34,6 +34,7 @@ from trainshed_client.statuses import PLACED, RunStatus
 if TYPE_CHECKING:
     from trainshed_client.answers import RunPage
     from trainshed_client.client import Trainshed
+    from trainshed_client.fold_progress import FoldProgress
 
 ENDED_SHOWN = 20
 LIVE_SHOWN = 100
@@ -58,6 +59,7 @@ class Listing(NamedTuple):
     stale: bool
     runs: dict[str, tuple[int, msgspec.Raw]]
     total: int
+    progress: FoldProgress | None = None
 
     @property
     def raw(self) -> list[msgspec.Raw]:
@@ -127,9 +129,13 @@ def ls(
     statuses = [_status(value) for listed in status for value in listed.split(",")]
     wanted = ListOptions(everything or bool(statuses), statuses, labels, name, limit)
     listing = run_async(_read(wanted, whole=as_json))
-    warn_if_stale(listing.stale, listing.seq)
+    warn_if_stale(listing.stale, listing.seq, listing.progress)
     if as_json:
-        print_json({"v": 1, "seq": listing.seq, "runs": listing.raw})
+        stale = {"stale": True, "progress": listing.progress} if listing.stale else {}
+        print_json({"v": 1, "seq": listing.seq, **stale, "runs": listing.raw})
+        return
+    if not listing.runs and listing.stale:
+        note("no run that was asked for is there yet; ask again: trainshed ls")
         return
     if not listing.runs:
         note("no run matches" if wanted.filtered else "no runs yet; begin with: trainshed submit -- CMD ...")
@@ -190,7 +196,8 @@ async def _collect(
             key = _KEY.decode(raw)
             runs[key.run_id] = (key.submit_seq, raw)
     assert first is not None  # there is one page at least
-    return Listing(first.seq, first.stale, runs, len(runs) if first.total is None else first.total)
+    total = len(runs) if first.total is None else first.total
+    return Listing(first.seq, first.stale, runs, total, first.progress)
 
 
 def _total(live: Listing, ended: Listing) -> int:
@@ -204,7 +211,9 @@ def _merged(parts: Sequence[Listing], total: int, limit: int | None) -> Listing:
     for part in parts:
         every |= part.runs
     newest = sorted(every.items(), key=lambda item: -item[1][0])[:limit]
-    return Listing(parts[0].seq, any(part.stale for part in parts), dict(newest), total)
+    stale = [part for part in parts if part.stale]
+    progress = stale[0].progress if stale else None
+    return Listing(parts[0].seq, bool(stale), dict(newest), total, progress)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def nodes(as_json: bool) -> None:
     """
     body = run_async(_read())
     page = msgspec.json.decode(body, type=NodePage)
-    warn_if_stale(page.stale, page.seq)
+    warn_if_stale(page.stale, page.seq, page.progress)
     if as_json:
         print_json(body)
         return

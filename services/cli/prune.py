@@ -159,7 +159,7 @@ async def _prune(before: str, dry_run: bool) -> tuple[int, list[Sum]]:
                 break
             if first is None:
                 first = page
-                warn_if_stale(page.stale, page.seq)
+                warn_if_stale(page.stale, page.seq, page.progress)
             ran_on |= {record.node for record in page.records if record.node is not None}
             runs = {record.run_id: record.attempt for record in page.records}
             if not runs:

@@ -41,7 +41,7 @@ def show(run: str, as_json: bool) -> None:
     Of a run that failed, the last lines of its stderr come last.
     """
     body, view, tail = run_async(_read(run, for_people=not as_json))
-    warn_if_stale(view.stale, view.seq)
+    warn_if_stale(view.stale, view.seq, view.progress)
     if as_json:
         print_json(body)
     else:

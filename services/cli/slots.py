@@ -34,7 +34,7 @@ def slots(as_json: bool) -> None:
     """List the slots: which run holds each, its memory, and foreign processes on it."""
     body = run_async(_read())
     page = msgspec.json.decode(body, type=SlotPage)
-    warn_if_stale(page.stale, page.seq)
+    warn_if_stale(page.stale, page.seq, page.progress)
     if as_json:
         print_json(body)
     elif page.slots:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 from typing import TypeVar
 
 import click
@@ -140,9 +141,14 @@ def up(
         click.echo(text, err=True)
         caller.ready(text)
 
+    def starting(text: str) -> None:
+        caller.starting(text)
+        if ready_fd is None and sys.stderr.isatty():
+            click.echo(text, err=True)
+
     log_file = up_log(settings.state_dir) if ready_fd is not None else None
     try:
-        asyncio.run(run_up(settings, options, ready, log_file=log_file))
+        asyncio.run(run_up(settings, options, ready, on_starting=starting, log_file=log_file))
     except Exception as error:
         if (refusal := plain(error)) is None:
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,15 +17,17 @@ from events import decide as decisions
 from events.codec import NewEvent, Writer, uuid7
 from events.log import Appended, Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Event, NodeRemoved
-from services.api import ApiServer, Call
+from services.api import ApiServer, Call, Handler
 from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.gateway.lookup import Lookup, resolving
 from services.gateway.submission import SubmissionCalls
+from services.lifecycle import unless
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.statuses import NodeStatus
 from trainshed_client.subjects import Role
 
@@ -33,6 +36,8 @@ _log = get_logger("gateway")
 MAX_REQUEST_BYTES = 1_000_000
 """Of any call; a batch of run configs is as large as this at most."""
 FOLD_WAIT_S = 5.0
+STARTING_WAIT_S = 1.0
+"""Most starts are done by then; who asks is told of a longer one."""
 
 
 class Gateway:
@@ -62,8 +67,8 @@ class Gateway:
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until stopped. What is under way is answered first."""
-        await self._fold.ready.wait()
+        """Serve until stopped; ready once the log is folded, and until then it answers how far that is. What is under
+        way is answered first."""
         calls = {
             "run.submit": self._submissions.submit,
             "run.submit_batch": self._submissions.submit_batch,
@@ -79,15 +84,30 @@ class Gateway:
             if self._room is not None:
                 await self._room.look()
                 looking = tasks.create_task(self._room.run())
-            async with ApiServer(self._log.nc, self.name, calls, max_bytes=MAX_REQUEST_BYTES):
-                self.ready.set()
-                await self._stop.wait()
+            once_folded = {call: partial(self._once_folded, answer) for call, answer in calls.items()}
+            async with ApiServer(self._log.nc, self.name, once_folded, max_bytes=MAX_REQUEST_BYTES):
+                if await unless(self._stop, self._folded()):
+                    self.ready.set()
+                    await self._stop.wait()
             if looking is not None:
                 looking.cancel()
 
     def stop(self) -> None:
         """See Service."""
         self._stop.set()
+
+    async def _folded(self) -> bool:
+        await self._fold.ready.wait()
+        return True
+
+    async def _once_folded(self, answer: Handler, call: Call) -> object:
+        """What a call answers; raises UNAVAILABLE with how far the start is where that takes longer than a moment."""
+        try:
+            async with asyncio.timeout(STARTING_WAIT_S):
+                await self._fold.ready.wait()
+        except TimeoutError:
+            raise starting(self._fold.progress) from None
+        return await answer(call)
 
     # --- commands on runs and nodes -----------------------------------------------------------------------
 
@@ -187,6 +207,12 @@ class Gateway:
                     f"{event.node} has joined again meanwhile: nothing was removed",
                     "node",
                 )
+
+
+def starting(progress: FoldProgress | None) -> TrainshedError:
+    """The answer of a gateway that folds a long log."""
+    how_far = "the event log is read" if progress is None or not progress.events else progress.text
+    return TrainshedError(ErrorCode.UNAVAILABLE, f"starting: {how_far}", progress=progress)
 
 
 def _required(fields: dict[str, Any], name: str) -> str:

@@ -38,6 +38,7 @@ class Observer:
         self._serving: asyncio.Task[None] | None = None
         self._nc: SafeClient | None = None
         self._services: Sequence[Service] | None = None
+        self._fold: SharedFold | None = None
 
     @property
     def port(self) -> int | None:
@@ -75,9 +76,12 @@ class Observer:
         missing = [] if self._nc.is_connected else ["the connection to the NATS server is lost"]
         if self._services is None:
             return [*missing, "starting"]
-        return missing + [
-            f"{service.name} is not ready" for service in self._services if not service.ready.is_set()
-        ]
+        return missing + [self._lacks(service) for service in self._services if not service.ready.is_set()]
+
+    def _lacks(self, service: Service) -> str:
+        progress = self._fold.progress if self._fold is service and self._fold is not None else None
+        how_far = f" (starting: {progress.text})" if progress is not None and progress.events else ""
+        return f"{service.name} is not ready{how_far}"
 
     # --- what is watched ----------------------------------------------------------------------------------
 
@@ -93,6 +97,7 @@ class Observer:
 
     def fold(self, fold: SharedFold) -> None:
         """The fold of a dispatcher."""
+        self._fold = fold
         if self._metrics is not None:
             self._metrics.dispatching(fold)
 

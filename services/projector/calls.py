@@ -22,9 +22,11 @@ from projections.queries.listing import run_query
 from services.api import Call
 from services.parent import LABEL, seen_by, unseen
 from services.position import Position
+from services.projector.backlog import Backlog
 from services.projector.trouble import Trouble
 from services.projector.waiting import WaitingRuns
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.fold_progress import FoldProgress
 
 _log = logging.getLogger("trainshed.projector")
 
@@ -50,6 +52,7 @@ class Answers:
         waiting: WaitingRuns,
         log: EventLog,
         position: Position,
+        backlog: Callable[[], Backlog | None],
         trouble: Trouble,
         in_reader: InReader,
         *,
@@ -59,6 +62,7 @@ class Answers:
         self._waiting = waiting
         self._log = log
         self._position = position
+        self._backlog = backlog
         self._trouble = trouble
         self._in_reader = in_reader
         self._keeps_records = keeps_records
@@ -112,7 +116,7 @@ class Answers:
     async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
         call.fields()
         self._trouble.refuse_damaged()
-        await self._is_fresh()
+        await self._behind()
         return self._parts()
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -127,24 +131,32 @@ class Answers:
     async def _health(self, call: Call) -> object:
         call.fields()
         self._trouble.refuse_damaged()
-        fresh = await self._is_fresh()
+        behind = await self._behind()
         answer = await self._read(self._queries.health)
-        return {**answer, "ok": fresh, "records": self._keeps_records}
+        return {**answer, "ok": behind is None, "records": self._keeps_records, **_stale(behind)}
 
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Ask the database once it has all that was acknowledged before; after 2 s answer without, marked stale."""
+        """Ask the database once it has all that was acknowledged before; where that takes more than 2 s answer without,
+        marked stale. Raises UNAVAILABLE where it has nothing yet."""
         self._trouble.refuse_damaged()
-        fresh = await self._is_fresh()
+        behind = await self._behind()
+        if behind is not None and behind.folded == 0:
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"the read model is being built, and there is nothing to show yet: {behind.text}. Ask again soon: trainshed ls",
+                progress=behind,
+            )
         try:
             answer = await self._read(query)
         except TrainshedError as error:
-            if fresh or error.code is not ErrorCode.NOT_FOUND:
+            if behind is None or error.code is not ErrorCode.NOT_FOUND:
                 raise
             raise TrainshedError(
                 ErrorCode.UNAVAILABLE,
-                "the read side is behind the event log and does not know yet; ask again",
+                f"the read side is behind the event log ({behind.text}) and does not know yet; ask again",
+                progress=behind,
             ) from None
-        return answer if fresh else {**answer, "stale": True}
+        return {**answer, **_stale(behind)}
 
     async def _read(self, query: Callable[[], T]) -> T:
         """Ask the database. Raises UNAVAILABLE where it fails."""
@@ -154,17 +166,33 @@ class Answers:
         except (SQLAlchemyError, msgspec.MsgspecError) as error:
             self._trouble.query_failed(error)
 
-    async def _is_fresh(self) -> bool:
+    async def _behind(self) -> FoldProgress | None:
+        """None once all that was acknowledged before is there; else how far it is: at once where it is far."""
+        end = self._position.seq
         try:
             async with asyncio.timeout(FRESH_WITHIN_S):
-                await self._position.reached(await self._log.end())
+                end = await self._log.end()
+                if self._is_worth_waiting_for(end):
+                    await self._position.reached(end)
+                    self._lags = False
+                    return None
         except (TimeoutError, nats.errors.Error, ApiError):
-            if not self._lags:
-                self._lags = True
-                _log.warning("the read model lags: it is at %d and answers so", self._position.seq)
-            return False
-        self._lags = False
-        return True
+            pass
+        if not self._lags:
+            self._lags = True
+            _log.warning("the read model lags: it is at %d and answers so", self._position.seq)
+        return FoldProgress(self._position.seq, max(end, self._position.seq))
+
+    def _is_worth_waiting_for(self, end: int) -> bool:
+        backlog = self._backlog()
+        return backlog is None or backlog.is_near(
+            self._position.seq, end, asyncio.get_running_loop().time(), FRESH_WITHIN_S
+        )
+
+
+def _stale(behind: FoldProgress | None) -> dict[str, Any]:
+    """What an answer bears that has not everything yet."""
+    return {} if behind is None else {"stale": True, "progress": behind}
 
 
 def _seen(found: FoundOne, parent: str | None) -> FoundOne:

@@ -10,7 +10,7 @@ import ctypes
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Applied, Projector
 from projections.records import Filling, RecordBuckets
 from services.api import ApiServer
-from services.failpoints import failpoint
+from services.failpoints import delay, failpoint
 from services.lifecycle import first_cause
 from services.position import Position
+from services.projector.backlog import Backlog
 from services.projector.calls import Answers
 from services.projector.start import Start, ends
 from services.projector.trouble import FAILURES, Trouble, closer_look, hindrance_of, start_refused
@@ -81,6 +82,7 @@ class ProjectorService:
         self._queries = Queries(self._database)
         self._adder = Adder(self._database)
         self._position = Position()
+        self._backlog: Backlog | None = None
         self._stop = asyncio.Event()
         self._opened = asyncio.Event()
         self._serving = False
@@ -97,6 +99,7 @@ class ProjectorService:
             WaitingRuns(clock),
             self._log,
             self._position,
+            lambda: self._backlog,
             self._trouble,
             self._in_reader,
             keeps_records=records,
@@ -193,6 +196,8 @@ class ProjectorService:
         projector = await self._in_writer(Projector.open, self._database, log_id, end, damage=damage)
         self._filled = False
         self._position.advance(projector.seq)
+        if projector.seq < end:
+            self._backlog = Backlog(projector.seq, asyncio.get_running_loop().time())
         if end - projector.seq >= LONG_BACKLOG:
             _log.info("folding %d events into the read model", end - projector.seq)
         try:
@@ -218,15 +223,17 @@ class ProjectorService:
                 messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
                 async with self._writing:
                     failpoint("projector.read")
-                    applied = await self._in_writer(projector.apply, messages, with_records=self._filled)
+                    applied = await self._in_writer(_apply, projector, messages, with_records=self._filled)
                     failpoint("projector.committed")
                     self._position.advance(applied.seq)
                     await self._put(applied)
                     failpoint("projector.put")
                 self._fill_when(applied.seq >= end)
-                if backlog > 0 and applied.seq >= end:
-                    self._caught_up(backlog)
-                    backlog = 0
+                if applied.seq >= end:
+                    self._backlog = None
+                    if backlog > 0:
+                        self._caught_up(backlog)
+                        backlog = 0
 
     def _fill_when(self, caught_up: bool) -> None:
         """The buckets are filled once the whole log is folded: a rebuild does not send every record again."""
@@ -312,6 +319,11 @@ class ProjectorService:
             except (TimeoutError, nats.errors.Error, ApiError) as error:
                 _log.debug("the event log does not answer: %s", error)
                 await asyncio.sleep(AGAIN_AFTER_S)
+
+
+def _apply(projector: Projector, messages: Sequence[Message], *, with_records: bool) -> Applied:
+    time.sleep(delay("projector.batch"))  # in the thread that writes: the loop goes on answering
+    return projector.apply(messages, with_records=with_records)
 
 
 def give_back_memory() -> None:

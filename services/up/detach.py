@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import select
 import signal
@@ -20,11 +19,12 @@ from pathlib import Path
 from services.settings import Settings
 from services.up.log_file import open_log, up_log
 from services.up.state_lock import holder, running_already, unusable
-from services.up.waiting_caller import StartReport, start_reports
+from services.up.waiting_caller import StartReport, start_report
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.os_errors import why
 
 PRINT_AFTER_S = 5.0
+PRINT_EVERY_S = 10.0
 LOOK_EVERY_S = 0.25
 END_WITHIN_S = 10.0
 
@@ -100,14 +100,18 @@ def _spawn(settings: Settings, arguments: Sequence[str], log: int, ready: int) -
 def _until_ready(read: int, written: _Written, show: Callable[[str], None]) -> StartReport:
     """What is reported until the pipe's other end is closed: nothing where it ended and could not say why."""
     late = time.monotonic() + PRINT_AFTER_S
-    while not select.select([read], [], [], LOOK_EVERY_S)[0]:
+    heard, report = b"", StartReport()
+    while True:
+        if select.select([read], [], [], LOOK_EVERY_S)[0]:
+            if not (data := os.read(read, 4096)):
+                return report
+            *lines, heard = (heard + data).split(b"\n")
+            for line in lines:
+                report = start_report(line)
         written.show_new(show)
-        if time.monotonic() >= late:
-            late = math.inf
-            show(f"still starting; its log is {written.path}")
-    with os.fdopen(os.dup(read), "rb") as pipe:
-        reports = start_reports(pipe.read())
-    return reports[-1] if reports else StartReport()
+        if time.monotonic() >= late and not (report.ready or report.error):
+            late = time.monotonic() + PRINT_EVERY_S
+            show(f"{report.starting or 'still starting'}; its log is {written.path}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,6 +31,9 @@ from services.up.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
 from trainshed_client.nats_client import SafeClient, connect
 
+if TYPE_CHECKING:
+    from services.fold import SharedFold
+
 _log = get_logger("up")
 
 
@@ -50,10 +54,12 @@ async def up(
     options: AgentOptions,
     on_ready: Callable[[Up], None],
     *,
+    on_starting: Callable[[str], None] = lambda text: None,
     log_file: Path | None = None,
 ) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``
-    or the stop asks otherwise (services.up.down). ``log_file`` is kept from growing; systemd is told where it listens.
+    or the stop asks otherwise (services.up.down). ``on_starting`` hears how far a long start is. ``log_file`` is kept from
+    growing; systemd is told where it listens.
 
     Raises TrainshedError where another stack lives on this state folder, or a part cannot go on.
     """
@@ -74,7 +80,17 @@ async def up(
                 watching.connection(nc)
                 try:
                     await _serve(
-                        settings, options, on_ready, stop, machine, server, nc, watching, notifier, log_file
+                        settings,
+                        options,
+                        on_ready,
+                        on_starting,
+                        stop,
+                        machine,
+                        server,
+                        nc,
+                        watching,
+                        notifier,
+                        log_file,
                     )
                 finally:
                     await nc.close()
@@ -87,6 +103,7 @@ async def _serve(
     settings: Settings,
     options: AgentOptions,
     on_ready: Callable[[Up], None],
+    on_starting: Callable[[str], None],
     stop: asyncio.Event,
     machine: parts.Machine,
     server: EmbeddedNats,
@@ -140,7 +157,25 @@ async def _serve(
         return None
 
     within_s = None if options.stop_workers else STOP_WITHIN_S
-    await run_services(services, stop, on_ready=notify, on_stop=stopping, within_s=within_s)
+    reporting = asyncio.create_task(_report_start(fold, on_starting, notifier))
+    try:
+        await run_services(services, stop, on_ready=notify, on_stop=stopping, within_s=within_s)
+    finally:
+        reporting.cancel()
+        await asyncio.wait({reporting})
+
+
+async def _report_start(fold: SharedFold, on_starting: Callable[[str], None], notifier: Notifier) -> None:
+    """How far a fold of a long log is, every 2 s until it is done."""
+    while True:
+        await asyncio.sleep(2.0)
+        progress = fold.progress
+        if progress is None:
+            return
+        if progress.events:
+            text = f"starting: {progress.text}"
+            on_starting(text)
+            notifier.notify(f"STATUS={text}")
 
 
 def _next(listen: Listen | None) -> Listen | None:

@@ -14,8 +14,9 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 
 
 class StartReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the pipe: it is ready (with what it prints then), or it ends by an error."""
+    """One line of the pipe: how far it is, that it is ready (with what it prints then), or the error that it ends by."""
 
+    starting: str = ""
     ready: str = ""
     error: str = ""
     code: ErrorCode = ErrorCode.UNAVAILABLE
@@ -27,9 +28,9 @@ class StartReport(msgspec.Struct, frozen=True, omit_defaults=True):
         return TrainshedError(self.code, self.error, self.path) if self.error else None
 
 
-def start_reports(lines: bytes) -> list[StartReport]:
-    """What stands on whole lines that were read."""
-    return [msgspec.json.decode(line, type=StartReport) for line in lines.splitlines() if line]
+def start_report(line: bytes) -> StartReport:
+    """What a line of the pipe says."""
+    return msgspec.json.decode(line, type=StartReport)
 
 
 class WaitingCaller:
@@ -39,6 +40,10 @@ class WaitingCaller:
         self._fd = fd
         if fd is not None:
             os.set_inheritable(fd, False)
+
+    def starting(self, text: str) -> None:
+        """How far it is."""
+        self._write(StartReport(starting=text))
 
     def ready(self, text: str) -> None:
         """It serves. Nobody waits any longer."""

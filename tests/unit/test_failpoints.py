@@ -60,10 +60,26 @@ def test_of_several_processes_only_the_first_is_struck(tmp_path: Path) -> None:
     assert ended("a.point=kill@2", tmp_path) == (0, ["0", "1", "2"])
 
 
-@pytest.mark.parametrize("text", ["a", "a=", "a=explode", "=kill", "a=kill@", "a=kill@x", "a=kill@-1"])
+@pytest.mark.parametrize(
+    "text",
+    ["a", "a=", "a=explode", "=kill", "a=kill@", "a=kill@x", "a=kill@-1", "a=slow", "a=slow@", "a=slow@x"],
+)
 def test_what_cannot_be_armed_is_refused_with_what_can(text: str) -> None:
     with pytest.raises(ValueError, match="accepted: NAME=kill"):
         failpoints.parse(text)
+
+
+def test_a_point_may_be_slow_and_is_not_struck_then() -> None:
+    assert failpoints.parse("a.point=slow@250") == {"a.point": (None, 250)}
+    code = "from services.failpoints import delay; print(delay('a.point'), delay('another'))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"{THREE_TIMES}\n{code}"],
+        env={failpoints.ARMED: "a.point=slow@250"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["0", "1", "2", "0.25", "0.0"]
 
 
 def test_code_list_and_page_name_the_same_points() -> None:
