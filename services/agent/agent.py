@@ -24,7 +24,10 @@ comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the na
 what it watches waits to be written (`inside/watches.py`). While the worker runs its output is published as it grows
 (`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (`output/telemetry.py`) and
 served to whoever asks for a range (`output/service.py`), as are the files that it leaves (`output/run_files.py`), where
-they lie and their list (`output/folder_service.py`; threads read them all, few at a time: `output/readers.py`). What it
+they lie and their list (`output/folder_service.py`; threads read them all, few at a time: `output/readers.py`). What
+lines of JSON in its output measure (`output/measured.py`) is handed to the shim (`processes/hand_in.py`; after that to
+the file itself), which writes metrics.jsonl; what that gains is published too (`output/metrics_tail.py`), and ranges of
+it are numbered so that they stay (`output/metrics_range.py`). What it
 reports goes out as heartbeats (`reports/heartbeats.py`), the node's beside it with how its devices (`machine/devices.py`; whose processes are on
 them: `machine/owners.py`; whether others compute there: `machine/busy.py`; what attempts use of them:
 `machine/gpu_usage.py`) and its disk (`machine/disk.py`) do. A Stopping takes the way of the Dispatched: stop.json is
@@ -267,6 +270,7 @@ class AgentService:
                     CodeLooks(),
                     inside,
                     self._devices.usage,
+                    workers,
                 )
                 session = self._session = SessionShell(
                     parts,

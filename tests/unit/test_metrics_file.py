@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.agent.folders.paths import METRICS
 from services.agent.shim import metrics_file
-from services.agent.shim.metrics_file import LineTimes, append, line
+from services.agent.shim.metrics_file import LineTimes, append, line, lines_back, offset_of, time_of
 
 
 def test_a_line_bears_what_a_message_bore() -> None:
@@ -67,3 +69,27 @@ def test_of_lines_that_cannot_all_be_written_nothing_is_left(
 
 def test_the_agent_and_the_shim_name_it_the_same() -> None:
     assert metrics_file.NAME == METRICS
+
+
+@given(
+    st.lists(st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"x")), max_size=20),
+    st.integers(1, 30),
+)
+def test_lines_are_read_back_the_last_first(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int
+) -> None:
+    path = tmp_path_factory.mktemp("metrics") / METRICS
+    assert list(lines_back(str(path))) == []
+    path.write_bytes(b"".join(each + b"\n" for each in lines) + b"torn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics_file, "_BLOCK", block)
+        assert list(lines_back(str(path))) == lines[::-1]
+
+
+def test_a_line_of_stdout_has_its_offset_and_a_metric_of_that_name_is_none() -> None:
+    assert offset_of(line(1, 1, None, (("a", 1.0),), 12345)[:-1]) == 12345
+    assert offset_of(line(1, 1, None, (("a", 1.0), ("offset", 5.0)))[:-1]) is None
+    assert offset_of(line(1, 1, None, (), 0)[:-1]) == 0
+    assert offset_of(line(1, 1, None, (('x","offset":7}', 1.0),))[:-1]) is None
+    assert time_of(line(1_764_407_567_339_180, 1, None, ())[:-1]) == "2025-11-29T09:12:47.339180Z"
+    assert time_of(b'{"step": 1}') == ""

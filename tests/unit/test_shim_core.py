@@ -17,6 +17,7 @@ from services.agent.shim.core_types import (
     EndedBeforeExec,
     ExecFailed,
     Fields,
+    HandedIn,
     Input,
     KeepMetrics,
     KillTree,
@@ -269,6 +270,28 @@ def test_every_message_with_a_step_or_a_metric_is_kept_as_it_was() -> None:
     ]
 
 
+def test_a_line_of_stdout_counts_once_and_is_no_sign_of_life() -> None:
+    state, _ = play(NOTIFY)
+    kept: list[Action] = []
+    for now, offset, number in (
+        (101.0, 0, 1.0),
+        (102.0, 40, 2.0),
+        (103.0, 0, 1.0),
+        (104.0, 40, 2.0),
+        (105.0, 80, 3.0),
+    ):
+        state, actions = step(
+            state, HandedIn(now, offset, Fields(step=offset, metrics=(("reward", number),)))
+        )
+        kept += [action for action in actions if isinstance(action, KeepMetrics)]
+    assert kept == [KeepMetrics(at, None, (("reward", at / 40 + 1),), at) for at in (0, 40, 80)]
+    assert (state.heartbeat.step, state.heartbeat.metrics) == (80, (("reward", 3.0),))
+    assert state.heartbeat.last_heartbeat_at is None
+    assert next_deadline(replace(state, unsent=False)) == 130.0
+    _, actions = step(state, Tick(130.0))
+    assert SignalTree(15) in actions
+
+
 def test_metric_names_are_bounded_and_what_is_kept_has_no_others() -> None:
     state, _ = play(LIMITS)
     kept = set()
@@ -299,6 +322,9 @@ inputs = st.one_of(
     st.builds(Notified, times, st.builds(Fields, st.booleans(), st.none() | st.integers(0, 9))),
     st.builds(WorkerExited, times, st.none(), st.just(9), st.just("too much")),
     st.builds(OutOfMemory, times, st.just("too much")),
+    st.builds(
+        HandedIn, times, st.integers(0, 9), st.builds(Fields, st.just(False), st.none() | st.integers(0, 9))
+    ),
     st.builds(OutputGrew, times, times),
     st.builds(StopAsked, times, st.sampled_from(["cancel", "ended", "reclaimed"])),
     st.builds(Tick, times),

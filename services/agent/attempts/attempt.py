@@ -26,8 +26,11 @@ from services.agent.folders.turns import Turns
 from services.agent.inside.sockets import WorkerSockets
 from services.agent.machine.gpu_usage import GpuUsage
 from services.agent.output import artifacts
+from services.agent.output.metrics_tail import MetricsTail
 from services.agent.output.tails import AttemptTail, Output
 from services.agent.output.telemetry import is_telemetry
+from services.agent.processes.hand_in import hand_in_rest, last_handed_in
+from services.agent.processes.workers import Workers
 from services.agent.reports import ends
 from services.agent.reports.appender import Appender
 from services.agent.reports.heartbeats import OUTPUT_EVERY_S, RunHeartbeats
@@ -45,6 +48,8 @@ ANSWERS_WITHIN_S = 10.0
 """Seconds without any progress after which an end bears nothing of the storage of its run's folder."""
 CODE_WITHIN_S = 1.0
 """Seconds after the worker's start within which an end waits for the look at its code."""
+REST_WITHIN_S = 2.0
+"""Seconds that an end takes at most to write down what stdout measured."""
 LISTED_WITHIN_S = 0.2
 """Seconds that an end takes at most to say what artifacts there are."""
 _SILENT = "its storage does not answer"
@@ -67,6 +72,7 @@ class Parts(msgspec.Struct, frozen=True):
     code_looks: CodeLooks
     inside: WorkerSockets
     gpu_usage: GpuUsage
+    workers: Workers
 
 
 class LiveAttempt:
@@ -89,6 +95,7 @@ class LiveAttempt:
         self.unhashed = False
         """It left artifacts, which are to be hashed."""
         self._tail: AttemptTail | None = None
+        self._metrics: MetricsTail | None = None
         self._heartbeats: RunHeartbeats | None = None
         self._followers: list[asyncio.Task[None]] = []
         self._output_seen = 0.0
@@ -128,11 +135,33 @@ class LiveAttempt:
         source = intent.launch.get("heartbeat", {}).get("source", "process")
         grew = self._output_grew if source == "output" else _nothing
         parts = self._parts
-        self._tail = parts.output.tail(self.ref, Path(intent.output_dir), grew, from_index=self.adopted)
+        self._metrics = metrics = self._new_metrics(intent)
+
+        def grown() -> None:
+            metrics.wake()
+            grew()
+
+        self._tail = parts.output.tail(self.ref, Path(intent.output_dir), grown, from_index=self.adopted)
         self._heartbeats = RunHeartbeats(
             parts.nc, parts.writer, self.ref, alive_counts=source == "process", clock=parts.clock
         )
-        self._followers = [parts.spawn(self._tail.run()), parts.spawn(self._heartbeats.run())]
+        tasks = (self._tail.run(), metrics.run(), self._heartbeats.run())
+        self._followers = [parts.spawn(task) for task in tasks]
+
+    def _new_metrics(self, intent: IntentFile) -> MetricsTail:
+        return MetricsTail(
+            self._parts.output,
+            self.ref,
+            Path(intent.output_dir),
+            partial(self._parts.workers.hand_in, self.folder),
+            last_handed_in,
+            adopted=self.adopted,
+        )
+
+    def metrics_written(self) -> None:
+        """The shim has written metrics."""
+        if self._metrics is not None:
+            self._metrics.wake()
 
     def look_at_code(self) -> None:
         """The worker has just started: look whether its code is what was submitted. Nobody waits for it but an early end."""
@@ -226,7 +255,28 @@ class LiveAttempt:
             folder = Path(intent.output_dir)
             self._tail = self._parts.output.tail(self.ref, folder, _nothing, from_index=self.adopted)
         if self._tail is not None:
-            await self._tail.finish()
+            await asyncio.gather(self._tail.finish(), self._finish_metrics())
+
+    async def _finish_metrics(self) -> None:
+        """Write down what the worker printed last: its shim is no more. Storage that hangs is not waited for."""
+        record, intent = self.exit or files.read_exit(self.folder), self._intent()
+        if record is None or intent is None:
+            return
+        give_up = time.monotonic() + REST_WITHIN_S
+        work = partial(hand_in_rest, self.folder, Path(intent.output_dir), record, give_up)
+        try:
+            async with asyncio.timeout(2 * REST_WITHIN_S):
+                rest = await in_daemon_thread(work)
+        except OSError as error:
+            _log.warning(
+                "the last metrics of stdout are not written down",
+                run_id=self.ref.run_id,
+                attempt=self.ref.attempt,
+                error=_SILENT if isinstance(error, TimeoutError) else cause(error),
+            )
+            return
+        self.exit = msgspec.structs.replace(record, last_heartbeat=rest.heartbeat)
+        await (self._metrics or self._new_metrics(intent)).finish()
 
     async def _end(self) -> AttemptEnd:
         record = self.exit or files.read_exit(self.folder)

@@ -18,7 +18,13 @@ from services.agent.folders import files
 from services.agent.folders.files import StopReason
 from services.agent.folders.prepared import PreparedFolders
 from services.agent.processes.finalise import LockHeld
-from services.agent.processes.workers import ShimExited, WorkerHeartbeat, Workers, WorkerStarted
+from services.agent.processes.workers import (
+    MetricsWritten,
+    ShimExited,
+    WorkerHeartbeat,
+    Workers,
+    WorkerStarted,
+)
 from services.agent.reports.appender import PAUSE_S
 from services.agent.session.values import (
     AttemptPlace,
@@ -306,6 +312,8 @@ class Attempts:
                     asyncio.get_running_loop().call_later(FOLLOW_AFTER_S, self._follow, work)
                 case WorkerHeartbeat():
                     work.report(event.heartbeat)
+                case MetricsWritten():
+                    work.metrics_written()
                 case ShimExited(exit=None):
                     if not work.adopted and not (folder / files.STARTED).exists():
                         work.not_launched("the shim ended before the worker was started")

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from events.types import AttemptRef
 from services.agent.folders import files
 from services.agent.folders.paths import ARTIFACTS_LIST, METRICS, Folders, is_ref
-from services.agent.output import run_files
+from services.agent.output import metrics_range, run_files
 from services.agent.output.output_index import INDEX
 from services.agent.output.readers import Readers
 from services.agent.output.tails import STREAMS
@@ -36,6 +37,7 @@ _log = get_logger("agent")
 
 MAX_BYTES = 128 * 1024
 FILES = {"stdout": "stdout.log", "stderr": "stderr.log", "index": INDEX, "metrics": METRICS}
+METRICS_STREAM = "metrics"
 ARTIFACT = "artifact"
 LIST = "artifacts"
 IN_RUN_DIR = (ARTIFACT, LIST)
@@ -98,6 +100,8 @@ def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
         return _range(run_files.open_artifact(place.run, request.path), request, identify=True)
     if request.stream == LIST:
         return _range(run_files.open_below(place.run, [ARTIFACTS_LIST]), request, identify=True)
+    if request.stream == METRICS_STREAM:
+        return _metrics_range(place.output, request)
     try:
         fd = os.open(place.output / FILES[request.stream], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -112,6 +116,14 @@ def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
     except OSError as error:
         raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {cause(error)}") from None
     return _range(fd, request)
+
+
+def _metrics_range(folder: Path, request: OutputRequest) -> OutputRange:
+    try:
+        found = metrics_range.read(folder / METRICS, request.offset, min(request.limit, MAX_BYTES))
+    except OSError as error:
+        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the file cannot be read: {cause(error)}") from None
+    return OutputRange(found.data, found.offset, found.size)
 
 
 def _range(fd: int, request: OutputRequest, *, identify: bool = False) -> OutputRange:

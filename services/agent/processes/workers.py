@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,8 @@ import structlog
 
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, StartedFile
-from services.agent.processes import memory_cgroups, sweep
+from services.agent.output.measured import MeasuredLine
+from services.agent.processes import hand_in, memory_cgroups, sweep
 from services.agent.processes.finalise import finalise, named_in
 from services.agent.processes.pool import ShimPool
 from services.agent.processes.sockets import SHIM_SOCKETS, BoundSocket, sockets_dir
@@ -71,6 +72,12 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True):
     heartbeat: HeartbeatFields
 
 
+class MetricsWritten(msgspec.Struct, frozen=True):
+    """The attempt's metrics.jsonl has grown; at most one a second."""
+
+    folder: Path
+
+
 class ShimExited(msgspec.Struct, frozen=True):
     """The shim's process has ended. `exit` is None where it left no exit.json: it never started a worker, or was
     killed; the agent then calls `Workers.finalise`."""
@@ -79,7 +86,7 @@ class ShimExited(msgspec.Struct, frozen=True):
     exit: ExitFile | None
 
 
-WorkerEvent = WorkerStarted | WorkerHeartbeat | ShimExited
+WorkerEvent = WorkerStarted | WorkerHeartbeat | MetricsWritten | ShimExited
 
 
 class _Watched(msgspec.Struct):
@@ -268,6 +275,21 @@ class Workers:
         if watched is not None:
             _wake(watched.pidfd, signal.SIGUSR1)
 
+    def hand_in(self, folder: Path, lines: Iterable[MeasuredLine]) -> int:
+        """Hand lines of stdout to the shim of that folder, which counts each once; how many it could be handed now."""
+        watched = self._watched.get(folder.absolute())
+        if watched is None or self._datagrams is None:
+            return 0
+        path = str(self.sockets_dir / f"{watched.pid}.sock")
+        handed = 0
+        for datagram, count in hand_in.messages(lines):
+            try:
+                self._datagrams.socket.sendto(datagram, path)
+            except OSError:  # it has no room, is on its way out, or its path has vanished
+                break
+            handed += count
+        return handed
+
     async def sweep(self, keep: Collection[Path]) -> list[int]:
         """End every process with our log id and node in its environment that belongs to no folder in `keep`, shims
         coming up included, and wait until they are gone (docs/protocol.md rule 8). The pids that there were.
@@ -362,6 +384,8 @@ class Workers:
             if datagram.kind == "heartbeat":
                 watched.heartbeat = heartbeat
                 self._events.put_nowait(WorkerHeartbeat(folder, heartbeat))
+            if datagram.kind == "metrics":
+                self._events.put_nowait(MetricsWritten(folder))
 
     def _report_started(self, watched: _Watched, exit_file: ExitFile | None) -> None:
         if watched.started is not None or (

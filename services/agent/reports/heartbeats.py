@@ -131,8 +131,12 @@ class RunHeartbeats:
         """Its sequence; 0: none was."""
 
     def report(self, report: WorkerReport) -> None:
-        """All that the worker reported so far."""
-        self._report = report
+        """All that the worker reported so far. What it printed is no sign of life; that it is there may be one."""
+        times = [report.last_heartbeat_at, self._report.last_heartbeat_at]
+        if self._alive_counts:
+            times.append(rfc3339(self._clock()))
+        at = max((time for time in times if time is not None), default=None)
+        self._report = msgspec.structs.replace(report, last_heartbeat_at=at)
         self._new.set()
 
     def seen(self) -> None:

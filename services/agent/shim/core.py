@@ -10,6 +10,8 @@ from services.agent.shim.core_types import (
     CheckOutput,
     EndedBeforeExec,
     ExecFailed,
+    Fields,
+    HandedIn,
     Input,
     KeepMetrics,
     KillTree,
@@ -20,7 +22,6 @@ from services.agent.shim.core_types import (
     Reason,
     Released,
     SendToAgent,
-    ShimHeartbeat,
     ShimMessage,
     ShimPhase,
     ShimState,
@@ -69,6 +70,8 @@ def step(state: ShimState, event: Input) -> Step:
             return _out_of_memory(state, event)
         case Notified():
             return _notified(state, event)
+        case HandedIn():
+            return _handed_in(state, event)
         case OutputGrew():
             return _output_grew(state, event)
         case StopAsked():
@@ -132,15 +135,36 @@ def _out_of_memory(state: ShimState, event: OutOfMemory) -> Step:
 
 
 def _notified(state: ShimState, event: Notified) -> Step:
-    old, fields = state.heartbeat, event.fields
-    ready_now = fields.ready and old.ready_at is None
+    ready_now = event.fields.ready and state.heartbeat.ready_at is None
+    heartbeat = replace(
+        state.heartbeat,
+        ready_at=event.now if ready_now else state.heartbeat.ready_at,
+        last_heartbeat_at=event.now,
+    )
+    state = replace(state, heartbeat=heartbeat)
+    if state.limits.source is Source.NOTIFY:
+        state = replace(state, alive_at=event.now)
+    return _reported(state, event.now, event.fields, at_once=ready_now)
+
+
+def _handed_in(state: ShimState, event: HandedIn) -> Step:
+    """The agent may hand a line in more than once, and is no worker: a line of stdout is no sign of life."""
+    if event.offset <= state.handed_in:
+        return state, ()
+    state = replace(state, handed_in=event.offset)
+    return _reported(state, event.now, event.fields, offset=event.offset)
+
+
+def _reported(
+    state: ShimState, now: float, fields: Fields, *, at_once: bool = False, offset: int | None = None
+) -> Step:
+    old = state.heartbeat
     new, left_out = _accepted(old.metrics, fields.metrics)
     keep: tuple[Action, ...] = ()
     if fields.step is not None or new:
-        keep = (KeepMetrics(fields.step, fields.progress, new),)
-    heartbeat = ShimHeartbeat(
-        ready_at=event.now if ready_now else old.ready_at,
-        last_heartbeat_at=event.now,
+        keep = (KeepMetrics(fields.step, fields.progress, new, offset),)
+    heartbeat = replace(
+        old,
         step=old.step if fields.step is None else fields.step,
         progress=old.progress if fields.progress is None else fields.progress,
         status_text=old.status_text if fields.status_text is None else fields.status_text,
@@ -149,10 +173,8 @@ def _notified(state: ShimState, event: Notified) -> Step:
         passed_over=_first_of_each(old.passed_over, fields.passed_over + left_out),
     )
     state = replace(state, heartbeat=heartbeat, unsent=True)
-    if state.limits.source is Source.NOTIFY:
-        state = replace(state, alive_at=event.now)
-    if ready_now or state.sent_at is None or event.now >= state.sent_at + SEND_EVERY_S:
-        state, send = _send_heartbeat(state, event.now)
+    if at_once or state.sent_at is None or now >= state.sent_at + SEND_EVERY_S:
+        state, send = _send_heartbeat(state, now)
         return state, keep + send
     return state, keep
 

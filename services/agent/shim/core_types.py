@@ -111,6 +111,7 @@ class ShimState:
     heartbeat: ShimHeartbeat = ShimHeartbeat()
     sent_at: float | None = None
     unsent: bool = False
+    handed_in: int = -1  # where the last line of stdout begins that counted
 
 
 # Inputs: what happened. `now` is CLOCK_BOOTTIME in seconds.
@@ -166,6 +167,15 @@ class Notified:
 
 
 @value
+class HandedIn:
+    """A line of stdout, from byte `offset` on, that says what the worker measured: the agent hands it in."""
+
+    now: float
+    offset: int
+    fields: Fields
+
+
+@value
 class OutputGrew:
     """The answer to CheckOutput: by the looks at it, output last grew at `grew_at`."""
 
@@ -202,6 +212,7 @@ Input = (
     | WorkerExited
     | OutOfMemory
     | Notified
+    | HandedIn
     | OutputGrew
     | StopAsked
     | Tick
@@ -234,6 +245,7 @@ class KeepMetrics:
     step: int | None
     progress: float | None
     metrics: tuple[tuple[str, float], ...]
+    offset: int | None = None
 
 
 class ShimMessage(enum.Enum):
@@ -241,6 +253,7 @@ class ShimMessage(enum.Enum):
 
     STARTED = "started"
     HEARTBEAT = "heartbeat"
+    METRICS = "metrics"  # metrics.jsonl has grown
     EXITED = "exited"
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 
 from services.agent.shim.numbers import in_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 NAME = "metrics.jsonl"
 _BLOCK = 64 * 1024
+_OFFSET = re.compile(rb',"offset":(\d+)\}\Z')
+_TIME = re.compile(rb'\{"time":"([^"]*)"')
 
 
 class LineTimes:
@@ -38,15 +41,36 @@ def line(
     step: int | None,
     progress: float | None,
     metrics: Iterable[tuple[str, float]],
+    offset: int | None = None,
 ) -> bytes:
-    """One line, with its end: what one message bore. ``at`` in microseconds since 1970."""
-    record = {
-        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at // 1_000_000))}.{at % 1_000_000:06d}Z",
+    """One line, with its end: what one message bore. ``at`` in microseconds since 1970; ``offset``: where the line of
+    stdout begins that it is of."""
+    record: dict[str, object] = {
+        "time": rfc3339(at),
         "step": step,
         "progress": progress,
         "metrics": {name: in_json(value) for name, value in metrics},
     }
+    if offset is not None:
+        record["offset"] = offset
     return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def rfc3339(at: int) -> str:
+    """Microseconds since 1970 as the time of a line."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at // 1_000_000))}.{at % 1_000_000:06d}Z"
+
+
+def offset_of(written: bytes) -> int | None:
+    """Where the line of stdout begins that a line, without its end, is of; None: it is of no such line."""
+    found = _OFFSET.search(written)
+    return None if found is None else int(found[1])
+
+
+def time_of(written: bytes) -> str:
+    """The time of a line; empty where it has none."""
+    found = _TIME.match(written)
+    return "" if found is None else found[1].decode("ascii", "replace")
 
 
 def append(path: str, data: bytes) -> None:
@@ -80,3 +104,23 @@ def whole_lines(fd: int, size: int) -> int:
             return begin + cut + 1
         end = begin
     return 0
+
+
+def lines_back(path: str) -> Iterator[bytes]:
+    """The whole lines of the file without their ends, the last first; none where there is no file. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        at = whole_lines(fd, os.fstat(fd).st_size) - 1  # without the last line's end
+        rest = b""
+        while at > 0:
+            begin = max(0, at - _BLOCK)
+            rest, *whole = (os.pread(fd, at - begin, begin) + rest).split(b"\n")
+            yield from reversed(whole)
+            at = begin
+        if at == 0:
+            yield rest
+    finally:
+        os.close(fd)

@@ -13,7 +13,7 @@ from services.agent.shim import metrics_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 WRITE_EVERY_S = 1.0
 """Seconds from one write to the next; the first line is written at once."""
@@ -24,17 +24,25 @@ LAST_WITHIN_S = 2.0
 class MetricsWriter:
     """Writes the lines that are put, in their order. Only the writes themselves are another thread's."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, written: Callable[[], None]) -> None:
+        """``written`` is called after each write that succeeded, in its thread."""
         self._path = path
+        self._written = written
         self._times = metrics_file.LineTimes()
         self._pending: list[bytes] = []
         self._next = 0.0
         self._writing = False
         self._done = _thread.allocate_lock()
 
-    def put(self, step: int | None, progress: float | None, metrics: Iterable[tuple[str, float]]) -> None:
+    def put(
+        self,
+        step: int | None,
+        progress: float | None,
+        metrics: Iterable[tuple[str, float]],
+        offset: int | None,
+    ) -> None:
         """Have a line written."""
-        self._pending.append(metrics_file.line(self._times.next(), step, progress, metrics))
+        self._pending.append(metrics_file.line(self._times.next(), step, progress, metrics, offset))
 
     @property
     def due(self) -> float:
@@ -66,6 +74,8 @@ class MetricsWriter:
             metrics_file.append(self._path, b"".join(lines))
         except OSError:
             self._pending[:0] = lines  # a full disk, or a folder that was taken away: again in a second
+        else:
+            self._written()
         finally:
             self._writing = False
             self._done.release()

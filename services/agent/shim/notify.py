@@ -5,11 +5,16 @@ Owns the keys and their bounds; knows no socket and no clock. Whatever a worker 
 
 from __future__ import annotations
 
+import json
 import math
 
 from services.agent.shim.core import MAX_METRICS
 from services.agent.shim.core_types import Fields, PassedOver
 from services.agent.shim.numbers import number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_DATAGRAM = 65_536
 """Bytes of one datagram that are read, up to its last whole line; the rest is passed over."""
@@ -19,6 +24,8 @@ MAX_NAME = 100
 """Characters of a metric's name."""
 MAX_SHOWN = 100
 """Characters that are shown of what was passed over."""
+HANDED_IN = b"TRAINSHED_STDOUT\n"
+"""How a datagram of the agent begins; JSON lines follow."""
 _MAX_INTEGER = 2**53 - 1
 _METRIC = "X_METRIC_"
 _SYSTEMDS = "X_SYSTEMD_"
@@ -113,6 +120,35 @@ def parse(datagram: bytes) -> Fields | None:
         metrics=tuple(metrics.items()),
         passed_over=tuple(passed.items()),
     )
+
+
+def handed_in(datagram: bytes) -> list[tuple[int, Fields]]:
+    """What the agent hands in with a datagram that begins with HANDED_IN: lines of stdout, by where they begin there."""
+    found = []
+    for line in datagram.removeprefix(HANDED_IN).split(b"\n"):
+        try:
+            record = json.loads(line)
+            offset, step, metrics = record["offset"], record["step"], record["metrics"].items()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # a worker that plays the agent harms itself alone
+        if isinstance(offset, int) and (step is None or isinstance(step, int)):
+            found.append((offset, of_line(step, metrics)))
+    return found
+
+
+def of_line(step: int | None, metrics: Iterable[tuple[str, object]]) -> Fields:
+    """What a line of stdout measures, as if it had come in a datagram."""
+    taken: dict[str, float] = {}
+    passed: tuple[tuple[PassedOver, str], ...] = ()
+    for name, value in metrics:
+        measure = number(str(value))
+        if measure is None:
+            continue
+        if is_name(name):
+            taken[name] = measure
+        elif not passed:
+            passed = ((PassedOver.NAME, _printable(name, MAX_SHOWN)),)
+    return Fields(step=step, metrics=tuple(taken.items()), passed_over=passed)
 
 
 def is_name(text: str) -> bool:

@@ -181,7 +181,7 @@ class Supervisor:
         if limits.source is core_types.Source.OUTPUT and limits.heartbeat_timeout_s is not None:
             outputs = (f"{output_dir}/stdout.log", f"{output_dir}/stderr.log")
             self._output = output_watch.OutputWatch(outputs, limits.heartbeat_timeout_s, boottime)
-        self._metrics = metrics_writer.MetricsWriter(f"{output_dir}/{metrics_file.NAME}")
+        self._metrics = metrics_writer.MetricsWriter(f"{output_dir}/{metrics_file.NAME}", self._send_written)
         self._tree_gone = False
         self._logging = False
         self._durable_due = math.inf
@@ -296,7 +296,7 @@ class Supervisor:
             with contextlib.suppress(OSError):  # asked again
                 self._home.restore()
             self._send(core_types.ShimMessage.STARTED)
-            if self._state.heartbeat.last_heartbeat_at is not None:
+            if self._heartbeat() is not None:
                 self._send(core_types.ShimMessage.HEARTBEAT)
         if signal.SIGTERM in numbers:
             self._log("SIGTERM does nothing to a shim; `trainshed cancel` ends its run")
@@ -322,6 +322,10 @@ class Supervisor:
                 datagram = self._listener.socket.recv(notify.MAX_DATAGRAM + 1)
             except BlockingIOError:
                 return
+            if datagram.startswith(notify.HANDED_IN):
+                for offset, measured in notify.handed_in(datagram):
+                    self._feed(core_types.HandedIn(boottime(), offset, measured))
+                continue
             fields = notify.parse(datagram)
             if fields is not None:
                 self._feed(core_types.Notified(boottime(), fields))
@@ -342,7 +346,7 @@ class Supervisor:
                 assert self._output is not None
                 self._feed(core_types.OutputGrew(boottime(), self._output.grew_at()))
             case core_types.KeepMetrics():
-                self._metrics.put(action.step, action.progress, action.metrics)
+                self._metrics.put(action.step, action.progress, action.metrics, action.offset)
             case core_types.SendToAgent():
                 self._send(action.message)
             case core_types.WriteExit():
@@ -389,7 +393,7 @@ class Supervisor:
     def _heartbeat(self) -> dict[str, object] | None:
         """The heartbeat columns, times in Unix seconds; None where the worker reported nothing."""
         heartbeat = self._state.heartbeat
-        if heartbeat.last_heartbeat_at is None:
+        if heartbeat == core_types.ShimHeartbeat():
             return None
         columns = values.columns(heartbeat)
         to_unix = time.time() - boottime()
@@ -400,13 +404,18 @@ class Supervisor:
         columns["metrics"] = {name: numbers.in_json(value) for name, value in heartbeat.metrics}
         return columns
 
+    def _send_written(self) -> None:
+        """metrics.jsonl has grown; in its writer's thread. A loss is made good by the next one."""
+        with contextlib.suppress(OSError):
+            self._listener.socket.sendto(
+                json.dumps(self._header(core_types.ShimMessage.METRICS)).encode(), self._agent
+            )
+
+    def _header(self, message: core_types.ShimMessage) -> dict[str, object]:
+        return {"v": 1, "kind": message.value, "run_id": self._run_id, "attempt": int(self._attempt)}
+
     def _send(self, message: core_types.ShimMessage) -> None:
-        datagram: dict[str, object] = {
-            "v": 1,
-            "kind": message.value,
-            "run_id": self._run_id,
-            "attempt": int(self._attempt),
-        }
+        datagram = self._header(message)
         if message is core_types.ShimMessage.HEARTBEAT:
             datagram.update(self._heartbeat() or {})
         try:
