@@ -6,7 +6,7 @@ Owns requests, how their errors read, paging and how runs are named; must not im
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -28,6 +28,7 @@ from trainshed_client.answers import (
     decode_run,
     error_in,
 )
+from trainshed_client.callbacks import CallbackTasks
 from trainshed_client.connection import (
     CALL_TIMEOUT_S,
     LATE_S,
@@ -48,9 +49,10 @@ from trainshed_client.records import QueuedRunRecord, RunRecord
 from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
+    from trainshed_client.callbacks import Called
     from trainshed_client.follow import RunOutput
     from trainshed_client.nats_client import OnError, OnEvent, SafeClient
-    from trainshed_client.watch import RunWatch
+    from trainshed_client.watch import PresentRuns, RunWatch
 
 PAGE = 500
 _READS_AT_ONCE = 16
@@ -71,7 +73,8 @@ class Trainshed:
     ) -> None:
         self.connection = connection
         self._patient = patient
-        self._on_waiting = on_waiting or (lambda service, why: None)
+        self._on_waiting: OnWaiting = on_waiting or (lambda service, why: None)
+        self._calling = CallbackTasks()
         self._waited_for: set[str] = set()
 
     @property
@@ -110,6 +113,7 @@ class Trainshed:
         the worker: what is submitted bears the label ``parent``, and only such runs are there (docs/contracts.md).
         ``on_waiting`` hears of a service whose answer takes longer than some seconds, or that is still starting;
         ``patient``: one that is starting, or that is there and does not answer a query, is waited for however long it takes.
+        Callbacks are plain functions or coroutine functions.
         """
         if (path := worker_socket(nats_url)) is not None:
             from trainshed_client.worker_socket import WorkerSocket
@@ -134,6 +138,7 @@ class Trainshed:
 
     async def close(self) -> None:
         """Close the connection; what was asked for and not answered yet fails."""
+        await self._calling.close()
         await self.connection.close()
 
     # --- commands -----------------------------------------------------------------------------------------
@@ -341,8 +346,8 @@ class Trainshed:
         first_attempt: int | None = None,
         begin: Mapping[str, int] | None = None,
         patient: bool = False,
-        on_attempt: Callable[[int, str], None] | None = None,
-        on_record: Callable[[RunRecord], None] | None = None,
+        on_attempt: Called[[int, str]] | None = None,
+        on_record: Called[[RunRecord]] | None = None,
     ) -> RunOutput:
         """A run's output from its first byte, over all attempts from ``first_attempt`` on, until the run ends.
 
@@ -350,7 +355,7 @@ class Trainshed:
         without ``first_attempt`` it begins with the latest attempt. ``begin``: the bytes of each stream of that first
         attempt to pass over. ``patient``: for a run that was just submitted, wait for a projector that does not
         answer yet instead of raising UNAVAILABLE. ``on_attempt`` hears of each attempt (number, node) before its first
-        byte, ``on_record`` of every change of the run meanwhile.
+        byte, ``on_record`` of every change of the run meanwhile; they are plain functions or coroutine functions.
         """
         from trainshed_client.follow import RunOutput
 
@@ -411,12 +416,12 @@ class Trainshed:
             late.cancel()
         if service in self._waited_for and not _is_starting(reply):
             self._waited_for.discard(service)
-            self._on_waiting(service, None)
+            self._calling.start(self._on_waiting, service, None)
         return reply
 
     def _waits_for(self, service: str, why: str) -> None:
         self._waited_for.add(service)
-        self._on_waiting(service, why)
+        self._calling.start(self._on_waiting, service, why)
 
     async def _ask(self, call: str, request: object, answer: type[T]) -> T:
         return _decoded(await self.call(call, request), answer)
@@ -428,21 +433,25 @@ class Trainshed:
     async def _one_node(self, call: str, node: str, reason: str | None) -> NodeAnswer:
         return await self._ask(call, _with_reason({"node": node}, reason), NodeAnswer)
 
-    async def _present(self, run_ids: Collection[str] | None) -> list[RunRecord]:
+    async def _present(self, run_ids: Collection[str] | None) -> PresentRuns:
+        from trainshed_client.watch import PresentRuns
+
         if run_ids is None:
-            return [record async for record in self.runs(live=True)]
+            pages = [page async for page in self.run_pages(live=True)]
+            return PresentRuns(pages[0].seq, [record for page in pages for record in page.records])
         at_once = asyncio.Semaphore(_READS_AT_ONCE)
 
-        async def read(run_id: str) -> RunRecord:
+        async def read(run_id: str) -> RunView:
             async with at_once:
-                return (await self._ask("run.get", {"run_id": run_id}, RunView)).run
+                return await self._ask("run.get", {"run_id": run_id}, RunView)
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 reads = [tasks.create_task(read(run_id)) for run_id in sorted(run_ids)]
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
-        return [read.result() for read in reads]
+        views = [read.result() for read in reads]
+        return PresentRuns(min((view.seq for view in views), default=0), [view.run for view in views])
 
 
 _QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "health")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from trainshed_client import subjects
+from trainshed_client.callbacks import Called
 from trainshed_client.errors import TrainshedError, Unanswered
 
 CALL_TIMEOUT_S = 10.0
@@ -37,7 +38,7 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
 
 
-OnWaiting = Callable[[str, str | None], None]
+OnWaiting = Called[[str, str | None]]
 """Hears that an answer is waited for: which service's, as in `the projector`, and why, as text; None: it has come."""
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from trainshed_client import subjects
+from trainshed_client.callbacks import Called, call
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Requests, read_range
 from trainshed_client.records import AttemptRecord, RunRecord
@@ -58,8 +59,8 @@ class RunOutput:
         first_attempt: int | None = None,
         begin: Mapping[str, int] | None = None,
         patient: bool = False,
-        on_attempt: Callable[[int, str], None] | None = None,
-        on_record: Callable[[RunRecord], None] | None = None,
+        on_attempt: Called[[int, str]] | None = None,
+        on_record: Called[[RunRecord]] | None = None,
     ) -> None:
         self.run_id = run_id
         self.missing: list[str] = []
@@ -69,8 +70,8 @@ class RunOutput:
         self._watch: RunWatch = runs.watch([run_id], wake=self._wake, patient=patient)
         self._following: _AttemptOutput | None = None
         self._begin_at = begin or {}
-        self._on_attempt = on_attempt or (lambda attempt, node: None)
-        self._on_record = on_record or (lambda record: None)
+        self._on_attempt: Called[[int, str]] = on_attempt or (lambda attempt, node: None)
+        self._on_record: Called[[RunRecord]] = on_record or (lambda record: None)
         self._done = 0 if first_attempt is None else first_attempt - 1
         """Attempts up to this one have been handed out."""
 
@@ -97,7 +98,7 @@ class RunOutput:
         while True:
             self._wake.clear()
             while (record := await self._watch.next_change()) is not None:
-                self._on_record(record)
+                await call(self._on_record, record)
             if self.run_id not in self._watch.latest:
                 pass  # nothing has reached us yet
             elif self._following is None and not await self._next_attempt():
@@ -166,7 +167,7 @@ class RunOutput:
     async def _begin(self, attempt: int, node: str) -> None:
         self._done = attempt - 1
         begin, self._begin_at = self._begin_at, {}  # the first attempt's alone
-        self._on_attempt(attempt, node)
+        await call(self._on_attempt, attempt, node)
         self._following = _AttemptOutput(self._runs, self.run_id, attempt, node, self._wake, begin)
         await self._following.open()
 

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from trainshed_client import subjects
+from trainshed_client.callbacks import Called, guarded
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -33,8 +34,8 @@ PING = b"PING\r\n"
 _ACKS = subjects.ACKS.encode()
 
 T = TypeVar("T")
-OnError = Callable[[Exception], None]
-OnEvent = Callable[[], Awaitable[None]]
+OnError = Called[[Exception]]
+OnEvent = Called[[]]
 Listener = Callable[[Msg], None]
 
 
@@ -203,13 +204,13 @@ async def connect(
 
     ``name`` is what the server's monitoring shows. ``forever``: wait for the server (a service); otherwise every
     server of the endpoint is tried once and the first connection counts, ``within_s`` seconds at most. ``on_error``
-    is called, not awaited, with every asynchronous error; by default each is logged without a traceback, a repeated
-    one at most every 30 s. Raises `TrainshedError`: UNAVAILABLE, or DENIED where the server refuses the credentials.
+    is called with every asynchronous error; by default each is logged without a traceback, a repeated
+    one at most every 30 s. Callbacks are plain functions or coroutine functions; one that raises is logged. Raises `TrainshedError`: UNAVAILABLE, or DENIED where the server refuses the credentials.
     """
     client = SafeClient()
     loop = asyncio.get_running_loop()
     first_try: asyncio.Future[Exception] = loop.create_future()
-    report = on_error or _QuietLog(name)
+    report = guarded(on_error or _QuietLog(name))
     back = asyncio.Event()
     failures = 0
 
@@ -219,7 +220,7 @@ async def connect(
             return  # our own close: a callback was about to acknowledge
         failures += 1
         if forever or client_ready:
-            report(error)
+            await report(error)
         elif failures >= len(endpoint.servers) and not first_try.done():
             first_try.set_result(error)
 
@@ -228,7 +229,7 @@ async def connect(
         for hook in tuple(client.reconnect_hooks):
             hook()
         if on_reconnect is not None:
-            await on_reconnect()
+            await guarded(on_reconnect)()
 
     client_ready = False
     connecting = loop.create_task(
@@ -238,9 +239,9 @@ async def connect(
             user=endpoint.user,
             password=endpoint.password,
             error_cb=error_cb,
-            disconnected_cb=on_disconnect,
+            disconnected_cb=None if on_disconnect is None else guarded(on_disconnect),
             reconnected_cb=reconnected_cb,
-            closed_cb=on_closed,
+            closed_cb=None if on_closed is None else guarded(on_closed),
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # a float works

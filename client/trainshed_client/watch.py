@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from trainshed_client.connection import Connection, Watching
 
 RETRY_S = 0.5
-Present = Callable[[Collection[str] | None], Awaitable[list[RunRecord]]]
+
+
+class PresentRuns(NamedTuple):
+    """Records of runs as they are at a sequence of the log."""
+
+    seq: int
+    records: list[RunRecord]
+
+
+Present = Callable[[Collection[str] | None], Awaitable[PresentRuns]]
 """Reads the present records of these runs (None: of all live ones)."""
 
 
@@ -28,8 +37,10 @@ class RunWatch:
     """An async context manager and iterator of run records; only the newest of each run is kept.
 
     First comes the present record of every run, then each newer one: by (``seq``, ``updated_at``). After a
-    reconnection the present is read again, as often as it takes; the first time too where a projector is there and does
-    not answer, and with ``patient`` where none is, where entering raises UNAVAILABLE otherwise. Not for use by two tasks at once.
+    reconnection the present is read again, as often as it takes, and what is no newer is passed over: also a run that had
+    ended before a watch of the live ones began, which a server that was started again is told anew. It is read again the
+    first time too where a projector is there and does not answer, and with ``patient`` where none is, where entering
+    raises UNAVAILABLE otherwise. Not for use by two tasks at once.
     """
 
     def __init__(
@@ -49,6 +60,10 @@ class RunWatch:
         self._patient = patient
         self._changed: dict[str, None] = {}  # in the order of their first unseen change
         self._reread: set[str] | None = set() if run_ids is not None else None  # None: everything
+        self._since: int | None = None
+        """Of a watch of all live runs: the log's sequence when they were first read."""
+        self._early: list[RunRecord] = []
+        """Of runs that had ended when they were heard of, before that."""
         self._watching: Watching | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -89,6 +104,12 @@ class RunWatch:
     def offer(self, record: RunRecord) -> None:
         """Take a record that was read elsewhere, if it is newer."""
         known = self.latest.get(record.run_id)
+        if known is None and self._wanted is None and record.status.ended:
+            if self._since is None:
+                self._early.append(record)
+                return
+            if record.seq <= self._since:
+                return
         if known is None or _age(record) > _age(known):
             self.latest[record.run_id] = record
             self._changed[record.run_id] = None
@@ -116,8 +137,11 @@ class RunWatch:
         reread = self._reread
         self._reread = set()
         try:
-            for record in await self._present(reread):
+            seq, records = await self._present(reread)
+            for record in records:
                 self.offer(record)
+            if reread is None:
+                await self._read_what_ended(seq, records)
         except TrainshedError as error:
             waits = isinstance(error, Unanswered) or (patient and error.code is ErrorCode.UNAVAILABLE)
             if not waits:
@@ -125,6 +149,18 @@ class RunWatch:
             # Not awaited here: the record itself may come first, from a projector that fills its bucket again.
             self._reread = set()
             self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._read_again)
+
+    async def _read_what_ended(self, seq: int, live: list[RunRecord]) -> None:
+        """After a reading of all that is live: what was live when it was last heard of and is no more."""
+        if self._since is None:
+            self._since = seq
+            early, self._early = self._early, []
+            for record in early:
+                self.offer(record)
+        listed = {record.run_id for record in live}
+        ended = {one.run_id for one in self.latest.values() if not one.status.ended} - listed
+        for record in (await self._present(ended)).records if ended else ():
+            self.offer(record)
 
 
 def _age(record: RunRecord) -> tuple[int, str]:

@@ -297,6 +297,28 @@ async def test_it_begins_with_the_latest_attempt_or_the_one_asked_for(
     assert first.seen["stdout"] == b"one two"
 
 
+async def test_callbacks_of_output_are_plain_functions_or_coroutine_functions(
+    trainshed: Trainshed, records: Records, node: Node
+) -> None:
+    heard: list[object] = []
+
+    async def attempt(number: int, name: str) -> None:
+        heard.append((number, name))
+
+    async def record(one: RunRecord) -> None:
+        heard.append(one.status)
+
+    records.set(RunStatus.COMPLETED, node="gpu01")
+    for on_attempt, on_record in (
+        (attempt, record),
+        (lambda number, name: heard.append((number, name)), lambda one: heard.append(one.status)),
+    ):
+        async with trainshed.output(RUN, on_attempt=on_attempt, on_record=on_record) as output:
+            assert [chunk async for chunk in output] == []
+        assert heard == [RunStatus.COMPLETED, (1, "gpu01")]
+        heard.clear()
+
+
 async def test_a_run_cancelled_in_its_queue_has_no_output(trainshed: Trainshed, records: Records) -> None:
     follower = Follower(trainshed)
     await eventually(lambda: records.asked)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import nats
 import nats.aio.client
@@ -143,6 +144,56 @@ async def test_a_lost_server_is_found_again_with_all_subscriptions(nats_server: 
         assert (await heard.next_msg(timeout=5)).data == b"1"
     finally:
         await client.close()
+
+
+class Callbacks:
+    """Hear the connection as plain functions, as coroutine functions, as objects, or by failing at each."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def plain(self, event: str) -> Callable[..., None]:
+        return lambda *_: self.heard.append(event)
+
+    def awaited(self, event: str) -> Callable[..., Awaitable[None]]:
+        async def hear(*_: object) -> None:
+            await asyncio.sleep(0)
+            self.heard.append(event)
+
+        return hear
+
+    def partial(self, event: str) -> Callable[..., Awaitable[None]]:
+        return functools.partial(self.awaited(event))
+
+    def failing(self, event: str) -> Callable[..., None]:
+        def hear(*_: object) -> None:
+            self.heard.append(event)
+            raise RuntimeError("a fault of the caller's own")
+
+        return hear
+
+
+@pytest.mark.parametrize("kind", ["plain", "awaited", "partial", "failing"])
+async def test_callbacks_are_plain_functions_or_coroutine_functions_and_may_fail(
+    kind: str, nats_server: NatsServer
+) -> None:
+    callbacks = Callbacks()
+    of_kind = getattr(callbacks, kind)
+    client = await connect(
+        nats_server.endpoint,
+        name="t",
+        on_error=of_kind("error"),
+        on_disconnect=of_kind("lost"),
+        on_reconnect=of_kind("back"),
+        on_closed=of_kind("closed"),
+    )
+    try:
+        await nats_server.restart()
+        await eventually(lambda: {"lost", "error", "back"} <= set(callbacks.heard))
+        assert await the_next_message_arrives(client, nats_server)
+    finally:
+        await client.close()
+    assert callbacks.heard[-1] == "closed"
 
 
 async def test_an_error_line_of_the_server_does_not_end_the_client_for_good(nats_server: NatsServer) -> None:

@@ -1,0 +1,58 @@
+"""A program that watches a stack whose server really starts again: it is told of changes, and of nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import eventually
+from tests.support.stack import Stack
+from trainshed_client import Trainshed
+from trainshed_client.records import RunRecord
+from trainshed_client.statuses import RunStatus
+from trainshed_client.watch import RunWatch
+
+
+async def test_after_a_restart_of_the_server_a_watch_hands_out_changes_only(
+    new_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = await asyncio.to_thread(new_stack)
+
+    async def submit(*words: str) -> str:
+        return await asyncio.to_thread(stack.submit, *words, "--", "sleep", "60")
+
+    ended = [await submit() for _ in range(3)]
+    await asyncio.to_thread(stack.trainshed, "cancel", *ended)
+    await asyncio.to_thread(stack.wait, *ended, code=125)
+    live = [await submit("--gpus", "2") for _ in range(2)]
+    await asyncio.to_thread(stack.running, live[0])
+    monkeypatch.setenv("TRAINSHED_STATE_DIR", str(stack.state_dir))
+    heard: list[RunRecord] = []
+    refilled: set[str] = set()
+
+    async def hear(watch: RunWatch) -> None:
+        async for record in watch:
+            heard.append(record)
+
+    client = await Trainshed.connect()
+    async with client, client.watch() as every, client.watch([*live, *ended]) as named:
+        bucket = await client.connection.watch_runs(None, lambda run, _: refilled.add(run), lambda: None)
+        async with asyncio.TaskGroup() as tasks:
+            hearing = [tasks.create_task(hear(watch)) for watch in (every, named)]
+            await eventually(lambda: len(heard) == 2 + 5)
+            heard.clear()
+            os.kill(stack.child("nats-server"), signal.SIGKILL)
+            await eventually(lambda: refilled >= {*live, *ended}, within=20)
+            new = await submit("--gpus", "2")
+            await eventually(lambda: any(record.run_id == new for record in heard), within=20)
+            for task in hearing:
+                task.cancel()
+        await bucket.close()
+    # Of what runs, each heartbeat is a change.
+    assert {(one.run_id, one.status) for one in heard} - {(live[0], RunStatus.RUNNING)} == {
+        (new, RunStatus.PENDING)
+    }
