@@ -320,6 +320,8 @@ class ArtifactsHashed(RunEvent, frozen=True, kw_only=True):
 class Failed(AttemptEnd, frozen=True, kw_only=True):
     """The attempt failed; the dispatcher's bears its ``epoch`` (docs/protocol.md rule 8).
 
+    ``output_of``: of which stream ``output_tail`` is; None: not known.
+
     ``at_fault``: of an attempt whose worker was never started, whose trouble that was; None: not known.
     """
 
@@ -329,6 +331,7 @@ class Failed(AttemptEnd, frozen=True, kw_only=True):
     signal: int | None = None
     message: str | None = None
     output_tail: str | None = None
+    output_of: str | None = None
     epoch: Integer | None = None
 
 

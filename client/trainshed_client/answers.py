@@ -13,9 +13,9 @@ from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
 from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.records import (
     AttemptRecord,
+    ListedSlotRecord,
     NodeRecord,
     QueuedRunRecord,
-    SlotRecord,
     TimelineEntry,
     Wait,
 )
@@ -221,7 +221,7 @@ class Explanation(Answer, frozen=True, kw_only=True):
 class SlotPage(Answer, frozen=True, kw_only=True):
     """All slots."""
 
-    slots: list[SlotRecord]
+    slots: list[ListedSlotRecord]
 
 
 class NodePage(Answer, frozen=True, kw_only=True):

@@ -114,10 +114,14 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
-    """A PENDING run's record in an answer. ``waiting`` is None in that of an older release."""
+    """A run's record in an answer: with what a PENDING one waits for, and the node's status where a live one's is away.
+
+    ``waiting`` is None in that of an older release. ``node_status``: `lost` or `left`, else None.
+    """
 
     waits_for: WaitsFor | None = None
     waiting: Wait | None = None
+    node_status: NodeStatus | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +200,12 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None = None
     seq: int = 0
     updated_at: str | None = None
+
+
+class ListedSlotRecord(SlotRecord, frozen=True, kw_only=True):
+    """A slot's record in an answer: with the name of the run that holds it, as a list shows it."""
+
+    run_name: str | None = None
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):

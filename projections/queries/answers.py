@@ -26,12 +26,15 @@ from projections.read_model.rows import (
     row_from,
 )
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.naming import title
 from trainshed_client.rendering.timeline import text_of_stored
-from trainshed_client.statuses import GONE, RunStatus
+from trainshed_client.statuses import GONE, PLACED, NodeStatus, RunStatus
 
 MAX_BYTES = 900_000
 """Of one answer: the server takes 1 MB."""
 LAST_ENDED = 1_000
+NAME_LETTERS = 300
+"""So much of a run's name, which may be its command, is beside each slot that it holds."""
 WAITING_BYTES = 1_000
 """So much room is left beside a PENDING run's record for why it waits, which others add."""
 _ENTRY = msgspec.json.Encoder()
@@ -83,7 +86,8 @@ class Queries:
             seq = _seq(connection)
             runs: list[FoundRun] = []
             size = 0
-            for found in self._found(connection, query):
+            away = _away(connection)
+            for found in self._found(connection, query, away):
                 size += len(found.record) + 1 + (WAITING_BYTES if found.waits else 0)
                 if size > MAX_BYTES and runs:
                     break
@@ -112,8 +116,9 @@ class Queries:
             timeline = _timeline(connection, columns["submit_seq"])
             waits = columns["status"] == RunStatus.PENDING
             live = self._live.state(connection) if waits else None
+            away = _away(connection)
         config = columns["config"].encode()
-        record = record_json(row_from("runs", columns))
+        record = _with_node(record_json(row_from("runs", columns)), columns["status"], columns["node"], away)
         left = MAX_BYTES - WAITING_BYTES - len(record) - len(config)
         attempts = _newest(attempts, left // 2)
         timeline = _newest(timeline, left - sum(map(len, attempts)))
@@ -130,9 +135,14 @@ class Queries:
         """``slot.list``; the free slots of nodes that left are left out."""
         with self._database.reading() as connection:
             seq, nodes, slots = _seq(connection), _nodes(connection), _slots(connection)
+            holders = _holders(connection)
         gone = {node.node for node in nodes if node.status in GONE}
         shown = [slot for slot in slots if slot.node not in gone or slot.run_id is not None]
-        return {"v": 1, "seq": seq, "slots": [msgspec.Raw(record_json(slot)) for slot in shown]}
+        return {
+            "v": 1,
+            "seq": seq,
+            "slots": [msgspec.Raw(record_json(slot)[:-1] + holders.get(slot.run_id, b"}")) for slot in shown],
+        }
 
     def nodes(self) -> dict[str, Any]:
         """``node.list``: without those that left or were removed and have no attempts."""
@@ -216,7 +226,7 @@ class Queries:
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _found(self, connection: Connection, query: RunQuery) -> Iterator[FoundRun]:
+    def _found(self, connection: Connection, query: RunQuery, away: Mapping[str, str]) -> Iterator[FoundRun]:
         if query.run is not None:
             rows: Iterable[SqlRow[Any]] = called(connection, query, query.run)
         else:
@@ -224,11 +234,38 @@ class Queries:
         for row in rows:
             if has_labels(row.labels, query.labels):
                 waits = row.run_id if row.status == RunStatus.PENDING else None
-                yield FoundRun(record_json(quick_row(row)), waits)
+                yield FoundRun(_with_node(record_json(quick_row(row)), row.status, row.node, away), waits)
 
 
 def _seq(connection: Connection) -> int:
     return int(connection.execute(select(tables.checkpoint.c.seq)).scalar_one_or_none() or 0)
+
+
+def _away(connection: Connection) -> dict[str, str]:
+    """Nodes that do not answer: name → status."""
+    node = tables.nodes.c
+    statement = select(node.node, node.status).where(node.status.in_((NodeStatus.LOST, NodeStatus.LEFT)))
+    return {row.node: row.status for row in connection.execute(statement)}
+
+
+def _with_node(record: bytes, status: str, node: str | None, away: Mapping[str, str]) -> bytes:
+    """A run's record with ``node_status`` where it is live on a node that does not answer."""
+    if node is None or node not in away or status not in PLACED:
+        return record
+    return record[:-1] + b',"node_status":"' + away[node].encode() + b'"}'
+
+
+def _holders(connection: Connection) -> dict[str | None, bytes]:
+    """What a slot's record bears beside of the run that holds it, by the run's id: its name as a list shows it."""
+    run = tables.runs.c
+    statement = select(run.run_id, run.name, run.command, run.named).where(
+        tables.IS_LIVE, run.node.is_not(None)
+    )
+    return {
+        run_id: b',"run_name":%b}'
+        % _ENTRY.encode(title(name, msgspec.json.decode(command), named)[:NAME_LETTERS])
+        for run_id, name, command, named in connection.execute(statement)
+    }
 
 
 def _slots(connection: Connection) -> list[SlotRow]:

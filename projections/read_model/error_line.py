@@ -53,6 +53,7 @@ _FAILURES = re.compile(
     r"|denied|refused|invalid|missing|unknown|unrecognized|abort(?:ed|ing)?|out of memory|ERR!)(?!\w)",
     re.IGNORECASE,
 )
+_ERROR = re.compile(r"(?:[\w./-]{1,80}: )?(?:(?i:fatal|error)|Abort\w*):\s*\S")
 _SECONDARY = re.compile(
     r"(?:[\w.]*\.)?(?:ChildFailedError|InstantiationException|CalledProcessError|(?:Base)?ExceptionGroup"
     r"|DistBackendError|DistNetworkError|EOFError|BrokenPipeError|ConnectionResetError|Process(?:Exited|Raised)Exception"
@@ -84,7 +85,7 @@ def error_of(event: Event) -> str | None:
         return None
     match event.failure_reason:
         case FailureReason.EXIT_CODE:
-            return cause_in(event.output_tail or "")
+            return cause_in(event.output_tail or "", guess=event.output_of == "stderr")
         case FailureReason.SIGNAL:
             crashed = event.signal in _CRASHES
             return cause_in(event.output_tail or "", guess=False) if crashed else None
@@ -96,7 +97,7 @@ def cause_in(output: str, *, guess: bool = True) -> str | None:
     """Of what a program wrote last the line that tells most of why it failed.
 
     The last exception of Python, or a shell's or the system's word of what ended; none that only follows from another.
-    ``guess``: else a line with a word of failure, else the last one.
+    ``guess``: else a line with a word of failure, else the last one: of stderr, where a program says what is wrong.
     """
     lines = _lines(output)
     found = [one for one in _candidates(lines) if guess or one.weight > _GUESSED]
@@ -123,6 +124,8 @@ def _candidates(lines: Sequence[str]) -> Iterator[_Candidate]:
             in_traceback = ignored = False
         elif what := _WHAT.match(text):
             yield _Candidate(4, text[what.end() :])
+        elif _ERROR.match(text):
+            yield _Candidate(3, _with_next(lines, place))
         elif _SECONDARY.match(text):
             yield _Candidate(1, text)
         elif _CRASH.match(text):

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from services.cli.clock import now
 from services.cli.common import connected, exit_with, json_option, nats_option, note, print_json, run_async
+from services.cli.describe import NOTHING, away, last
 from services.cli.run_argument import RUN
-from services.cli.text import short
+from services.cli.text import clean, seconds_between, short
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
-from trainshed_client.statuses import RunStatus
+from trainshed_client.rendering.ago import ago
+from trainshed_client.rendering.durations import format_duration
 
 if TYPE_CHECKING:
-    from trainshed_client.answers import Acknowledged
+    from trainshed_client.answers import Acknowledged, RunView
     from trainshed_client.client import Trainshed
 
 
@@ -37,7 +40,7 @@ def cancel(runs: tuple[str, ...], reason: str | None, as_json: bool) -> None:
     async def one(trainshed: Trainshed, run: str) -> Acknowledged:
         return await trainshed.cancel(run, reason=reason)
 
-    exit_with(run_async(_each(runs, one, as_json, remark=_after_cancel)))
+    exit_with(run_async(_each(runs, one, as_json, outcome=_cancelled)))
 
 
 @verb("trainshed retry k3f2q7")
@@ -59,9 +62,12 @@ async def _each(
     command: Callable[[Trainshed, str], Awaitable[Acknowledged]],
     as_json: bool,
     *,
-    remark: Callable[[Trainshed, Acknowledged], Awaitable[str | None]] | None = None,
+    outcome: Callable[[Trainshed, Acknowledged], Awaitable[tuple[str, str | None]]] | None = None,
 ) -> int:
-    """The command for every run, one that is refused does not keep the others from it; the first refusal's code."""
+    """The command for every run, one that is refused does not keep the others from it; the first refusal's code.
+
+    ``outcome``: what it did, in words, and what is to be known beside.
+    """
     code: int = ExitCode.OK
     async with connected() as trainshed:
         for run in runs:
@@ -73,38 +79,52 @@ async def _each(
                 note(f"Error: {run}: {error}")
                 code = code or error.exit_code
                 continue
+            done, remark = (str(answer.status), None) if outcome is None else await outcome(trainshed, answer)
             if as_json:
                 import msgspec
 
                 print_json(msgspec.json.encode(answer))
             else:
-                click.echo(f"{answer.run_id}  {answer.status}")
-            if remark is not None and (text := await remark(trainshed, answer)):
-                note(text)
+                click.echo(f"{answer.run_id}  {clean(done)}")
+            if remark is not None:
+                note(remark)
     return code
 
 
-async def _after_cancel(trainshed: Trainshed, answer: Acknowledged) -> str | None:
-    """What a cancel does not do: change what has ended, or reach a machine that does not answer."""
-    if answer.status in (RunStatus.COMPLETED, RunStatus.FAILED):
-        return f"{short(answer.run_id)} has ended already ({answer.status}); nothing was cancelled"
-    if answer.status.ended:
-        return None
+async def _cancelled(trainshed: Trainshed, answer: Acknowledged) -> tuple[str, str | None]:
+    """What a cancel did, and what it does not do: reach a machine that does not answer."""
     try:
-        record = (await trainshed.run(answer.run_id)).run
-        if record.node is None:
-            return None
-        nodes = (await trainshed.nodes()).nodes
-    except TrainshedError:
-        return None  # the cancel is stored; this was a courtesy
-    lost = next(
-        (node for node in nodes if node.node == record.node and node.status in ("lost", "left")), None
-    )
-    if record.status.ended:
-        return None
-    if lost is None:
-        return f"{short(answer.run_id)} is being stopped; until it has ended: trainshed wait {short(answer.run_id)}"
+        view = await trainshed.run(answer.run_id)
+    except TrainshedError:  # the cancel is stored; this was a courtesy
+        return f"{answer.status}; its cancel is stored", None
+    return after_cancel(answer, view, now())
+
+
+def after_cancel(answer: Acknowledged, view: RunView, at: str) -> tuple[str, str | None]:
+    """What a cancel did to a run, as it is now, and what is to be known beside."""
+    record, run = view.run, short(answer.run_id)
+    if answer.status.ended:
+        seconds = seconds_between(record.ended_at, at)
+        when = "" if seconds is None else f", {ago(seconds)}"
+        text = last(record)
+        how = "" if text == NOTHING else f": {text}"
+        return f"had ended already ({answer.status}{when}){how}", None
+    if record.node is None:
+        return "cancelled: it was queued, and does not start", None
+    from events.config import stored_config
+
+    if away(record):
+        return "to be stopped once its node answers", (
+            f"{record.node}, where it runs, does not answer ({record.node_status}); it is stopped when that machine is back. "
+            f"If the machine is gone: trainshed node remove {record.node}"
+        )
+    stop = stored_config(view.config).stop
+    done = f"told to stop: {stop.signal}"
+    if stop.signal != "SIGKILL":
+        done += f", then SIGKILL after {format_duration(stop.grace_s)}"
     return (
-        f"{lost.node}, where it runs, does not answer ({lost.status}); it is stopped when that machine is back. "
-        f"If the machine is gone: trainshed node remove {lost.node}"
+        done,
+        None
+        if record.status.ended
+        else f"{run} keeps its slots until all its processes are gone; to wait: trainshed wait {run}",
     )

@@ -5,9 +5,12 @@ Owns those words and a run's exit code; reads no clock and prints nothing.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from services.cli.text import count, format_bytes, metric, seconds_between
 from trainshed_client.errors import ExitCode
@@ -39,6 +42,9 @@ CODE_CHANGED = "code changed"
 _NEVER_STARTED = (FailureReason.SPAWN_ERROR, FailureReason.NOT_STARTED)
 _DIGEST_SHOWN = 10
 
+_CLASS = re.compile(r"\A(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:\(\w+\))?: ")
+_ERRNO = re.compile(r"\A\[Errno \d+\] ")
+_SCRIPT_LINE = re.compile(r"\A[\w./-]+: (?:line )?\d+: ")
 _WITHOUT_CODE = frozenset(
     {
         FailureReason.WORKER_TIMEOUT,
@@ -87,6 +93,23 @@ def where(record: RunRecord | AttemptRecord) -> str:
     return f"{record.node}:{','.join(map(str, record.slots))}" if record.slots else record.node
 
 
+def since(record: RunRecord) -> str | None:
+    """Since when it is what its status says: when it was queued, granted, started, or ended."""
+    match record.status:
+        case RunStatus.PENDING:
+            return record.queued_at or record.submitted_at
+        case RunStatus.DISPATCHING | RunStatus.RUNNING:
+            return record.started_at or record.dispatched_at
+        case _:
+            return record.ended_at
+
+
+def away(record: RunRecord) -> str:
+    """That the node where it runs does not answer: ``node lost``; empty where it does."""
+    status = record.node_status if isinstance(record, QueuedRunRecord) else None
+    return "" if status is None else f"node {status}"
+
+
 def waited(record: RunRecord, now: str) -> str:
     """All of its time in the queue; none of it while an attempt had it."""
     return format_duration(record.waited_s + (seconds_between(record.queued_at, now) or 0.0))
@@ -107,6 +130,8 @@ def reported(
     """
     run = record if isinstance(record, RunRecord) else of
     done = shown_progress(record, run.max_steps if run else None)
+    if record.status is RunStatus.COMPLETED and record.step is not None:
+        done = None  # it is done, whatever it said last
     shown = [] if done is None else [f"{int(done * 100)}%"]
     if done is None and record.step is not None:
         shown.append(f"step {count(record.step)}")
@@ -117,6 +142,25 @@ def reported(
         shown.append(record.status_text)
     left_s = time_left_s(run, now) if run is record and now and record.status is RunStatus.RUNNING else None
     return " ".join(shown) + ("" if left_s is None else f", {format_duration(left_s)} left")
+
+
+def reported_whole(record: RunRecord, now: str) -> str:
+    """All that the worker told last: ``step 120k of 1M (12%), 7h17m left, reward 195.2, entropy 0.7``."""
+    done, gone = shown_progress(record), away(record) or record.status is not RunStatus.RUNNING
+    shown = []
+    if record.step is not None:
+        shown.append(
+            f"step {count(record.step)}" + (f" of {count(record.max_steps)}" if record.max_steps else "")
+        )
+    if done is not None:
+        shown.append(f"{int(done * 100)}%")
+    if not gone and (left_s := time_left_s(record, now)) is not None:
+        shown.append(f"{format_duration(left_s)} left")
+    first = shown_metric(record.metrics, record.primary_metric, record.labels)
+    names = sorted(record.metrics, key=lambda name: name != first)
+    shown += [f"{name} {metric(record.metrics[name])}" for name in names]
+    shown += [record.status_text] if record.status_text else []
+    return ", ".join(shown)
 
 
 def memory_limit(enforced: bool | None) -> str:
@@ -202,22 +246,37 @@ def last(record: RunRecord, now: str | None = None) -> str:
                 return "cancel requested"
             return waits_for.text if waits_for else NOTHING
         case RunStatus.DISPATCHING | RunStatus.RUNNING:
-            shown = reported(record, now=now)
-            if record.cancel_requested:
-                return f"stopping; {shown}" if shown else "stopping"
-            return shown or NOTHING
+            stopping = "stopping" if record.cancel_requested else ""
+            gone = away(record)
+            return (
+                "; ".join(filter(None, (gone, stopping, reported(record, now=None if gone else now))))
+                or NOTHING
+            )
         case RunStatus.COMPLETED:
             return reported(record) or NOTHING
         case _:
             return ending(record) or NOTHING
 
 
-def last_of_all(record: RunRecord, now: str, shown: Callable[[str], str] = str) -> str:
-    """`last_in_brief`, and that the code was another when it is so."""
-    text = last_in_brief(record, now, shown)
+def last_of_all(
+    record: RunRecord, now: str, shown: Callable[[str], str] = str, *, brief: bool = False
+) -> str:
+    """`last_in_brief`, and that the code was another when it is so.
+
+    ``brief``: without the time left, and of an error what it says alone.
+    """
+    if brief and record.error:
+        record = msgspec.structs.replace(record, error=gist(record.error))
+    text = last_in_brief(record, None if brief else now, shown)
     if record.code is not CodeSeen.CHANGED:
         return text
     return CODE_CHANGED if text == NOTHING else f"{CODE_CHANGED}; {text}"
+
+
+def gist(error: str) -> str:
+    """An error without its class or the script's line, where what is left is a sentence: ``No module named 'torch'``."""
+    left = _ERRNO.sub("", _CLASS.sub("", _SCRIPT_LINE.sub("", error)))
+    return left if left.count(" ") > 1 else error
 
 
 def code_named(code: Mapping[str, Any], read: SubmittedData | Provenance | None) -> str:
@@ -241,7 +300,7 @@ def code_at_start(seen: CodeSeen | None) -> str:
             return ""
 
 
-def last_in_brief(record: RunRecord, now: str, shown: Callable[[str], str] = str) -> str:
+def last_in_brief(record: RunRecord, now: str | None, shown: Callable[[str], str] = str) -> str:
     """`last` for a column beside the status, which is narrow: ``for 2 GPUs (1 free)``, ``retry in 12 s``.
 
     ``shown``: how the id of another run is shown there.

@@ -160,7 +160,14 @@ def _why(answer: Explanation, at: str, screen: Screen, to_retry: Sequence[str]) 
             yield "why", "a cancel was asked for" if text == describe.NOTHING else text, None
             yield "again", again, None
         case _:
-            if record.cancel_requested:
+            if describe.away(record):
+                yield (
+                    "why",
+                    f"{record.node}, where it runs, does not answer ({record.node_status}); it goes on there",
+                    None,
+                )
+                yield "to help", f"if that machine is gone: trainshed node remove {record.node}", None
+            elif record.cancel_requested:
                 yield "why", "it is told to stop, and keeps what it holds until its processes are gone", None
             elif record.status is RunStatus.DISPATCHING:
                 yield "why", "its folder is made and its worker launched there, once storage answers", None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from services.cli import describe
 from services.cli.table import Cell, Column
-from services.cli.text import clean, short, shortest
+from services.cli.text import clean, day_or_time, short, shortest, zoned
 from trainshed_client.naming import title_of
 from trainshed_client.records import RunRecord
 
@@ -18,9 +18,10 @@ COLUMNS = (
     Column("NAME", shrink=10),
     Column("STATUS"),
     Column("WHERE", shrink=10),
-    Column("WAITED", right=True),
-    Column("RAN", right=True),
-    Column("LAST", shrink=22),
+    Column("SINCE"),
+    Column("WAITED", right=True, extra=True),
+    Column("RAN", right=True, extra=True),
+    Column("LAST", shrink=28),
 )
 
 
@@ -34,12 +35,29 @@ def rows(records: Sequence[RunRecord], now: str, *, whole_ids: bool) -> list[lis
             _title(record),
             Cell(str(record.status), describe.style_of(record.status)),
             describe.where(record),
+            _since(record, now, whole=whole_ids),
             describe.waited(record, now),
             describe.ran(record, now),
-            clean(describe.last_of_all(record, now, str if whole_ids else short)),
+            _last(record, now, whole_ids=whole_ids),
         ]
         for record in records
     ]
+
+
+def _since(record: RunRecord, now: str, *, whole: bool) -> str:
+    since = describe.since(record)
+    return describe.NOTHING if since is None else zoned(since) if whole else day_or_time(since, now)
+
+
+def _last(record: RunRecord, now: str, *, whole_ids: bool) -> Cell:
+    style = "yellow" if describe.away(record) else None
+    if whole_ids:
+        return Cell(clean(describe.last_of_all(record, now)), style)
+    text, brief = (
+        describe.last_of_all(record, now, short),
+        describe.last_of_all(record, now, short, brief=True),
+    )
+    return Cell(clean(text), style, brief=clean(brief))
 
 
 def _title(record: RunRecord) -> Cell:

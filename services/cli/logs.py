@@ -15,7 +15,7 @@ from services.cli.common import connected, detach_on_interrupt, nats_option, not
 from services.cli.describe import never_started, summary
 from services.cli.output import print_attempt, print_chunks
 from services.cli.run_argument import RUN
-from services.cli.text import clean, short
+from services.cli.text import clean, short, zoned
 from services.cli.verb import verb
 from services.cli.wait_notice import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainshed_client.answers import RunView
     from trainshed_client.client import Trainshed
     from trainshed_client.output_range import OutputChunk
-    from trainshed_client.records import AttemptRecord
+    from trainshed_client.records import AttemptRecord, RunRecord
 
 
 class LogOptions(NamedTuple):
@@ -80,6 +80,12 @@ async def _logs(run: str, follow: bool, wanted: LogOptions) -> None:
             await _follow(trainshed, view, wanted)
         else:
             await _stored(trainshed, view, wanted)
+            if follow:
+                _note_outcome(view.run)
+
+
+def _note_outcome(record: RunRecord) -> None:
+    note(f"run {short(record.run_id)} {clean(summary(record, now()))}")
 
 
 async def _follow(trainshed: Trainshed, view: RunView, wanted: LogOptions) -> None:
@@ -108,7 +114,7 @@ async def _follow(trainshed: Trainshed, view: RunView, wanted: LogOptions) -> No
             await print_chunks(chunks, merged=True, only=wanted.only)
             for missing in output.missing:
                 warn(missing)
-            note(f"run {short(run_id)} {clean(summary(output.record, now()))}")
+            _note_outcome(output.record)
 
 
 async def _arriving(output: AsyncIterator[OutputChunk]) -> AsyncIterator[OutputChunk]:
@@ -117,7 +123,7 @@ async def _arriving(output: AsyncIterator[OutputChunk]) -> AsyncIterator[OutputC
 
     async def stamped() -> AsyncIterator[OutputChunk]:
         async for chunk in output:
-            yield chunk._replace(time=now())
+            yield chunk._replace(time=zoned(now()))
 
     async for chunk in timed_lines(stamped()):
         yield chunk
@@ -169,9 +175,13 @@ async def _print_stored(trainshed: Trainshed, attempt: AttemptRecord, wanted: Lo
             sizes[chunk.stream] = chunk.offset + len(chunk.data)
             yield chunk
 
+    async def in_zone() -> AsyncIterator[OutputChunk]:
+        async for chunk in read():
+            yield chunk if chunk.time is None else chunk._replace(time=zoned(chunk.time))
+
     print_attempt(attempt.attempt, attempt.node)
     try:
-        await print_chunks(timed_lines(read()) if wanted.timestamps else read(), merged=True)
+        await print_chunks(timed_lines(in_zone()) if wanted.timestamps else read(), merged=True)
     except TrainshedError as error:
         where = "the output is on" if error.code is ErrorCode.UNAVAILABLE else "on"
         raise TrainshedError(error.code, f"{where} {attempt.node}: {error.message}") from None

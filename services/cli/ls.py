@@ -107,7 +107,7 @@ class ListOptions(NamedTuple):
 )
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only runs with this label.")
 @click.option("--name", help="Only runs of this name.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="The N newest, live or ended.", metavar="N")
 @json_option
 @nats_option
 def ls(
@@ -161,18 +161,16 @@ def _decoded(raw: Sequence[msgspec.Raw]) -> list[QueuedRunRecord]:
 
 
 async def _read(wanted: ListOptions, *, whole: bool) -> Listing:
-    limit = wanted.limit
     async with connected() as trainshed:
-        if wanted.everything:
-            return await _collect(trainshed, wanted, wanted.statuses, limit=limit)
+        if wanted.everything or wanted.limit is not None:
+            return await _collect(trainshed, wanted, wanted.statuses, limit=wanted.limit)
         # The live ones first: a run that ends between the two questions is in both, and none in neither.
-        shown = limit if whole or limit is not None else LIVE_SHOWN
-        live = await _collect(trainshed, wanted, (), live=True, limit=shown)
+        live = await _collect(trainshed, wanted, (), live=True, limit=None if whole else LIVE_SHOWN)
         found = [live]
-        if limit is None and live.more:
+        if live.more:
             found.append(await _collect(trainshed, wanted, PLACED, live=True, limit=PLACED_SHOWN))
-        ended = await _collect(trainshed, wanted, (), ended=True, limit=limit or ENDED_SHOWN)
-        return _merged([*found, ended], _total(live, ended), limit)
+        ended = await _collect(trainshed, wanted, (), ended=True, limit=ENDED_SHOWN)
+        return _merged([*found, ended], _total(live, ended))
 
 
 async def _collect(
@@ -205,12 +203,12 @@ def _total(live: Listing, ended: Listing) -> int:
     return live.total + ended.total - len(live.runs.keys() & ended.runs.keys())
 
 
-def _merged(parts: Sequence[Listing], total: int, limit: int | None) -> Listing:
+def _merged(parts: Sequence[Listing], total: int) -> Listing:
     """The newest of several listings; where a run is in two, as the later one has it."""
     every: dict[str, tuple[int, msgspec.Raw]] = {}
     for part in parts:
         every |= part.runs
-    newest = sorted(every.items(), key=lambda item: -item[1][0])[:limit]
+    newest = sorted(every.items(), key=lambda item: -item[1][0])
     stale = [part for part in parts if part.stale]
     progress = stale[0].progress if stale else None
     return Listing(parts[0].seq, bool(stale), dict(newest), total, progress)

@@ -132,7 +132,7 @@ def _print_sums(sums: Sequence[Sum], before: str, dry_run: bool) -> None:
         print_lines(lines(asked, dry_run, Screen.of(sys.stdout)))
         sys.stdout.flush()
     elif (asked or not sums) and not any(one.kept for one in sums):
-        note(f"nothing is left of runs that ended before {time_of_day(before)} UTC")
+        note(f"nothing is left of runs that ended before {time_of_day(before)}")
     for one in sums:
         for run_id, reason in one.kept[:_KEPT_SHOWN]:
             note(f"kept on {one.node}: {f'run {short(run_id)}, ' if run_id else ''}{reason}")

@@ -19,7 +19,7 @@ from services.cli.common import connected, json_option, nats_option, print_json,
 from services.cli.output_tail import OutputTail, output_tail
 from services.cli.run_argument import RUN
 from services.cli.table import Cell, Column, Screen, print_lines, render, wrapped
-from services.cli.text import clean, time_of_day
+from services.cli.text import clean, time_of_day, zoned
 from services.cli.verb import verb
 from trainshed_client.answers import RunView
 from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEntry
@@ -85,12 +85,12 @@ def facts(
 
 
 def timeline(entries: list[TimelineEntry], screen: Screen) -> list[str]:
-    """What happened, a line each; a terminal gets the time to the second."""
-    times = [time_of_day(one.time) if screen.is_terminal else one.time for one in entries]
+    """What happened, a line each, in the caller's zone; a terminal gets the time to the second."""
+    times = [(time_of_day if screen.is_terminal else zoned)(one.time) for one in entries]
     return render(
         (
             Column("SEQ", right=True),
-            Column("TIME (UTC)" if screen.is_terminal else "TIME"),
+            Column("TIME"),
             Column("EVENT"),
             Column("", shrink=20),
         ),
@@ -169,7 +169,7 @@ def _facts(view: RunView, at: str) -> Iterator[tuple[str, str, str | None]]:
         yield "ran", describe.ran(record, at), None
     if text := describe.used(record.usage):
         yield "used", text, None
-    if text := describe.reported(record):
+    if text := describe.reported_whole(record, at):
         yield "told", text, None
     if record.passed_over:
         yield "not taken", "; ".join(passed_over.texts(record.passed_over)), "yellow"
@@ -208,6 +208,8 @@ def status_text(record: QueuedRunRecord, entries: list[TimelineEntry]) -> str:
             shown += f" {by_whom(asked)}"
         elif text != describe.NOTHING:
             shown += f": {text}"
+    if gone := describe.away(record):
+        shown += f": {gone}"
     if record.attempt > 1:
         shown += f" (attempt {record.attempt})"
     return shown

@@ -24,7 +24,7 @@ from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, shown_id
 from services.cli.verb import verb
 from trainshed_client.answers import SlotPage
-from trainshed_client.records import SlotRecord
+from trainshed_client.records import ListedSlotRecord, SlotRecord
 
 
 @verb("trainshed slots", "trainshed slots --json | jq '.slots[] | select(.run_id == null)'")
@@ -50,15 +50,17 @@ def lines(page: SlotPage, screen: Screen) -> list[str]:
     of_device = Counter((slot.node, slot.gpu) for slot in page.slots if slot.gpu is not None)
     more = {
         "GPU": any(slots > 1 for slots in of_device.values()),
+        "NAME": any(slot.run_name for slot in page.slots),
         "ITS MEMORY": any(slot.attempt_memory_mb is not None for slot in page.slots),
     }
     columns = [
         Column("SLOT"),
         Column("GPU", right=True),
-        Column("DEVICE", shrink=12),
+        Column("DEVICE", shrink=12, extra=True),
         Column("MEMORY", right=True),
         Column("UTIL", right=True),
         Column("RUN"),
+        Column("NAME", shrink=10),
         Column("ITS MEMORY", right=True),
         Column("NOTES", shrink=12),
     ]
@@ -74,7 +76,7 @@ async def _read() -> bytes:
         return await trainshed.call("slot.list", {})
 
 
-def _row(slot: SlotRecord, *, whole_ids: bool) -> list[str | Cell]:
+def _row(slot: ListedSlotRecord, *, whole_ids: bool) -> list[str | Cell]:
     used, total = slot.memory_used_mb, slot.memory_mb
     memory = NOTHING if total is None else f"{NOTHING if used is None else used}/{total} MB"
     holder = NOTHING if slot.run_id is None else f"{shown_id(slot.run_id, whole=whole_ids)}.{slot.attempt}"
@@ -85,6 +87,7 @@ def _row(slot: SlotRecord, *, whole_ids: bool) -> list[str | Cell]:
         memory,
         NOTHING if slot.utilisation is None else f"{slot.utilisation}%",
         Cell(holder, "cyan" if slot.run_id else None),
+        Cell(clean(slot.run_name or NOTHING), middle=True),
         NOTHING if slot.attempt_memory_mb is None else f"{slot.attempt_memory_mb} MB",
         Cell(notes(slot), "red" if not slot.healthy else "yellow"),
     ]

@@ -47,19 +47,32 @@ PLAIN = Screen()
 
 
 class Cell(NamedTuple):
-    """Text with a style, which only a terminal sees; ``middle``: where it is cut, its middle goes."""
+    """Text with a style, which only a terminal sees; ``middle``: where it is cut, its middle goes.
+
+    ``brief``: what is shown where there is no room for it.
+    """
 
     text: str
     style: str | None = None
     middle: bool = False
+    brief: str | None = None
+
+    def cut(self, width: int) -> str:
+        """What of it fits."""
+        fits = self.brief is None or text_width(self.text) <= width
+        return cut(self.text if fits else self.brief or "", width, middle=self.middle)
 
 
 class Column(NamedTuple):
-    """A heading; ``right`` aligns numbers; ``shrink``: may be cut where the terminal is too narrow, down to it."""
+    """A heading; ``right`` aligns numbers; ``shrink``: may be cut where the terminal is too narrow, down to it.
+
+    ``extra``: left out where the terminal is too narrow for all even so, the first of several first.
+    """
 
     heading: str
     right: bool = False
     shrink: int | None = None
+    extra: bool = False
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -78,6 +91,10 @@ def render(
         max(map(text_width, (row[place].text for row in [heads, *cells]))) for place in range(len(columns))
     ]
     if screen.width is not None:
+        extra = next((place for place, column in enumerate(columns) if column.extra), None)
+        if extra is not None and _least(columns, widths) > screen.width:
+            fewer = [[*row[:extra], *row[extra + 1 :]] for row in cells]
+            return render([*columns[:extra], *columns[extra + 1 :]], fewer, screen)
         _shrink(columns, widths, screen.width)
     elif not screen.colour:
         return _plain(columns, [heads, *cells], widths)
@@ -136,6 +153,12 @@ def _width_of(char: str) -> int:
     return 0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
+def _least(columns: Sequence[Column], widths: Sequence[int]) -> int:
+    """The width to which a table may be cut at first."""
+    least = [min(width, column.shrink or width) for column, width in zip(columns, widths, strict=True)]
+    return sum(least) + len(GAP) * (len(widths) - 1)
+
+
 def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
     """Take from the widest column that may shrink until all fit, so that none loses while another has more."""
     over = sum(widths) + len(GAP) * (len(widths) - 1) - width
@@ -149,7 +172,7 @@ def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
 def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int], screen: Screen) -> str:
     parts = []
     for place, (column, cell, width) in enumerate(zip(columns, row, widths, strict=True)):
-        text = cut(cell.text, width, middle=cell.middle)
+        text = cell.cut(width)
         fill = " " * (width - text_width(text))
         shown = screen.styled(text, cell.style)
         last = place == len(columns) - 1

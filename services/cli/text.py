@@ -34,9 +34,34 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
         return None
 
 
+def zoned(time: str) -> str:
+    """A record's time as a program may read it, in the caller's zone: ``2026-11-24T10:00:12.123456+01:00``."""
+    at = _local(time)
+    return time if at is None else at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def time_of_day(time: str) -> str:
-    """A record's time to the second: ``2026-11-24 09:00:12``."""
-    return time[:19].replace("T", " ")
+    """A record's time to the second, in the caller's zone: ``2026-11-24 10:00:12``."""
+    at = _local(time)
+    return time if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def day_or_time(time: str, now: str) -> str:
+    """A record's time in few letters, in the caller's zone: ``10:00``, another day's ``Nov 23``, another year's ``2025-11-23``."""
+    at, today = _local(time), _local(now)
+    if at is None or today is None:
+        return time
+    if at.date() == today.date():
+        return at.strftime("%H:%M")
+    return at.strftime("%b %d" if at.year == today.year else "%Y-%m-%d")
+
+
+def _local(time: str) -> datetime | None:
+    """In the zone of ``$TZ``, else the machine's."""
+    try:
+        return datetime.fromisoformat(time).astimezone()
+    except (ValueError, OverflowError):
+        return None
 
 
 def count(value: float) -> str:

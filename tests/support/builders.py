@@ -143,7 +143,12 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
     "failed": (
         Role.AGENT,
         Failed(
-            run_id="r1", attempt=1, failure_reason=FailureReason.EXIT_CODE, exit_code=3, output_tail="oops\n"
+            run_id="r1",
+            attempt=1,
+            failure_reason=FailureReason.EXIT_CODE,
+            exit_code=3,
+            output_tail="oops\n",
+            output_of="stderr",
         ),
     ),
     "cancelled": (Role.AGENT, Cancelled(run_id="r1", attempt=1, reason="cancel", signal=15)),

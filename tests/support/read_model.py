@@ -68,17 +68,17 @@ class Asked:
 
     def runs(self, **query: Any) -> dict[str, Any]:
         """``run.list``."""
-        return _decoded(self._waiting.listing(self.queries.runs(run_query(**query))))
+        return decoded(self._waiting.listing(self.queries.runs(run_query(**query))))
 
     def run(self, run_id: str) -> dict[str, Any]:
         """``run.get``."""
-        return _decoded(self._waiting.run(self.queries.run(run_id)))
+        return decoded(self._waiting.run(self.queries.run(run_id)))
 
     def explain(self, run_id: str) -> dict[str, Any]:
         """``run.explain``."""
-        return _decoded(self._waiting.explain(self.queries.run(run_id)))
+        return decoded(self._waiting.explain(self.queries.run(run_id)))
 
 
-def _decoded(answer: dict[str, Any]) -> dict[str, Any]:
+def decoded(answer: dict[str, Any]) -> dict[str, Any]:
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(answer))
     return decoded

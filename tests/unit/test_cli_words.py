@@ -8,21 +8,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.cli import describe, ls
+from services.cli import cancel, describe, ls
 from services.cli.listing import COLUMNS, rows
 from services.cli.slots import notes
 from services.cli.table import Cell, Column, Screen, render, text_width
 from services.cli.text import (
     clean,
     count,
+    day_or_time,
     format_bytes,
     metric,
     parse_memory_mb,
     seconds_between,
     short,
     shortest,
+    time_of_day,
+    zoned,
 )
 from tests.support.timeline import entry
+from trainshed_client.answers import Acknowledged, RunView
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord, SlotRecord, TimelineEntry, Wait, WaitsFor
 from trainshed_client.rendering import waiting
@@ -32,7 +36,7 @@ from trainshed_client.rendering.timeline import (
     RetryRequestedData,
     TimelineData,
 )
-from trainshed_client.statuses import FailureReason, RunStatus, WaitReason
+from trainshed_client.statuses import CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
 
 NOW = "2026-11-24T10:00:00.000000Z"
 
@@ -112,6 +116,7 @@ def test_a_command_exits_with_the_workers_code_and_125_where_there_is_none(
             "99% fps 81",
         ),
         (record(progress=0.5, status_text="epoch 3"), "50% epoch 3"),
+        (record(status=RunStatus.COMPLETED, progress=0.99, step=990), "step 990"),
         (record(progress=0.5, primary_metric="fps", metrics={"fps": 81.0, "loss": 1.0}), "50% fps 81"),
         (record(status=RunStatus.PENDING), "-"),
         (failed(FailureReason.EXIT_CODE, exit_code=3), "exit 3"),
@@ -282,6 +287,7 @@ def test_a_run_that_ends_between_the_two_questions_is_counted_once() -> None:
     assert ls._total(live, ended) == 26
 
 
+@pytest.mark.usefixtures("zone")
 def test_the_listing_is_aligned_and_never_cut_for_a_program() -> None:
     long_name = "n" * 80
     runs = [
@@ -297,9 +303,9 @@ def test_the_listing_is_aligned_and_never_cut_for_a_program() -> None:
         record("abcdef" + "b" * 20, status=RunStatus.PENDING, queued_at="2026-11-24T09:00:00.000000Z"),
     ]
     assert render(COLUMNS, rows(runs, NOW, whole_ids=True)) == [
-        f"RUN                         {'NAME':80}  STATUS   WHERE      WAITED     RAN  LAST",
-        f"k3f2q7aaaaaaaaaaaaaaaaaaaa  {long_name}  RUNNING  gpu01:0,1     12s  59m48s  step 7",
-        f"abcdefbbbbbbbbbbbbbbbbbbbb  {'ppo':80}  PENDING  -              1h       -  -",
+        f"RUN                         {'NAME':80}  STATUS   WHERE      SINCE                             WAITED     RAN  LAST",
+        f"k3f2q7aaaaaaaaaaaaaaaaaaaa  {long_name}  RUNNING  gpu01:0,1  2026-11-24T10:00:12.500000+01:00     12s  59m48s  step 7",
+        f"abcdefbbbbbbbbbbbbbbbbbbbb  {'ppo':80}  PENDING  -          2026-11-24T10:00:00.000000+01:00      1h       -  -",
     ]
 
 
@@ -315,6 +321,155 @@ def test_a_terminal_gets_what_fits_its_width_and_colour() -> None:
         "日本…   22",
     ]
     assert all(text_width(line) <= 10 for line in lines[2:])
+
+
+def test_where_a_terminal_is_too_narrow_what_is_extra_is_left_out_before_anything_is_cut_further() -> None:
+    columns = [Column("A", extra=True), Column("B", shrink=4), Column("C", extra=True)]
+    row = [["aaaa", "bbbbbbbb", "cccc"]]
+    shown = {width: render(columns, row, Screen(width))[1] for width in (20, 16, 15, 14, 10, 9)}
+    assert shown == {
+        20: "aaaa  bbbbbbbb  cccc", 16: "aaaa  bbb…  cccc", 15: "bbbbbbbb  cccc", 14: "bbbbbbbb  cccc", 10: "bbb…  cccc",
+        9: "bbbbbbbb",
+    }  # fmt: skip
+    assert render(columns, row) == ["A     B         C", "aaaa  bbbbbbbb  cccc"]
+
+
+SINCE = {
+    "queued_at": "2026-11-24T08:00:00.000000Z", "dispatched_at": "2026-11-24T08:00:01.000000Z",
+    "started_at": "2026-11-24T08:00:02.000000Z", "ended_at": "2026-11-24T08:00:03.000000Z",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "without", "since"),
+    [
+        (RunStatus.PENDING, (), "queued_at"),
+        (RunStatus.PENDING, ("queued_at",), "submitted_at"),
+        (RunStatus.DISPATCHING, ("started_at",), "dispatched_at"),
+        (RunStatus.RUNNING, (), "started_at"),
+        *(
+            (status, (), "ended_at")
+            for status in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        ),
+    ],
+)
+def test_since_when_a_run_is_what_its_status_says(
+    status: RunStatus, without: tuple[str, ...], since: str
+) -> None:
+    run = record(status=status, **{name: time for name, time in SINCE.items() if name not in without})
+    assert describe.since(run) == getattr(run, since) is not None
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize(
+    ("time", "brief", "whole"),
+    [
+        ("2026-11-24T00:30:12.000000Z", "01:30", "2026-11-24 01:30:12"),
+        ("2026-11-23T23:30:12.000000Z", "00:30", "2026-11-24 00:30:12"),
+        ("2026-11-23T22:30:12.000000Z", "Nov 23", "2026-11-23 23:30:12"),
+        ("2026-01-01T00:00:00.000000Z", "Jan 01", "2026-01-01 01:00:00"),
+        ("2025-12-31T23:30:00.000000Z", "Jan 01", "2026-01-01 00:30:00"),
+        ("2025-12-31T22:30:00.000000Z", "2025-12-31", "2025-12-31 23:30:00"),
+        ("some day", "some day", "some day"),
+    ],
+)
+def test_a_time_is_told_in_the_callers_zone(time: str, brief: str, whole: str) -> None:
+    assert day_or_time(time, NOW) == brief
+    assert time_of_day(time) == whole
+    assert zoned("2026-11-23T23:30:12.000001Z") == "2026-11-24T00:30:12.000001+01:00"
+
+
+LOST = {"status": RunStatus.RUNNING, "node": "gpu01", "node_status": NodeStatus.LOST, "progress": 0.5}
+TIMED = {"started_at": "2026-11-24T09:00:00.000000Z", "last_heartbeat_at": "2026-11-24T09:30:00.000000Z"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "node lost; 50%"),
+        ({"cancel_requested": True}, "node lost; stopping; 50%"),
+        ({"node_status": NodeStatus.LEFT, "progress": None}, "node left"),
+        ({"node_status": None, "cancel_requested": True}, "stopping; 50%, 0s left"),
+    ],
+)
+def test_a_run_on_a_node_that_does_not_answer_says_so(given: dict[str, Any], words: str) -> None:
+    assert describe.last(record(**{**LOST, **TIMED, **given}), NOW) == words
+
+
+def test_all_that_a_worker_reported_is_told_the_metric_that_matters_first() -> None:
+    run = record(
+        step=120_000,
+        max_steps=1_000_000,
+        metrics={"entropy": 0.7, "reward": 195.21},
+        status_text="warm",
+        **TIMED,
+    )
+    assert (
+        describe.reported_whole(run, NOW)
+        == "step 120k of 1M, 12%, 3h10m left, reward 195.2, entropy 0.7, warm"
+    )
+    assert describe.reported_whole(record(step=7, metrics={"x": 1.0}), NOW) == "step 7, x 1"
+
+
+@pytest.mark.parametrize(
+    ("error", "gist"),
+    [
+        ("ModuleNotFoundError: No module named 'torch'", "No module named 'torch'"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to …", "CUDA out of memory. Tried to …"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'x'", "No such file or directory: 'x'"),
+        ("/usr/bin/bash: line 1: torchrun: command not found", "torchrun: command not found"),
+        ("sh: 1: nvcc: not found", "nvcc: not found"),
+        ("KeyError: 'lr'", "KeyError: 'lr'"),
+        ("ZeroDivisionError: division by zero", "division by zero"),
+        (
+            "train.py: error: unrecognized arguments: --lr 3",
+            "train.py: error: unrecognized arguments: --lr 3",
+        ),
+        ("no data", "no data"),
+    ],
+)
+def test_of_an_error_there_may_be_room_for_its_sentence_alone(error: str, gist: str) -> None:
+    assert describe.gist(error) == gist
+    run = failed(FailureReason.EXIT_CODE, exit_code=1, error=error, code=CodeSeen.CHANGED)
+    assert describe.last_of_all(run, NOW, brief=True) == f"code changed; exit 1: {gist}"
+    assert describe.last_of_all(run, NOW) == f"code changed; exit 1: {error}"
+
+
+def test_a_cell_is_in_brief_where_the_whole_does_not_fit() -> None:
+    column = [Column("A", shrink=4)]
+    cell = Cell("12% reward 195.2, 7h17m left", brief="12% reward 195.2")
+    assert [render(column, [[cell]], Screen(width))[1] for width in (28, 27, 16, 15)] == [
+        "12% reward 195.2, 7h17m left", "12% reward 195.2", "12% reward 195.2", "12% reward 195…",
+    ]  # fmt: skip
+    assert render(column, [[cell]])[1] == cell.text
+
+
+def cancel_of(status: RunStatus, **given: Any) -> tuple[str, str | None]:
+    run = record(**{"status": status, **given})
+    config = {"stop": {"signal": "SIGINT", "grace_s": 90}} if given.get("labels") else {}
+    view = RunView(seq=5, run=run, config=config, attempts=[], timeline=[])
+    return cancel.after_cancel(Acknowledged(run_id=run.run_id, status=status, seq=5), view, NOW)
+
+
+def test_cancel_says_what_it_did() -> None:
+    done, remark = cancel_of(RunStatus.RUNNING, node="gpu01")
+    assert done == "told to stop: SIGTERM, then SIGKILL after 5s"
+    assert remark == "k3f2q7 keeps its slots until all its processes are gone; to wait: trainshed wait k3f2q7"
+    assert (
+        cancel_of(RunStatus.RUNNING, node="gpu01", labels={"a": "b"})[0]
+        == "told to stop: SIGINT, then SIGKILL after 1m30s"
+    )
+    assert cancel_of(RunStatus.PENDING) == ("cancelled: it was queued, and does not start", None)
+    done, remark = cancel_of(RunStatus.RUNNING, node="gpu01", node_status=NodeStatus.LOST)
+    assert done == "to be stopped once its node answers"
+    assert remark is not None and "trainshed node remove gpu01" in remark
+    ended = {"ended_at": "2026-11-24T09:57:00.000000Z"}
+    assert cancel_of(RunStatus.COMPLETED, **ended) == ("had ended already (COMPLETED, 3 min ago)", None)
+    failure = {**ended, "failure_reason": FailureReason.EXIT_CODE, "exit_code": 1, "error": "KeyError: 'lr'"}
+    assert cancel_of(RunStatus.FAILED, **failure) == (
+        "had ended already (FAILED, 3 min ago): exit 1: KeyError: 'lr'",
+        None,
+    )
 
 
 def test_a_name_cannot_write_to_the_terminal() -> None:

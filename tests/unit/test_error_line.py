@@ -364,7 +364,7 @@ def test_odd_texts_take_no_time_and_raise_nothing(end: str) -> None:
 
 def failed(reason: FailureReason, **given: object) -> Failed:
     return msgspec.structs.replace(
-        Failed(run_id="r", attempt=1, failure_reason=reason, output_tail=PLAIN), **given
+        Failed(run_id="r", attempt=1, failure_reason=reason, output_tail=PLAIN, output_of="stderr"), **given
     )
 
 
@@ -373,6 +373,10 @@ ENDS: list[tuple[Event, str | None]] = [
     (failed(FailureReason.EXIT_CODE, exit_code=1), TOLD),
     (failed(FailureReason.EXIT_CODE, exit_code=3, output_tail="no data\n"), "no data"),
     (failed(FailureReason.EXIT_CODE, exit_code=3, output_tail=None), None),
+    (failed(FailureReason.EXIT_CODE, exit_code=3, output_of="stdout"), TOLD),
+    (failed(FailureReason.EXIT_CODE, exit_code=3, output_tail="epoch 3: error rate 0.2\n", output_of="stdout"), None),
+    (failed(FailureReason.EXIT_CODE, exit_code=3, output_tail="Error: no data\nbye\n", output_of="stdout"), "Error: no data"),
+    (failed(FailureReason.EXIT_CODE, exit_code=3, output_tail="epoch 3\n", output_of=None), None),
     (failed(FailureReason.SIGNAL, signal=signal.SIGABRT, output_tail=CPP), TEXTS["c++"][1]),
     (failed(FailureReason.SIGNAL, signal=signal.SIGSEGV, output_tail="step 3: no error yet\n"), None),
     (failed(FailureReason.SIGNAL, signal=signal.SIGKILL), None),

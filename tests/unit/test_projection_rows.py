@@ -148,8 +148,10 @@ def test_an_end_bears_the_line_that_tells_why_and_a_requeue_clears_it_in_the_run
     assert model.run(run_id)["max_steps"] == 500
     model.log.dispatch(run_id, attempt=2)
     model.log.start(run_id, attempt=2)
-    model.fail(run_id, attempt=2, output_tail="no data\n")
+    model.fail(run_id, attempt=2, output_tail="no data\n", output_of="stderr")
     assert (model.attempt(run_id, 2)["error"], model.run(run_id)["error"]) == ("no data", "no data")
+    model.log.by_gateway(RetryRequested(run_id=run_id, attempt=2))
+    assert (model.attempt(run_id, 2)["error"], model.run(run_id)["error"]) == ("no data", None)
 
 
 def test_a_submitted_run_is_pending_with_its_next_attempt_and_its_config(model: Model) -> None:

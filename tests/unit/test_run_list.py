@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from bench.log_maker import LogMaker
+from events.types import NodeLost
 from projections.queries.listing import RunQuery, run_query, selected
-from tests.support.read_model import Asked, fold, memory
+from tests.support.read_model import Asked, decoded, fold, memory
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 
@@ -33,12 +34,12 @@ class Model:
     def ids(self, **asked: Any) -> list[str]:
         return [run["run_id"] for run in self.listing(**asked)["runs"]]
 
-    def begun(self, **config: object) -> str:
+    def begun(self, slot: int = 0, **config: object) -> str:
         run_id = self.made.submit(
             {"entry_point": "/bin/true", "submission_key": str(self.made.seq), **config}
         )
-        self.made.dispatch(run_id)
-        self.made.start(run_id)
+        self.made.dispatch(run_id, slots=(slot,))
+        self.made.start(run_id, slots=(slot,))
         return run_id
 
 
@@ -91,6 +92,21 @@ def test_a_run_is_the_same_in_a_listing_and_by_itself(model: Model) -> None:
     assert listed[ended]["step"] == 1200 and listed[ended]["cancel_requested"] is False
     assert {"waits_for", "waiting"} <= listed[queued].keys()
     assert not {"waits_for", "waiting"} & listed[running].keys()
+
+
+def test_a_live_run_tells_that_its_node_does_not_answer_and_a_slot_who_holds_it(model: Model) -> None:
+    running, long = model.begun(run_name="näme"), model.begun(1, arguments=["x" * 500])
+    ended = model.begun(2)
+    model.made.complete(ended)
+    assert not any("node_status" in run for run in model.listing()["runs"])
+    model.made.by_dispatcher(NodeLost(node="gpu01", incarnation="gpu01-a", epoch=1, silent_s=15.0))
+    told = {run["run_id"]: run.get("node_status") for run in model.listing()["runs"]}
+    assert told == {running: "lost", long: "lost", ended: None}
+    assert model.asked().run(running)["run"]["node_status"] == "lost"
+    held = {slot["run_id"]: slot for slot in decoded(model.asked().queries.slots())["slots"]}
+    assert held[long]["run_name"] == f"true {'x' * 500}"[:300]
+    assert held[running]["run_name"] == "näme"
+    assert "run_name" not in held[None]
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ from trainshed_client.answers import (
 from trainshed_client.records import (
     AttemptRecord,
     AttemptUsage,
+    ListedSlotRecord,
     NodeRecord,
     QueuedRunRecord,
-    SlotRecord,
     TimelineEntry,
     Wait,
     WaitsFor,
@@ -55,6 +55,7 @@ from trainshed_client.rendering.timeline import (
 from trainshed_client.rendering.waiting import text
 from trainshed_client.statuses import CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
 
+pytestmark = pytest.mark.usefixtures("zone")
 GOLDEN = Path(__file__).parents[1] / "golden"
 NOW = "2026-11-24T10:00:00.000000Z"
 TRAIN = ["/home/ada/venv/bin/python3", "train.py", "--env", "CartPole-v1", "--lr", "3e-4", "--seed", "7"]
@@ -159,7 +160,11 @@ CHAINED = run(
 BROKEN = run(
     "w2bad6", RunStatus.FAILED, 12, waited_s=13.0, failure_reason=FailureReason.SPAWN_ERROR, error="working_dir /x: no such folder", node="gpu01", ended_at=at("09:00:13"),
 )  # fmt: skip
-EVERY = [BROKEN, CHAINED, NEXT, LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
+CUT_OFF = run(
+    "v8lost", RunStatus.RUNNING, 13, name="finetune", slots=[0], node_status=NodeStatus.LOST, step=400, progress=0.4,
+    metrics={"eval/loss": 0.5}, last_heartbeat_at=at("09:12:00"), **{**STARTED, "node": "gpu03", "started_at": "2026-11-23T09:00:12.123456Z"},
+)  # fmt: skip
+EVERY = [CUT_OFF, BROKEN, CHAINED, NEXT, LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
 
 
 def attempt(number: int, status: RunStatus, **given: Any) -> AttemptRecord:
@@ -284,32 +289,32 @@ SUSPECT = Waiting(
 SLOTS = SlotPage(
     seq=120,
     slots=[
-        SlotRecord(
+        ListedSlotRecord(
             node="gpu01", index=0, uuid="GPU-1", device="NVIDIA GeForce RTX 4090", memory_mb=24564,
-            memory_used_mb=8112, utilisation=97, run_id=LIVE.run_id, attempt=1,
+            memory_used_mb=8112, utilisation=97, run_id=LIVE.run_id, attempt=1, run_name=LIVE.name,
         ),
-        SlotRecord(
+        ListedSlotRecord(
             node="gpu01", index=1, uuid="GPU-2", device="NVIDIA GeForce RTX 4090", memory_mb=24564,
             memory_used_mb=310, utilisation=0, other_pids=[2231, 2240],
         ),
-        SlotRecord(node="gpu02", index=0, device="Tesla T4", healthy=False),
-        SlotRecord(node="gpu02", index=1),
+        ListedSlotRecord(node="gpu02", index=0, device="Tesla T4", healthy=False),
+        ListedSlotRecord(node="gpu02", index=1),
     ],
 )  # fmt: skip
-A100 = SlotRecord(
+A100 = ListedSlotRecord(
     node="gpu05", index=0, gpu=0, uuid="GPU-5", device="NVIDIA A100-SXM4-40GB", memory_mb=40960, memory_used_mb=9216,
     utilisation=88,
 )  # fmt: skip
 SHARED_SLOTS = SlotPage(
     seq=120,
     slots=[
-        msgspec.structs.replace(A100, run_id=LIVE.run_id, attempt=1, attempt_memory_mb=6144),
-        msgspec.structs.replace(A100, index=1, run_id=FAILED.run_id, attempt=2, attempt_memory_mb=3072),
+        msgspec.structs.replace(A100, run_id=LIVE.run_id, attempt=1, attempt_memory_mb=6144, run_name="python3 train.py --env CartPole-v1 --lr 3e-4 --seed 7"),
+        msgspec.structs.replace(A100, index=1, run_id=FAILED.run_id, attempt=2, attempt_memory_mb=3072, run_name="train.sh"),
         msgspec.structs.replace(
             A100, index=2, gpu=1, uuid="GPU-6", memory_used_mb=20480, other_pids=[2231], healthy=False,
             unhealthy_reason="external",
         ),
-        SlotRecord(node="gpu06", index=0, gpu=0),
+        ListedSlotRecord(node="gpu06", index=0, gpu=0),
     ],
 )  # fmt: skip
 NODES = NodePage(
@@ -372,6 +377,7 @@ SCREENS: dict[str, Lines] = {
     "explain-not-started": lambda screen: explain.lines(
         Explanation(seq=120, run=BROKEN, timeline=BROKEN_VIEW.timeline), NOW, screen
     ),
+    "explain-lost": lambda screen: explain.lines(Explanation(seq=120, run=CUT_OFF), NOW, screen),
     "help": lambda screen: _help([], screen),
     "help-submit": lambda screen: _help(["submit"], screen),
     "help-logs": lambda screen: _help(["logs"], screen),

@@ -295,7 +295,7 @@ class LiveAttempt:
                 record,
                 heartbeat,
                 code=code,
-                output_tail=await self._last_output(),
+                output=await self._last_output(),
                 message=self.message,
                 at_fault=self.at_fault,
             )
@@ -317,7 +317,7 @@ class LiveAttempt:
         self.unhashed = listed is None or listed.count > 0
         return listed
 
-    async def _last_output(self) -> str | None:
+    async def _last_output(self) -> ends.LastOutput | None:
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
                 return await in_daemon_thread(self._output_end)
@@ -339,7 +339,7 @@ class LiveAttempt:
             return 0
         return 0 if found is None else found.seq
 
-    def _output_end(self) -> str | None:
+    def _output_end(self) -> ends.LastOutput | None:
         """The last of stderr, else of stdout without telemetry. Blocks."""
         if self._tail is None:
             return None
@@ -347,13 +347,14 @@ class LiveAttempt:
         with contextlib.suppress(OSError):
             tail = ends.clean_tail(self._tail.last("stderr", ends.TAIL_BYTES))
             if tail.strip():
-                return tail
+                return ends.LastOutput(tail, "stderr")
         with contextlib.suppress(OSError):
             data = self._tail.last("stdout", _STDOUT_LOOK)
         if len(data) == _STDOUT_LOOK and b"\n" in data:
             data = data.partition(b"\n")[2]  # its first line is cut, and might have been telemetry
         lines = [line for line in data.split(b"\n") if not is_telemetry(line)]
-        return ends.clean_tail(b"\n".join(lines))
+        tail = ends.clean_tail(b"\n".join(lines))
+        return ends.LastOutput(tail, "stdout") if tail else None
 
     def _intent(self) -> IntentFile | None:
         if self.intent is None:

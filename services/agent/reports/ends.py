@@ -5,6 +5,8 @@ Owns that mapping and the clean-up of output tails; knows no file and no NATS.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec.structs import replace
 
 from events.times import rfc3339
@@ -24,6 +26,13 @@ from trainshed_client.records import NO_USAGE, AttemptUsage
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 
 TAIL_BYTES = 8 * 1024
+
+
+class LastOutput(NamedTuple):
+    """The last of what a worker wrote, and to which stream."""
+
+    text: str
+    stream: str
 
 
 def report_of(heartbeat: HeartbeatFields) -> WorkerReport:
@@ -104,7 +113,7 @@ def end_of(
     *,
     code: CodeSeen | None = None,
     artifacts: Artifacts | None = None,
-    output_tail: str | None = None,
+    output: LastOutput | None = None,
     message: str | None = None,
     at_fault: AtFault | None = None,
 ) -> AttemptEnd:
@@ -143,7 +152,8 @@ def end_of(
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
             message=exit_file.message or message,
-            output_tail=output_tail or None,
+            output_tail=output.text if output else None,
+            output_of=output.stream if output else None,
         )
     match exit_file.reason:
         case ExitReason.WORKER_TIMEOUT | ExitReason.TIME_LIMIT:

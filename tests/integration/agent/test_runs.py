@@ -73,7 +73,7 @@ sys.exit(3)
         await stage.dispatch(second, python(script.replace("sys.exit", "print('after'); sys.exit")))
         end = await stage.ended(second)
         assert isinstance(end, Failed)
-        assert end.output_tail == "after"
+        assert (end.output_tail, end.output_of) == ("after", "stdout")
 
 
 async def test_a_worker_killed_by_a_signal_fails_with_it(stage: Stage) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from tests.support.stack import TRAINSHED, Stack, until
@@ -101,6 +103,17 @@ def test_following_may_begin_with_an_attempt_that_is_yet_to_come(stack: Stack, t
         assert process.communicate(timeout=20)[0] == "attempt 2\n"
 
 
+def test_following_ends_with_the_outcome_also_of_a_run_that_had_ended(stack: Stack) -> None:
+    run = stack.submit(shell="echo out; echo no data >&2; exit 3")
+    with following(stack, run) as process:
+        live = process.communicate(timeout=20)[1]
+    done = stack.trainshed("logs", "-f", run)
+    assert sorted(done.lines) == ["no data", "out"]
+    for said in (live, done.stderr):
+        assert re.fullmatch(rf"run {run[:6]} FAILED after .*s: exit 3: no data", said.splitlines()[-1])
+    assert "FAILED" not in stack.trainshed("logs", run).stderr
+
+
 def test_ctrl_c_says_how_to_stop_the_run_and_leaves_it(stack: Stack) -> None:
     run = stack.submit(shell="echo up; sleep 60")
     with following(stack, run) as process:
@@ -162,7 +175,7 @@ def test_timestamps_stand_before_every_line_stored_or_followed(stack: Stack, tmp
         assert sorted((stream, word) for _, stream, word in parts) == [
             ("stderr", "two"), ("stdout", "one"), ("stdout", "three"),
         ]  # fmt: skip
-        assert all(time.startswith("20") and time.endswith("Z") for time, _, _ in parts)
+        assert all(time.startswith("20") and datetime.fromisoformat(time).tzinfo for time, _, _ in parts)
 
 
 def test_a_run_that_waits_has_no_output_yet_and_one_that_never_started_says_where_to_ask(

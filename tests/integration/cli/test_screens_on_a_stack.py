@@ -235,7 +235,7 @@ def test_a_terminal_gets_colour_and_cut_lines_and_a_program_neither(stack: Stack
     plain = on_terminal(stack, *words, environment={"NO_COLOR": "1"})
     assert plain == re.sub(r"\x1b\[\d+m", "", shown)
     head, row = plain.splitlines()
-    assert head.split() == ["RUN", "NAME", "STATUS", "WHERE", "WAITED", "RAN", "LAST"]
+    assert head.split() == ["RUN", "NAME", "STATUS", "WHERE", "SINCE", "WAITED", "RAN", "LAST"]
     assert row.startswith(f"{run[:6]}  sh -c") and "…" in row and len(row) <= 80
     assert row.split("FAILED")[0].rstrip().endswith("x'")
 

@@ -101,7 +101,7 @@ def test_a_listing_for_a_program_is_plain_and_whole(stack: Stack) -> None:
     stack.wait(run, code=3)
     listed = stack.trainshed("ls", "--label", "exp=listing")
     head, row = listed.lines
-    assert head.split() == ["RUN", "NAME", "STATUS", "WHERE", "WAITED", "RAN", "LAST"]
+    assert head.split() == ["RUN", "NAME", "STATUS", "WHERE", "SINCE", "WAITED", "RAN", "LAST"]
     assert row.split()[:4] == [run, name, "FAILED", "box"]
     assert row.endswith("exit 3")
     assert row.index("FAILED") == head.index("STATUS")
@@ -135,6 +135,39 @@ def test_what_a_queued_run_waits_for_is_told_and_a_drained_node_takes_none(stack
 def test_a_node_that_is_up_is_not_removed(stack: Stack) -> None:
     assert "box" in stack.trainshed("node", "remove", "box", code=2).stderr
     assert stack.trainshed("nodes", json=True)["nodes"][0]["status"] == "up"
+
+
+def test_n_is_the_newest_whatever_else_is_listed(stack: Stack) -> None:
+    label = ("--label", "exp=newest")
+    runs = [stack.submit(*label, "--new", shell=f"exit {code}") for code in (0, 4, 0)]
+    stack.wait(*runs, code=4)
+    newest = [run["run_id"] for run in stack.trainshed("ls", *label, "-n", "2", json=True)["runs"]]
+    assert newest == [runs[2], runs[1]]
+    assert newest == [
+        run["run_id"] for run in stack.trainshed("ls", "--all", *label, "-n", "2", json=True)["runs"]
+    ]
+    shown = stack.trainshed("ls", *label, "-n", "2")
+    assert [line.split()[0] for line in shown.lines[1:]] == newest
+    assert shown.stderr == "... and 1 more: trainshed ls --all --label exp=newest\n"
+
+
+def test_cancel_tells_what_it_did_to_each(stack: Stack) -> None:
+    stack.trainshed("drain", "box")
+    try:
+        queued = stack.submit("--new", shell="true")
+        assert stack.trainshed("cancel", queued).lines == [
+            f"{queued}  cancelled: it was queued, and does not start"
+        ]
+    finally:
+        stack.trainshed("resume", "box")
+    ended = stack.submit("--new", shell="exit 3")
+    running = stack.submit("--new", shell="sleep 60")
+    stack.wait(ended, code=3)
+    stack.running(running)
+    done = stack.trainshed("cancel", running, ended)
+    assert done.lines[0] == f"{running}  told to stop: SIGTERM, then SIGKILL after 5s"
+    assert re.fullmatch(rf"{ended}  had ended already \(FAILED, .*\): exit 3", done.lines[1])
+    stack.wait(running, code=125)
 
 
 def test_one_refusal_does_not_keep_cancel_from_the_others(stack: Stack) -> None:
@@ -184,9 +217,9 @@ def test_show_tells_attempts_and_timeline(stack: Stack) -> None:
 
 
 def test_slots_tell_who_holds_them(stack: Stack) -> None:
-    run = stack.submit("--gpus", "2", shell="sleep 60")
+    run = stack.submit("--gpus", "2", "--name", "holds-both", shell="sleep 60")
     stack.running(run)
-    assert stack.trainshed("slots").text.count(f"{run}.1") == 2
+    assert stack.trainshed("slots").text.count(f"{run}.1  holds-both") == 2
     stack.trainshed("cancel", run, "--reason", "no need")
     stack.wait(run, code=125)
     text = stack.trainshed("show", run).text

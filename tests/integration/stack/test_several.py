@@ -146,6 +146,8 @@ def test_losing_contact_ends_no_worker_and_node_remove_is_the_word_that_does(
     lab.signal("b", signal.SIGSTOP)
     until(lambda: (lab.status("a"), lab.status("b")) == ("lost", "lost"), 60.0)
     assert "trainshed node remove b" in lab.trainshed("nodes").stderr
+    assert lab.trainshed("ls").text.count("  node lost") == 2
+    assert "trainshed node remove b" in lab.trainshed("explain", given_up).text
     beats = lab.root / "a/runs" / kept / "beats"
     size = beats.stat().st_size
     until(lambda: beats.stat().st_size > size, what="the worker of the lost node goes on")
