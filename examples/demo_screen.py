@@ -53,14 +53,15 @@ class Run:
             if self.record.get(key) != value
         ]
         first, last = self.rewards()
-        if self.status == "COMPLETED" and (first is None or last is None or last < 4 * first):
+        if self.status == "COMPLETED" and (first is None or last is None or not last >= 4 * first):
             lines.append(f"{self.name}: the reward did not rise clearly: {first} → {last}")
         return lines
 
     def rewards(self) -> tuple[float | None, float | None]:
         """The first and the last reward that the worker told."""
         metrics = self.record.get("metrics") or {}
-        return metrics.get("first_reward"), metrics.get("reward")
+        first, last = (metrics.get(name) for name in ("first_reward", "reward"))
+        return None if first is None else float(first), None if last is None else float(last)  # "NaN" too
 
 
 def sweep() -> list[Run]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ class Search:
             (record,) = await self._trainshed.wait([submission.run_id])
             loss = record.metrics.get("loss")
             print(f"trial {number}: {'new' if submission.created else 'known'}, loss {loss}", flush=True)
-            if loss is None:
+            if loss is None or math.isnan(loss):  # it told none, or diverged
                 self._study.tell(number, state=TrialState.FAIL)
             else:
                 self._study.tell(number, loss)

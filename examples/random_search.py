@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import socket
@@ -58,7 +59,10 @@ async def search(trials: int, seed: int, seconds: float) -> RunRecord | None:
         created = sum(submission.created for submission in submissions)
         print(f"{created} of {trials} trials are new", flush=True)
         records = await trainshed.wait([submission.run_id for submission in submissions])
-    return min((one for one in records if "loss" in one.metrics), key=loss, default=None)
+    told = (
+        one for one in records if "loss" in one.metrics and not math.isnan(loss(one))
+    )  # one that diverged is no best
+    return min(told, key=loss, default=None)
 
 
 def loss(record: RunRecord) -> float:
