@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.os_errors import why
 
 ENDPOINT_FILE = "endpoint.json"
@@ -124,24 +124,21 @@ def worker_socket(explicit: str | None = None, *, environ: Mapping[str, str] | N
 
 
 def read_endpoint(state_dir: Path) -> Endpoint:
-    """Read ``endpoint.json`` of a state folder. Raises `TrainshedError` (UNAVAILABLE) with what to do."""
+    """Read ``endpoint.json`` of a state folder. Raises `NobodyAnswers` with what to do."""
     path = state_dir / ENDPOINT_FILE
     try:
         content = msgspec.json.decode(path.read_bytes(), type=_EndpointFile)
     except FileNotFoundError:
-        raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
+        raise NobodyAnswers(
             f"No stack is running here ({path} is missing). Start one: trainshed up",
         ) from None
     except OSError as error:
-        raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
+        raise NobodyAnswers(
             f"{path} cannot be read ({why(error)}). It belongs to who started the stack; "
             "name another state folder in TRAINSHED_STATE_DIR, or a server with --nats",
         ) from None
     except msgspec.MsgspecError as error:
-        raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
+        raise NobodyAnswers(
             f"{path} is damaged ({error}). `trainshed up` writes it anew",
         ) from None
     return Endpoint(content.url, content.user, content.password)

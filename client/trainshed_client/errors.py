@@ -95,6 +95,13 @@ class TrainshedError(Exception):
                 return ExitCode.BAD_INPUT
 
 
+class NobodyAnswers(TrainshedError):
+    """UNAVAILABLE where no service was reached at all: perhaps there is none, and what was asked for is kept elsewhere."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, message)
+
+
 class Refusals:
     """All that is wrong with a request, as it is found: one error in the end.
 

@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription
 from trainshed_client import subjects
 from trainshed_client.callbacks import Called, guarded
 from trainshed_client.endpoint import Endpoint
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.os_errors import why
 
 _log = logging.getLogger("trainshed.nats")
@@ -285,17 +285,15 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
         )
     match error:
         case TimeoutError(errno=None):
-            return TrainshedError(
-                ErrorCode.UNAVAILABLE,
+            return NobodyAnswers(
                 f"no Trainshed answers at {endpoint.url} (no answer in time): what listens there stands still. "
                 "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
                 "--nats nats://HOST:4222",
             )
         case OSError(errno=errno.EMFILE | errno.ENFILE):
-            return TrainshedError(ErrorCode.UNAVAILABLE, f"no connection to {endpoint.url}: {why(error)}")
+            return NobodyAnswers(f"no connection to {endpoint.url}: {why(error)}")
         case _:
-            return TrainshedError(
-                ErrorCode.UNAVAILABLE,
+            return NobodyAnswers(
                 f"no Trainshed answers at {endpoint.url} ({why(error)}). Start one here: trainshed up. "
                 "Or name another: --nats nats://HOST:4222",
             )

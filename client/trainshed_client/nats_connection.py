@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 
 from trainshed_client import subjects
 from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, answered_by, no_answer
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 SPELLED_OUT = 64
@@ -59,8 +59,7 @@ class NatsConnection:
                     continue
                 raise no_answer(self._where, subject, timeout) from None
             except nats.errors.Error as error:
-                raise TrainshedError(
-                    ErrorCode.UNAVAILABLE,
+                raise NobodyAnswers(
                     f"the connection to {self._where} failed ({str(error).removeprefix('nats: ')})",
                 ) from None
 
@@ -71,8 +70,7 @@ class NatsConnection:
                 ErrorCode.UNAVAILABLE, f"{service} does not answer. See how it is: trainshed nodes"
             )
         service = service.removeprefix("the ")
-        return TrainshedError(
-            ErrorCode.UNAVAILABLE,
+        return NobodyAnswers(
             f"no {service} answers at {self._where}. Start one: trainshed up (or: trainshed {service})",
         )
 

@@ -7,7 +7,8 @@ why a run waits. Each answer is of one read transaction, and its ``seq`` is the 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from sqlalchemy import Connection, Table, func, select
@@ -18,7 +19,6 @@ from projections.queries.listing import RunQuery, has_labels, quick_row, selecte
 from projections.queries.live import Live
 from projections.queries.naming import called
 from projections.read_model import tables
-from projections.read_model.database import Database
 from projections.read_model.rows import (
     NodeRow,
     SlotRow,
@@ -70,10 +70,18 @@ class FoundOne(NamedTuple):
     live: State | None
 
 
+class HasReadModel(Protocol):
+    """A database with the read model's tables."""
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One read transaction: all its queries see the same moment."""
+        ...
+
+
 class Queries:
     """The read side of one database; every call is one read transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: HasReadModel) -> None:
         self._database = database
         self._live = Live()
 

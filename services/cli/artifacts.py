@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from services.cli.at_rest import only_there, reading
 from services.cli.attempt_argument import attempt_option, chosen_attempt
-from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, write_now
+from services.cli.common import json_option, nats_option, note, print_json, write_now
 from services.cli.run_argument import RUN
 from services.cli.text import clean, format_bytes, short
 from services.cli.verb import verb
@@ -25,6 +26,7 @@ from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from trainshed_client.answers import ArtifactFile, RunView
+    from trainshed_client.client import Trainshed
     from trainshed_client.records import AttemptRecord
 
 _SHOWN = 12
@@ -60,9 +62,9 @@ def artifacts(
                 raise click.UsageError(
                     "-o and --unchecked go with get: trainshed artifacts RUN get FILE -o DEST"
                 )
-            run_async(_list(run, attempt, as_json))
+            _list(run, attempt, as_json)
         case ("get", file):
-            run_async(_get(run, attempt, file, output, unchecked))
+            reading(lambda trainshed: _get(trainshed, run, attempt, file, output, unchecked))
         case ("get",):
             raise click.UsageError(f"which file? Those that there are: trainshed artifacts {run}")
         case _:
@@ -71,14 +73,10 @@ def artifacts(
             )
 
 
-async def _list(run: str, number: int | None, as_json: bool) -> None:
-    from trainshed_client.run_files import artifacts as listed
+def _list(run: str, number: int | None, as_json: bool) -> None:
     from trainshed_client.run_files import is_hashed
 
-    async with connected() as trainshed:
-        view = await trainshed.run(run)
-        attempt = chosen_attempt(view, number)
-        found = await listed(trainshed, view, attempt)
+    view, attempt, found = reading(lambda trainshed: _read(trainshed, run, number))
     if as_json:
         about = {"run_id": attempt.run_id, "attempt": attempt.attempt, "node": attempt.node}
         print_json({"v": 1, "seq": view.seq, **about, "artifacts": found})
@@ -89,6 +87,16 @@ async def _list(run: str, number: int | None, as_json: bool) -> None:
     _print(found)
     if not is_hashed(view, attempt):
         note(_why_no_hashes(view, attempt))
+
+
+async def _read(
+    trainshed: Trainshed, run: str, number: int | None
+) -> tuple[RunView, AttemptRecord, list[ArtifactFile]]:
+    from trainshed_client.run_files import artifacts as listed
+
+    view = await trainshed.run(run)
+    attempt = chosen_attempt(view, number)
+    return view, attempt, await listed(trainshed, view, attempt)
 
 
 def _print(found: list[ArtifactFile]) -> None:
@@ -115,31 +123,33 @@ def _why_no_hashes(view: RunView, attempt: AttemptRecord) -> str:
     return "their SHA-256 is not known: it is taken of what a completed run left, soon after its end"
 
 
-async def _get(run: str, number: int | None, path: str, output: str | None, unchecked: bool) -> None:
+async def _get(
+    trainshed: Trainshed, run: str, number: int | None, path: str, output: str | None, unchecked: bool
+) -> None:
     from trainshed_client.run_files import artifact, is_hashed
     from trainshed_client.run_files import artifacts as listed
 
     dest = None if output == "-" else _dest(path, output)
-    async with connected() as trainshed:
-        view = await trainshed.run(run)
-        attempt = chosen_attempt(view, number)
-        hashed: str | None = None
-        if not unchecked and is_hashed(view, attempt):
-            found = await listed(trainshed, view, attempt)
-            hashed = next((one.sha256 for one in found if one.path == path), None)
-        try:
+    view = await trainshed.run(run)
+    attempt = chosen_attempt(view, number)
+    hashed: str | None = None
+    if not unchecked and is_hashed(view, attempt):
+        found = await listed(trainshed, view, attempt)
+        hashed = next((one.sha256 for one in found if one.path == path), None)
+    try:
+        with only_there():
             async with contextlib.aclosing(artifact(trainshed, attempt, path, hashed)) as pieces:
                 if dest is None:
                     await _copy(pieces, sys.stdout)
                 else:
                     with _whole(dest) as file:
                         size = await _copy(pieces, file)
-        except TrainshedError as error:
-            if error.code is not ErrorCode.NOT_FOUND:
-                raise
-            raise TrainshedError(
-                error.code, f"{error.message}. Those that there are: trainshed artifacts {run}"
-            ) from None
+    except TrainshedError as error:
+        if error.code is not ErrorCode.NOT_FOUND:
+            raise
+        raise TrainshedError(
+            error.code, f"{error.message}. Those that there are: trainshed artifacts {run}"
+        ) from None
     if dest is not None:
         checked = "as it was at the run's end" if hashed is not None else "not compared with any SHA-256"
         note(f"{dest}: {format_bytes(size)}, {checked}")

@@ -60,7 +60,7 @@ async def connected(*, patient: bool = False, of_runs: bool = True) -> AsyncIter
     runs are followed (``of_runs``) the projector does not answer."""
     from services.cli.service_notice import ServiceNotice
     from trainshed_client.client import Trainshed
-    from trainshed_client.errors import ErrorCode, TrainshedError
+    from trainshed_client.errors import NobodyAnswers, TrainshedError
 
     async def lost() -> None:
         note("the connection is lost; waiting for the stack (is `trainshed up` running?)")
@@ -91,8 +91,7 @@ async def connected(*, patient: bool = False, of_runs: bool = True) -> AsyncIter
         if not isinstance(why, nats.errors.Error | TimeoutError):
             raise
         # at a moment when nothing waits for the connection to be made anew: between two questions, or before the first
-        raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
+        raise NobodyAnswers(
             f"the connection to {trainshed.where} failed ({_text(why)}). Is the stack up? trainshed up",
         ) from None
     finally:
@@ -190,3 +189,8 @@ def colour_wanted(stream: IO[Any]) -> bool:
 def exit_with(code: int) -> None:
     """End the verb with this exit code."""
     click.get_current_context().exit(code)
+
+
+def exit_in_the_end(code: int) -> None:
+    """End the verb with this exit code once it has printed everything."""
+    click.get_current_context().ensure_object(dict)["exit"] = int(code)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from services.cli.at_rest import at_rest, only_there, reading
 from services.cli.clock import now
-from services.cli.common import connected, detach_on_interrupt, nats_option, note, run_async, warn
+from services.cli.common import detach_on_interrupt, nats_option, note, warn
 from services.cli.describe import never_started, summary
 from services.cli.output import print_attempt, print_chunks
 from services.cli.run_argument import RUN
@@ -70,13 +71,14 @@ def logs(
     attempts and ends with the run; Ctrl-C ends only the following.
     """
     only = None if stdout == stderr else "stdout" if stdout else "stderr"
-    run_async(_logs(run, follow, LogOptions(attempt, only, tail, timestamps)))
+    wanted = LogOptions(attempt, only, tail, timestamps)
+    reading(lambda trainshed: _logs(trainshed, run, follow, wanted), patient=follow)
 
 
-async def _logs(run: str, follow: bool, wanted: LogOptions) -> None:
-    async with connected(patient=follow) as trainshed:
-        view = await trainshed.run(run)
-        if follow and not view.run.status.ended:
+async def _logs(trainshed: Trainshed, run: str, follow: bool, wanted: LogOptions) -> None:
+    view = await trainshed.run(run)
+    with only_there():
+        if follow and not view.run.status.ended and not at_rest(trainshed):
             await _follow(trainshed, view, wanted)
         else:
             await _stored(trainshed, view, wanted)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 import msgspec
 
+from services.cli.at_rest import reading
 from services.cli.clock import now
 from services.cli.common import (
-    connected,
     json_option,
     nats_option,
     note,
     print_json,
-    run_async,
     warn_if_stale,
 )
 from services.cli.listing import COLUMNS, rows
@@ -128,7 +127,7 @@ def ls(
     gc.disable()  # this process makes a list and ends; looking for cycles in 10,000 records costs a quarter of it
     statuses = [_status(value) for listed in status for value in listed.split(",")]
     wanted = ListOptions(everything or bool(statuses), statuses, labels, name, limit)
-    listing = run_async(_read(wanted, whole=as_json))
+    listing = reading(lambda trainshed: _read(trainshed, wanted, whole=as_json))
     warn_if_stale(listing.stale, listing.seq, listing.progress)
     if as_json:
         stale = {"stale": True, "progress": listing.progress} if listing.stale else {}
@@ -160,17 +159,16 @@ def _decoded(raw: Sequence[msgspec.Raw]) -> list[QueuedRunRecord]:
     return [_RUN.decode(one) for one in raw]
 
 
-async def _read(wanted: ListOptions, *, whole: bool) -> Listing:
-    async with connected() as trainshed:
-        if wanted.everything or wanted.limit is not None:
-            return await _collect(trainshed, wanted, wanted.statuses, limit=wanted.limit)
-        # The live ones first: a run that ends between the two questions is in both, and none in neither.
-        live = await _collect(trainshed, wanted, (), live=True, limit=None if whole else LIVE_SHOWN)
-        found = [live]
-        if live.more:
-            found.append(await _collect(trainshed, wanted, PLACED, live=True, limit=PLACED_SHOWN))
-        ended = await _collect(trainshed, wanted, (), ended=True, limit=ENDED_SHOWN)
-        return _merged([*found, ended], _total(live, ended))
+async def _read(trainshed: Trainshed, wanted: ListOptions, *, whole: bool) -> Listing:
+    if wanted.everything or wanted.limit is not None:
+        return await _collect(trainshed, wanted, wanted.statuses, limit=wanted.limit)
+    # The live ones first: a run that ends between the two questions is in both, and none in neither.
+    live = await _collect(trainshed, wanted, (), live=True, limit=None if whole else LIVE_SHOWN)
+    found = [live]
+    if live.more:
+        found.append(await _collect(trainshed, wanted, PLACED, live=True, limit=PLACED_SHOWN))
+    ended = await _collect(trainshed, wanted, (), ended=True, limit=ENDED_SHOWN)
+    return _merged([*found, ended], _total(live, ended))
 
 
 async def _collect(

@@ -193,7 +193,7 @@ def _invoke(args: Sequence[str]) -> int:
     try:
         with cli.make_context("trainshed", list(args)) as context:
             cli.invoke(context)
-            return ExitCode.OK
+            return int(context.obj.get("exit", ExitCode.OK))
     except click.exceptions.Exit as end:
         return end.exit_code
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from services.cli.at_rest import reading
 from services.cli.attempt_argument import attempt_option, chosen_attempt
-from services.cli.common import connected, exit_with, nats_option, note, run_async
+from services.cli.common import exit_with, nats_option, note
 from services.cli.run_argument import RUN
 from services.cli.text import short
 from services.cli.verb import verb
@@ -19,6 +20,7 @@ from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 if TYPE_CHECKING:
     from trainshed_client.answers import RunFolder
+    from trainshed_client.client import Trainshed
 
 
 @verb("trainshed path ppo-cartpole", "cd $(trainshed path k3f2q7)")
@@ -32,7 +34,7 @@ def path(run: str, output: bool, attempt: int | None) -> None:
     Where that is on another machine the path is printed all the same, stderr says which machine it is, and the exit
     code is 4.
     """
-    found = run_async(_read(run, attempt))
+    found = reading(lambda trainshed: _read(trainshed, run, attempt))
     shown = found.output if output else found.folder
     click.echo(shown)
     if problem := _problem(shown, found, run):
@@ -40,20 +42,19 @@ def path(run: str, output: bool, attempt: int | None) -> None:
         exit_with(ExitCode.NO_SUCH_RUN)
 
 
-async def _read(run: str, number: int | None) -> RunFolder:
+async def _read(trainshed: Trainshed, run: str, number: int | None) -> RunFolder:
     from trainshed_client.run_files import run_folder
 
-    async with connected() as trainshed:
-        view = await trainshed.run(run)
-        attempt = chosen_attempt(view, number)
-        try:
-            return await run_folder(trainshed, attempt)
-        except TrainshedError as error:
-            if error.code is not ErrorCode.UNAVAILABLE:
-                raise
-            raise TrainshedError(
-                error.code, f"the folder of run {short(attempt.run_id)} is on {attempt.node}: {error.message}"
-            ) from None
+    view = await trainshed.run(run)
+    attempt = chosen_attempt(view, number)
+    try:
+        return await run_folder(trainshed, attempt)
+    except TrainshedError as error:
+        if error.code is not ErrorCode.UNAVAILABLE:
+            raise
+        raise TrainshedError(
+            error.code, f"the folder of run {short(attempt.run_id)} is on {attempt.node}: {error.message}"
+        ) from None
 
 
 def _problem(shown: str, found: RunFolder, run: str) -> str | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from services.cli import describe
+from services.cli.at_rest import reading
 from services.cli.clock import now
-from services.cli.common import connected, json_option, nats_option, print_json, run_async, warn_if_stale
+from services.cli.common import json_option, nats_option, print_json, warn_if_stale
 from services.cli.output_tail import OutputTail, output_tail
 from services.cli.run_argument import RUN
 from services.cli.table import Cell, Column, Screen, print_lines, render, wrapped
@@ -26,6 +27,9 @@ from trainshed_client.records import AttemptRecord, QueuedRunRecord, TimelineEnt
 from trainshed_client.rendering import passed_over
 from trainshed_client.rendering.timeline import EndData, StartedData, SubmittedData, by_whom, data_of
 from trainshed_client.statuses import CodeSeen, RunStatus
+
+if TYPE_CHECKING:
+    from trainshed_client.client import Trainshed
 
 _LABEL_WIDTH = 10
 _THREADS = "OMP_NUM_THREADS, unless the config sets it"
@@ -40,7 +44,7 @@ def show(run: str, as_json: bool) -> None:
 
     Of a run that failed, the last lines of its stderr come last.
     """
-    body, view, tail = run_async(_read(run, for_people=not as_json))
+    body, view, tail = reading(lambda trainshed: _read(trainshed, run, for_people=not as_json))
     warn_if_stale(view.stale, view.seq, view.progress)
     if as_json:
         print_json(body)
@@ -48,14 +52,15 @@ def show(run: str, as_json: bool) -> None:
         print_lines(lines(view, tail, now(), Screen.of(sys.stdout)))
 
 
-async def _read(run: str, *, for_people: bool) -> tuple[bytes, RunView, OutputTail | None]:
-    async with connected() as trainshed:
-        body = await trainshed.run_json(run)
-        view = msgspec.json.decode(body, type=RunView)
-        tail = None
-        if for_people and view.run.status is RunStatus.FAILED:
-            tail = await output_tail(trainshed, view)
-        return body, view, tail
+async def _read(
+    trainshed: Trainshed, run: str, *, for_people: bool
+) -> tuple[bytes, RunView, OutputTail | None]:
+    body = await trainshed.run_json(run)
+    view = msgspec.json.decode(body, type=RunView)
+    tail = None
+    if for_people and view.run.status is RunStatus.FAILED:
+        tail = await output_tail(trainshed, view)
+    return body, view, tail
 
 
 def lines(view: RunView, tail: OutputTail | None, at: str, screen: Screen) -> list[str]:

@@ -97,6 +97,17 @@ def test_the_way_of_submit_imports_nothing_that_it_does_not_need() -> None:
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
 
 
+def test_reading_imports_no_sql_where_a_stack_answers() -> None:
+    code = (
+        "import sys\n"
+        "import services.cli.ls, services.cli.show, services.cli.logs, services.cli.path, services.cli.artifacts\n"
+        "import trainshed_client.client, trainshed_client.nats_client, trainshed_client.run_files\n"
+        "heavy = {'rich', 'yaml', 'sqlalchemy', 'sqlite3', 'structlog', 'services.settings'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
+
+
 def test_importing_the_client_does_not_import_nats() -> None:
     code = (
         "import sys\n"
