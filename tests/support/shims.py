@@ -147,6 +147,20 @@ class Box:
         """Launch a worker that runs `code`."""
         return await self.launch(run, entry_point=sys.executable, arguments=["-S", "-c", code], **config)
 
+    def marked(self, folder: Path | None = None) -> list[int]:
+        """Pids with this box's log id in their environment, and the run of an attempt where one is named."""
+        marks = {f"TRAINSHED_LOG_ID={self.log_id}".encode()}
+        if folder is not None:
+            marks.add(f"TRAINSHED_RUN_ID={folder.parent.name}".encode())
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if marks <= set(path.read_bytes().split(b"\0")):
+                    found.append(int(path.parent.name))
+            except OSError:
+                continue
+        return found
+
     def run_dir(self, folder: Path) -> Path:
         """The run's folder of an attempt."""
         return self.state_dir / "runs" / folder.parent.name

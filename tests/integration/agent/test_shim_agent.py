@@ -132,7 +132,7 @@ async def test_the_spawner_and_its_idle_shims_end_with_a_killed_agent(here: Box)
     await here.said(folder, "up")
     started = read_started(folder)
     assert started is not None
-    await eventually(lambda: sorted(_marked(here)) == sorted([started.pid, started.shim_pid]), 10.0)
+    await eventually(lambda: sorted(here.marked()) == sorted([started.pid, started.shim_pid]), 10.0)
 
 
 async def test_an_orderly_stop_of_the_agent_leaves_workers_alone(here: Box) -> None:
@@ -325,17 +325,17 @@ async def test_the_sweep_ends_what_no_list_names_and_keeps_the_rest(here: Box, t
 async def test_the_sweep_ends_the_idle_shims_of_a_killed_agents_frozen_spawner(here: Box) -> None:
     folder = python(here, "run", WAIT)
     await here.let_go()
-    before = set(_marked(here))
+    before = set(here.marked())
     kill_an_agent_that_launched_and_freeze_its_spawner(here, folder)
     await here.said(folder, "up")
     started = read_started(folder)
     assert started is not None
-    assert len(set(_marked(here)) - before) > 2
+    assert len(set(here.marked()) - before) > 2
     await here.restart()
     ours = here.workers._pool.pid
     await here.workers.sweep([folder])
     assert alive(started.pid)
-    parents = {pid: _parent(pid) for pid in _marked(here)}
+    parents = {pid: _parent(pid) for pid in here.marked()}
     strangers = [
         pid
         for pid, parent in parents.items()
@@ -349,7 +349,7 @@ def kill_an_agent_that_launched_and_freeze_its_spawner(here: Box, folder: Path) 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
         assert agent.stdout is not None
         assert "launched\n" in agent.stdout  # line by line: its log is there too
-        for pid in _marked(here):
+        for pid in here.marked():
             if _parent(pid) == agent.pid:
                 os.kill(pid, signal.SIGSTOP)
         agent.kill()
@@ -390,18 +390,6 @@ def _free(folder: Path) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _marked(here: Box) -> list[int]:
-    """Pids with the box's log id in their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"TRAINSHED_LOG_ID={here.log_id}".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def _parent(pid: int) -> int:

@@ -293,7 +293,7 @@ while time.monotonic() < give_up:
     await here.said(folder, "up")
     await here.stop(folder)
     await here.ended(folder)
-    assert [pid for pid in _marked(folder) if alive(pid)] == []
+    assert [pid for pid in here.marked(folder) if alive(pid)] == []
 
 
 @pytest.mark.usefixtures("found_by")
@@ -307,23 +307,11 @@ time.sleep(60)
 """
     folder = await here.python("run", code, stop={"grace_s": 0.1})
     await eventually(lambda: here.output(folder).count("up") == 32, 10.0)
-    tree = _marked(folder)
+    tree = here.marked(folder)
     assert len(tree) == 32
     await here.stop(folder)
     await here.ended(folder)
     assert [pid for pid in tree if alive(pid)] == []
-
-
-def _marked(folder: Path) -> list[int]:
-    """Pids whose environment names that attempt's run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if b"TRAINSHED_RUN_ID=" + folder.parent.name.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 async def test_sigterm_to_the_shim_itself_does_nothing_but_a_line_in_its_log(here: Box) -> None:
