@@ -173,9 +173,16 @@ async def _orphan(folder: Path, *, stop: bool = False) -> psutil.Process:
     server = psutil.Process(int(await asyncio.wait_for(parent.stdout.readline(), 30)))
     if stop:
         server.suspend()
+        # Of two signals that wait the lower number is taken first: before it stands still it would take its SIGTERM.
+        await eventually(lambda: _stands_still(server.pid))
     parent.kill()
     await parent.wait()
     return server
+
+
+def _stands_still(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
 
 async def test_one_that_hangs_when_its_parent_is_killed_is_not_waited_for(tmp_path: Path) -> None:
