@@ -44,7 +44,7 @@ _DIGEST_SHOWN = 10
 
 _CLASS = re.compile(r"\A(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:\(\w+\))?: ")
 _ERRNO = re.compile(r"\A\[Errno \d+\] ")
-_SCRIPT_LINE = re.compile(r"\A[\w./-]+: (?:line )?\d+: ")
+_PLACE = re.compile(r"\A(?:[\w./-]+: (?:line )?\d+: |/\S*/(?=[^\s/]+: ))")
 _WITHOUT_CODE = frozenset(
     {
         FailureReason.WORKER_TIMEOUT,
@@ -268,14 +268,16 @@ def last_of_all(
     if brief and record.error:
         record = msgspec.structs.replace(record, error=gist(record.error))
     text = last_in_brief(record, None if brief else now, shown)
+    if brief and record.failure_reason is FailureReason.SPAWN_ERROR:
+        text = text.replace("could not be started", "not started", 1)
     if record.code is not CodeSeen.CHANGED:
         return text
     return CODE_CHANGED if text == NOTHING else f"{CODE_CHANGED}; {text}"
 
 
 def gist(error: str) -> str:
-    """An error without its class or the script's line, where what is left is a sentence: ``No module named 'torch'``."""
-    left = _ERRNO.sub("", _CLASS.sub("", _SCRIPT_LINE.sub("", error)))
+    """An error without its class, the script's line or the program's folder, where a sentence is left: ``No module named 'torch'``."""
+    left = _ERRNO.sub("", _CLASS.sub("", _PLACE.sub("", error)))
     return left if left.count(" ") > 1 else error
 
 

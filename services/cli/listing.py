@@ -21,7 +21,7 @@ COLUMNS = (
     Column("SINCE"),
     Column("WAITED", right=True, extra=True),
     Column("RAN", right=True, extra=True),
-    Column("LAST", shrink=28),
+    Column("LAST", shrink=36),
 )
 
 

@@ -420,6 +420,8 @@ def test_all_that_a_worker_reported_is_told_the_metric_that_matters_first() -> N
         ("/usr/bin/bash: line 1: torchrun: command not found", "torchrun: command not found"),
         ("sh: 1: nvcc: not found", "nvcc: not found"),
         ("KeyError: 'lr'", "KeyError: 'lr'"),
+        ("/srv/bin/train: no such file", "train: no such file"),
+        ("/srv/x is not there", "/srv/x is not there"),
         ("ZeroDivisionError: division by zero", "division by zero"),
         (
             "train.py: error: unrecognized arguments: --lr 3",
@@ -433,6 +435,12 @@ def test_of_an_error_there_may_be_room_for_its_sentence_alone(error: str, gist: 
     run = failed(FailureReason.EXIT_CODE, exit_code=1, error=error, code=CodeSeen.CHANGED)
     assert describe.last_of_all(run, NOW, brief=True) == f"code changed; exit 1: {gist}"
     assert describe.last_of_all(run, NOW) == f"code changed; exit 1: {error}"
+
+
+def test_a_worker_that_could_not_be_started_is_so_in_few_letters_too() -> None:
+    run = failed(FailureReason.SPAWN_ERROR, error="/srv/bin/train: no such file")
+    assert describe.last_of_all(run, NOW) == "could not be started: /srv/bin/train: no such file"
+    assert describe.last_of_all(run, NOW, brief=True) == "not started: train: no such file"
 
 
 def test_a_cell_is_in_brief_where_the_whole_does_not_fit() -> None:

@@ -337,6 +337,8 @@ TEXTS = {
     "only warned": (WARNED, None),
     "cut at its beginning": ("most recent call last):\n  File \"a\"\nOSError: [Errno 5] Input/output error\n", "OSError: [Errno 5] Input/output error"),
     "no exception yet": ("Traceback (most recent call last):\n  File \"a\", line 1\n", 'File "a", line 1'),
+    "bare": (PLAIN.replace("ModuleNotFoundError: No module named 'torch'", "AssertionError"), "AssertionError (train.py:1)"),
+    "bare without frames": ("AssertionError\n", "AssertionError"),
     "nothing": ("", None),
     "blank": (" \n\n\t\n", None),
     "control": ("\x1b]0;title\x07bad\x00 \x08\x9bname\n", "bad name"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nvml_stub.build import StubNvml, build, compiler
-from tests.support.stack import TRAINSHED, Stack
+from tests.support.stack import TRAINSHED, Stack, until
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one\n"
 ONE_THREAD = "1 CPU asked for, so 1 thread (OMP_NUM_THREADS); --cpus 4 asks for more\n"
@@ -221,6 +221,36 @@ def test_an_error_ends_with_the_command_to_try(
 
 
 # --- what it looks like -----------------------------------------------------------------------------------
+
+
+def test_an_ended_run_says_its_cause_on_every_screen(stack: Stack) -> None:
+    run = stack.submit("--name", "why", "--", "python3", "-c", "import no_such_module")
+    stack.wait(run, code=1)
+    error = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert (stack.record(run)["error"], stack.show(run)["attempts"][0]["error"]) == (error, error)
+    for words in (("ls", "--name", "why"), ("show", run), ("explain", run), ("wait", run)):
+        assert f"exit 1: {error}" in stack.trainshed(*words, code=None).text, words
+    assert "exit 1: No module named" in on_terminal(stack, "ls", "--name", "why")
+
+
+def test_what_runs_tells_how_far_it_is_and_the_metric_that_matters(stack: Stack, tmp_path: Path) -> None:
+    tell = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(os.environ['TOLD'].encode(), os.environ['NOTIFY_SOCKET'])"
+    config = {
+        "entry_point": "/bin/sh",
+        "arguments": ["-c", f'python3 -c "$TELL"; until [ -e {tmp_path}/go ]; do sleep 0.02; done'],
+        "environment": {
+            "TELL": tell,
+            "TOLD": "X_STEP=250\nX_METRIC_entropy=0.5\nX_METRIC_eval/reward=7\nX_METRIC_fps=90",
+        },
+        "schedule": {"max_steps": 1000},
+        "run_name": "far",
+    }
+    run = stack.submit_config(config)
+    until(lambda: stack.record(run)["step"] == 250, what="it told")
+    assert re.search(r"  25% eval/reward 7, \S+ left$", stack.trainshed("ls", "--name", "far").lines[1])
+    (tmp_path / "go").touch()
+    stack.wait(run)
+    assert stack.trainshed("ls", "--name", "far").lines[1].endswith("  step 250 eval/reward 7")
 
 
 def test_a_terminal_gets_colour_and_cut_lines_and_a_program_neither(stack: Stack) -> None:
