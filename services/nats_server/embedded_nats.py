@@ -32,6 +32,8 @@ VERSION = "2.15.1"
 USER = "trainshed"
 START_WITHIN_S = 30.0
 """For its first answer on the monitoring port; one that reads a long log back is waited for beyond it."""
+LATE_S = 5.0
+"""Without any answer so long after its start, that is logged."""
 RESTORE_WITHIN_S = 3_600.0
 STOP_WITHIN_S = 10.0
 """It leaves an index of its store behind: 75 MB at 1,000,000 messages. Killed before, it reads all of them at the next start."""
@@ -292,13 +294,17 @@ class EmbeddedNats:
         """Our server answers (by its name), is the pinned version, and its JetStream tells its account."""
         process = self._process
         assert process is not None
-        restoring = False
+        restoring = late = False
+        began = time.monotonic()
         while True:
             if process.returncode is not None:
                 raise _unavailable(f"nats-server {await self.wait()} before it was ready.{self._log_tail()}")
             info = await _server_info(self._known().port)
             if info is not None:
                 break
+            if not late and time.monotonic() >= began + LATE_S:
+                late = True
+                _log.warning("nats-server has not answered for %g s: it reads its store, or hangs", LATE_S)
             if time.monotonic() >= deadline:
                 if restoring or (await health(self.monitor_url)).health is Health.SILENT:
                     raise _unavailable(f"nats-server does not answer.{self._log_tail()}")
@@ -324,7 +330,7 @@ class EmbeddedNats:
         )
         try:
             await client.jetstream().account_info()
-        except Error as error:
+        except (Error, TimeoutError) as error:
             raise _unavailable(
                 f"nats-server's JetStream does not answer ({error}).{self._log_tail()}"
             ) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-FEW = 4_000
+FEW = 10_000
 """So many events are folded within a question's time on any machine; the pace of the first batch is not known."""
 
 

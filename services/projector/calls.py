@@ -141,6 +141,7 @@ class Answers:
         self._trouble.refuse_damaged()
         behind = await self._behind()
         if behind is not None and behind.folded == 0:
+            self._trouble.refuse_any()
             raise TrainshedError(
                 ErrorCode.UNAVAILABLE,
                 f"the read model is being built, and there is nothing to show yet: {behind.text}. Ask again soon: trainshed ls",
@@ -176,6 +177,7 @@ class Answers:
                     await self._position.reached(end)
                     self._lags = False
                     return None
+                await self._position.reached(1)  # the first batch: something to show
         except (TimeoutError, nats.errors.Error, ApiError):
             pass
         if not self._lags:

@@ -155,6 +155,11 @@ class Trouble:
         if self._damaged:
             raise self._refusal()
 
+    def refuse_any(self) -> None:
+        """Raises UNAVAILABLE while anything is wrong: where there is nothing that could be read."""
+        if self.text is not None:
+            raise self._refusal()
+
     def _refusal(self) -> TrainshedError:
         return TrainshedError(ErrorCode.UNAVAILABLE, f"{self.text}. Runs go on meanwhile: ask again later")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import nats.errors
 
+from events.feed import ApiError
 from events.streams import ensure_streams
 from services import parts
 from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
@@ -29,6 +31,7 @@ from services.up.projector_process import ProjectorProcess
 from services.up.sd_notify import Notifier
 from services.up.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
+from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient, connect
 
 if TYPE_CHECKING:
@@ -113,7 +116,14 @@ async def _serve(
     log_file: Path | None,
 ) -> None:
     log = watching.log(nc)
-    log_id = await unless(stop, ensure_streams(nc, replicas=settings.replicas))
+    try:
+        log_id = await unless(stop, ensure_streams(nc, replicas=settings.replicas))
+    except (TimeoutError, nats.errors.Error, ApiError) as error:
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"nats-server started and does not answer for the event log ({str(error).removeprefix('nats: ')}); "
+            f"its own log is {server.log_file}. Try again: trainshed up",
+        ) from None
     if log_id is None:
         return
     write_endpoint(settings.state_dir, server.endpoint)

@@ -56,14 +56,17 @@ async def test_a_reader_during_a_rebuild_is_answered_at_once_with_how_far_it_is(
 ) -> None:
     nc = await nats_server.client()
     runs = await long_log(nc)
-    slow(monkeypatch, "projector.batch", 1_500)
+    slow(monkeypatch, "projector.batch", 3_000)
     monkeypatch.setattr(projector_service, "BATCH", 100)
     monkeypatch.setattr(backlog, "FEW", 10)
 
-    async def nobody_waits(seq: int) -> None:
-        raise AssertionError("a reader waits for what takes long")
-
     async with projecting(await nats_server.client(), tmp_path / "t.db") as service:
+        reached = service._position.reached
+
+        async def nobody_waits(seq: int) -> None:
+            assert seq == 1, "a reader waits for what takes long"
+            await reached(seq)
+
         monkeypatch.setattr(service._position, "reached", nobody_waits)
         nothing = (await ask(nc, "run.list"))["error"]
         assert nothing["code"] == "unavailable"
