@@ -16,6 +16,8 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.pool import NullPool, StaticPool
 
 BUSY_TIMEOUT_S = 10.0
+CONNECT_WITHIN_S = 5
+_HAVE_CONNECT_TIMEOUT = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 _T = TypeVar("_T")
 
 
@@ -44,7 +46,14 @@ class Database:
 
     def _engine(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self.url, pool_size=2, max_overflow=4, isolation_level="REPEATABLE READ")
+            bounded = self.url.drivername in _HAVE_CONNECT_TIMEOUT and "connect_timeout" not in self.url.query
+            return create_engine(
+                self.url,
+                pool_size=2,
+                max_overflow=4,
+                isolation_level="REPEATABLE READ",
+                connect_args={"connect_timeout": CONNECT_WITHIN_S} if bounded else {},
+            )
         # a connection in memory is the database itself; one of a file costs 0.1 ms to open, less than a pool's care
         engine = create_engine(
             self.url,

@@ -332,7 +332,7 @@ class EmbeddedNats:
             await client.jetstream().account_info()
         except (Error, TimeoutError) as error:
             raise _unavailable(
-                f"nats-server's JetStream does not answer ({error}).{self._log_tail()}"
+                f"nats-server's JetStream does not answer ({why(error)}).{self._log_tail()}"
             ) from None
         finally:
             await client.close()

@@ -52,6 +52,7 @@ class Answers:
         waiting: WaitingRuns,
         log: EventLog,
         position: Position,
+        opened: asyncio.Event,
         backlog: Callable[[], Backlog | None],
         trouble: Trouble,
         in_reader: InReader,
@@ -62,6 +63,7 @@ class Answers:
         self._waiting = waiting
         self._log = log
         self._position = position
+        self._opened = opened
         self._backlog = backlog
         self._trouble = trouble
         self._in_reader = in_reader
@@ -115,7 +117,7 @@ class Answers:
 
     async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
         call.fields()
-        self._trouble.refuse_damaged()
+        await self._is_open()
         await self._behind()
         return self._parts()
 
@@ -130,7 +132,7 @@ class Answers:
 
     async def _health(self, call: Call) -> object:
         call.fields()
-        self._trouble.refuse_damaged()
+        await self._is_open()
         behind = await self._behind()
         answer = await self._read(self._queries.health)
         return {**answer, "ok": behind is None, "records": self._keeps_records, **_stale(behind)}
@@ -138,7 +140,7 @@ class Answers:
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Ask the database once it has all that was acknowledged before; where that takes more than 2 s answer without,
         marked stale. Raises UNAVAILABLE where it has nothing yet."""
-        self._trouble.refuse_damaged()
+        await self._is_open()
         behind = await self._behind()
         if behind is not None and behind.folded == 0:
             self._trouble.refuse_any()
@@ -158,6 +160,18 @@ class Answers:
                 progress=behind,
             ) from None
         return {**answer, **_stale(behind)}
+
+    async def _is_open(self) -> None:
+        """Raises UNAVAILABLE while the database is damaged, or cannot be opened in time."""
+        try:
+            async with asyncio.timeout(FRESH_WITHIN_S):
+                await self._opened.wait()
+        except TimeoutError:
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                "the read model is being opened, which takes long; ask again: trainshed ls",
+            ) from None
+        self._trouble.refuse_damaged()
 
     async def _read(self, query: Callable[[], T]) -> T:
         """Ask the database. Raises UNAVAILABLE where it fails."""

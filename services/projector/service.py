@@ -22,7 +22,6 @@ from events.feed import ApiError, Feed, Message
 from events.log import EventLog
 from projections.queries.answers import Queries
 from projections.queries.totals import Adder, Totals
-from projections.read_model.database import Database
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Applied, Projector
 from projections.records import Filling, RecordBuckets
@@ -33,7 +32,14 @@ from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.calls import Answers
 from services.projector.start import Start, ends
-from services.projector.trouble import FAILURES, Trouble, closer_look, hindrance_of, start_refused
+from services.projector.trouble import (
+    FAILURES,
+    Trouble,
+    closer_look,
+    hindrance_of,
+    open_database,
+    start_refused,
+)
 from services.projector.waiting import WaitingRuns
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
@@ -78,7 +84,7 @@ class ProjectorService:
         self.ready = asyncio.Event()
         self._nc = nc
         self._log = EventLog(nc)
-        self._database = Database(database)
+        self._database = open_database(database)
         self._queries = Queries(self._database)
         self._adder = Adder(self._database)
         self._position = Position()
@@ -99,6 +105,7 @@ class ProjectorService:
             WaitingRuns(clock),
             self._log,
             self._position,
+            self._opened,
             lambda: self._backlog,
             self._trouble,
             self._in_reader,
@@ -110,12 +117,13 @@ class ProjectorService:
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._project_for_ever())
-                await self._opened_or_stopped(work)
                 async with ApiServer(
                     self._nc, "projector", self._answers.calls(), max_bytes=MAX_REQUEST_BYTES
                 ):
                     self._serving = True
-                    self._set_ready()
+                    await self._opened_or_stopped(work)
+                    if self._opened.is_set():
+                        self._set_ready()
                     await self._stop.wait()
                 work.cancel()
         finally:
@@ -177,7 +185,7 @@ class ProjectorService:
             return None
         error = closer_look(self._database.path, error)
         code = ends(hindrance_of(error), self._start)
-        return None if code is None else start_refused(self._where, error, code)
+        return None if code is None else start_refused(self._where, error, code, self._start)
 
     @property
     def _where(self) -> str:

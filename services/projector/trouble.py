@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -16,10 +17,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-from sqlalchemy.exc import DatabaseError, DataError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
+from projections.read_model.database import Database
 from services.plain_trouble import plain
-from services.projector.start import Hindrance
+from services.projector.start import Hindrance, Start
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 _log = logging.getLogger("trainshed.projector")
@@ -93,14 +102,28 @@ def closer_look(path: Path | None, error: BaseException) -> BaseException:
     return error
 
 
-def start_refused(where: str, error: BaseException, code: ErrorCode) -> TrainshedError:
+def open_database(url: str | Path) -> Database:
+    """The database at a path or an URL. Raises TrainshedError where it is none, or its driver is not installed."""
+    try:
+        return Database(url)
+    except ModuleNotFoundError as error:
+        why = f"its driver is not installed: pip install {error.name}"
+    except (ArgumentError, ValueError) as error:  # an URL that is none, or of a database that nobody knows
+        why = f"{error}; accepted: a path, or as in postgresql+psycopg://user@host/database"
+    shown = re.sub(r"://[^@/]*@", "://…@", str(url))  # a password is no one's to read
+    raise TrainshedError(ErrorCode.INVALID, f"{shown} cannot be opened ({why})", "--database")
+
+
+def start_refused(where: str, error: BaseException, code: ErrorCode, start: Start) -> TrainshedError:
     """The error of a start that such an error ends; ``where``: the database. What to do is the last thing it reads."""
     number = error.errno if isinstance(error, OSError) else None
     match number:
-        case errno.ENAMETOOLONG:
+        case errno.ENAMETOOLONG if start is not Start.ALONE:
             advice = "Name another state folder: TRAINSHED_STATE_DIR=DIR trainshed up"
-        case errno.EROFS:
+        case errno.EROFS if start is not Start.ALONE:
             advice = "Make it writable, or name another state folder: TRAINSHED_STATE_DIR=DIR trainshed up"
+        case _ if start is Start.ALONE:
+            advice = "Name another file: trainshed projector --database PATH"
         case _ if code is ErrorCode.UNAVAILABLE:
             advice = f"Make room (how much is left: df -h {Path(where).parent}), then: trainshed up"
         case _:

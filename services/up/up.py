@@ -33,6 +33,7 @@ from services.up.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient, connect
+from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from services.fold import SharedFold
@@ -121,7 +122,7 @@ async def _serve(
     except (TimeoutError, nats.errors.Error, ApiError) as error:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
-            f"nats-server started and does not answer for the event log ({str(error).removeprefix('nats: ')}); "
+            f"nats-server started and does not answer for the event log ({why(error)}); "
             f"its own log is {server.log_file}. Try again: trainshed up",
         ) from None
     if log_id is None:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from services.projector.start import Hindrance, Start, ends
-from services.projector.trouble import LONGEST_PATH, closer_look, hindrance_of, start_refused
+from services.projector.trouble import LONGEST_PATH, closer_look, hindrance_of, open_database, start_refused
 from services.up.projector_link import Refusal
 from services.up.projector_watch import (
     FIRST_LOOKS,
@@ -23,7 +23,7 @@ from services.up.projector_watch import (
     after_projector_look,
     why_given_up,
 )
-from trainshed_client.errors import ErrorCode, ExitCode
+from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 
 
 def _of_sqlite(code: int) -> Exception:
@@ -73,17 +73,31 @@ def test_what_sqlite_cannot_open_is_named(tmp_path: Path) -> None:
     failed = _of_sqlite(sqlite3.SQLITE_CANTOPEN)
     folder = tmp_path / "folder.db"
     folder.mkdir()
-    text = str(start_refused(str(folder), closer_look(folder, failed), ErrorCode.INVALID))
+    text = str(start_refused(str(folder), closer_look(folder, failed), ErrorCode.INVALID, Start.AWAITED))
     assert "(is a directory)" in text
     assert text.endswith("then: trainshed up")
     long = tmp_path / "/".join(["x" * 100] * 6)
     assert len(os.fsencode(long)) > LONGEST_PATH
-    text = str(start_refused(str(long), closer_look(long, failed), ErrorCode.INVALID))
+    text = str(start_refused(str(long), closer_look(long, failed), ErrorCode.INVALID, Start.AWAITED))
     assert f"has {len(os.fsencode(long))} bytes, and SQLite takes {LONGEST_PATH}" in text
     assert "TRAINSHED_STATE_DIR=DIR" in text
     assert closer_look(tmp_path / "good.db", failed) is failed
-    full = start_refused("/d/t.db", OSError(errno.ENOSPC, "No space left on device"), ErrorCode.UNAVAILABLE)
+    full = start_refused(
+        "/d/t.db", OSError(errno.ENOSPC, "No space left on device"), ErrorCode.UNAVAILABLE, Start.AWAITED
+    )
     assert "df -h /d" in str(full)
+    alone = start_refused("/d", OSError(errno.EISDIR, "Is a directory"), ErrorCode.INVALID, Start.ALONE)
+    assert str(alone).endswith("trainshed projector --database PATH")
+
+
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [("mysql+foo://x", "accepted: a path"), ("postgresql+nosuchdriver://x", "accepted: a path")],
+)
+def test_a_database_that_is_none_is_refused(url: str, accepted: str) -> None:
+    with pytest.raises(TrainshedError, match=accepted) as refused:
+        open_database(url)
+    assert (refused.value.code, refused.value.path) == (ErrorCode.INVALID, "--database")
 
 
 def test_up_ends_with_a_projector_that_cannot_start_and_with_no_other() -> None:

@@ -140,3 +140,24 @@ async def test_that_is_full_from_the_start_it_answers_why_and_begins_when_there_
             disk.free()
             await eventually(service.ready.is_set, 20)
             assert (await ask(nc, "run.get", {"run_id": runs[0]}))["run"]["run_id"] == runs[0]
+
+
+async def test_while_it_is_opened_whoever_asks_is_told_so(nats_server: NatsServer, tmp_path: Path) -> None:
+    nc = await nats_server.client()
+    _, runs = await _log_of_runs(nc)
+    path = tmp_path / "t.db"
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with projecting(await nats_server.client(), path, ready=False) as service:
+
+            async def refused() -> str:
+                try:
+                    return str((await ask(nc, "run.get", {"run_id": runs[0]}))["error"]["message"])
+                except nats.errors.NoRespondersError:
+                    return ""
+
+            assert "is being opened" in await eventually(refused, 20)
+            other.execute("ROLLBACK")
+            await eventually(service.ready.is_set, 20)
+            assert (await ask(nc, "run.get", {"run_id": runs[0]}))["run"]["run_id"] == runs[0]
+    assert not (tmp_path / "t.db.old").exists()  # what was asked too early is no damage

@@ -112,7 +112,7 @@ def test_up_on_a_disk_that_is_full_already_says_so(new_stack: NewStack, disk: Sm
     stack = new_stack("disk", start=False)
     disk.fill()
     told = run_trainshed("up", environment=stack.environment, code=3).stderr
-    assert "no space left on device" in told
+    assert "is full: 0 MB are free" in told
     assert "cannot be written" in told
 
 
