@@ -21,8 +21,8 @@ from services.logging import get_logger
 from services.parent import CALLS as WORKERS_CALLS
 from services.version import VERSION
 from trainshed_client import subjects
-from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.json_limits import MAX_DEPTH
+from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
+from trainshed_client.json_limits import MAX_DEPTH, cut
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause
 
@@ -37,24 +37,32 @@ END_S = 0.5
 class Call(msgspec.Struct, frozen=True):
     """One request: the JSON that was sent and who the server says is asking.
 
-    ``parent``: the run whose worker asks, by its agent; None where it is no worker.
+    ``parent``: the run whose worker asks, by its agent; None where it is no worker. ``wrong``: what in the text of the
+    request no JSON may have, for who takes ``body`` itself to tell together with all else that is wrong.
     """
 
     body: Any
     by: str
     parent: str | None = None
+    wrong: TrainshedError | None = None
 
     def fields(self, **types: type) -> dict[str, Any]:
         """The request's fields, each checked against its type; a field of another name is refused.
 
         A type's field may be left out and is None then. Raises TrainshedError that names the field.
         """
+        if self.wrong is not None:
+            raise self.wrong
+        return self.typed_fields(**types)
+
+    def typed_fields(self, **types: type) -> dict[str, Any]:
+        """The same, for who heeds ``wrong`` himself."""
         if not isinstance(self.body, dict):
             raise TrainshedError(ErrorCode.INVALID, "the request must be a JSON object")
         for name, value in self.body.items():
             if name not in types:
                 known = ", ".join(sorted(types))
-                raise TrainshedError(ErrorCode.INVALID, f"unknown field; known: {known}", str(name))
+                raise TrainshedError(ErrorCode.INVALID, f"unknown field; known: {known}", cut(str(name)))
             if value is not None and (
                 not isinstance(value, types[name]) or (isinstance(value, bool) and types[name] is not bool)
             ):
@@ -134,7 +142,9 @@ class ApiServer:
     async def _answer(self, call: str, handler: Handler, request: Request) -> None:
         try:
             by, parent = asking(request.subject)
-            answer = await handler(Call(self._body(request), by, parent))
+            refused = Refusals()
+            body = self._body(request, refused)
+            answer = await handler(Call(body, by, parent, refused.error))
         except TrainshedError as error:
             answer = error_answer(error)
         except Exception:  # noqa: BLE001 — whatever it is, the caller gets an answer and the log the trace
@@ -165,10 +175,11 @@ class ApiServer:
             failed = TrainshedError(ErrorCode.UNAVAILABLE, f"{call} failed here; see the service's log")
             await request.respond(msgspec.json.encode(error_answer(failed)))
 
-    def _body(self, request: Request) -> object:
+    def _body(self, request: Request, refused: Refusals) -> object:
         if not request.data:
             return {}
-        return parse_json(request.data, max_bytes=self._max_bytes, max_depth=MAX_DEPTH + 2)
+        depth = MAX_DEPTH + 2
+        return parse_json(request.data, max_bytes=self._max_bytes, max_depth=depth, refused=refused)
 
 
 def asking(subject: str) -> tuple[str, str | None]:
@@ -194,4 +205,6 @@ def error_answer(error: TrainshedError) -> dict[str, Any]:
         ]
     if error.progress is not None:
         body["progress"] = error.progress
+    if error.more:
+        body["more"] = error.more
     return {"error": body}

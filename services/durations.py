@@ -32,7 +32,7 @@ def parse_duration(text: str, *, given_by: str = "the duration") -> float:
         seconds = float(stripped)
     elif clock := _CLOCK.fullmatch(stripped):
         days, hours, minutes, rest = clock.groups()
-        seconds = int(days or 0) * DAY_S + int(hours) * HOUR_S + int(minutes) * MINUTE_S + float(rest)
+        seconds = float(days or 0) * DAY_S + float(hours) * HOUR_S + int(minutes) * MINUTE_S + float(rest)
     elif stripped and (parts := _PARTS.fullmatch(stripped)):
         seconds = sum(
             float(number) * unit
@@ -40,5 +40,5 @@ def parse_duration(text: str, *, given_by: str = "the duration") -> float:
             if number is not None
         )
     if not math.isfinite(seconds):
-        raise TrainshedError(ErrorCode.INVALID, f"{given_by} is {text!r}; write {ACCEPTED}")
+        raise TrainshedError(ErrorCode.INVALID, f"{given_by} is {text!r:.60}; write {ACCEPTED}")
     return seconds

@@ -238,6 +238,7 @@ class _Wrong(msgspec.Struct, frozen=True):
 class _Error(_Wrong, frozen=True):
     code: str = ErrorCode.INVALID
     errors: list[_Wrong] = msgspec.field(default_factory=list)
+    more: int = 0
     progress: FoldProgress | None = None
 
 
@@ -267,4 +268,4 @@ def error_in(body: bytes) -> TrainshedError | None:
     except ValueError:  # a newer release's
         code = ErrorCode.INVALID
     errors = [WrongField(one.path, one.message) for one in error.errors]
-    return TrainshedError(code, error.message, error.path, errors, progress=error.progress)
+    return TrainshedError(code, error.message, error.path, errors, error.more, progress=error.progress)

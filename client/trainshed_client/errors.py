@@ -6,7 +6,7 @@ Owns the six error codes and their exit codes; knows nothing of NATS or of any s
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,7 +54,7 @@ class TrainshedError(Exception):
     """A refusal that a person can act on: nothing was appended.
 
     ``path`` names the field of the request, as in ``resources.gpus.requested``. ``errors``: all that is wrong, the first
-    of which ``path`` and ``message`` tell; of more than 50 the last one has no path and says how many more there are.
+    of which ``path`` and ``message`` tell; ``more``: how many there are beside these.
     ``progress``: of a service that cannot answer yet, how far it is.
     """
 
@@ -64,6 +64,7 @@ class TrainshedError(Exception):
         message: str,
         path: str | None = None,
         errors: Sequence[WrongField] = (),
+        more: int = 0,
         *,
         progress: FoldProgress | None = None,
     ) -> None:
@@ -72,16 +73,22 @@ class TrainshedError(Exception):
         self.path = path
         self.progress = progress
         self.errors = tuple(errors) or (WrongField(path, message),)
-        if len(self.errors) == 1:
-            text = str(self.errors[0])
-        else:
-            text = "\n  ".join([f"{len(self.errors)} things are wrong:", *map(str, self.errors)])
-        super().__init__(text)
+        self.more = more
+        lines = [str(wrong) for wrong in self.errors] + ([f"and {more:,} more"] if more else [])
+        if len(lines) > 1:
+            lines.insert(0, f"{len(self.errors) + more:,} things are wrong:")
+        super().__init__("\n  ".join(lines))
 
     def placed(self, place: str, separator: str = ".") -> TrainshedError:
         """The same about what stands at ``place``: every path goes on from there."""
-        errors = [WrongField(_joined(place, separator, path), message) for path, message in self.errors]
-        return TrainshedError(self.code, self.message, errors[0].path, errors)
+        return self.with_paths(lambda path: separator.join(filter(None, (place, path))) or None)
+
+    def with_paths(self, path_for: Callable[[str | None], str | None]) -> TrainshedError:
+        """The same with another path for each."""
+        errors = [WrongField(path_for(path), message) for path, message in self.errors]
+        return TrainshedError(
+            self.code, self.message, errors[0].path, errors, self.more, progress=self.progress
+        )
 
     @property
     def exit_code(self) -> ExitCode:
@@ -105,7 +112,7 @@ class NobodyAnswers(TrainshedError):
 class Refusals:
     """All that is wrong with a request, as it is found: one error in the end.
 
-    As a context manager it takes the refusal that is raised in it, and goes on.
+    As a context manager it takes the refusal that is raised in it, and goes on; UNAVAILABLE is none.
     """
 
     def __init__(self) -> None:
@@ -118,14 +125,15 @@ class Refusals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, TrainshedError):
-            self.add(error)
-            return True
-        return False
+        if not isinstance(error, TrainshedError) or error.code is ErrorCode.UNAVAILABLE:
+            return False  # nothing is said of what was asked
+        self.add(error)
+        return True
 
     def add(self, error: TrainshedError) -> None:
         """Something else that is wrong; a path of which something is told already is passed over."""
         self._first = self._first or error
+        self._more += error.more
         for wrong in error.errors:
             if len(self._errors) >= MOST_ERRORS:
                 self._more += 1
@@ -137,18 +145,13 @@ class Refusals:
         """All of it; None where nothing is wrong."""
         if self._first is None:
             return None
-        more = [WrongField(None, f"and {self._more:,} more")] if self._more else []
         path, message = self._errors[0]
-        return TrainshedError(self._first.code, message, path, [*self._errors, *more])
+        return TrainshedError(self._first.code, message, path, self._errors, self._more)
 
     def raise_any(self) -> None:
         """Raise TrainshedError where something is wrong."""
         if (error := self.error) is not None:
             raise error
-
-
-def _joined(place: str, separator: str, path: str | None) -> str | None:
-    return separator.join(filter(None, (place, path))) or None
 
 
 class Unanswered(TrainshedError):

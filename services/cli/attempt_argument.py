@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from services.cli.number import Number
 from services.cli.text import short
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -22,9 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def attempt_option(function: F) -> F:
     """``--attempt N``."""
-    return click.option(
-        "--attempt", type=click.IntRange(min=1), metavar="N", help="Which attempt (the latest)."
-    )(function)
+    return click.option("--attempt", type=Number(least=1), metavar="N", help="Which attempt (the latest).")(
+        function
+    )
 
 
 def chosen_attempt(view: RunView, number: int | None) -> AttemptRecord:

@@ -22,6 +22,7 @@ from services.cli.common import (
     write,
     write_now,
 )
+from services.cli.number import Number
 from services.cli.run_argument import RUN
 from services.cli.verb import verb
 
@@ -37,7 +38,7 @@ _SEQUENCE_DIGITS = 20
     "trainshed events -f --from 1000",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended.")
-@click.option("--from", "start", type=click.IntRange(min=1), metavar="SEQ", help="Begin at this sequence.")
+@click.option("--from", "start", type=Number(least=1), metavar="SEQ", help="Begin at this sequence.")
 @click.option("--run", "run", metavar="RUN", type=RUN, help="Only the events of this run.")
 @click.option("--json", "as_json", is_flag=True, expose_value=False, help="What it prints anyway.")
 @nats_option

@@ -16,7 +16,8 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.statuses import NodeStatus
 
 if TYPE_CHECKING:
-    from services.cli.request import Config, Request
+    from services.cli.config_file import Config
+    from services.cli.request import Request
     from trainshed_client.client import Trainshed
 
 ANSWERS_WITHIN_S = 2.0

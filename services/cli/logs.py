@@ -14,6 +14,7 @@ from services.cli.at_rest import at_rest, only_there, reading
 from services.cli.clock import now
 from services.cli.common import detach_on_interrupt, nats_option, note, warn
 from services.cli.describe import never_started, summary
+from services.cli.number import Number
 from services.cli.output import print_attempt, print_chunks
 from services.cli.run_argument import RUN
 from services.cli.text import clean, short, zoned
@@ -50,8 +51,8 @@ class LogOptions(NamedTuple):
 )
 @click.argument("run", metavar="RUN", type=RUN)
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written, until the run ends.")
-@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
-@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Which attempt (the latest).")
+@click.option("--tail", type=Number(least=0), metavar="N", help="Begin with the last N lines.")
+@click.option("--attempt", type=Number(least=1), metavar="N", help="Which attempt (the latest).")
 @click.option("--stdout", is_flag=True, help="Only what it wrote to stdout.")
 @click.option("--stderr", is_flag=True, help="Only what it wrote to stderr.")
 @click.option("--timestamps", is_flag=True, help="Tell when each line came, and on which stream.")

@@ -24,6 +24,7 @@ from services.cli.common import (
     warn_if_stale,
 )
 from services.cli.listing import COLUMNS, rows
+from services.cli.number import Number
 from services.cli.table import Screen, print_lines, render
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -106,7 +107,7 @@ class ListOptions(NamedTuple):
 )
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only runs with this label.")
 @click.option("--name", help="Only runs of this name.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="The N newest, live or ended.", metavar="N")
+@click.option("-n", "--limit", type=Number(least=1), help="The N newest, live or ended.", metavar="N")
 @json_option
 @nats_option
 def ls(

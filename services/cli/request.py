@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from services.cli.code_option import named_code
+from services.cli.config_file import Config, read_configs
+from services.cli.number import Number
 from services.cli.run_argument import RUN
 from services.cli.text import parse_memory_mb
 from services.durations import parse_duration
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from trainshed_client.provenance import Provenance
 
 F = TypeVar("F", bound=Callable[..., Any])
-Config = dict[str, Any]
 
 _TAKEN_ALONG = ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 """What makes the caller's programs find their libraries: part of what is run, so part of the config."""
@@ -36,6 +36,7 @@ class Request(NamedTuple):
 
     ``places``: of a batch where each config stands, as in ``sweep.jsonl, line 3``. ``caller_path``: of a command the
     caller's PATH, for the worker. ``provenance``: of their code. ``check``: look whether program and folder are there.
+    ``after_given``: by ``--after``, not in a config.
     """
 
     configs: list[Config]
@@ -46,6 +47,7 @@ class Request(NamedTuple):
     provenance: Provenance | None = None
     counted: bool = False
     check: bool = True
+    after_given: bool = False
 
     @property
     def beside(self) -> dict[str, Any]:
@@ -65,16 +67,16 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "-f", "--file", "file", metavar="CONFIG|-", help="A run config, JSON or YAML (.jsonl: several)."
     ),
     click.option("--name", help="The run's name."),
-    click.option("--gpus", type=int, help="GPUs that the run needs: a slot of each."),
+    click.option("--gpus", type=Number(), help="GPUs that the run needs: a slot of each."),
     click.option("--gpus-whole", is_flag=True, help="Share these GPUs with no other run: all slots of each."),
     click.option("--gpus-optional", is_flag=True, help="Start with fewer GPUs, or none, rather than wait."),
-    click.option("--cpus", type=int, help="CPU cores (1)."),
+    click.option("--cpus", type=Number(), help="CPU cores (1)."),
     click.option(
         "--memory",
         metavar="MB",
         help="Memory, as in 2048 or 2G; a limit on nodes that enforce it.",
     ),
-    click.option("--priority", type=int, help="Higher runs first (0)."),
+    click.option("--priority", type=Number(), help="Higher runs first (0)."),
     click.option("--time-limit", metavar="DURATION", help="End an attempt after this time, as in 90m."),
     click.option(
         "--after", multiple=True, metavar="RUN", type=RUN, help="Start when this run has completed."
@@ -88,7 +90,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="NAME=file:PATH|env:NAME",
         help="A variable that the node fills in.",
     ),
-    click.option("--retries", type=int, help="More attempts after a failed one (0)."),
+    click.option("--retries", type=Number(), help="More attempts after a failed one (0)."),
     click.option("--heartbeat", metavar="SOURCE", help="Sign of life: process, output or notify."),
     click.option("--heartbeat-timeout", metavar="DURATION", help="Silence that ends an attempt."),
     click.option("--working-dir", metavar="DIR", help="Where the worker starts; with -- CMD, here."),
@@ -130,7 +132,7 @@ def build(
         configs, batch = [_from_command(command, env, here)], False
         caller_path = _callers_path(env)
     elif file:
-        configs, places = _from_file(file, stdin or _read_stdin)
+        configs, places = read_configs(file, stdin)
         batch = bool(places)
     else:
         raise _invalid(
@@ -161,6 +163,7 @@ def build(
         provenance,
         counted=count is not None,
         check=not options.get("no_check"),
+        after_given=bool(options["after"]),
     )
 
 
@@ -235,47 +238,6 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _from_file(file: str, stdin: Callable[[], bytes]) -> tuple[list[Config], list[str]]:
-    shown = "stdin" if file == "-" else file
-    try:
-        if file == "-":
-            data = stdin()
-        else:
-            with open(file, "rb") as opened:
-                data = opened.read()
-    except OSError as error:
-        raise _invalid(f"{shown} cannot be read ({why(error)})") from None
-    if file.endswith(".jsonl"):
-        return _json_lines(data, shown)
-    if file.endswith(".json") or (
-        not file.endswith((".yaml", ".yml")) and data.lstrip()[:1] in (b"{", b"[", b"")
-    ):
-        return [_parsed(data, shown)], []
-    return [_parsed(data, shown, yaml=True)], []
-
-
-def _json_lines(data: bytes, shown: str) -> tuple[list[Config], list[str]]:
-    """The configs, and where each stands."""
-    lines = [
-        (line, f"{shown}, line {number}") for number, line in enumerate(data.splitlines(), 1) if line.strip()
-    ]
-    if not lines:
-        raise _invalid(f"{shown} holds no run config; write one JSON object a line")
-    return [_parsed(line, place) for line, place in lines], [place for _, place in lines]
-
-
-def _parsed(data: bytes, shown: str, *, yaml: bool = False) -> Config:
-    from events.config_text import parse_json, parse_yaml
-
-    try:
-        value = parse_yaml(data) if yaml else parse_json(data)
-    except TrainshedError as error:
-        raise TrainshedError(error.code, f"{shown}: {error}") from None
-    if not isinstance(value, dict):
-        raise _invalid(f'{shown}: a run config must be an object like {{"entry_point": ...}}')
-    return value
 
 
 def _given(options: Mapping[str, Any], env: Mapping[str, str], here: str) -> Config:
@@ -354,10 +316,6 @@ def _secret(text: str) -> tuple[str, dict[str, str]]:
             f"--secret {name}=file:/path/on/the/node or {name}=env:VARIABLE"
         )
     return name, {kind: place}
-
-
-def _read_stdin() -> bytes:
-    return sys.stdin.buffer.read()
 
 
 def _invalid(message: str) -> TrainshedError:

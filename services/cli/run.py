@@ -44,7 +44,7 @@ def run(**options: Any) -> None:
     request = build(options)
     if request.batch:
         raise TrainshedError(
-            ErrorCode.INVALID, "run follows one run; for a .jsonl file: trainshed submit -f FILE.jsonl"
+            ErrorCode.INVALID, "run follows one run; for JSON lines: trainshed submit -f FILE.jsonl"
         )
     for warning in request.warnings:
         warn(warning)
@@ -53,7 +53,7 @@ def run(**options: Any) -> None:
 
 async def _run(request: Request) -> int:
     async with connected(patient=True) as trainshed:
-        await resolve_after(trainshed, request.configs)
+        await resolve_after(trainshed, request)
         warnings = await look_at_programs(trainshed, request, refuse=False)
         async with Submitting(trainshed, request.configs) as submitting:
             submission = await trainshed.submit(request.configs[0], **request.beside)

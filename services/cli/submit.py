@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, warn
+from services.cli.config_file import Config
 from services.cli.local_check import look_at_programs
-from services.cli.request import Config, Request, build, config_options
+from services.cli.number import Number
+from services.cli.request import Request, build, config_options
 from services.cli.text import seconds_between, short
 from services.cli.verb import verb
-from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
+from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
 from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import RunStatus
 
@@ -41,9 +43,7 @@ _IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
     "trainshed submit -f sweep.jsonl --priority 5",
 )
 @config_options
-@click.option(
-    "--count", type=click.IntRange(1, 1000), help="So many runs of it; again, they are the same runs."
-)
+@click.option("--count", type=Number(1, 1000), help="So many runs of it; again, they are the same runs.")
 @click.option(
     "--dry-run", is_flag=True, help="Submit nothing: say which run it would be and where it could run."
 )
@@ -55,7 +55,7 @@ def submit(as_json: bool, dry_run: bool, **options: Any) -> None:
     The same config is the same run: submitted again, it starts nothing and says which run it is (--new makes
     another). `-- CMD ...` runs a program of yours, in this folder, with your PATH and active venv, and
     the variables named with --env.
-    A .jsonl file holds several runs: all are queued, or none.
+    JSON lines (a .jsonl file, or -f -) are several runs: all are queued, or none.
     """
     request = build(options)
     for warning in request.warnings:
@@ -71,7 +71,7 @@ async def _submit(request: Request, as_json: bool) -> None:
 
     configs, batch = request.configs, request.batch
     async with connected() as trainshed:
-        await resolve_after(trainshed, configs)
+        await resolve_after(trainshed, request)
         for warning in await look_at_programs(trainshed, request):
             warn(warning)
         async with Submitting(trainshed, configs) as submitting:
@@ -129,8 +129,7 @@ def _in_lines(error: TrainshedError, places: Sequence[str]) -> TrainshedError:
             return path
         return ": ".join(filter(None, (places[int(found[1])], found[2]))) or None
 
-    errors = [WrongField(in_line(path), message) for path, message in error.errors]
-    return TrainshedError(error.code, error.message, errors[0].path, errors)
+    return error.with_paths(in_line)
 
 
 class Submitting:
@@ -189,20 +188,35 @@ def _asks_for_no_gpu(config: Config) -> bool:
     return not isinstance(gpus, dict) or "requested" not in gpus
 
 
-async def resolve_after(trainshed: Trainshed, configs: list[Config]) -> None:
-    """In ``after``, put run ids where prefixes or names stand."""
+async def resolve_after(trainshed: Trainshed, request: Request) -> None:
+    """In ``after``, put run ids where prefixes or names stand.
+
+    One that means no run is wrong in its config, and told with all else that is wrong there. Raises TrainshedError.
+    """
     from trainshed_client.naming import is_run_id
 
     known: dict[str, str] = {}
-    for config in configs:
+    refused = Refusals()
+    for number, config in enumerate(request.configs):
         after = config.get("after")
         if not isinstance(after, list):
             continue  # wrong; the gateway says how
+        found = Refusals()
         for place, run in enumerate(after):
             if isinstance(run, str) and not is_run_id(run):
-                if run not in known:
-                    known[run] = (await trainshed.resolve(run, only=True)).run_id
-                after[place] = known[run]
+                try:
+                    if run not in known:
+                        known[run] = (await trainshed.resolve(run, only=True)).run_id
+                    after[place] = known[run]
+                except TrainshedError as error:
+                    if request.after_given or error.code is ErrorCode.UNAVAILABLE:
+                        raise
+                    found.add(TrainshedError(ErrorCode.INVALID, error.message, f"after[{place}]"))
+        if found.error is not None:
+            with found:
+                await trainshed.check({name: item for name, item in config.items() if name != "after"})
+            refused.add(found.error.placed(request.places[number] if request.places else "", ": "))
+    refused.raise_any()
 
 
 async def already(trainshed: Trainshed, submission: Submission, verb: str = "submit") -> str:
@@ -240,7 +254,7 @@ async def _check(request: Request, as_json: bool) -> None:
     configs = request.configs
     at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
     async with connected() as trainshed:
-        await resolve_after(trainshed, configs)
+        await resolve_after(trainshed, request)
         for warning in await look_at_programs(trainshed, request):
             warn(warning)
 

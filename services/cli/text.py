@@ -12,7 +12,7 @@ from datetime import datetime
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 SHORT_ID = 6
-_MEMORY = re.compile(r"(\d+)\s*(?:(m|g|t)(?:i?b)?)?\Z")
+_MEMORY = re.compile(r"(\d{1,15})\s*(?:(m|g|t)(?:i?b)?)?\Z")
 _MEMORY_UNITS = {None: 1, "m": 1, "g": 1024, "t": 1024 * 1024}
 
 
@@ -20,7 +20,7 @@ def parse_memory_mb(text: str, *, what: str) -> int:
     """MiB in ``2048``, ``2048M`` or ``2G``. Raises TrainshedError (invalid)."""
     found = _MEMORY.match(text.strip().lower())
     if found is None:
-        raise TrainshedError(ErrorCode.INVALID, f"{what} is {text!r}; write MB, as in 2048, or 2G")
+        raise TrainshedError(ErrorCode.INVALID, f"{what} is {text!r:.60}; write MB, as in 2048, or 2G")
     return int(found[1]) * _MEMORY_UNITS[found[2]]
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import click
 
 from services.cli.common import given_nats
+from services.cli.number import Number
 from services.cli.verb import verb
 from services.open_files import raise_limit
 from services.settings import Settings
@@ -21,13 +22,16 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 
 C = TypeVar("C", bound=click.Command)
 
+MOST_GPUS = 1024
+"""Declared ones: each is rows, and a part of the node's heartbeat."""
+
 
 def gpu_count(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
     """The option's number of GPUs, or "all"."""
     if value is None or value == "all":
         return value
-    if not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither a number of GPUs (0 or more) nor all")
+    if not value.isdecimal() or len(value) > len(str(MOST_GPUS)) or int(value) > MOST_GPUS:
+        raise click.BadParameter(f"{value!r:.40} is neither a number of GPUs (0 to {MOST_GPUS}) nor all")
     return int(value)
 
 
@@ -43,14 +47,12 @@ def agent_options(command: C) -> C:
         ),
         click.option(
             "--slots-per-gpu",
-            type=click.IntRange(min=1, max=64),
+            type=Number(least=1, most=64),
             metavar="K",
             help="So many runs may share a GPU (1); kept.",
         ),
-        click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="CPUs that runs may ask for."),
-        click.option(
-            "--memory", type=click.IntRange(min=1), metavar="MB", help="Memory that runs may ask for."
-        ),
+        click.option("--cpus", type=Number(least=1), metavar="N", help="CPUs that runs may ask for."),
+        click.option("--memory", type=Number(least=1), metavar="MB", help="Memory that runs may ask for."),
         click.option(
             "--heartbeat-timeout",
             metavar="DURATION",

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from events.config_input import accepted_provenance
+from trainshed_client.errors import TrainshedError
 from trainshed_client.json_limits import check_json, cut, invalid, kind
 from trainshed_client.provenance import Provenance
 
@@ -50,3 +51,10 @@ def unwrapped(raw: object, others: SentBeside = NOTHING) -> tuple[object, SentBe
         if name not in known:
             raise invalid(cut(str(name)), f"unknown beside a config. Accepted here: {', '.join(known)}")
     return raw["config"], beside_in(raw)
+
+
+def in_config(error: TrainshedError, raw: object) -> TrainshedError:
+    """An error about the request ``raw`` with the paths that it has in its config."""
+    if not isinstance(raw, dict) or "config" not in raw:
+        return error
+    return error.with_paths(lambda path: path and path.removeprefix("config."))

@@ -19,7 +19,7 @@ from events.types import Submitted
 from services.api import Call
 from services.failpoints import failpoint
 from services.fold import SharedFold
-from services.gateway.beside import NOTHING, SentBeside, beside_in, unwrapped
+from services.gateway.beside import NOTHING, SentBeside, beside_in, in_config, unwrapped
 from services.gateway.lookup import Lookup, resolving
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
@@ -60,7 +60,7 @@ class SubmissionCalls:
 
     async def submit(self, call: Call) -> Answer:
         """Accept one run config. It never reads first; what could not run is answered all the same if it exists."""
-        submission = self._submission(call.body, call)
+        submission = self._the_submission(call)
         refusal = await self._refusal(submission.config)
         if refusal is not None:
             existing = await self._existing(submission)
@@ -71,7 +71,7 @@ class SubmissionCalls:
 
     async def check(self, call: Call) -> dict[str, Any]:
         """What `submit` would do with this config, refusals included; appends nothing."""
-        submission = self._submission(call.body, call)
+        submission = self._the_submission(call)
         refusal = await self._refusal(submission.config)
         existing = await self._existing(submission)
         if refusal is not None and existing is None:
@@ -86,7 +86,7 @@ class SubmissionCalls:
 
     async def submit_batch(self, call: Call) -> dict[str, Any]:
         """One bad config refuses all; those that exist answer so; the rest is one atomic batch."""
-        fields = call.fields(runs=list, caller_path=str, provenance=dict)
+        fields = call.typed_fields(runs=list, caller_path=str, provenance=dict)
         runs, others = fields["runs"], beside_in(fields)
         if not runs:
             raise TrainshedError(ErrorCode.INVALID, "name at least one run config", "runs")
@@ -99,6 +99,8 @@ class SubmissionCalls:
         wanted: dict[str, NewSubmission] = {}
         order: list[str] = []
         refused = Refusals()
+        if call.wrong is not None:
+            refused.add(call.wrong)
         for place, raw in enumerate(runs):
             try:
                 submission = self._submission(raw, call, f"runs[{place}]", others)
@@ -122,6 +124,16 @@ class SubmissionCalls:
             out.append(answers[run_id] if run_id not in answered else {**answers[run_id], "created": False})
             answered.add(run_id)
         return {"runs": out}
+
+    def _the_submission(self, call: Call) -> NewSubmission:
+        """The one of a request. Raises TrainshedError with all that is wrong in its text and its config."""
+        refused = Refusals()
+        if call.wrong is not None:
+            refused.add(in_config(call.wrong, call.body))
+        with refused:
+            submission = self._submission(call.body, call)
+        refused.raise_any()
+        return submission
 
     def _submission(
         self, raw: object, call: Call, path: str = "", others: SentBeside = NOTHING

@@ -204,7 +204,24 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "h", "-1", "1e3", "inf", "nan", "30m1h", "5 m", "10:30", "1:60:00", "5M", "1h30", "٣", "9" * 400],
+    [
+        "",
+        "h",
+        "-1",
+        "1e3",
+        "inf",
+        "nan",
+        "30m1h",
+        "5 m",
+        "10:30",
+        "1:60:00",
+        "5M",
+        "1h30",
+        "٣",
+        "9" * 400,
+        "9" * 5000,
+    ]
+    + [f"{'9' * 5000}:00:00", f"{'9' * 5000}-00:00:00"],
 )
 def test_what_is_no_duration_is_refused_with_what_is_accepted(text: str) -> None:
     with pytest.raises(TrainshedError, match=r"--timeout is .*; write seconds \(3600\), units") as refused:

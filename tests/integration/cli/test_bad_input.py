@@ -217,6 +217,63 @@ async def test_bad_input_is_refused_by_field_or_line_and_appends_nothing(
     assert await log_end(nc) == before
 
 
+WRONG = b'{"entry_point": "x", "priority": 1.5, "priority": "high", "metadata": {"x": NaN, "db": {"password": "hunter2"}}, "resources": {"cpus": 0}}'
+PATHS = ["metadata.x", "priority", "resources.cpus", "metadata.db.password"]
+
+
+async def test_all_that_is_wrong_is_told_at_once_however_it_is_sent(nc: SafeClient) -> None:
+    async def paths(call: str, body: bytes) -> list[str]:
+        error = json.loads((await nc.request(subjects.api(call), body, timeout=10)).data)["error"]
+        assert (error["path"], error["message"]) == tuple(error["errors"][0].values())
+        assert SECRET not in str(error)
+        return [one["path"] for one in error["errors"]]
+
+    before = await log_end(nc)
+    assert await paths("run.submit", WRONG) == PATHS
+    assert await paths("run.check", WRONG) == PATHS
+    assert await paths("run.submit", b'{"config": %s, "caller_path": "/bin"}' % WRONG) == PATHS
+    batch = b'{"runs": [%s, %s, %s]}' % (fields('"cpus": 1'), fields('"priority": 5'), WRONG)
+    assert sorted(await paths("run.submit_batch", batch)) == sorted(
+        ["runs[0].cpus", *(f"runs[2].{path}" for path in PATHS)]
+    )
+    too_much = fields('"resources": {"cpus": 99, "memory_mb": 1000000, "gpus": {"requested": 99}}')
+    assert await paths("run.submit", too_much) == [
+        "resources.gpus.requested",
+        "resources.cpus",
+        "resources.memory_mb",
+    ]
+    unknown = fields(f'"after": ["{"a" * 26}", "{"b" * 26}"]')
+    assert await paths("run.submit", unknown) == ["after[0]", "after[1]"]
+    many = fields(f'"arguments": {[1] * 70}')
+    error = json.loads((await nc.request(subjects.api("run.submit"), many, timeout=10)).data)["error"]
+    assert (len(error["errors"]), error["more"]) == (50, 20)
+    assert await log_end(nc) == before
+
+
+def test_the_command_line_prints_all_of_it(stack: Stack, tmp_path: Path) -> None:
+    config = (
+        b'{"entry_point": "x", "priority": "5", "after": ["nosuchrun", "%s"], "resources": {"cpus": 0}}'
+        % (b"a" * 26)
+    )
+    told = stack.trainshed("submit", "-f", "-", stdin=config, code=2).stderr.splitlines()
+    assert told[0] == "Error: 3 things are wrong:"
+    assert [line.split(": ")[0] for line in told[1:4]] == ["  after[0]", "  priority", "  resources.cpus"]
+    assert "no run has the id or the name 'nosuchrun'" in told[1]
+    lines = b"\n".join(
+        [b'{"entry_point": "x", "priority": 5}', config, b'{"entry_point": "", "priority": 5}']
+    )
+    told = stack.trainshed("submit", "-f", "-", stdin=lines, code=2).stderr.splitlines()
+    assert "stdin, line 2: after[0]" in told[1], told
+
+
+def test_json_lines_on_standard_input_are_a_batch(stack: Stack) -> None:
+    lines = [json.dumps({"entry_point": "/bin/true", "submission_key": f"{uuid.uuid4()}"}) for _ in range(3)]
+    done = stack.trainshed("submit", "--json", "-f", "-", stdin="\n".join(lines).encode())
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["created"] for answer in answers] == [True] * 3
+    assert len({answer["run_id"] for answer in answers}) == 3
+
+
 async def ask(nc: SafeClient, bad: Bad) -> str:
     """Send it as it is; the answer."""
     call = {"api": "run.submit", "batch": "run.submit_batch"}[bad.how]
