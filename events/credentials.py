@@ -1,87 +1,83 @@
 """Which settings look like plain credentials, and their refusal: the log never forgets.
 
-Owns the word rules; knows nothing of the other fields of a run config.
+Owns where they are looked for and what the refusal says; knows neither which names nor which forms they have.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from trainshed_client.errors import Refusals, TrainshedError
+from events.argument_credentials import credentials_in, plain_credential
+from events.credential_names import names_credential, parts_of
+from trainshed_client.errors import Refusals
 from trainshed_client.json_limits import Place, cut, invalid, path_of
 
-_SEPARATORS = re.compile("[_-]+")
+_ARGUMENTS: Place = (None, "arguments")
 _ENVIRONMENT: Place = (None, "environment")
 _METADATA: Place = (None, "metadata")
-_ENDINGS = frozenset(
-    (
-        ("api", "key"),
-        ("access", "key"),
-        ("secret", "key"),
-        ("secret",),
-        ("password",),
-        ("access", "token"),
-        ("auth", "token"),
-    )
-)
-_LAST_LETTERS = frozenset(parts[-1][-3:] for parts in (*_ENDINGS, ("token",)))
-
-
-def names_credential(name: str, *, any_token: bool = False) -> bool:
-    """True where the last words of ``name`` say "credential" (case-blind, words split at ``_`` and ``-``).
-
-    With ``any_token`` the last word ``token`` is enough: in an environment HF_TOKEN is a credential, while a
-    trainer's settings have names like pad_token.
-    """
-    if name[-1:].isalpha() and name[-3:].lower() not in _LAST_LETTERS:
-        return False  # nearly every name, at once
-    parts = tuple(part for part in _SEPARATORS.split(name.lower()) if part)
-    return parts[-2:] in _ENDINGS or parts[-1:] in _ENDINGS or (any_token and parts[-1:] == ("token",))
+_WORKER: Place = (_METADATA, "worker")
 
 
 def refuse_credentials(config: Mapping[str, object]) -> None:
-    """Raise TrainshedError (invalid), by path, for non-empty strings under names that say "credential".
+    """Raise TrainshedError (invalid), by path, for what looks like a credential in arguments, environment and metadata.
 
     ``config`` is a run config as it was written: what is of another type than it must be is refused by others. No value is
     in the message.
     """
-    refused = Refusals()
-    environment = config.get("environment")
-    for name, value in environment.items() if isinstance(environment, dict) else ():
-        if (
-            value
-            and isinstance(value, str)
-            and isinstance(name, str)
-            and names_credential(name, any_token=True)
-        ):
-            refused.add(_refusal((_ENVIRONMENT, name), name))
-    _look_in(config.get("metadata"), _METADATA, None, refused)
-    refused.raise_any()
+    found = _Credentials()
+    environment, metadata = config.get("environment"), config.get("metadata")
+    found.in_arguments(config.get("entry_point"), config.get("arguments"), _ARGUMENTS)
+    if isinstance(environment, dict):
+        found.in_environment(environment)
+    found.under_names(metadata, _METADATA, None)
+    worker = metadata.get("worker") if isinstance(metadata, dict) else None
+    if isinstance(worker, dict):
+        found.in_arguments("python3", worker.get("arguments"), (_WORKER, "arguments"))
+    found.refused.raise_any()
 
 
-def _look_in(value: object, place: Place, name: str | None, refused: Refusals) -> None:
-    """``name`` is the one that ``value`` stands under, alone or in a list, where it says "credential"."""
-    match value:
-        case str():
-            if value and name is not None:
-                refused.add(_refusal(place, "_".join(_SEPARATORS.split(name)).upper()))
-        case dict():
-            for key, item in value.items():
-                if isinstance(key, str):
-                    _look_in(item, (place, key), key if names_credential(key) else None, refused)
-        case list():
-            for index, item in enumerate(value):
-                _look_in(item, (place, index), name, refused)
-        case _:
-            pass
+class _Credentials:
+    """What looks like one, as it is found."""
 
+    def __init__(self) -> None:
+        self.refused = Refusals()
 
-def _refusal(place: Place, variable: str) -> TrainshedError:
-    return invalid(
-        path_of(place),
-        "this looks like a plain credential, and the event log never forgets. Write instead "
-        f'"secrets": {{"{cut(variable)}": {{"file": "/path/on/the/node"}}}}, or {{"env": "NAME"}} for a '
-        "variable of the node's agent (if it is no credential, the gateway's setting "
-        "TRAINSHED_ALLOW_CREDENTIALS=1 lets it pass)",
-    )
+    def in_arguments(self, program: object, arguments: object, place: Place) -> None:
+        if isinstance(arguments, list):
+            named = program if isinstance(program, str) else ""
+            for index, variable in credentials_in(named, arguments):
+                self._add((place, index), variable, f" and let the program read the variable {cut(variable)}")
+
+    def in_environment(self, environment: Mapping[object, object]) -> None:
+        for name, value in environment.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                continue
+            if (value and names_credential(name, any_token=True)) or plain_credential(value):
+                self._add((_ENVIRONMENT, name), name)
+
+    def under_names(self, value: object, place: Place, name: str | None) -> None:
+        """``name`` is the one that ``value`` stands under, alone or in a list, where it says "credential"."""
+        match value:
+            case str():
+                if value and name is not None:
+                    self._add(place, "_".join(parts_of(name)).upper())
+            case dict():
+                for key, item in value.items():
+                    if isinstance(key, str):
+                        self.under_names(item, (place, key), key if names_credential(key) else None)
+            case list():
+                for index, item in enumerate(value):
+                    self.under_names(item, (place, index), name)
+            case _:
+                pass
+
+    def _add(self, place: Place, variable: str, then: str = "") -> None:
+        self.refused.add(
+            invalid(
+                path_of(place),
+                "this looks like a plain credential, and the event log never forgets. Write instead "
+                f'"secrets": {{"{cut(variable)}": {{"file": "/path/on/the/node"}}}}, or {{"env": "NAME"}} for a '
+                f"variable of the node's agent{then} (if it is no credential, the gateway's setting "
+                "TRAINSHED_ALLOW_CREDENTIALS=1 lets it pass)",
+            )
+        )

@@ -113,6 +113,9 @@ API = [
     Bad("an API key", "api", fields(f'"environment": {{"WANDB_API_KEY": "{SECRET}"}}'), "environment.WANDB_API_KEY", '"secrets"'),
     Bad("a token", "api", fields(f'"environment": {{"HF_TOKEN": "{SECRET}"}}'), "environment.HF_TOKEN", '"secrets"'),
     Bad("a password", "api", fields(f'"metadata": {{"db": [{{"Password": "{SECRET}"}}]}}'), "metadata.db[0].Password", "credential"),
+    Bad("a key in arguments", "api", fields(f'"arguments": ["--api-key", "{SECRET}"]'), "arguments[1]", '"secrets": {"API_KEY"'),
+    Bad("a URL with a password", "api", fields(f'"arguments": ["postgres://a:{SECRET}@db/x"]'), "arguments[0]", "credential"),
+    Bad("a key of an older worker", "api", fields(f'"metadata": {{"worker": {{"script": "x", "arguments": ["--api-key={SECRET}"]}}}}'), "metadata.worker.arguments[0]", "credential"),
     Bad("a secret's value", "api", fields(f'"secrets": {{"A": "{SECRET}"}}'), "secrets.A", "never the value itself"),
     Bad("several", "api", fields('"priority": 1.5, "labels": {"a": 1, "b": 2}, "resources": {"cpus": 0}'), "priority", "an integer"),
     # Several at once
