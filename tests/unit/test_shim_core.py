@@ -469,16 +469,26 @@ LONG = "n" * 101
         ("password=hunter2", "key", "password"),
     ],
 )
-def test_what_cannot_be_taken_is_told_and_shows_that_the_worker_lives(
-    line: str, kind: str, told: str
-) -> None:
-    assert notify.parse(line.encode()) == Fields(passed_over=((PassedOver(kind), told),))
+def test_what_cannot_be_taken_is_said_and_the_rest_counts(line: str, kind: str, told: str) -> None:
+    assert notify.parse(line.encode()) == Fields(alive=False, passed_over=((PassedOver(kind), told),))
     read = notify.parse(f"X_METRIC_a=1\n{line}\nX_METRIC_b=2\n{line}".encode())
     assert read == Fields(metrics=(("a", 1.0), ("b", 2.0)), passed_over=((PassedOver(kind), told),))
 
 
 def test_a_name_that_is_no_utf_8_is_passed_over() -> None:
-    assert notify.parse(b"X_METRIC_a\xff=1") == Fields(passed_over=((PassedOver.NAME, "a\ufffd"),))
+    assert notify.parse(b"X_METRIC_a\xff=1") == Fields(
+        alive=False, passed_over=((PassedOver.NAME, "a\ufffd"),)
+    )
+
+
+def test_what_is_passed_over_is_said_once_and_is_no_sign_of_life() -> None:
+    state, _ = play(NOTIFY, Notified(101.0, Fields(step=1)))
+    garbage = notify.parse(b"X_STEP=many")
+    assert garbage is not None
+    state, actions = step(state, Notified(120.0, garbage))
+    assert actions == (SendToAgent(ShimMessage.HEARTBEAT),)
+    assert (state.heartbeat.last_heartbeat_at, next_deadline(state)) == (101.0, 131.0)
+    assert step(state, Notified(130.0, garbage)) == (state, ())
 
 
 def test_of_each_kind_the_first_that_was_passed_over_is_kept() -> None:
@@ -507,7 +517,7 @@ def test_the_longest_datagram_is_read_whole_and_one_long_line_is_none() -> None:
     assert read is not None
     assert (len(whole), read.metrics, read.passed_over) == (notify.MAX_DATAGRAM, (("a", 123456.0),), ())
     assert notify.parse(b"X_METRIC_a=" + b"1" * notify.MAX_DATAGRAM) == Fields(
-        passed_over=((PassedOver.CUT, ""),)
+        alive=False, passed_over=((PassedOver.CUT, ""),)
     )
 
 

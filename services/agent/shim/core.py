@@ -135,6 +135,12 @@ def _out_of_memory(state: ShimState, event: OutOfMemory) -> Step:
 
 
 def _notified(state: ShimState, event: Notified) -> Step:
+    """A worker of which nothing was taken has shown no sign of life: garbage is none."""
+    if not event.fields.alive:
+        known = dict(state.heartbeat.passed_over)
+        if all(kind in known for kind, _ in event.fields.passed_over):
+            return state, ()
+        return _reported(state, event.now, event.fields)
     ready_now = event.fields.ready and state.heartbeat.ready_at is None
     heartbeat = replace(
         state.heartbeat,

@@ -80,8 +80,12 @@ class ShimHeartbeat:
 
 @value
 class Fields:
-    """What one datagram holds; None or empty where it holds nothing. `passed_over`: the first of each kind, as it was told."""
+    """What one datagram holds; None or empty where it holds nothing.
 
+    `alive`: whether anything of it was taken. `passed_over`: the first of each kind that was not, as the worker sent it.
+    """
+
+    alive: bool = True
     ready: bool = False
     step: int | None = None
     progress: float | None = None

@@ -47,10 +47,9 @@ _SYSTEMDS_KEYS = frozenset(
 
 
 def parse(datagram: bytes) -> Fields | None:
-    """What the datagram says; None where it has nothing for us, and so is no sign of life.
+    """What the datagram says, were it only what cannot be taken, which is no sign of life; None where it says nothing to us.
 
-    What cannot be taken is one: a worker that tells `X_METRIC_loss=1,5` is not silent. `datagram` may be cut, where it has
-    more than MAX_DATAGRAM bytes.
+    `datagram` may be cut, where it has more than MAX_DATAGRAM bytes.
     """
     alive = ready = False
     status: str | None = None
@@ -112,6 +111,7 @@ def parse(datagram: bytes) -> Fields | None:
     if not alive and not passed:
         return None
     return Fields(
+        alive=alive,
         ready=ready,
         step=step,
         progress=progress,

@@ -354,7 +354,7 @@ async def test_garbage_is_no_sign_of_life_and_does_no_harm(here: Box) -> None:
 import time
 notify("X_STEP=1")
 while True:
-    for text in (b"\\xff\\xfe", b"", b"x" * 60000, b"X_STEP=" + b"9" * 9000, "X_METRIC_loss=nan"):
+    for text in (b"\\xff\\xfe", b"", b"x" * 60000, b"X_STEP=" + b"9" * 9000, "X_METRIC_loss=1,5"):
         notify(text)
     time.sleep(0.05)
 """
@@ -363,6 +363,15 @@ while True:
     assert end.reason is ExitReason.WORKER_TIMEOUT
     assert end.last_heartbeat is not None
     assert (end.last_heartbeat.step, end.last_heartbeat.metrics) == (1, {})
+    assert end.last_heartbeat.passed_over == {"value": f"X_STEP={'9' * 93}"}
+
+
+async def test_a_worker_of_which_nothing_could_be_taken_is_told_so(here: Box) -> None:
+    code = f"{NOTIFY}\nnotify('X_METRIC_loss=1,5')\nnotify('X_STEPS=1')"
+    end = await here.ended(await here.python("run", code))
+    assert end.last_heartbeat is not None
+    assert end.last_heartbeat.last_heartbeat_at is None
+    assert end.last_heartbeat.passed_over == {"value": "X_METRIC_loss=1,5", "key": "X_STEPS"}
 
 
 async def test_the_nodes_time_out_holds_where_the_run_names_none(here: Box) -> None:
