@@ -53,7 +53,7 @@ _AT = re.compile(r"\s+File \"(?:[^\"]*/)?([^\"/]+)\", line (\d+)")
 _WHAT = re.compile(r"\s*what\(\):\s*(?=\S)")
 _FAILURES = re.compile(
     r"\b(?:error|fatal|exception|fail(?:ed|ure)|cannot|can't|could not|couldn't|unable to|no such|no module|not found"
-    r"|denied|refused|invalid|missing|unknown|unrecognized|abort(?:ed|ing)?|out of memory|ERR!)(?!\w)",
+    r"|denied|refused|invalid|missing|unknown|unrecognized|unexpected|unbound|is not|does not|doesn't|must|abort(?:ed|ing)?|out of memory|ERR!)(?!\w)",
     re.IGNORECASE,
 )
 _ERROR = re.compile(r"\s*(?:[\w./-]{1,80}: )?(?:(?i:fatal|error)|Abort\w*):\s*\S")
@@ -61,7 +61,7 @@ _SECONDARY = re.compile(
     r"(?:[\w.]*\.)?(?:ChildFailedError|InstantiationException|CalledProcessError|(?:Base)?ExceptionGroup"
     r"|DistBackendError|DistNetworkError|EOFError|BrokenPipeError|ConnectionResetError|Process(?:Exited|Raised)Exception"
     r"|_?RemoteTraceback|ActorDiedError|BrokenProcessPool)\b"
-    r"|.*?(?:Connection closed by peer|DataLoader worker .*exited unexpectedly|Exited with exit code|Execution halted"
+    r"|.*?(?:Connection closed by peer|DataLoader worker .*exited unexpectedly|Exited with exit code|Execution halted|BEGIN failed--"
     r"|make(?:\[\d+\])?: \*\*\*|conda run .* failed|NCCL communicator was aborted|failed \(exitcode: )"
 )
 """What follows from another process' or another line's trouble: told where nothing else is."""
@@ -138,13 +138,15 @@ def _guessed(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _with_next(lines: Sequence[str], place: int) -> str:
-    """A line, and the next one with words where this one ends in a colon; of an exception that says nothing, where it was."""
+    """A line, and the next ones with words while it ends in a colon; of an exception that says nothing, where it was."""
     line = lines[place].strip(_FRAME)
-    if not line.endswith(":"):
-        bare = _EXCEPTION.fullmatch(line) and next(filter(None, map(_AT.match, lines[place::-1])), None)
-        return f"{line} ({bare[1]}:{bare[2]})" if bare else line
-    more = next((one.strip() for one in lines[place + 1 :] if not _RULE.match(one)), "")
-    return f"{line} {more}"
+    if _EXCEPTION.fullmatch(line) and not line.endswith(":"):
+        at = next(filter(None, map(_AT.match, lines[place::-1])), None)
+        return f"{line} ({at[1]}:{at[2]})" if at else line
+    following = (one.strip() for one in lines[place + 1 :] if not _RULE.match(one))
+    while line.endswith(":") and len(line) <= MAX_ERROR and (more := next(following, None)) is not None:
+        line = f"{line} {more}"
+    return line
 
 
 def _lines(text: str) -> list[str]:

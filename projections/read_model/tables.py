@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 16
+SCHEMA_VERSION = 17
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()

@@ -263,10 +263,13 @@ def last_of_all(
 ) -> str:
     """`last_in_brief`, and that the code was another when it is so.
 
-    ``brief``: without the time left, and of an error what it says alone.
+    ``brief``: without the time left, of an error what it says alone, of a metric's name the last part.
     """
     if brief and record.error:
         record = msgspec.structs.replace(record, error=gist(record.error))
+    if brief and (name := shown_metric(record.metrics, record.primary_metric, record.labels)) and "/" in name:
+        only = {name.rpartition("/")[2]: record.metrics[name]}
+        record = msgspec.structs.replace(record, metrics=only)
     text = last_in_brief(record, None if brief else now, shown)
     if brief and record.failure_reason is FailureReason.SPAWN_ERROR:
         text = text.replace("could not be started", "not started", 1)

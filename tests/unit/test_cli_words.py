@@ -443,6 +443,14 @@ def test_a_worker_that_could_not_be_started_is_so_in_few_letters_too() -> None:
     assert describe.last_of_all(run, NOW, brief=True) == "not started: train: no such file"
 
 
+def test_a_metric_is_called_by_its_last_part_where_room_is_scarce() -> None:
+    run = record(
+        progress=0.5, primary_metric="rollout/ep_rew_mean", metrics={"loss": 1.0, "rollout/ep_rew_mean": 2.5}
+    )
+    assert describe.last_of_all(run, NOW) == "50% rollout/ep_rew_mean 2.5"
+    assert describe.last_of_all(run, NOW, brief=True) == "50% ep_rew_mean 2.5"
+
+
 def test_a_cell_is_in_brief_where_the_whole_does_not_fit() -> None:
     column = [Column("A", shrink=4)]
     cell = Cell("12% reward 195.2, 7h17m left", brief="12% reward 195.2")
