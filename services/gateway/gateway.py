@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import nats.errors
 
 from events import decide as decisions
 from events.codec import NewEvent, Writer, uuid7
@@ -36,6 +37,7 @@ _log = get_logger("gateway")
 MAX_REQUEST_BYTES = 1_000_000
 """Of any call; a batch of run configs is as large as this at most."""
 FOLD_WAIT_S = 5.0
+PING_WITHIN_S = 0.5
 STARTING_WAIT_S = 1.0
 """Most starts are done by then; who asks is told of a longer one."""
 
@@ -84,6 +86,8 @@ class Gateway:
             if self._room is not None:
                 await self._room.look()
                 looking = tasks.create_task(self._room.run())
+            if await self._another_answers():
+                await unless(self._stop, self._folded())
             once_folded = {call: partial(self._once_folded, answer) for call, answer in calls.items()}
             async with ApiServer(self._log.nc, self.name, once_folded, max_bytes=MAX_REQUEST_BYTES):
                 if await unless(self._stop, self._folded()):
@@ -95,6 +99,14 @@ class Gateway:
     def stop(self) -> None:
         """See Service."""
         self._stop.set()
+
+    async def _another_answers(self) -> bool:
+        """Whether requests find another gateway: while this one starts it takes none of them away."""
+        try:
+            await self._log.nc.request(f"$SRV.PING.{self.name}", b"", timeout=PING_WITHIN_S)
+        except (TimeoutError, nats.errors.Error):
+            return False
+        return True
 
     async def _folded(self) -> bool:
         await self._fold.ready.wait()

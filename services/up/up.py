@@ -9,7 +9,6 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import nats.errors
@@ -29,14 +28,12 @@ from services.up.down import take_request
 from services.up.log_file import LogFile
 from services.up.projector_process import ProjectorProcess
 from services.up.sd_notify import Notifier
+from services.up.starting import Starting, waited_for
 from services.up.state_lock import StateLock
 from trainshed_client.endpoint import write_endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient, connect
 from trainshed_client.os_errors import why
-
-if TYPE_CHECKING:
-    from services.fold import SharedFold
 
 _log = get_logger("up")
 
@@ -62,13 +59,31 @@ async def up(
     log_file: Path | None = None,
 ) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``
-    or the stop asks otherwise (services.up.down). ``on_starting`` hears how far a long start is. ``log_file`` is kept from
+    or the stop asks otherwise (services.up.down). ``on_starting`` hears what a long start waits for. ``log_file`` is kept from
     growing; systemd is told where it listens.
 
     Raises TrainshedError where another stack lives on this state folder, or a part cannot go on.
     """
     stop = stop_on_signals()
     notifier = Notifier.take()
+
+    def report(text: str) -> None:
+        on_starting(text)
+        notifier.notify(f"STATUS={text}")
+
+    async with Starting(report) as starting:
+        await _up(settings, options, on_ready, starting, stop, notifier, log_file)
+
+
+async def _up(
+    settings: Settings,
+    options: AgentOptions,
+    on_ready: Callable[[Up], None],
+    starting: Starting,
+    stop: asyncio.Event,
+    notifier: Notifier,
+    log_file: Path | None,
+) -> None:
     with StateLock(settings.state_dir):
         take_request(settings.state_dir)  # one that came too late was not for us
         # devices first: an NVML that does not answer must stop us before anything is started
@@ -87,7 +102,7 @@ async def up(
                         settings,
                         options,
                         on_ready,
-                        on_starting,
+                        starting,
                         stop,
                         machine,
                         server,
@@ -107,7 +122,7 @@ async def _serve(
     settings: Settings,
     options: AgentOptions,
     on_ready: Callable[[Up], None],
-    on_starting: Callable[[str], None],
+    starting: Starting,
     stop: asyncio.Event,
     machine: parts.Machine,
     server: EmbeddedNats,
@@ -168,25 +183,8 @@ async def _serve(
         return None
 
     within_s = None if options.stop_workers else STOP_WITHIN_S
-    reporting = asyncio.create_task(_report_start(fold, on_starting, notifier))
-    try:
-        await run_services(services, stop, on_ready=notify, on_stop=stopping, within_s=within_s)
-    finally:
-        reporting.cancel()
-        await asyncio.wait({reporting})
-
-
-async def _report_start(fold: SharedFold, on_starting: Callable[[str], None], notifier: Notifier) -> None:
-    """How far a fold of a long log is, every 2 s until it is done."""
-    while True:
-        await asyncio.sleep(2.0)
-        progress = fold.progress
-        if progress is None:
-            return
-        if progress.events:
-            text = f"starting: {progress.text}"
-            on_starting(text)
-            notifier.notify(f"STATUS={text}")
+    starting.look = lambda: waited_for(services, fold.progress)
+    await run_services(services, stop, on_ready=notify, on_stop=stopping, within_s=within_s)
 
 
 def _next(listen: Listen | None) -> Listen | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from services.cli.service_notice import LOOK_EVERY_S, ServiceNotice
 from services.gateway.gateway import starting
 from services.projector.backlog import FEW, Backlog
+from services.up.starting import Starting, waited_for
 from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode
 from trainshed_client.fold_progress import FoldProgress
@@ -89,3 +92,39 @@ def test_what_is_waited_for_is_printed_once_and_its_progress_now_and_then() -> N
         "the gateway answers again",
     ]
     assert noted(*heard, follows=False) == noted(*heard, follows=True)[:-1]
+
+
+class Part:
+    """A service by its name."""
+
+    def __init__(self, name: str, *, ready: bool) -> None:
+        self.name = name
+        self.ready = asyncio.Event()
+        if ready:
+            self.ready.set()
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+async def test_a_start_says_what_it_waits_for_whenever_that_changes_and_nothing_once_it_is_ready() -> None:
+    fold, agent = Part("fold", ready=False), Part("agent", ready=False)
+    heard: list[str] = []
+    async with asyncio.timeout(10), Starting(heard.append, every_s=0.001) as starting:
+
+        async def hears(text: str) -> None:
+            while heard[-1:] != [text]:
+                await asyncio.sleep(0.001)
+
+        await hears("still starting: nats-server not ready")
+        starting.look = lambda: waited_for([fold, agent], FoldProgress(4, 10))
+        await hears("starting: 40 % of 10 events")
+        starting.look = lambda: waited_for([fold, agent], None)
+        await hears("still starting: fold, agent not ready")
+        fold.ready.set()
+        await hears("still starting: agent not ready")
+        agent.ready.set()
+        assert starting._task is not None
+        await starting._task
+    assert len(heard) == 4

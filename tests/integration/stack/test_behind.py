@@ -18,11 +18,12 @@ from events.streams import ensure_streams
 from services import failpoints
 from services.fold import SharedFold
 from services.gateway.gateway import Gateway
+from services.observe.observe import Observer
 from services.projector import backlog
 from services.projector import service as projector_service
 from services.up.projector_process import ProjectorProcess
 from tests.support import NatsServer, eventually
-from tests.support.control import new_log, running
+from tests.support.control import gateway, new_log, running
 from tests.support.stack import TRAINSHED, Stack, alive, clean_environment
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client import Trainshed
@@ -121,6 +122,35 @@ async def test_a_gateway_that_folds_a_long_log_says_how_far_it_is_and_is_waited_
     assert last == ("the gateway", None)
     assert waiting
     assert all(service == "the gateway" and why and "starting: " in why for service, why in waiting)
+
+
+async def test_a_gateway_that_starts_beside_another_takes_no_request_away_and_health_pages_say_how_far_it_is(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    async with gateway(nats_server):
+        await long_log(nc)
+        slow(monkeypatch, "fold.turn", 1_000)
+        log = await new_log(nats_server, "second")
+        fold = SharedFold(log, await log.log_id())
+        second = Gateway(log, fold)
+        watching = Observer("dispatcher", None)
+        watching.connection(log.nc)
+        watching.fold(fold)
+        watching.services([fold])
+        async with running(fold, second):
+            await eventually(lambda: fold.progress is not None and fold.progress.folded > 0)
+            (lacking,) = watching.lacking()
+            assert lacking.startswith("fold is not ready (starting: ")
+            assert lacking.endswith(f" of {RUNS + 2:,} events)")
+            for number in range(10):
+                answer = await ask(nc, "run.check", {**CONFIG, "submission_key": str(number)})
+                assert answer.get("new") is True, answer
+            assert not second.ready.is_set()
+            monkeypatch.delitem(failpoints._armed, "fold.turn")
+            await eventually(second.ready.is_set, 20)
+            assert watching.lacking() == []
 
 
 @contextlib.asynccontextmanager
