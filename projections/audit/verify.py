@@ -15,7 +15,7 @@ from events.change import Change
 from events.codec import StoredEvent
 from events.log import EventLog
 from events.state import Active, Ended, Placement
-from events.types import RetryRequested, Submitted
+from events.types import Dispatched, NodeJoined, RetryRequested, Started, Submitted
 from projections.audit.acknowledged import SubmitAnswer, UnmetAnswers
 from projections.audit.comparison import MAX_DIFFERENCES, LiveRows, unavailable
 from projections.read_model.database import Database
@@ -145,6 +145,8 @@ class Invariants:
         self._unmet = UnmetAnswers(acks)
         self._holders: dict[tuple[str, int], tuple[str, int]] = {}
         self._on_device: dict[str, dict[tuple[str, int], Placement]] = {}
+        self._joined: dict[str, int] = {}
+        self._older: set[tuple[str, int]] = set()
         self._ended: set[str] = set()
 
     def observe(self, stored: StoredEvent, change: Change) -> None:
@@ -157,10 +159,19 @@ class Invariants:
             for placement in end.attempt.placements:
                 for uuid in placement.uuids:
                     self._on_device.get(uuid, {}).pop((end.run_id, end.attempt.attempt), None)
+            self._older.discard((end.run_id, end.attempt.attempt))
+        if isinstance(stored.event, NodeJoined) and change.nodes:
+            self._joined[stored.subject.node] = stored.seq
         for run_change in change.runs:
             run, phase = run_change.after, run_change.after.phase
-            if isinstance(phase, Active) and phase.dispatched_seq == stored.seq:
-                self._granted(stored.seq, run.run_id, phase)
+            if isinstance(phase, Active) and isinstance(stored.event, Dispatched):
+                self._granted(stored.seq, run.run_id, phase, stored.event.view.seq)
+            elif (
+                isinstance(phase, Active)
+                and isinstance(stored.event, Started)
+                and (run.run_id, phase.attempt) in self._older
+            ):
+                self._granted_devices(stored.seq, run.run_id, phase)
             if isinstance(phase, Ended):
                 self._ended.add(run.run_id)
             elif run.run_id in self._ended:
@@ -177,7 +188,9 @@ class Invariants:
             self._violated("I6", seq, f"run {run_id} was acknowledged and its Submitted is not there")
         return self._violations
 
-    def _granted(self, seq: int, run_id: str, phase: Active) -> None:
+    def _granted(self, seq: int, run_id: str, phase: Active, view_seq: int) -> None:
+        """A slot is held from its grant on; a device that was chosen by what its node had before its last join only once a
+        worker is started there: its index may have named another device, and the agent refuses it (protocol rule 8)."""
         twice = set[tuple[str, int]]()
         for slot in _slots_of(phase):
             holder = self._holders.get(slot)
@@ -189,6 +202,14 @@ class Invariants:
                 )
                 self._violated("I2", seq, text)
             self._holders[slot] = (run_id, phase.attempt)
+        if any(view_seq < self._joined.get(placement.node, 0) for placement in phase.placements):
+            self._older.add((run_id, phase.attempt))
+        else:
+            self._granted_devices(seq, run_id, phase, twice)
+
+    def _granted_devices(
+        self, seq: int, run_id: str, phase: Active, twice: Collection[tuple[str, int]] = ()
+    ) -> None:
         for placement in phase.placements:
             for uuid in placement.uuids:
                 self._granted_device(seq, uuid, (run_id, phase.attempt), placement, twice)

@@ -299,8 +299,9 @@ class Story:
         cpus: int = 1,
         memory_mb: int = 0,
         epoch: int | None = None,
+        view_seq: int | None = None,
     ) -> int:
-        """A grant, of the present epoch unless it says another."""
+        """A grant, of the present epoch and decided by all that is stored, unless it says another."""
         return self.put(
             Role.DISPATCHER,
             Dispatched(
@@ -313,7 +314,7 @@ class Story:
                 cpus=cpus,
                 memory_mb=memory_mb,
                 launch=LAUNCH,
-                view=View(seq=self.seq, now="2026-11-24T08:00:00.000000Z"),
+                view=View(seq=self.seq if view_seq is None else view_seq, now="2026-11-24T08:00:00.000000Z"),
                 why=Why(free=0),
             ),
         )

@@ -278,3 +278,22 @@ def test_audit_misses_a_device_that_one_holds_and_another_does_not_share(
         seen.observe(one, again.fold(one))
     found = seen.at_the_end()
     assert [(one.invariant, one.seq) for one in found] == ([("I2", 7)] if violated else [])
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_audit_counts_a_device_that_an_older_inventory_chose_once_a_worker_is_there(started: bool) -> None:
+    story, seen = Story(), Invariants()
+    story.elect()
+    story.join(uuids=["GPU-x", "GPU-y"])
+    hold(story, "first", 0)
+    view_seq = story.seq
+    story.join(uuids=["GPU-y", "GPU-x"], attempts=[("first", 1)])
+    submit(story, "second")
+    story.dispatch("second", slots=(1,), view_seq=view_seq)
+    if started:
+        story.start("second")
+    again = Story()
+    for one in story.log:
+        seen.observe(one, again.fold(one))
+    found = [(one.invariant, one.seq) for one in seen.at_the_end()]
+    assert found == ([("I2", story.seq)] if started else [])
