@@ -299,6 +299,8 @@ class _YamlReader:
             case "bool":
                 meant = "true" if text.lower() in ("on", "yes") else "false"
                 instead = f"{text} may mean a word or {meant}; write it {quoted}, or {meant}"
+            case "float" if text.lower().endswith(("inf", "nan")):
+                instead = f'JSON has no {text}; in quotes, "{text.replace(".", "")}", it passes as text, which float() reads'
             case "timestamp":
                 instead = f"a date is no JSON value; write it {quoted}"
             case "str" | "int" | "float":

@@ -72,11 +72,12 @@ class _Credentials:
                 pass
 
     def _add(self, place: Place, variable: str, then: str = "") -> None:
+        shown, file = cut(variable), "/path/on/the/node"
         self.refused.add(
             invalid(
                 path_of(place),
                 "this looks like a plain credential, and the event log never forgets. Write instead "
-                f'"secrets": {{"{cut(variable)}": {{"file": "/path/on/the/node"}}}}, or {{"env": "NAME"}} for a '
+                f'"secrets": {{"{shown}": {{"file": "{file}"}}}} (--secret {shown}=file:{file}), or {{"env": "NAME"}} for a '
                 f"variable of the node's agent{then} (if it is no credential, the gateway's setting "
                 "TRAINSHED_ALLOW_CREDENTIALS=1 lets it pass)",
             )

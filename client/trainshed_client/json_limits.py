@@ -108,7 +108,7 @@ def _check(value: object, place: Place | None, depth: int, refused: Refusals) ->
                 refused.add(
                     invalid(
                         path_of(place),
-                        'must be a finite number, not NaN, an infinity or what no double holds (beyond 4.9e-324 to 1.8e308); a string, as "inf", passes',
+                        'must be a finite number, as JSON has no NaN and no infinity (doubles reach from 4.9e-324 to 1.8e308); the string "inf" passes, and float() reads it',
                     )
                 )
         case dict() | list() if depth <= 0:

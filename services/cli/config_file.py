@@ -115,15 +115,21 @@ def _parsed(parts: list[tuple[bytes, str]], *, yaml: bool) -> list[Config]:
 
 
 def _all_that_is_wrong(configs: list[tuple[object, Refusals]], places: list[str]) -> TrainshedError:
-    """What the gateway would find beside what cannot be read. ``after`` may hold names here; credentials are its to judge."""
+    """What the gateway would find, too, but for ``after``, which may hold names here."""
     from events.config_input import accepted_config
+    from services.setting_values import switch
+
+    try:
+        allowed = switch(os.environ.get("TRAINSHED_ALLOW_CREDENTIALS", "0"))
+    except ValueError:
+        allowed = False
 
     everything = Refusals()
     for (value, refused), place in zip(configs, places, strict=True):
         if isinstance(value, dict):
             with refused:
                 accepted_config(
-                    {name: item for name, item in value.items() if name != "after"}, allow_credentials=True
+                    {name: item for name, item in value.items() if name != "after"}, allow_credentials=allowed
                 )
         if (error := refused.error) is not None:
             everything.add(error.placed(place, ": "))

@@ -74,6 +74,7 @@ def test_all_that_is_wrong_in_a_file_is_told_with_what_a_gateway_would_find() ->
         "stdin: resources.cpus",
         "stdin: nosuch",
         "stdin: entry_point",
+        "stdin: metadata.api_key",
     ]
 
 

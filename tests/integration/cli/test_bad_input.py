@@ -163,7 +163,7 @@ FILES = [
     Bad("a date", "yaml", lines("metadata: {day: 2026-01-31}"), "metadata.day", "write it in quotes"),
     Bad("1:30:00", "yaml", lines("schedule: {max_duration_seconds: 1:30:00}"), "schedule.max_duration_seconds", "no plain decimal"),
     Bad("010", "yaml", lines("priority: 010"), "priority", "no plain decimal number"),
-    Bad(".nan", "yaml", lines("stop: {grace_s: .nan}"), "stop.grace_s", "no plain decimal number"),
+    Bad(".nan", "yaml", lines("stop: {grace_s: .nan}"), "stop.grace_s", "JSON has no .nan"),
     Bad("more memory", "yaml", lines("resources: {memory_mb: 4097}"), "resources.memory_mb", "4097"),
     Bad("an API key", "yaml", lines(f"environment: {{WANDB_API_KEY: {SECRET}}}"), "environment.WANDB_API_KEY", '"secrets"'),
     Bad("the second line", "jsonl", fields('"priority": 5') + b"\n{", None, "line 2: this is not JSON"),
