@@ -463,6 +463,16 @@ notify("X_STEP=200")
     assert times == sorted(set(times)) and datetime.fromisoformat(times[0]).utcoffset() == timedelta()
 
 
+async def test_the_largest_report_reaches_the_agent_whole(here: Box) -> None:
+    """Each name of the longest that there is, of the characters that are longest in JSON."""
+    code = f"""{NOTIFY}
+notify("STATUS=" + 512 * chr(0x20000) + "".join(f"\\nX_METRIC_{{chr(0x20000) * 98}}{{n}}=-1.2345678901234567e-300" for n in range(10, 74)))
+{WAIT}"""
+    beat = await here.heartbeat(await here.python("run", code), lambda beat: beat.status_text is not None)
+    assert len(beat.metrics) == 64
+    assert {len(name) for name in beat.metrics} == {100}
+
+
 async def test_a_flood_of_heartbeats_reaches_the_agent_as_a_few(here: Box) -> None:
     code = f"{NOTIFY}\nfor step in range(20_000): notify(f'X_STEP={{step}}')\n{WAIT}"
     folder = await here.python("run", code)
