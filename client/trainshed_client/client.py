@@ -348,6 +348,7 @@ class Trainshed:
         patient: bool = False,
         on_attempt: Called[[int, str]] | None = None,
         on_record: Called[[RunRecord]] | None = None,
+        streams: Sequence[str] = ("stdout", "stderr"),
     ) -> RunOutput:
         """A run's output from its first byte, over all attempts from ``first_attempt`` on, until the run ends.
 
@@ -355,7 +356,8 @@ class Trainshed:
         without ``first_attempt`` it begins with the latest attempt. ``begin``: the bytes of each stream of that first
         attempt to pass over. ``patient``: for a run that was just submitted, wait for a projector that does not
         answer yet instead of raising UNAVAILABLE. ``on_attempt`` hears of each attempt (number, node) before its first
-        byte, ``on_record`` of every change of the run meanwhile; they are plain functions or coroutine functions.
+        byte, ``on_record`` of every change of the run meanwhile; they are plain functions or coroutine functions. ``streams``:
+        ``metrics`` is one too, whose lines `trainshed_client.metrics.metrics_lines` reads.
         """
         from trainshed_client.follow import RunOutput
 
@@ -367,6 +369,7 @@ class Trainshed:
             patient=patient,
             on_attempt=on_attempt,
             on_record=on_record,
+            streams=streams,
         )
 
     # --- how calls are made -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -61,6 +61,7 @@ class RunOutput:
         patient: bool = False,
         on_attempt: Called[[int, str]] | None = None,
         on_record: Called[[RunRecord]] | None = None,
+        streams: Sequence[str] = STREAMS,
     ) -> None:
         self.run_id = run_id
         self.missing: list[str] = []
@@ -72,6 +73,7 @@ class RunOutput:
         self._begin_at = begin or {}
         self._on_attempt: Called[[int, str]] = on_attempt or (lambda attempt, node: None)
         self._on_record: Called[[RunRecord]] = on_record or (lambda record: None)
+        self._streams = streams
         self._done = 0 if first_attempt is None else first_attempt - 1
         """Attempts up to this one have been handed out."""
 
@@ -168,7 +170,9 @@ class RunOutput:
         self._done = attempt - 1
         begin, self._begin_at = self._begin_at, {}  # the first attempt's alone
         await call(self._on_attempt, attempt, node)
-        self._following = _AttemptOutput(self._runs, self.run_id, attempt, node, self._wake, begin)
+        self._following = _AttemptOutput(
+            self._runs, self.run_id, attempt, node, self._wake, begin, self._streams
+        )
         await self._following.open()
 
 
@@ -194,7 +198,7 @@ class _StreamState:
 
 
 class _AttemptOutput:
-    """Both streams of one attempt, chunk by chunk in the order of their arrival."""
+    """The streams of one attempt, chunk by chunk in the order of their arrival."""
 
     def __init__(
         self,
@@ -204,6 +208,7 @@ class _AttemptOutput:
         node: str,
         wake: asyncio.Event,
         begin: Mapping[str, int],
+        streams: Sequence[str],
     ) -> None:
         self.attempt = attempt
         self.node = node
@@ -214,7 +219,7 @@ class _AttemptOutput:
         self._run_id = run_id
         self._wake = wake
         self._ended = False
-        self._streams = {name: _StreamState(name, begin.get(name, 0)) for name in STREAMS}
+        self._streams = {name: _StreamState(name, begin.get(name, 0)) for name in streams}
         self._chunks: deque[tuple[_StreamState, int, bytes]] = deque()
         self._buffered = 0
         self._watching: Watching | None = None
@@ -302,6 +307,7 @@ class _AttemptOutput:
                 self.gone = error.message
                 state.position = end_seen if first is None else first
             return b""
+        state.position = max(state.position, found.offset)  # what was thinned out is passed over
         if state.position + len(found.data) >= found.size:
             state.look = False
         if not found.data and max(end_seen, state.position) > found.size:

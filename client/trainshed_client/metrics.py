@@ -6,13 +6,20 @@ Owns how a line reads, and which attempt's values count for a step; knows nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from trainshed_client.not_finite import JsonNumber, from_json
-from trainshed_client.output_range import Requests, read_range
+from trainshed_client.output_range import OutputChunk, Requests, read_range
+
+
+class Thinned(msgspec.Struct, frozen=True):
+    """What the first line of a file says that had become too large: so many lines were left out, and bytes."""
+
+    lines: int
+    cut: int
 
 
 class MetricsLine(msgspec.Struct, frozen=True):
@@ -22,6 +29,7 @@ class MetricsLine(msgspec.Struct, frozen=True):
     step: int | float | None = None
     progress: float | None = None
     metrics: dict[str, JsonNumber] = {}
+    thinned: Thinned | None = None
 
 
 class MetricsPoint(NamedTuple):
@@ -35,10 +43,12 @@ class MetricsPoint(NamedTuple):
 
 
 class AttemptMetrics(NamedTuple):
-    """The lines of one attempt, in the order of their writing."""
+    """The lines of one attempt, in the order of their writing. ``left_out``: so many more there were, of which none bore a
+    metric's first, last, lowest or highest value."""
 
     attempt: int
     lines: Sequence[MetricsLine]
+    left_out: int = 0
 
 
 _LINE = msgspec.json.Decoder(MetricsLine)
@@ -52,17 +62,60 @@ def parse_line(line: bytes) -> MetricsLine | None:
         return None
 
 
+class MetricsCutter:
+    """Takes pieces of a metrics.jsonl and gives each of its lines once, in their order.
+
+    A line is known by its time, which is later than that of the line before: so what is read again, as after the file was
+    thinned, does no harm.
+    """
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        """So many lines were thinned out of the file."""
+        self._rest = b""
+        self._end = 0
+        self._last = ""
+
+    def feed(self, offset: int, data: bytes) -> list[MetricsLine]:
+        """The new lines that end in ``data``, which begins at ``offset``."""
+        if offset != self._end:
+            self._rest = b""
+        self._end = offset + len(data)
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        found = []
+        for text in whole:
+            line = parse_line(text)
+            if line is None:
+                continue
+            if line.thinned is not None:
+                self.left_out = line.thinned.lines
+            elif line.time > self._last:
+                self._last = line.time
+                found.append(line)
+        return found
+
+
 async def stored_metrics(asks: Requests, run_id: str, attempt: int, node: str) -> AttemptMetrics:
     """What an attempt's metrics.jsonl holds now. Raises as `read_range`."""
     lines: list[MetricsLine] = []
-    position, rest = 0, b""
+    cutter = MetricsCutter()
+    position = 0
     while True:
         found = await read_range(asks, node, run_id, attempt, "metrics", position)
         if not found.data:
-            return AttemptMetrics(attempt, lines)
-        *whole, rest = (rest + found.data).split(b"\n")
-        lines += (parsed for line in whole if (parsed := parse_line(line)) is not None)
+            return AttemptMetrics(attempt, lines, cutter.left_out)
+        lines += cutter.feed(found.offset, found.data)
         position = found.offset + len(found.data)
+
+
+async def metrics_lines(output: AsyncIterator[OutputChunk]) -> AsyncIterator[tuple[int, MetricsLine]]:
+    """The lines of a run's stream ``metrics`` as it is followed, each with its attempt."""
+    attempt, cutter = 0, MetricsCutter()
+    async for chunk in output:
+        if chunk.attempt != attempt:
+            attempt, cutter = chunk.attempt, MetricsCutter()
+        for line in cutter.feed(chunk.offset, chunk.data):
+            yield attempt, line
 
 
 def joined(attempts: Iterable[AttemptMetrics]) -> list[MetricsPoint]:

@@ -79,6 +79,12 @@ def metrics(run: str, as_csv: bool, as_json: bool) -> None:
         )
     else:
         print_lines(lines(points, Screen.of(sys.stdout)))
+    for attempt in found.attempts:
+        if attempt.left_out:
+            note(
+                f"attempt {attempt.attempt} measured more than is kept (16 MB): {attempt.left_out:,} messages are left out, "
+                "none with a metric's first, last, lowest or highest value"
+            )
     for error in found.missing:
         warn(error.message)
     if any(error.code is ErrorCode.UNAVAILABLE for error in found.missing):
@@ -203,5 +209,6 @@ def _json(found: RunMetrics, points: Sequence[MetricsPoint]) -> dict[str, object
             {**point._asdict(), "metrics": {name: in_json(value) for name, value in point.metrics.items()}}
             for point in points
         ],
+        "left_out": sum(attempt.left_out for attempt in found.attempts),
         "missing": [error.message for error in found.missing],
     }

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import msgspec
-
 from services.cli.metrics import csv_text, lines, picture
 from services.cli.table import PLAIN
 from trainshed_client.metrics import AttemptMetrics, MetricsLine, joined, parse_line, summaries
@@ -95,8 +93,3 @@ def test_a_picture_shows_the_course_and_where_it_is_no_number() -> None:
         "▁▂▃▄▅▆▇█"[int(share / 23 * 7 + 0.5)] for share in range(24)
     )
     assert picture([math.nan, math.inf]) == "xx"
-
-
-def test_the_json_of_a_line_that_is_read_is_that_of_the_file() -> None:
-    line = b'{"time":"2026-11-29T09:00:00.000000Z","step":3,"progress":null,"metrics":{"a":1.5}}'
-    assert msgspec.json.encode(parse_line(line)) == line

@@ -37,6 +37,8 @@ COMING_UP_S = 5.0
 """Seconds for a shim that holds the lock to show in the folder who it is."""
 LOOK_AROUND_S = 0.1
 """A shim that does not show after a pause of this many seconds is looked for among all processes."""
+LEAVES_WITHIN_S = 1.0
+"""Seconds that a shim may take to be gone once it has written exit.json."""
 AGENT_SOCKET = "agent.sock"
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 _NOT_INHERITED = frozenset(
@@ -346,6 +348,12 @@ class Workers:
             self._lost[folder] = watched
         self._events.put_nowait(ShimExited(folder, exit_file))
 
+    def _left(self, watched: _Watched) -> None:
+        """Where a write of the shim's to the run's folder hangs in the kernel, not even its own exit ends it: once it has
+        written how the attempt ended it is waited for no longer."""
+        if self._watched.get(watched.folder) is watched and files.read_exit(watched.folder) is not None:
+            self._shim_gone(watched)
+
     async def _adopt_first(self, folder: Path) -> None:
         try:
             adopted = await self.adopt(folder)
@@ -386,6 +394,8 @@ class Workers:
                 self._events.put_nowait(WorkerHeartbeat(folder, heartbeat))
             if datagram.kind == "metrics":
                 self._events.put_nowait(MetricsWritten(folder))
+            if datagram.kind == "exited":
+                asyncio.get_running_loop().call_later(LEAVES_WITHIN_S, self._left, watched)
 
     def _report_started(self, watched: _Watched, exit_file: ExitFile | None) -> None:
         if watched.started is not None or (

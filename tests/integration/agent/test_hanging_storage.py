@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from events.types import Cancelled, Completed, Failed
+from events.types import Cancelled, Completed, Failed, TimedOut
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
+from tests.integration.agent.test_output import NOTIFY
 from tests.support import NatsServer, eventually
 from tests.support.hanging import HANGS_READS, HangingStorage, hanging_storage
 from trainshed_client import subjects
@@ -88,6 +89,38 @@ async def test_an_agent_starts_and_joins_while_its_storage_hangs(
         await stage.dispatch(ref, python("print('out')"))
         storage.answer()
         assert isinstance(await stage.ended(ref), Completed)
+
+
+async def test_metrics_that_cannot_be_written_hold_up_no_limit_and_no_end(
+    stage: Stage, storage: HangingStorage
+) -> None:
+    ref = new_ref()
+    script = f"""{NOTIFY}
+step = 0
+while True:
+    step += 1
+    say(f"X_STEP={{step}}\\nX_METRIC_loss=1")
+    time.sleep(0.005)
+"""
+    launch = {
+        **python(script, working_dir="/"),
+        "schedule": {"max_duration_seconds": 2.5},
+        "stop": {"grace_s": 0},
+    }
+    path = stage.runs_dir / ref.run_id / "attempts" / "1" / "metrics.jsonl"
+    async with stage.agent():
+        await stage.dispatch(ref, launch)
+        await eventually(lambda: path.exists() and path.stat().st_size > 0)
+        storage.hang()
+        end = await stage.ended(ref)
+        assert isinstance(end, TimedOut) and end.last_heartbeat is not None
+        assert end.last_heartbeat.step is not None and end.last_heartbeat.step > 100
+        await stage.dispatch(new_ref(2), python("pass"), slots=(0,))  # what it held is free
+        await stage.order_stop(new_ref(2))
+        assert isinstance(await stage.ended(new_ref(2)), Cancelled)
+        storage.answer()
+    steps = [msgspec.json.decode(line)["step"] for line in path.read_bytes().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 async def test_a_pruning_that_hangs_holds_up_nothing_and_ends_when_its_storage_answers(
