@@ -169,14 +169,20 @@ def memory_limit(enforced: bool | None) -> str:
 
 
 def used(usage: AttemptUsage) -> str:
-    """What an attempt used: ``3m20s of CPU, 1.2 GB of memory``; empty where nothing is known."""
+    """What an attempt used of time: ``3m20s of CPU, 1m of GPU``; empty where nothing is known."""
     parts = []
     if usage.cpu_s is not None:
         parts.append(f"{format_duration(usage.cpu_s)} of CPU")
-    if usage.memory_peak_mb is not None:
-        parts.append(f"{format_bytes(usage.memory_peak_mb << 20)} of memory")
     if usage.gpu_busy_s is not None:
         parts.append(f"{format_duration(usage.gpu_busy_s)} of GPU")
+    return ", ".join(parts)
+
+
+def memory_used(usage: AttemptUsage) -> str:
+    """The most memory that an attempt used: ``1.2 GB used at most, 23 GB of GPU memory``; empty where nothing is known."""
+    parts = []
+    if usage.memory_peak_mb is not None:
+        parts.append(f"{format_bytes(usage.memory_peak_mb << 20)} used at most")
     if usage.gpu_memory_peak_mb is not None:
         parts.append(f"{format_bytes(usage.gpu_memory_peak_mb << 20)} of GPU memory")
     return ", ".join(parts)

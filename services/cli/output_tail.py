@@ -28,7 +28,7 @@ class OutputTail(NamedTuple):
     lines: list[str]
 
 
-class _Impatient:
+class Impatient:
     """Asks an agent once: what `show` tells besides must not wait for a machine that is away."""
 
     def __init__(self, trainshed: Trainshed) -> None:
@@ -48,7 +48,7 @@ async def output_tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:
     for stream in ("stderr", "stdout"):
         try:
             tail = await last_lines(
-                _Impatient(trainshed), last.run_id, last.attempt, last.node, LINES, streams=(stream,)
+                Impatient(trainshed), last.run_id, last.attempt, last.node, LINES, streams=(stream,)
             )
         except TrainshedError:
             return await _from_log(trainshed, last.run_id, last.attempt, last.node)

@@ -28,6 +28,7 @@ from trainshed_client.answers import (
     Holder,
     NodePage,
     Reserved,
+    RunFolder,
     RunView,
     SlotPage,
     SuspectNode,
@@ -212,6 +213,11 @@ FAILED_VIEW = RunView(
         (105, "09:03:32", "failed", exit_3()),
     ),
 )  # fmt: skip
+LEFT = RunFolder(
+    node="gpu01", host="gpu01.lab", folder=f"/data/runs/{FAILED.run_id}", exists=True, output=f"/data/runs/{FAILED.run_id}/attempts/2",
+    output_bytes={"stdout": 1_204_113, "stderr": 512}, artifacts=3, artifacts_bytes=48_000_000,
+)  # fmt: skip
+AWAY = "not known: the agent of gpu01 does not answer. See how it is: trainshed nodes"
 STOPPED_VIEW = RunView(
     seq=120, run=STOPPED, config={}, attempts=[],
     timeline=happened(
@@ -347,11 +353,11 @@ SHARED_NODES = NodePage(
 Lines = Callable[[Screen], list[str]]
 SCREENS: dict[str, Lines] = {
     "ls": lambda screen: [*ls.lines(EVERY, NOW, screen), str(ls.rest(9_957, ls.ListOptions()))],
-    "show-failed": lambda screen: show.lines(FAILED_VIEW, WORDS, NOW, screen),
-    "show-running": lambda screen: show.lines(LIVE_VIEW, None, NOW, screen),
-    "show-waiting": lambda screen: show.lines(WAITING_VIEW, None, NOW, screen),
-    "show-cancelled": lambda screen: show.lines(STOPPED_VIEW, None, NOW, screen),
-    "show-not-started": lambda screen: show.lines(BROKEN_VIEW, None, NOW, screen),
+    "show-failed": lambda screen: show.lines(FAILED_VIEW, LEFT, WORDS, NOW, screen),
+    "show-running": lambda screen: show.lines(LIVE_VIEW, AWAY, None, NOW, screen),
+    "show-waiting": lambda screen: show.lines(WAITING_VIEW, None, None, NOW, screen),
+    "show-cancelled": lambda screen: show.lines(STOPPED_VIEW, None, None, NOW, screen),
+    "show-not-started": lambda screen: show.lines(BROKEN_VIEW, None, None, NOW, screen),
     "slots": lambda screen: slots.lines(SLOTS, screen),
     "slots-shared": lambda screen: slots.lines(SHARED_SLOTS, screen),
     "nodes": lambda screen: [*nodes.lines(NODES, NOW, screen), *nodes.memory_limits(NODES)],
@@ -470,3 +476,9 @@ def test_on_a_terminal_an_id_is_as_short_as_it_can_be_and_for_a_program_whole() 
     held = SlotPage(seq=1, slots=SLOTS.slots[:1])
     assert "  k3f2q7.1" in slots.lines(held, Screen(120))[1]
     assert f"  {LIVE.run_id}.1" in slots.lines(held, PLAIN)[1]
+
+
+def test_show_tells_nothing_three_times() -> None:
+    page = "\n".join(show.lines(FAILED_VIEW, LEFT, WORDS, NOW, Screen(None)))
+    for told in (ERROR, FAILED.command[0], "4096", "3f2a91c43f", "2.8 GB", LEFT.folder, "no need"):
+        assert page.count(told) <= 2, told
