@@ -10,14 +10,14 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
-from typing import IO, TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from services.cli.at_rest import only_there, reading
 from services.cli.attempt_argument import attempt_option, chosen_attempt
-from services.cli.common import json_option, nats_option, note, print_json, write_now
+from services.cli.common import connected, json_option, nats_option, note, print_json, write_now
 from services.cli.run_argument import RUN
 from services.cli.text import clean, format_bytes, short
 from services.cli.verb import verb
@@ -38,7 +38,12 @@ _SHOWN = 12
     "trainshed artifacts k3f2q7 get logs/eval.csv -o - | head",
 )
 @click.argument("run", metavar="RUN", type=RUN)
-@click.argument("action", nargs=-1, metavar="[get FILE]")
+@click.argument(
+    "action",
+    nargs=-1,
+    metavar="[get FILE]",
+    shell_complete=lambda ctx, param, incomplete: _completed(ctx.params, incomplete),
+)
 @click.option(
     "-o", "--output", metavar="DEST|-", help="With get: the file or folder to put it in; - is stdout."
 )
@@ -71,6 +76,21 @@ def artifacts(
             raise click.UsageError(
                 f"{' '.join(action)!r} is not understood; write: trainshed artifacts {run} get FILE"
             )
+
+
+def _completed(given: Mapping[str, Any], incomplete: str) -> list[str]:
+    """What the next part may be: `get`, then a file that is there, where a stack answers at once."""
+    from services.cli.run_argument import within_a_moment
+
+    if not given.get("action"):
+        return [one for one in ("get",) if one.startswith(incomplete)]
+
+    async def files() -> list[str]:
+        async with connected() as trainshed:
+            _, _, found = await _read(trainshed, given["run"], given.get("attempt"))
+            return [one.path for one in found if one.path.startswith(incomplete)]
+
+    return within_a_moment(files()) if len(given["action"]) == 1 else []
 
 
 def _list(run: str, number: int | None, as_json: bool) -> None:

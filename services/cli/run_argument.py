@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import click
 from click.shell_completion import CompletionItem
+
+T = TypeVar("T")
 
 WITHIN_S = 1.0
 AT_MOST = 50
@@ -28,19 +31,24 @@ class _NameArgument(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """What begins so; nothing where no stack answers at once."""
 
-        async def ask() -> list[tuple[str, str]]:
-            async with asyncio.timeout(WITHIN_S):
-                return await self._known(incomplete)
-
-        try:
-            found = asyncio.run(ask())
-        except Exception:  # noqa: BLE001 — whatever it is, a key press gets no answer rather than a trace
-            return []
         return [
             CompletionItem(given, help=described)
-            for given, described in found
+            for given, described in within_a_moment(self._known(incomplete))
             if given.startswith(incomplete)
         ]
+
+
+def within_a_moment(question: Awaitable[list[T]]) -> list[T]:
+    """What it answers within a second; nothing else, for a key press waits for it."""
+
+    async def ask() -> list[T]:
+        async with asyncio.timeout(WITHIN_S):
+            return await question
+
+    try:
+        return asyncio.run(ask())
+    except Exception:  # noqa: BLE001 — whatever it is, a key press gets no answer rather than a trace
+        return []
 
 
 async def _runs(begins: str) -> list[tuple[str, str]]:

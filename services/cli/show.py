@@ -5,6 +5,7 @@ Owns how a run, its attempts and its timeline are laid out for people.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -57,12 +58,14 @@ async def _read(
 ) -> tuple[bytes, RunView, RunFolder | str | None, OutputTail | None]:
     body = await trainshed.run_json(run)
     view = msgspec.json.decode(body, type=RunView)
-    folder = tail = None
-    if for_people and view.attempts:
-        folder = await _folder(trainshed, view.attempts[-1])
-        if view.run.status is RunStatus.FAILED:
-            tail = await output_tail(trainshed, view)
+    if not for_people or not view.attempts:
+        return body, view, None, None
+    folder, tail = await asyncio.gather(_folder(trainshed, view.attempts[-1]), _tail(trainshed, view))
     return body, view, folder, tail
+
+
+async def _tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:
+    return await output_tail(trainshed, view) if view.run.status is RunStatus.FAILED else None
 
 
 async def _folder(trainshed: Trainshed, attempt: AttemptRecord) -> RunFolder | str:
