@@ -42,7 +42,7 @@ _SHOWN = 12
     "action",
     nargs=-1,
     metavar="[get FILE]",
-    shell_complete=lambda ctx, param, incomplete: _completed(ctx.params, incomplete),
+    shell_complete=lambda ctx, _, incomplete: _completed(ctx.params, incomplete),
 )
 @click.option(
     "-o", "--output", metavar="DEST|-", help="With get: the file or folder to put it in; - is stdout."

@@ -29,7 +29,7 @@ Fact = tuple[str, str, str | None]
 """A line's name, its text, and its style."""
 
 _THREADS = "OMP_NUM_THREADS, unless the config sets it"
-_TOLD = (
+_ON_LINES = (
     *("run_name", "entry_point", "arguments", "working_dir", "resources", "labels", "code", "priority"),
     *("schedule", "retry", "stop", "heartbeat"),
 )
@@ -78,7 +78,7 @@ def facts_of(view: RunView, folder: RunFolder | str | None, at: str, *, whole: b
     if record.passed_over:
         yield "not taken", "; ".join(passed_over.texts(record.passed_over)), "yellow"
     yield from _left(record, folder)
-    if more := {name: value for name, value in view.config.items() if name not in _TOLD}:
+    if more := {name: value for name, value in view.config.items() if name not in _ON_LINES}:
         yield "config", msgspec.json.format(msgspec.json.encode(more), indent=0).decode(), None
 
 
