@@ -119,4 +119,6 @@ def no_answer(where: str, subject: str, within_s: float) -> TrainshedError:
             ", so it is not known whether this was done. It is safe to ask again: "
             "the same config is the same run"
         )
+    elif answered_by(subject) == "the projector":
+        text += ": it hangs, or has too much to do. `trainshed up` replaces one that hangs; ask again soon"
     return Unanswered(text)

@@ -47,26 +47,31 @@ def wait(runs: tuple[str, ...], timeout: str | None, quiet: bool, as_json: bool)
 
 
 async def _wait(runs: Sequence[str], timeout: float | None, quiet: bool, as_json: bool) -> int:
+    latest: dict[str, RunRecord] = {}
+    run_ids: list[str] = []
+    limit = asyncio.timeout(timeout)
     async with connected(patient=True) as trainshed:
-        run_ids = list(dict.fromkeys([await _run_id(trainshed, run) for run in runs]))
-        async with trainshed.watch(run_ids) as watch:
-            timed_out = False
-            with _shown(quiet, run_ids) as show:
-                try:
-                    async with asyncio.timeout(timeout):
+        try:
+            async with limit:  # also for what is asked first: a service that does not answer is waited for
+                run_ids = list(dict.fromkeys([await _run_id(trainshed, run) for run in runs]))
+                async with trainshed.watch(run_ids) as watch:
+                    latest = watch.latest
+                    with _shown(quiet, run_ids) as show:
                         await _until_ended(watch, set(run_ids), show)
-                except TimeoutError:
-                    timed_out = True
-                except asyncio.CancelledError:
-                    note(
-                        f"\nstopped waiting; the runs go on. To stop one: trainshed cancel {short(run_ids[0])}"
-                    )
-                    raise
-            records = [watch.latest[run_id] for run_id in run_ids]
-    _print(records, as_json)
-    if timed_out:
-        left = sum(not record.status.ended for record in records)
-        note(f"timed out; {left} of {len(records)} still go on. Wait again: trainshed wait {' '.join(runs)}")
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        except asyncio.CancelledError:
+            run = short(run_ids[0]) if run_ids else runs[0]
+            note(f"\nstopped waiting; the runs go on. To stop one: trainshed cancel {run}")
+            raise
+    records = [latest[run_id] for run_id in run_ids if run_id in latest]
+    if records or as_json:
+        _print(records, as_json)
+    if limit.expired():
+        left = len(run_ids or runs) - sum(record.status.ended for record in records)
+        still = f"{left} of {len(run_ids or runs)} still go on" if records else "nothing was answered"
+        note(f"timed out; {still}. Wait again: trainshed wait {' '.join(runs)}")
         return ExitCode.TIMED_OUT
     return max(exit_code_of(record) for record in records)
 
@@ -89,7 +94,11 @@ async def _until_ended(watch: RunWatch, left: set[str], show: Show) -> None:
 def _print(records: Sequence[RunRecord], as_json: bool) -> None:
     if as_json:
         print_json(
-            {"v": 1, "seq": max(record.seq for record in records), "runs": [json_of(one) for one in records]}
+            {
+                "v": 1,
+                "seq": max((record.seq for record in records), default=0),
+                "runs": [json_of(one) for one in records],
+            }
         )
         return
     for record in records:

@@ -210,6 +210,7 @@ def test_who_follows_beside_a_projector_that_hangs_is_told_and_goes_on_when_it_i
         "run": ("run", "--new", "--", "echo", "hello"),
         "wait": ("wait", sleeping),
         "logs": ("logs", "-f", sleeping),
+        "in time": ("wait", "--timeout", "5s", "sleep"),
         "submit": ("submit", "--after", "sleep", "--", "true"),
     }
     early = _start(stack, ("run", "--new", "--", "sh", "-c", "echo begun; sleep 5; echo done"))
@@ -225,6 +226,7 @@ def test_who_follows_beside_a_projector_that_hangs_is_told_and_goes_on_when_it_i
     assert ended["run"][0] == "hello\n"
     assert "the projector answers again" in ended["run"][1]
     assert codes["wait"] == 0, ended
+    assert (codes["in time"], ended["in time"][0]) == (124, ""), ended
     assert codes["submit"] == 3, ended
     assert "the projector at nats://" in ended["submit"][1]
     stack.trainshed("ls")
