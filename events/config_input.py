@@ -175,6 +175,18 @@ def _code(value: object, path: str) -> object:
     return code
 
 
+def refuse_unknown(place: Sequence[str | int]) -> None:
+    """Raise TrainshedError (invalid), with what is there instead, where no run config has a field at ``place``."""
+    table: Check | Table = _CONFIG
+    path = ""
+    for name in place:
+        if not isinstance(table, dict):
+            return  # of free names, or no object: what is put there tells
+        if not isinstance(name, str) or name not in table:
+            raise _unknown(name if isinstance(name, str) else f"[{name}]", path, table)
+        table, path = table[name], below(path, name)
+
+
 def _exactly_one(
     fields: dict[str, object], names: tuple[str, str], path: str, passed_over: Sequence[str] = ()
 ) -> None:

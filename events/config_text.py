@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from events.text_fields import EACH, TEXT_FIELDS, Texts
+from events.text_fields import EACH, TEXT_FIELDS, Texts, texts_at
 from trainshed_client.errors import Refusals, TrainshedError
 from trainshed_client.json_limits import (
     MAX_BYTES,
@@ -74,7 +74,9 @@ def parse_json(
     return value
 
 
-def parse_yaml(text: bytes, *, texts: Texts = TEXT_FIELDS, refused: Refusals | None = None) -> object:
+def parse_yaml(
+    text: bytes, *, texts: Texts | bool | None = TEXT_FIELDS, refused: Refusals | None = None
+) -> object:
     """The run config in one YAML document, of the part of YAML that reads the same everywhere (docs/contracts.md).
 
     A plain word or number where a field takes text is what was typed (null excepted: ``texts``). Elsewhere what JSON can say is
@@ -100,6 +102,26 @@ def parse_yaml(text: bytes, *, texts: Texts = TEXT_FIELDS, refused: Refusals | N
     check_json(value, refused=found)
     if refused is None:
         found.raise_any()
+    return value
+
+
+def parse_value(text: str, place: Sequence[str | int]) -> object:
+    """``text`` as it is read where it stands as the value at ``place`` of a YAML run config.
+
+    What begins with a quote or a bracket is a YAML value; all else is one plain word, whatever it holds (``a: b #c``).
+    Raises TrainshedError (invalid, too_large) by the path within it.
+    """
+    texts = texts_at(place)
+    stripped = text.strip()
+    if stripped[:1] in ("'", '"', "[", "{"):
+        return parse_yaml(text.encode("utf-8", "surrogatepass"), texts=texts)
+    import yaml
+
+    found = Refusals()
+    as_typed = texts is True
+    value = _plain(yaml, yaml.resolver.Resolver(), text if as_typed else stripped, as_typed, found.add)
+    check_json(value, refused=found)
+    found.raise_any()
     return value
 
 
@@ -205,7 +227,7 @@ def _find_duplicates(text: str, refused: Refusals) -> None:
 class _YamlReader:
     """One document, event by event and without recursion: depth is refused before it costs anything."""
 
-    def __init__(self, yaml: Any, texts: Texts, refused: Refusals) -> None:
+    def __init__(self, yaml: Any, texts: Texts | bool | None, refused: Refusals) -> None:
         self._yaml = yaml
         self._resolver = yaml.resolver.Resolver()
         self._texts = texts
@@ -252,7 +274,8 @@ class _YamlReader:
             if names and level is not None:
                 self._name(event, level)
             else:
-                self._take(self._scalar(event, level is not None and level.texts_here is True))
+                as_typed = (level.texts_here if level else self._texts) is True
+                self._take(self._scalar(event, as_typed))
             return
         if names:
             raise self._refusal(event, "a name must be a string, not a list or an object")
@@ -281,36 +304,49 @@ class _YamlReader:
         text: str = event.value
         if not event.implicit[0]:  # in quotes, or a block
             return text
-        resolved = self._resolver.resolve(self._yaml.ScalarNode, text, (True, False)).removeprefix(_YAML)
-        if resolved == "null":
-            return None
-        if as_typed:
-            return text
-        if _YAML_INTEGER.fullmatch(text):
-            return _integer(text)
-        if _YAML_NUMBER.fullmatch(text):
-            return _float(text)
-        quoted = f'in quotes, "{cut(text)}"'
-        match resolved:
-            case "str" if not _YAML_ODD_NUMBER.fullmatch(text):
-                return text
-            case "bool" if text.lower() not in _YAML_BOOLEANS:
-                return text.lower() == "true"
-            case "bool":
-                meant = "true" if text.lower() in ("on", "yes") else "false"
-                instead = f"{text} may mean a word or {meant}; write it {quoted}, or {meant}"
-            case "float" if text.lower().endswith(("inf", "nan")):
-                instead = f'JSON has no {text}; in quotes, "{text.replace(".", "")}", it passes as text, which float() reads'
-            case "timestamp":
-                instead = f"a date is no JSON value; write it {quoted}"
-            case "str" | "int" | "float":
-                instead = f"{cut(text)} is no plain decimal number; write it {quoted}, if it is a string, else as in JSON"
-            case _:
-                instead = f"write it {quoted}"
-        self._refused.add(self._refusal(event, instead))
-        return text
+        return _plain(
+            self._yaml,
+            self._resolver,
+            text,
+            as_typed,
+            lambda error: self._refused.add(self._refusal(event, error.message)),
+        )
 
     def _refusal(self, event: Any, message: str) -> TrainshedError:
         level = self._levels[-1] if self._levels else None
         path = "" if level is None else level.path if level.wants_name else level.here
         return invalid(path, f"{message} (line {event.start_mark.line + 1})")
+
+
+def _plain(
+    yaml: Any, resolver: Any, text: str, as_typed: bool, refuse: Callable[[TrainshedError], None]
+) -> object:
+    """A word that stands in no quotes; ``as_typed``: where a field takes text."""
+    resolved = resolver.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_YAML)
+    if resolved == "null":
+        return None
+    if as_typed:
+        return text
+    if _YAML_INTEGER.fullmatch(text):
+        return _integer(text)
+    if _YAML_NUMBER.fullmatch(text):
+        return _float(text)
+    quoted = f'in quotes, "{cut(text)}"'
+    match resolved:
+        case "str" if not _YAML_ODD_NUMBER.fullmatch(text):
+            return text
+        case "bool" if text.lower() not in _YAML_BOOLEANS:
+            return text.lower() == "true"
+        case "bool":
+            meant = "true" if text.lower() in ("on", "yes") else "false"
+            instead = f"{text} may mean a word or {meant}; write it {quoted}, or {meant}"
+        case "float" if text.lower().endswith(("inf", "nan")):
+            instead = f'JSON has no {text}; in quotes, "{text.replace(".", "")}", it passes as text, which float() reads'
+        case "timestamp":
+            instead = f"a date is no JSON value; write it {quoted}"
+        case "str" | "int" | "float":
+            instead = f"{cut(text)} is no plain decimal number; write it {quoted}, if it is a string, else as in JSON"
+        case _:
+            instead = f"write it {quoted}"
+    refuse(invalid("", instead))
+    return text

@@ -5,7 +5,7 @@ Owns that list (tests hold it to the types of events/config.py); knows nothing o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 Texts: TypeAlias = "Mapping[str, Texts | bool]"
@@ -31,3 +31,13 @@ TEXT_FIELDS: Texts = {
     "submission_key": True,
     "code": {"sha256": True},
 }
+
+
+def texts_at(place: Sequence[str | int]) -> Texts | bool | None:
+    """What of the value at ``place`` is text: all that it is (True), these places in it, or nothing (None)."""
+    here: Texts | bool | None = TEXT_FIELDS
+    for name in place:
+        if not isinstance(here, Mapping):
+            return None
+        here = here.get(name if isinstance(name, str) else EACH) or here.get(EACH)
+    return here

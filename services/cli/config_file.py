@@ -24,8 +24,12 @@ _BATCH_BYTES = 1_000_000
 _NOTE_AFTER_S = 2.0
 
 
-def read_configs(file: str, read_input: Callable[[], bytes] | None = None) -> tuple[list[Config], list[str]]:
-    """The configs, and of JSON lines where each stands. ``file``: its path, or ``-``.
+def read_configs(
+    file: str, read_input: Callable[[], bytes] | None = None, *, here: str = ""
+) -> tuple[list[Config], list[str]]:
+    """The configs, and of JSON lines where each stands. ``file``: its path, or ``-``. ``here``: the caller's folder.
+
+    A relative ``working_dir`` is made absolute: it is one of the file's folder, of what is no file (stdin, a pipe) of ``here``.
 
     JSON lines are what is called ``.jsonl``, and what has no such name and begins with a line that is an object of its
     own while others follow. Raises TrainshedError, with all that is wrong in it.
@@ -35,13 +39,21 @@ def read_configs(file: str, read_input: Callable[[], bytes] | None = None) -> tu
         data = _read(file, shown) if file != "-" or read_input is None else read_input()
     except OSError as error:
         raise invalid("", f"{shown} cannot be read ({why(error)})") from None
+    folder = os.path.join(here, os.path.dirname(file)) if file != "-" and os.path.isfile(file) else here
     if file.endswith(".jsonl"):
-        return _lines(data, shown)
+        return _lines(data, shown, folder)
     named_yaml = file.endswith((".yaml", ".yml"))
     if not file.endswith(".json") and not named_yaml and _begins_with_a_line(data):
-        return _lines(data, shown)
+        return _lines(data, shown, folder)
     yaml = named_yaml or not (file.endswith(".json") or data.lstrip()[:1] in (b"{", b"[", b""))
-    return _parsed([(data, shown)], yaml=yaml), []
+    return _parsed([(data, shown)], folder, yaml=yaml), []
+
+
+def absolute_folder(value: object, folder: str) -> object:
+    """A relative path as one of ``folder``. What a shell would make something else of (``~``, ``$HOME``) is left to be refused."""
+    if not isinstance(value, str) or not folder or value.startswith(("/", "~", "$", "{{")) or not value:
+        return value
+    return os.path.normpath(os.path.join(folder, value))
 
 
 def _read(file: str, shown: str) -> bytes:
@@ -86,16 +98,16 @@ def _begins_with_a_line(data: bytes) -> bool:
     return True
 
 
-def _lines(data: bytes, shown: str) -> tuple[list[Config], list[str]]:
+def _lines(data: bytes, shown: str, folder: str) -> tuple[list[Config], list[str]]:
     lines = [
         (line, f"{shown}, line {number}") for number, line in enumerate(data.splitlines(), 1) if line.strip()
     ]
     if not lines:
         raise invalid("", f"{shown} holds no run config; write one JSON object a line")
-    return _parsed(lines, yaml=False), [place for _, place in lines]
+    return _parsed(lines, folder, yaml=False), [place for _, place in lines]
 
 
-def _parsed(parts: list[tuple[bytes, str]], *, yaml: bool) -> list[Config]:
+def _parsed(parts: list[tuple[bytes, str]], folder: str, *, yaml: bool) -> list[Config]:
     from events.config_text import parse_json, parse_yaml
 
     read = parse_yaml if yaml else parse_json
@@ -108,6 +120,8 @@ def _parsed(parts: list[tuple[bytes, str]], *, yaml: bool) -> list[Config]:
                 raise invalid(
                     "", f'a run config must be an object like {{"entry_point": ...}}, not {kind(value)}'
                 )
+            if "working_dir" in value:
+                value["working_dir"] = absolute_folder(value["working_dir"], folder)
         configs.append((value, refused))
     if any(refused.error for _, refused in configs):
         raise _all_that_is_wrong(configs, [place for _, place in parts])

@@ -1,6 +1,6 @@
-"""From the words of a command line to run configs: options, files, and the `-- CMD` form.
+"""From the words of a command line to run configs: a file or the `-- CMD` form, and the options that go over it.
 
-Owns what is filled in from the caller's side; what a config may hold, the gateway judges alone.
+Owns what is filled in from the caller's side and what goes over what; what a config may hold, the gateway judges alone.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-import click
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.cli.code_option import named_code
 from services.cli.config_file import Config, read_configs
-from services.cli.number import Number
-from services.cli.run_argument import RUN
-from services.cli.text import parse_memory_mb
-from services.durations import parse_duration
-from trainshed_client.errors import ErrorCode, TrainshedError
+from services.cli.config_options import config_of
+from services.cli.set_option import new_names, put_in, settings_of
+from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
 
 if TYPE_CHECKING:
     from trainshed_client.provenance import Provenance
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _TAKEN_ALONG = ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 """What makes the caller's programs find their libraries: part of what is run, so part of the config."""
@@ -55,60 +49,6 @@ class Request(NamedTuple):
         return {"caller_path": self.caller_path, "provenance": self.provenance}
 
 
-def config_options(function: F) -> F:
-    """The options that `submit` and `run` share, and the command to run."""
-    for decorate in reversed(_OPTIONS):
-        function = decorate(function)
-    return function
-
-
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option(
-        "-f", "--file", "file", metavar="CONFIG|-", help="A run config, JSON or YAML (.jsonl: several)."
-    ),
-    click.option("--name", help="The run's name."),
-    click.option("--gpus", type=Number(), help="GPUs that the run needs: a slot of each."),
-    click.option("--gpus-whole", is_flag=True, help="Share these GPUs with no other run: all slots of each."),
-    click.option("--gpus-optional", is_flag=True, help="Start with fewer GPUs, or none, rather than wait."),
-    click.option("--cpus", type=Number(), help="CPU cores (1)."),
-    click.option(
-        "--memory",
-        metavar="MB",
-        help="Memory, as in 2048 or 2G; a limit on nodes that enforce it.",
-    ),
-    click.option("--priority", type=Number(), help="Higher runs first (0)."),
-    click.option("--time-limit", metavar="DURATION", help="End an attempt after this time, as in 90m."),
-    click.option(
-        "--after", multiple=True, metavar="RUN", type=RUN, help="Start when this run has completed."
-    ),
-    click.option("--label", "labels", multiple=True, metavar="K=V", help="A label to find the run by."),
-    click.option("--env", "env", multiple=True, metavar="NAME[=VALUE]", help="Set or pass on a variable."),
-    click.option(
-        "--secret",
-        "secret",
-        multiple=True,
-        metavar="NAME=file:PATH|env:NAME",
-        help="A variable that the node fills in.",
-    ),
-    click.option("--retries", type=Number(), help="More attempts after a failed one (0)."),
-    click.option("--heartbeat", metavar="SOURCE", help="Sign of life: process, output or notify."),
-    click.option("--heartbeat-timeout", metavar="DURATION", help="Silence that ends an attempt."),
-    click.option("--working-dir", metavar="DIR", help="Where the worker starts; with -- CMD, here."),
-    click.option(
-        "--code",
-        metavar="DIR",
-        help="Its program files are part of what is run; with -- CMD, this folder's are.",
-    ),
-    click.option("--no-code", is_flag=True, help="An edit of the program makes no other run."),
-    click.option("--code-ignore", multiple=True, metavar="GLOB", help="Program files that do not count."),
-    click.option(
-        "--no-check", is_flag=True, help="Do not look whether program and folder are on this machine."
-    ),
-    click.option("--new", is_flag=True, help="A run of its own, even if the same config is a run already."),
-    click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD ..."),
-)
-
-
 def build(
     options: Mapping[str, Any],
     *,
@@ -132,19 +72,25 @@ def build(
         configs, batch = [_from_command(command, env, here)], False
         caller_path = _callers_path(env)
     elif file:
-        configs, places = read_configs(file, stdin)
+        configs, places = read_configs(file, stdin, here=here)
         batch = bool(places)
     else:
         raise _invalid(
             "nothing to run; give -f CONFIG or -- CMD ..., as in: trainshed submit -- python3 train.py"
         )
-    given = _given(options, env, here)
-    for config in configs:
+    given, settings = config_of(options, env, here), settings_of(options["fields"], here)
+    warnings = [] if command else new_names(settings, configs, "stdin" if file == "-" else file)
+    refused = Refusals()
+    for number, config in enumerate(configs):
         _overlay(config, given)
+        put_in(config, settings, places[number] if places else "", refused)
         if options["new"]:
             config["submission_key"] = secrets.token_hex(16)
-    named = named_code(options, configs[0]["working_dir"] if command else None, here)
-    warnings = list(named.warnings) if named is not None else []
+    refused.raise_any()
+    if (unused := _unused(options, configs)) is not None:
+        warnings.append(unused)
+    named = named_code(options, configs[0].get("working_dir") if command else None, here)
+    warnings += named.warnings if named is not None else ()
     if named is not None:
         for config in configs:
             config.pop("code", None)
@@ -240,39 +186,12 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _given(options: Mapping[str, Any], env: Mapping[str, str], here: str) -> Config:
-    """What the options say, in the shape of a run config."""
-    given: Config = {}
-
-    def put(value: object, *path: str) -> None:
-        if value is not None:
-            place = given
-            for name in path[:-1]:
-                place = place.setdefault(name, {})
-            place[path[-1]] = value
-
-    put(options["name"], "run_name")
-    put(options["gpus"], "resources", "gpus", "requested")
-    put(True if options["gpus_whole"] else None, "resources", "gpus", "whole")
-    put(False if options["gpus_optional"] else None, "resources", "gpus", "mandatory")
-    put(options["cpus"], "resources", "cpus")
-    put(options["priority"], "priority")
-    put(list(options["after"]) or None, "after")
-    put(options["heartbeat"], "heartbeat", "source")
-    if (memory := options["memory"]) is not None:
-        put(parse_memory_mb(memory, what="--memory"), "resources", "memory_mb")
-    if (limit := options["time_limit"]) is not None:
-        put(_number(parse_duration(limit, given_by="--time-limit")), "schedule", "max_duration_seconds")
-    if (silence := options["heartbeat_timeout"]) is not None:
-        put(_number(parse_duration(silence, given_by="--heartbeat-timeout")), "heartbeat", "timeout_s")
-    if (retries := options["retries"]) is not None:
-        put(retries + 1, "retry", "max_attempts")
-    if (folder := options["working_dir"]) is not None:
-        put(os.path.normpath(os.path.join(here, folder)), "working_dir")
-    put(dict(_pair("--label", label) for label in options["labels"]) or None, "labels")
-    put(dict(_variable(one, env) for one in options["env"]) or None, "environment")
-    put(dict(_secret(one) for one in options["secret"]) or None, "secrets")
-    return given
+def _unused(options: Mapping[str, Any], configs: Sequence[Config]) -> str | None:
+    """What to say where the pause or the reasons of a retry are given, and no run is tried again."""
+    named = [f"--{name.replace('_', '-')}" for name in ("backoff", "retry_on") if options[name]]
+    if not named or any(config["retry"].get("max_attempts", 1) != 1 for config in configs):
+        return None
+    return f"{' and '.join(named)} without --retries: nothing is tried again; --retries 2 allows two more attempts"
 
 
 def _overlay(config: Config, given: Config) -> None:
@@ -282,40 +201,6 @@ def _overlay(config: Config, given: Config) -> None:
             _overlay(config[name], value)
         else:
             config[name] = dict(value) if isinstance(value, dict) else value
-
-
-def _number(value: float) -> int | float:
-    return int(value) if value.is_integer() else value
-
-
-def _pair(option: str, text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise _invalid(f"{option} is {text!r}; write {option} NAME=VALUE")
-    return name, value
-
-
-def _variable(text: str, env: Mapping[str, str]) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if sign and name:
-        return name, value
-    if not name:
-        raise _invalid(f"--env {text}: write --env NAME, or --env NAME=VALUE")
-    if name not in env:
-        raise _invalid(f"--env {text}: no such variable is set here; write --env {text}=VALUE")
-    return name, env[name]
-
-
-def _secret(text: str) -> tuple[str, dict[str, str]]:
-    name, source = _pair("--secret", text)
-    kind, sign, place = source.partition(":")
-    if kind not in ("file", "env") or not sign or not place:
-        # The value is not shown: it may be the secret itself.
-        raise _invalid(
-            f"--secret {name} must say where the node finds it, never the value: "
-            f"--secret {name}=file:/path/on/the/node or {name}=env:VARIABLE"
-        )
-    return name, {kind: place}
 
 
 def _invalid(message: str) -> TrainshedError:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from services.cli.clock import now
 from services.cli.common import connected, detach_on_interrupt, exit_with, nats_option, note, run_async, warn
+from services.cli.config_options import config_options
 from services.cli.describe import exit_code_of, summary
 from services.cli.local_check import look_at_programs
 from services.cli.output import print_attempt, print_chunks
-from services.cli.request import Request, build, config_options
+from services.cli.request import Request, build
 from services.cli.stdin_notice import data_waits
 from services.cli.submit import Submitting, already, resolve_after
 from services.cli.text import clean, seconds_between, short

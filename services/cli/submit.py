@@ -15,9 +15,10 @@ import click
 
 from services.cli.common import connected, json_option, nats_option, note, print_json, run_async, warn
 from services.cli.config_file import Config
+from services.cli.config_options import config_options
 from services.cli.local_check import look_at_programs
 from services.cli.number import Number
-from services.cli.request import Request, build, config_options
+from services.cli.request import Request, build
 from services.cli.text import seconds_between, short
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
@@ -40,6 +41,7 @@ _IN_BATCH = re.compile(r"runs\[(\d+)\](?:\.(.+))?\Z")
 @verb(
     "trainshed submit --gpus 1 --name ppo -- python3 train.py --seed 1",
     "trainshed submit -f run.yaml",
+    "trainshed submit -f run.yaml --set metadata.worker.config.lr=1e-4",
     "trainshed submit -f sweep.jsonl --priority 5",
 )
 @config_options
@@ -55,7 +57,8 @@ def submit(as_json: bool, dry_run: bool, **options: Any) -> None:
     The same config is the same run: submitted again, it starts nothing and says which run it is (--new makes
     another). `-- CMD ...` runs a program of yours, in this folder, with your PATH and active venv, and
     the variables named with --env.
-    JSON lines (a .jsonl file, or -f -) are several runs: all are queued, or none.
+    JSON lines (a .jsonl file, or -f -) are several runs: all are queued, or none. Options stand beside -f too: they
+    go over what the file says (--label, --env and --secret are added to it), and --set over both.
     """
     request = build(options)
     for warning in request.warnings:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.request import Request, build, config_options
+from services.cli.config_options import config_options
+from services.cli.request import Request, build
 from tests.support.configs import run_config
 from trainshed_client.code import code_of
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
@@ -226,6 +227,10 @@ def test_every_option_lands_in_its_field() -> None:
         labels=("exp=7", "who=ada"),
         secret=("WANDB=file:/etc/wandb",),
         retries=2,
+        backoff="1m",
+        retry_on=("node_lost", "exit_code"),
+        signal="usr1",
+        grace="1.5",
         heartbeat="notify",
         heartbeat_timeout="90",
         working_dir="sub",
@@ -239,7 +244,8 @@ def test_every_option_lands_in_its_field() -> None:
         "after": ["a" * 26],
         "heartbeat": {"source": "notify", "timeout_s": 90},
         "schedule": {"max_duration_seconds": 5400},
-        "retry": {"max_attempts": 3},
+        "retry": {"max_attempts": 3, "backoff_s": 60, "on": ["node_lost", "exit_code"]},
+        "stop": {"signal": "SIGUSR1", "grace_s": 1.5},
         "labels": {"exp": "7", "who": "ada"},
         "secrets": {"WANDB": {"file": "/etc/wandb"}},
     }
@@ -249,6 +255,17 @@ def test_a_secret_given_as_a_value_is_refused_without_being_shown() -> None:
     text = refusal(command=("sh",), secret=("WANDB=s3cret",))
     assert "s3cret" not in text
     assert "WANDB=file:" in text
+
+
+def test_a_pause_or_reasons_for_a_retry_that_never_comes_are_told_of(tmp_path: Path) -> None:
+    request = built(command=("/bin/true",), backoff="5", retry_on=("exit_code",), no_code=True)
+    assert request.warnings == [
+        "--backoff and --retry-on without --retries: nothing is tried again; --retries 2 allows two more attempts"
+    ]
+    assert not built(command=("/bin/true",), backoff="5", retries=1, no_code=True).warnings
+    file = tmp_path / "run.json"
+    file.write_text('{"entry_point": "/bin/true", "retry": {"max_attempts": 2}}')
+    assert not built(file=str(file), backoff="5").warnings
 
 
 def test_options_go_over_the_fields_of_a_file_and_leave_the_others(tmp_path: Path) -> None:
@@ -337,6 +354,9 @@ def test_exactly_one_of_file_and_command_is_needed() -> None:
         {"time_limit": "soon"},
         {"heartbeat_timeout": "-1"},
         {"memory": "many"},
+        {"backoff": "soon"},
+        {"grace": "-1"},
+        {"signal": "USR1@60"},
         {"labels": ("novalue",)},
         {"labels": ("=x",)},
     ],
