@@ -62,6 +62,7 @@ ABBREVIATIONS = frozenset(
         "uuids",
         "uri",
         "url",
+        "vkey",
         "backoff",
         "cgroups",
         "trainshed",
@@ -80,7 +81,6 @@ RETIRED = {
     **dict.fromkeys(("keeper", "keepers"), "supervisor"),
     "census": "process list",
     "outlook": "explain",
-    "leaf": "worker cgroup",
     "standing": "queue position",
 }
 OTHERS_NAMES = frozenset({"tell"})  # file.tell(): the standard library's
