@@ -14,9 +14,7 @@ Inside a worker it reaches the stack that runs the worker, and there the runs th
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trainshed_client.answers import (
         Acknowledged,
@@ -110,6 +108,8 @@ _MODULE_OF = {
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
+    import importlib
+
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -74,7 +74,7 @@ def parse_url(text: str, *, given_by: str, user: str | None = None, password: st
             host, port = None, 0
             split = urlsplit("")
         extra = split.path not in ("", "/") or split.query or split.fragment
-        if not host or split.scheme not in _SCHEMES or extra:
+        if not host or any(letter.isspace() for letter in host) or split.scheme not in _SCHEMES or extra:
             raise TrainshedError(
                 ErrorCode.INVALID,
                 f"{given_by} is {_without_credentials(part)!r}, which is no NATS URL; "
@@ -128,6 +128,7 @@ def read_endpoint(state_dir: Path) -> Endpoint:
     path = state_dir / ENDPOINT_FILE
     try:
         content = msgspec.json.decode(path.read_bytes(), type=_EndpointFile)
+        return parse_url(content.url, given_by="url", user=content.user, password=content.password)
     except FileNotFoundError:
         raise NobodyAnswers(
             f"No stack is running here ({path} is missing). Start one: trainshed up",
@@ -137,11 +138,10 @@ def read_endpoint(state_dir: Path) -> Endpoint:
             f"{path} cannot be read ({why(error)}). It belongs to who started the stack; "
             "name another state folder in TRAINSHED_STATE_DIR, or a server with --nats",
         ) from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, TrainshedError) as error:
         raise NobodyAnswers(
             f"{path} is damaged ({error}). `trainshed up` writes it anew",
         ) from None
-    return Endpoint(content.url, content.user, content.password)
 
 
 def write_endpoint(state_dir: Path, endpoint: Endpoint) -> Path:

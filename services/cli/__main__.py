@@ -3,8 +3,9 @@
 Owns nothing; see services.cli.main.
 """
 
-from trainshed_client.launch import as_utf8
+from trainshed_client.launch import as_utf8, end_at_interrupt
 
+end_at_interrupt()
 as_utf8()
 
 from services.cli.main import main

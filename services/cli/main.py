@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -113,7 +114,14 @@ def cli(ctx: click.Context, nats: str | None) -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The console script: run one command and exit with its code."""
     open_standard_streams()
-    code = run(sys.argv[1:] if args is None else args)
+    try:
+        if (
+            signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        ):  # until now it ended us at once (trainshed_client.launch)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     with contextlib.suppress(OSError):  # the terminal may be gone: the end of an ssh session
         sys.stderr.flush()
     # The interpreter's own shutdown frees nothing that the end of the process does not, and costs 10 to 30 ms.

@@ -127,7 +127,19 @@ def test_no_stack_is_said_with_the_file_and_the_command(tmp_path: Path) -> None:
     assert refused.value.exit_code == 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"url": 1}', '{"v": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"url": 1}',
+        '{"v": 1}',
+        '{"url": "http://x"}',
+        '{"url": "h:99999"}',
+        '{"url": "\\ud800"}',
+    ],
+)
 def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "endpoint.json").write_text(content)
     with pytest.raises(TrainshedError, match=r"endpoint.json is damaged .* `trainshed up` writes it anew"):

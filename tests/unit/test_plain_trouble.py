@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,21 @@ def test_output_on_a_full_disk_is_one_line() -> None:
         assert "is full" in done.stderr and len(done.stderr.splitlines()) <= 2
         to_stderr = subprocess.run([*start, "ls", "--nats", "x:1"], stderr=full, timeout=30, check=False)
         assert to_stderr.returncode == ExitCode.NO_SERVICE
+
+
+@pytest.mark.parametrize(
+    "start", [("-c", START), ("-c", "import runpy; runpy.run_module('services.cli', run_name='__main__')")]
+)
+def test_an_interrupt_while_the_command_is_loaded_leaves_no_traceback(
+    start: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-P", *start, "ls"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        timeout=30,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
