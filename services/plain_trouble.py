@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import Advised, ErrorCode, TrainshedError
 from trainshed_client.os_errors import cause, folder_of, has_cwd, path_of
 
 _NAMED_WRONG = frozenset(
@@ -41,7 +41,7 @@ def plain(error: BaseException) -> TrainshedError | None:
         case ConnectionError():
             return _lost(cause(error))
         case OSError():
-            return _refused(error)
+            return refusal(error)
         case MemoryError():
             return _passing("no memory is left on this machine for it. Look who has it: free -m")
         case RuntimeError() if "can't start new thread" in str(error):
@@ -60,7 +60,13 @@ def _is_of_the_connection(error: BaseException) -> bool:
     )
 
 
-def _refused(error: OSError) -> TrainshedError:
+def may_pass(error: OSError) -> bool:
+    """Whether it is the system's trouble (no descriptors, no room, storage that fails) and no path or content to mend."""
+    return error.errno not in _NAMED_WRONG
+
+
+def refusal(error: OSError) -> TrainshedError:
+    """The error for people of what the system refused."""
     text = cause(error, _folders())
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
@@ -72,8 +78,8 @@ def _refused(error: OSError) -> TrainshedError:
             return _passing(f"{text}. Then try again")
         case errno.ENOMEM | errno.EAGAIN:
             return _passing(f"{text}. Look at memory and limits: free -m; ulimit -a")
-        case number if number in _NAMED_WRONG:
-            return TrainshedError(ErrorCode.INVALID, f"{text}. {_other(error)}")
+        case _ if not may_pass(error):
+            return Advised(ErrorCode.INVALID, f"{text}. {_other(error)}")
         case _:
             where = path_of(error)
             return _passing(f"{text}. Try again{f', and look at its storage: df {where}' if where else ''}")
@@ -119,4 +125,4 @@ def _lost(why: str) -> TrainshedError:
 
 
 def _passing(text: str) -> TrainshedError:
-    return TrainshedError(ErrorCode.UNAVAILABLE, text)
+    return Advised(ErrorCode.UNAVAILABLE, text)

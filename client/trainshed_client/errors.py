@@ -159,3 +159,7 @@ class Unanswered(TrainshedError):
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.UNAVAILABLE, message)
+
+
+class Advised(TrainshedError):
+    """One whose text says already what to do; nothing need be added to it."""

@@ -45,6 +45,8 @@ def why(error: BaseException, folders: Iterable[str] = ()) -> str:
             return "too many open files on this machine: `sysctl fs.file-max=1000000` allows more"
         case OSError(errno=errno.ENOENT) if path_of(error) is None and not has_cwd():
             return "the folder that this was started in was deleted meanwhile"
+        case OSError(errno=errno.EEXIST):
+            return "something else bears that name"
         case OSError(errno=errno.ECONNREFUSED):  # asyncio's text is another
             return "connection refused"
         case OSError(errno=int(number)):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.plain_trouble import may_pass, refusal
 from services.settings import check_node_name, default_node_name
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -35,7 +36,7 @@ def identify(state_dir: Path, *, log_id: str, node: str | None, ids: Callable[[]
     """The folder's identity, made at the first start; ``node`` is the name that was asked for, if any was.
 
     Raises TrainshedError: CONFLICT where the folder belongs to another log or to a node of another name, INVALID for
-    a name that can be none, UNAVAILABLE where node.json cannot be read.
+    a name that can be none, and where node.json cannot be read.
     """
     path = state_dir / IDENTITY_FILE
     try:
@@ -46,8 +47,10 @@ def identify(state_dir: Path, *, log_id: str, node: str | None, ids: Callable[[]
         write_private(path, msgspec.json.encode(identity) + b"\n")
         return identity
     except (OSError, msgspec.MsgspecError) as error:
+        if isinstance(error, OSError) and may_pass(error):
+            raise refusal(error) from None
         raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
+            ErrorCode.INVALID,
             f"{path} cannot be read ({why(error)}). It says which node this folder is: bring it back from a backup, or start "
             "on another state folder and remove the old node (trainshed node remove NODE)",
         ) from None

@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from services.cli.verb import NoSuchVerb, VerbGroup
-from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+from trainshed_client.errors import Advised, ErrorCode, ExitCode, NobodyAnswers, TrainshedError
 
 BROKEN_PIPE = 141
 INTERRUPTED = 130
@@ -209,7 +209,7 @@ def _invoke(args: Sequence[str]) -> int:
 def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
     """The error, ending with a command to try: its own, else one that goes with its kind."""
     message = str(error)
-    if "trainshed " in message.splitlines()[-1]:
+    if isinstance(error, Advised | NobodyAnswers) or "trainshed " in message.splitlines()[-1]:
         return message
     given = next((argument for argument in args if argument in VERBS), None)
     match error.code:

@@ -22,6 +22,7 @@ import msgspec
 
 from services.nats_server.monitor import Health, health
 from services.nats_server.store_lock import take_store_lock
+from services.plain_trouble import refusal
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -138,9 +139,9 @@ class EmbeddedNats:
         """Start the server and return once JetStream answers. Also the way to start it again after `wait`.
 
         A server that says on its monitoring port that it is not ready yet reads its store: after it was killed, all of
-        it. That is waited for (RESTORE_WITHIN_S). Raises `TrainshedError` (UNAVAILABLE): no binary, another version, a
-        store in use, a taken port, a folder that cannot be written (a full disk), or no answer in ``within_s`` seconds;
-        the message ends with the last words of the server's log.
+        it. That is waited for (RESTORE_WITHIN_S). Raises `TrainshedError`: UNAVAILABLE for no binary, another version, a
+        store in use, a taken port, a full disk, or no answer in ``within_s`` seconds, with the last words of the server's
+        log; INVALID for a folder that cannot be made or written.
         """
         if self.pid is not None:
             raise RuntimeError("this nats-server runs already")
@@ -155,7 +156,7 @@ class EmbeddedNats:
         try:
             await self._prepare(server_name, deadline)
         except OSError as error:
-            raise _unavailable(f"{self._folder} cannot be written ({why(error)})") from None
+            raise refusal(error) from None
         try:
             await self._until_ready(server_name, deadline)
         except BaseException:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.plain_trouble import plain
+from services.plain_trouble import may_pass, plain, refusal
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
@@ -60,6 +60,8 @@ class StateLock:
 
 def unusable(state_dir: Path, error: OSError) -> TrainshedError:
     """What to say of a state folder that cannot be made or written."""
+    if may_pass(error):
+        return refusal(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         full = plain(OSError(error.errno, error.strerror, str(state_dir)))
         assert full is not None

@@ -184,3 +184,15 @@ def test_an_interrupt_while_the_command_is_loaded_leaves_no_traceback(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+def test_what_says_already_what_to_do_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(_: object) -> int:
+        raise failed(errno.ENOSPC, str(tmp_path / "x"))
+
+    monkeypatch.setattr(command, "_invoke", full)
+    assert command.run(["ls"]) == ExitCode.NO_SERVICE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: the disk of ") and line.endswith(f"df -h {tmp_path}")

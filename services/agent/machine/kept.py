@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.plain_trouble import may_pass, refusal
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -47,15 +48,17 @@ class GpuOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_kept(state_dir: Path) -> GpuOptions:
-    """What the folder keeps; the defaults where it keeps nothing. Raises TrainshedError (UNAVAILABLE)."""
+    """What the folder keeps; the defaults where it keeps nothing. Raises TrainshedError (INVALID)."""
     path = state_dir / MACHINE_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=GpuOptions)
     except FileNotFoundError:
         return GpuOptions()
     except (OSError, msgspec.MsgspecError) as error:
+        if isinstance(error, OSError) and may_pass(error):
+            raise refusal(error) from None
         raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
+            ErrorCode.INVALID,
             f"{path} cannot be read ({why(error)}). It keeps --gpus and --slots-per-gpu: remove it, and start with these again",
         ) from None
 
