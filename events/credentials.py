@@ -14,12 +14,13 @@ from trainshed_client.json_limits import Place, cut, invalid, path_of
 
 _ARGUMENTS: Place = (None, "arguments")
 _ENVIRONMENT: Place = (None, "environment")
+_LABELS: Place = (None, "labels")
 _METADATA: Place = (None, "metadata")
 _WORKER: Place = (_METADATA, "worker")
 
 
 def refuse_credentials(config: Mapping[str, object]) -> None:
-    """Raise TrainshedError (invalid), by path, for what looks like a credential in arguments, environment and metadata.
+    """Raise TrainshedError (invalid), by path, for what looks like a credential in arguments, environment, labels and metadata.
 
     ``config`` is a run config as it was written: what is of another type than it must be is refused by others. No value is
     in the message.
@@ -29,6 +30,7 @@ def refuse_credentials(config: Mapping[str, object]) -> None:
     found.in_arguments(config.get("entry_point"), config.get("arguments"), _ARGUMENTS)
     if isinstance(environment, dict):
         found.in_environment(environment)
+    found.under_names(config.get("labels"), _LABELS, None)
     found.under_names(metadata, _METADATA, None)
     worker = metadata.get("worker") if isinstance(metadata, dict) else None
     if isinstance(worker, dict):

@@ -150,6 +150,7 @@ def test_a_long_argument_costs_no_more_than_its_length(text: str) -> None:
         ({"environment": {"HEADER": "Authorization: Bearer hunter2"}}, "environment.HEADER", "HEADER"),
         ({"environment": {"A": "1", "HF_TOKEN": "hunter2"}}, "environment.HF_TOKEN", "HF_TOKEN"),
         ({"environment": {"my-api-key": "hunter2"}}, "environment.my-api-key", "my-api-key"),
+        ({"labels": {"team": "rl", "api_key": "hunter2"}}, "labels.api_key", "API_KEY"),
         ({"metadata": {"password": "hunter2"}}, "metadata.password", "PASSWORD"),
         (
             {"metadata": {"a": [{}, {"b": {"db-password": "hunter2"}}]}},

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import enum
 import json
+import math
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.stack import Stack
+from trainshed_client import Trainshed, TrainshedError
 
 TELL = """
 import json, os, sys
@@ -84,6 +89,63 @@ def test_the_older_worker_wins_over_entry_point_and_arguments(stack: Stack, tmp_
     (record,) = stack.wait(run)
     assert record["name"] == "train.py"
     assert _told(stack, run)["argv"] == ["--seed", "7"]
+
+
+class Algorithm(enum.StrEnum):
+    """As programs have such words."""
+
+    PPO = "ppo"
+
+
+async def test_a_config_is_one_run_in_yaml_json_and_python_and_the_worker_gets_what_was_sent(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tell.py").write_text(TELL)
+    key = uuid.uuid4().hex
+    (tmp_path / "run.yaml").write_text(f"""\
+entry_point: {sys.executable}
+working_dir: {tmp_path}
+submission_key: {key}
+metadata:
+  worker:
+    script: tell.py
+    use_grpc: true
+    arguments: [--lr, 1e-4, --on, yes, 012]
+    config: {{lr: 1e-4, betas: [.9, 999e-3], steps: 1E5, algorithm: ppo, clip: null}}
+""")
+    worker: dict[str, Any] = {
+        "script": "tell.py",
+        "use_grpc": True,
+        "arguments": ["--lr", "1e-4", "--on", "yes", "012"],
+        "config": {"lr": 0.0001, "betas": [0.9, 0.999], "steps": 100000.0, "algorithm": "ppo", "clip": None},
+    }
+    config = {
+        "entry_point": sys.executable, "working_dir": str(tmp_path), "submission_key": key, "metadata": {"worker": worker},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    answers = [
+        await asyncio.to_thread(stack.trainshed, "submit", "-f", str(tmp_path / name), json=True)
+        for name in ("run.yaml", "run.json")
+    ]
+    monkeypatch.setenv("TRAINSHED_STATE_DIR", str(stack.state_dir))
+    worker["config"] |= {"betas": (0.9, 0.999), "algorithm": Algorithm.PPO}
+    async with await Trainshed.connect() as trainshed:
+        again = await trainshed.submit(config)
+        worker["config"] |= {"clip": math.inf, "data": b"x"}
+        with pytest.raises(TrainshedError) as refused:
+            await trainshed.submit(config)
+    assert [wrong.path for wrong in refused.value.errors] == [
+        "metadata.worker.config.clip",
+        "metadata.worker.config.data",
+    ]
+    run = again.run_id
+    assert [answer["run_id"] for answer in answers] == [run, run]
+    assert (answers[0]["created"], answers[1]["created"], again.created) == (True, False, False)
+    await asyncio.to_thread(stack.wait, run)
+    told = await asyncio.to_thread(_told, stack, run)
+    assert told["argv"][:5] == ["--lr", "1e-4", "--on", "yes", "012"]
+    sent = {"lr": 0.0001, "betas": [0.9, 0.999], "steps": 100000.0, "algorithm": "ppo", "clip": None}
+    assert told["config"] == {**sent, "run_id": run}
 
 
 def test_a_command_is_no_shell_text_and_placeholders_alone_are_filled_in(stack: Stack) -> None:
