@@ -112,7 +112,8 @@ class Trainshed:
         Inside a worker, where none of these variables and no ``TRAINSHED_STATE_DIR`` is set, it is the stack that runs
         the worker: what is submitted bears the label ``parent``, and only such runs are there (docs/contracts.md).
         ``on_waiting`` hears of a service whose answer takes longer than some seconds, or that is still starting;
-        ``patient``: one that is starting, or that is there and does not answer a query, is waited for however long it takes.
+        ``patient``: one that is starting, does not know yet, or is there and does not answer a query, is waited for
+        however long it takes.
         Callbacks are plain functions or coroutine functions.
         """
         if (path := worker_socket(nats_url)) is not None:
@@ -224,10 +225,26 @@ class Trainshed:
     async def resolve(self, run: str, *, only: bool = False) -> QueuedRunRecord:
         """The record of the run that an id, a name, what `ls` shows as one, or a unique prefix of these means.
 
-        A name that several runs bear means the newest, or with ``only`` none of them. Raises NOT_FOUND, or
-        CONFLICT where several are meant.
+        A name that several runs bear means the newest, or with ``only`` none of them. Raises NOT_FOUND,
+        CONFLICT where several are meant, or UNAVAILABLE where the read side does not know yet.
         """
-        found = (await self._ask("run.list", {"run": run, "limit": SHOWN + 1}, RunPage)).records
+        while True:
+            page = await self._ask("run.list", {"run": run, "limit": SHOWN + 1}, RunPage)
+            try:
+                return await self._chosen(run, page.records, only=only)
+            except TrainshedError as error:
+                if error.code is not ErrorCode.NOT_FOUND or page.progress is None:
+                    raise
+            if not self._patient:
+                raise TrainshedError(
+                    ErrorCode.UNAVAILABLE,
+                    f"no run {run!r} is known yet: the read side has {page.progress.text}; ask again: trainshed ls",
+                    progress=page.progress,
+                )
+            self._waits_for("the projector", f"stale: {page.progress.text}")
+            await asyncio.sleep(STARTING_RETRY_S)
+
+    async def _chosen(self, run: str, found: list[QueuedRunRecord], *, only: bool) -> QueuedRunRecord:
         named = [record for record in found if record.name == run]
         if not named and len(found) > SHOWN:  # more prefixes than shown might hide the name
             found += (await self._ask("run.list", {"name": run, "limit": SHOWN + 1}, RunPage)).records
@@ -394,7 +411,7 @@ class Trainshed:
             error = error_in(answer.data)
             if error is None:
                 return answer.data
-            if error.progress is None or not is_command(subject):
+            if error.progress is None or not (self._patient or is_command(subject)):
                 raise error
             if loop.time() >= deadline and not self._patient:
                 text = f"{error.message}. Nothing was done; ask again soon"

@@ -85,6 +85,16 @@ async def test_a_reader_during_a_rebuild_is_answered_at_once_with_how_far_it_is(
         behind = await Trainshed(NatsConnection(nc, "here")).behind()
         assert behind is not None
         assert behind.events == RUNS + 2
+        hasty = Trainshed(NatsConnection(nc, "here"))
+        with pytest.raises(TrainshedError, match="no run 'run-1499' is known yet") as refused:
+            await hasty.resolve("run-1499")
+        assert refused.value.code is ErrorCode.UNAVAILABLE
+        heard: list[tuple[str, str | None]] = []
+        waiting = Trainshed(
+            NatsConnection(nc, "here"), on_waiting=lambda *what: heard.append(what), patient=True
+        )
+        resolving = asyncio.create_task(waiting.resolve("run-1499"))
+        await eventually(lambda: bool(heard))
 
         monkeypatch.delitem(failpoints._armed, "projector.batch")
         monkeypatch.delattr(service._position, "reached")
@@ -92,6 +102,11 @@ async def test_a_reader_during_a_rebuild_is_answered_at_once_with_how_far_it_is(
         fresh = await ask(nc, "run.get", {"run_id": runs[-1]})
         assert fresh["run"]["run_id"] == runs[-1]
         assert "stale" not in fresh
+        assert (await resolving).run_id == runs[-1]
+        assert {service for service, _ in heard} == {"the projector"}
+        with pytest.raises(TrainshedError, match="nosuch") as refused:
+            await waiting.resolve("nosuch")
+        assert refused.value.code is ErrorCode.NOT_FOUND
 
 
 async def test_a_gateway_that_folds_a_long_log_says_how_far_it_is_and_is_waited_for(
