@@ -29,7 +29,10 @@ def test_runs_and_their_output_are_read_without_a_stack(
     stack.wait(ended)
     failed = stack.submit("--name", "failed", shell="echo why >&2; exit 3")
     stack.wait(failed, code=3)
-    waiting = stack.submit("--name", "waits", "--after", stack.submit("--", "sleep", "60"), "--", "true")
+    live = stack.submit("--name", "live", shell="echo on; exec sleep 60")
+    stack.running(live)
+    until(lambda: stack.stdout(live))
+    waiting = stack.submit("--name", "waits", "--after", live, "--", "true")
     until(lambda: any(one["type"] == "artifacts_hashed" for one in stack.show(ended)["timeline"]))
     seq = stack.trainshed("ls", json=True)["seq"]
     if end == "stop":
@@ -50,6 +53,9 @@ def test_runs_and_their_output_are_read_without_a_stack(
     assert stack.trainshed("show", waiting, json=True, code=3)["run"]["status"] == "PENDING"
     assert stack.trainshed("logs", "ended", code=3).stdout == b"out\nerr\n"
     assert stack.trainshed("logs", "-f", "--tail", "1", "--stderr", "ended", code=3).stdout == b"err\n"
+    followed = stack.trainshed("logs", "-f", "live", code=3)  # what there is: nobody hears of more
+    assert followed.stdout == b"on\n" and followed.stderr.count("Error: ") == 1
+    assert "has not started" in stack.trainshed("logs", "-f", waiting, code=3).stderr
     assert stack.trainshed("path", "ended", code=3).lines == [str(stack.run_dir(ended))]
     stack.trainshed("artifacts", "ended", "get", "m", code=3, cwd=tmp_path)
     assert (tmp_path / "m").read_text() == "weights\n"
