@@ -235,7 +235,7 @@ async def test_a_grant_that_a_full_disk_cannot_take_is_refused_for_good_and_the_
                 end = await stage.ended(ref)
                 assert isinstance(end, Failed)
                 assert (end.failure_reason, end.at_fault) == (FailureReason.NOT_STARTED, AtFault.NODE)
-                assert end.message is not None and "No space left" in end.message
+                assert end.message is not None and "is full" in end.message
             await stage.order_stop(cancelled)
             disk.free()
             await stage.deliver_all_again()
