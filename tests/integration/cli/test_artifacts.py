@@ -73,7 +73,7 @@ def test_nothing_beside_it_is_fetched(stack: Stack, run: str, tmp_path: Path, fi
 def test_a_shell_completes_get_and_the_files(stack: Stack, run: str) -> None:
     def offered(line: str, place: int) -> list[str]:
         asked = {"_TRAINSHED_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(place)}
-        return [one.partition(",")[2] for one in stack.trainshed(environment=asked).lines]
+        return [one.partition(",")[2] for one in stack.trainshed(environment=asked).lines if one]
 
     assert offered(f"trainshed artifacts {run} ", 3) == ["get"]
     assert offered(f"trainshed artifacts {run} get de", 4) == ["deep/model.bin"]
