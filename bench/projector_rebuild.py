@@ -20,6 +20,7 @@ from events.feed import Message
 from events.state import State
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
+from projections.transparency.tiles import Tiles
 from services.projector.service import BATCH
 
 NODES, SLOTS = 8, 8
@@ -61,7 +62,7 @@ def make_log(events: int) -> list[Message]:
 def rebuild(messages: list[Message], folder: Path) -> float:
     """Seconds to fold and commit ``messages`` into a new SQLite file, in batches as the feed hands them out."""
     database = Database(folder / "read.db")
-    projector = Projector.open(database, "bench", len(messages))
+    projector = Projector.open(database, "bench", len(messages), tiles=Tiles(folder / "audit"))
     start = time.process_time()
     for at in range(0, len(messages), BATCH):
         projector.apply(messages[at : at + BATCH])

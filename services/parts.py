@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FOLD_FILE = "fold.snapshot"
 DATABASE_FILE = "trainshed.db"
+AUDIT_DIR = "audit"
 
 
 class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +117,8 @@ def projector(
     from services.projector.start import Start
 
     path = database or str(settings.state_dir / DATABASE_FILE)
-    return ProjectorService(nc, path, records=records, start=start or Start.ALONE)
+    audit = settings.state_dir / AUDIT_DIR
+    return ProjectorService(nc, path, audit_dir=audit, records=records, start=start or Start.ALONE)
 
 
 def agent(

@@ -22,6 +22,8 @@ from projections.read_model.rows import RunRow, SlotRow, record_json
 from projections.read_model.store import Store
 from projections.read_model.tables import SCHEMA_VERSION
 from projections.read_model.working_set import Batch
+from projections.transparency.fold import TreeFold
+from projections.transparency.tiles import Tiles
 from trainshed_client.statuses import LIVE
 from trainshed_client.subjects import EVENTS
 
@@ -59,20 +61,37 @@ class Applied(msgspec.Struct, frozen=True):
 class Projector:
     """One read model being kept up to date. For one thread at a time."""
 
-    def __init__(self, store: Store, projection: Projection, log_id: str) -> None:
+    def __init__(self, store: Store, projection: Projection, log_id: str, tree: TreeFold) -> None:
         self.store = store
         self.projection = projection
         self.log_id = log_id
+        self.tree = tree
+        self.tiles: Tiles | None = None
+        """Where full tiles of the tree are written; None: nowhere."""
 
     @classmethod
-    def open(cls, database: Database, log_id: str, log_end: int, *, damage: str | None = None) -> Projector:
+    def open(
+        cls,
+        database: Database,
+        log_id: str,
+        log_end: int,
+        *,
+        damage: str | None = None,
+        tiles: Tiles | None = None,
+    ) -> Projector:
         """Open ``database`` for this log, or begin a new one where it is of another log or schema, or damaged.
 
-        ``damage``: what was found wrong with it while it was in use.
+        ``damage``: what was found wrong with it while it was in use. ``tiles``: where the tree's full tiles are written.
 
         What is not used is moved aside with a WARNING, never mixed. Raises sqlalchemy's OperationalError where the
         database cannot be reached or written.
         """
+        projector = cls._opened(database, log_id, log_end, damage)
+        projector.tiles = tiles
+        return projector
+
+    @classmethod
+    def _opened(cls, database: Database, log_id: str, log_end: int, damage: str | None) -> Projector:
         if damage is not None:
             return cls._anew(database, log_id, f"is damaged ({damage})")
         try:
@@ -99,7 +118,7 @@ class Projector:
             elif at.seq > log_end:
                 why = f"is at sequence {at.seq}, beyond the log's end {log_end}"
             if why is None:
-                return cls(store, store.projection(), log_id)
+                return cls(store, store.projection(), log_id, store.tree())
         except BaseException:
             store.close()
             raise
@@ -119,7 +138,7 @@ class Projector:
             store = Store(database)
             store.drop()
         store.create()
-        return cls(store, Projection(store), log_id)
+        return cls(store, Projection(store), log_id, TreeFold())
 
     @property
     def seq(self) -> int:
@@ -153,10 +172,33 @@ class Projector:
                     if observe is not None:
                         observe(event, change)
             batch = projection.finish()
-            self.store.write(batch, self.log_id)
+            levels = self._grow_tree(messages, last)
+            self.store.write(batch, self.log_id, self.tree.first, levels)
         for kept in batch.quarantine:
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
         return _applied(batch) if with_records else Applied(batch.seq)
+
+    def _grow_tree(self, messages: Sequence[Message], last: int) -> dict[int, bytes]:
+        """Fold the messages after ``last`` into the tree: what of its right edge is to be committed.
+
+        Full tiles are written before: whoever dies between writes the same ones again.
+        """
+        tree, was_stopped = self.tree, self.tree.stopped
+        tree.extend(messages, after=last)
+        full, levels = tree.take_changes()
+        for tile in full if self.tiles is not None else ():
+            assert self.tiles is not None
+            if (kept := self.tiles.write(tile)) is not None:
+                _log.warning(
+                    "the log gives another tile of its tree than it did before: the old one is %s", kept
+                )
+        if tree.stopped != was_stopped:
+            _log.warning(
+                "the event log has no sequence %d: its tree ends there, with %d leaves",
+                tree.stopped,
+                tree.size,
+            )
+        return levels
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from projections.read_model.rows import (
 )
 from projections.read_model.tables import JSON_COLUMNS, SCHEMA_VERSION
 from projections.read_model.working_set import Batch, WorkingRun
+from projections.transparency.fold import RightEdge, TreeFold
 
 _T = TypeVar("_T")
 _NEVER_CHANGES = frozenset(
@@ -52,7 +53,17 @@ _ENCODER = msgspec.json.Encoder(
 )  # sets too: a row is the same whichever process wrote it
 _NODE_FOLD = msgspec.json.Decoder(Node)
 _ENTRY = ("submit_seq", "run_id", "seq", "time", "type", "data")
-_CHECKPOINT = ("id", "seq", "state_hash", "schema_version", "log_id", "epoch", "epoch_of", "rules")
+_CHECKPOINT = (
+    "id",
+    "seq",
+    "state_hash",
+    "schema_version",
+    "log_id",
+    "epoch",
+    "epoch_of",
+    "rules",
+    "first_seq",
+)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -65,6 +76,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     epoch: int
     epoch_of: str
     rules: int
+    first_seq: int
 
 
 class Columns:
@@ -103,6 +115,7 @@ class Store:
         self._put_entry = db.insert(tables.timeline, _ENTRY)
         self._put_quarantine = db.insert(tables.quarantine, ("seq", "time", "subject", "reason", "body"))
         self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
+        self._put_level = db.upsert(tables.tree, ("level", "hashes"), ("level",))
         self._drop_attempt = db.delete(tables.attempts, attempt_key)
         self._drop_slot = db.delete(tables.slots, ("node", "index"))
         self._drop_node = db.delete(tables.nodes, ("node",))
@@ -138,7 +151,17 @@ class Store:
             row.epoch,
             row.epoch_of,
             row.rules,
+            row.first_seq,
         )
+
+    def tree(self) -> TreeFold:
+        """The log's tree as it was committed."""
+        at = self.checkpoint()
+        if at is None:
+            return TreeFold()
+        with self.connection.begin():
+            rows = self.connection.execute(tables.tree.select().order_by(tables.tree.c.level)).all()
+        return TreeFold(RightEdge(at.first_seq, tuple(bytes(row.hashes) for row in rows)), at.seq)
 
     def projection(self) -> Projection:
         """The projection as it was committed, restored from the rows of what is live."""
@@ -214,8 +237,8 @@ class Store:
 
     # --- writing ------------------------------------------------------------------------------------------
 
-    def write(self, batch: Batch, log_id: str) -> None:
-        """Put a batch's rows and the checkpoint, within the caller's transaction."""
+    def write(self, batch: Batch, log_id: str, first_seq: int, levels: dict[int, bytes]) -> None:
+        """Put a batch's rows, the checkpoint and the tree's right edge, within the caller's transaction."""
         many, conn = self.database.many, self.connection
         many(conn, self._drop_attempt, list(batch.gone_attempts))
         many(conn, self._drop_slot, list(batch.gone_slots))
@@ -253,8 +276,10 @@ class Store:
                 batch.epoch,
                 batch.epoch_of,
                 batch.rules,
+                first_seq,
             ),
         )
+        many(conn, self._put_level, list(levels.items()))
 
     def put_slots(self, rows: list[SlotRow]) -> None:
         """Put slots' rows, within the caller's transaction."""

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 17
+SCHEMA_VERSION = 18
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -209,6 +209,14 @@ checkpoint = Table(
     Column("epoch", _BIG, nullable=False),
     Column("epoch_of", Text, nullable=False),
     Column("rules", _BIG, nullable=False),
+    Column("first_seq", _BIG, nullable=False),  # of the log's tree: 0 while it has no leaf
+)
+
+tree = Table(
+    "tree",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary, nullable=False),  # of this level's last tile, which is not full
 )
 
 HASHED: dict[str, Table] = {

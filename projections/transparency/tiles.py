@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from projections.transparency.fold import TILE_BYTES, TILE_WIDTH, RightEdge, Tile
@@ -72,6 +73,21 @@ class Tiles:
     def missing(self, size: int) -> list[tuple[int, int]]:
         """The tiles that a tree of ``size`` leaves should have and that are not there whole, from the leaves up."""
         return [tile for tile in full_tiles(size) if not self._is_whole(*tile)]
+
+    def damaged(self, edge: RightEdge) -> list[tuple[int, int]]:
+        """The tiles that do not hash to what the tile above has of them (or the edge), from the leaves up."""
+        found, hashes = list[tuple[int, int]](), StoredHashes(edge, self.read)
+        for level, index in full_tiles(edge.size):
+            with suppress(TileMissing):
+                if hashes.at(8 * (level + 1), index) != subtree_hash(self.read(level, index)):
+                    found.append((level, index))
+        return found
+
+    def move_aside(self, level: int, index: int) -> None:
+        """Keep a tile that is damaged as ``<index>.old``; where there is none, nothing happens."""
+        path = self.folder / tile_path(level, index)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.replace(path, path.with_name(f"{path.name}.old"))
 
     def _is_whole(self, level: int, index: int) -> bool:
         try:

@@ -19,10 +19,13 @@ from events.feed import ApiError
 from events.log import EventLog
 from projections.queries.answers import FoundOne, Queries
 from projections.queries.listing import run_query
+from projections.queries.proofs import Proofs
+from projections.transparency.tiles import TileMissing
 from services.api import Call
 from services.parent import LABEL, seen_by, unseen
 from services.position import Position
 from services.projector.backlog import Backlog
+from services.projector.signer import Signer
 from services.projector.trouble import Trouble
 from services.projector.waiting import WaitingRuns
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -57,6 +60,9 @@ class Answers:
         trouble: Trouble,
         in_reader: InReader,
         *,
+        proofs: Proofs,
+        tiles_lost: Callable[[], None],
+        signer: Callable[[], Signer | None],
         keeps_records: bool,
     ) -> None:
         self._queries = queries
@@ -67,19 +73,28 @@ class Answers:
         self._backlog = backlog
         self._trouble = trouble
         self._in_reader = in_reader
+        self._proofs = proofs
+        self._tiles_lost = tiles_lost
+        self._signer = signer
         self._keeps_records = keeps_records
         self._lags = False
 
     def calls(self) -> dict[str, Callable[[Call], Awaitable[object]]]:
-        return {
+        """Each call's name, and what answers it. Only who keeps the records signs."""
+        calls: dict[str, Callable[[Call], Awaitable[object]]] = {
             "run.get": self._run_get,
             "run.list": self._run_list,
             "run.explain": self._run_explain,
             "slot.list": self._slot_list,
             "node.list": self._node_list,
             "audit.rows": self._audit_rows,
+            "audit.consistency": self._audit_consistency,
+            "audit.inclusion": self._audit_inclusion,
             "health": self._health,
         }
+        if self._keeps_records:
+            calls["audit.checkpoint"] = self._audit_checkpoint
+        return calls
 
     async def _run_get(self, call: Call) -> object:
         run_id = _run_id(call)
@@ -129,6 +144,33 @@ class Answers:
             yield b""
         finally:
             parts.close()
+
+    async def _audit_checkpoint(self, call: Call) -> object:
+        call.fields()
+        await self._is_open()
+        signer = self._signer()
+        assert signer is not None, "the database is open, and whoever opened it made the signer"
+        return await self._answer(lambda: signer.answer(self._proofs.tree()))
+
+    async def _audit_consistency(self, call: Call) -> object:
+        fields = call.fields(**{"from": int, "to": int})
+        first = _required(fields, "from", "a size of the tree, in leaves")
+        return await self._prove(partial(self._proofs.consistency, first, fields["to"]))
+
+    async def _audit_inclusion(self, call: Call) -> object:
+        fields = call.fields(event=int, size=int)
+        event = _required(fields, "event", "the sequence of an event")
+        return await self._prove(partial(self._proofs.inclusion, event, fields["size"]))
+
+    async def _prove(self, proof: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return await self._answer(proof)
+        except TileMissing as error:
+            self._tiles_lost()
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"the log's tree lacks a tile, which is made again now ({error}); ask again",
+            ) from None
 
     async def _health(self, call: Call) -> object:
         call.fields()
@@ -218,6 +260,12 @@ def _seen(found: FoundOne, parent: str | None) -> FoundOne:
         if parent not in seen:
             raise unseen(seen.run_id, parent)
     return found
+
+
+def _required(fields: dict[str, Any], name: str, what: str) -> int:
+    if fields[name] is None:
+        raise TrainshedError(ErrorCode.INVALID, f"required: {what}", name)
+    return int(fields[name])
 
 
 def _run_id(call: Call) -> str:

@@ -21,16 +21,21 @@ import nats.errors
 from events.feed import ApiError, Feed, Message
 from events.log import EventLog
 from projections.queries.answers import Queries
+from projections.queries.proofs import Proofs, StoredTree
 from projections.queries.totals import Adder, Totals
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Applied, Projector
 from projections.records import Filling, RecordBuckets
+from projections.transparency.tiles import Tiles
 from services.api import ApiServer
 from services.failpoints import delay, failpoint
 from services.lifecycle import first_cause
 from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.calls import Answers
+from services.projector.mending import claim, mend
+from services.projector.publishing import Publisher
+from services.projector.signer import Signer
 from services.projector.start import Start, ends
 from services.projector.trouble import (
     FAILURES,
@@ -66,8 +71,9 @@ T = TypeVar("T")
 class ProjectorService:
     """Builds one read model and serves its queries; several may run, each with a database of its own.
 
-    ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``records``: keep the record buckets too, which one
-    projector of a stack does. The clock (ns) is only used for what a queued run waits for.
+    ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``audit_dir``: the folder of the log's tree (by default
+    ``audit`` beside the file). ``records``: keep the record buckets too and sign the tree, which one projector of a stack
+    does. The clock (ns) is only used for what a queued run waits for.
     """
 
     name = "projector"
@@ -77,6 +83,7 @@ class ProjectorService:
         nc: SafeClient,
         database: str | Path,
         *,
+        audit_dir: Path | None = None,
         records: bool = False,
         start: Start = Start.ALONE,
         clock: Callable[[], int] = time.time_ns,
@@ -85,6 +92,11 @@ class ProjectorService:
         self._nc = nc
         self._log = EventLog(nc)
         self._database = open_database(database)
+        self._audit_dir = audit_dir or (self._database.path or Path.cwd()).with_name("audit")
+        self._tiles = Tiles(self._audit_dir)
+        self._proofs = Proofs(self._database, self._tiles)
+        self._tiles_lost = asyncio.Event()
+        self._signer: Signer | None = None
         self._queries = Queries(self._database)
         self._adder = Adder(self._database)
         self._position = Position()
@@ -109,6 +121,9 @@ class ProjectorService:
             lambda: self._backlog,
             self._trouble,
             self._in_reader,
+            proofs=self._proofs,
+            tiles_lost=self._tiles_lost.set,
+            signer=lambda: self._signer,
             keeps_records=records,
         )
 
@@ -201,7 +216,10 @@ class ProjectorService:
 
     async def _project(self, damage: str | None) -> None:
         log_id, end = await self._log.log_id(), await self._log.end()
-        projector = await self._in_writer(Projector.open, self._database, log_id, end, damage=damage)
+        await self._in_writer(self._take_folder, log_id)
+        projector = await self._in_writer(
+            Projector.open, self._database, log_id, end, damage=damage, tiles=self._tiles
+        )
         self._filled = False
         self._position.advance(projector.seq)
         if projector.seq < end:
@@ -218,10 +236,40 @@ class ProjectorService:
                 tasks.create_task(self._fold(projector, end))
                 tasks.create_task(self._trouble.heed_queries())
                 tasks.create_task(self._heartbeats(projector))
+                tasks.create_task(self._keep_tiles())
+                if self._signer is not None:
+                    publisher = Publisher(
+                        self._nc, self._signer, self._position, self._committed_tree, self._root_at
+                    )
+                    tasks.create_task(publisher.run(lambda: self._backlog is None))
                 if self._buckets is not None:
                     tasks.create_task(self._keep_buckets(self._buckets))
         finally:
             await asyncio.shield(self._in_writer(projector.close))
+
+    def _take_folder(self, log_id: str) -> None:
+        """Make the audit folder this log's own, with the signer's key where the records are kept."""
+        claim(self._audit_dir, log_id)
+        if self._buckets is not None:
+            self._signer = Signer(self._audit_dir, log_id)
+
+    async def _keep_tiles(self) -> None:
+        """Make the tiles again that are gone at a start, and those that a proof finds lost or damaged."""
+        looked_into = False
+        while True:
+            self._tiles_lost.clear()
+            tree = await self._committed_tree()
+            unfit = await self._in_reader(partial(self._proofs.unfit, tree, looked_into=looked_into))
+            if unfit:
+                await mend(self._log, self._tiles, tree, unfit)
+            await self._tiles_lost.wait()
+            looked_into = True
+
+    async def _committed_tree(self) -> StoredTree:
+        return await self._in_reader(self._proofs.tree)
+
+    async def _root_at(self, tree: StoredTree, size: int) -> bytes:
+        return await self._in_reader(self._proofs.root, tree, size)
 
     async def _fold(self, projector: Projector, end: int) -> None:
         backlog = end - projector.seq

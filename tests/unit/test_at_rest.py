@@ -41,7 +41,7 @@ def add(database: Database, seq: int, *, schema: int = tables.SCHEMA_VERSION) ->
         connection.execute(tables.runs.insert().values(**columns(f"{seq:026}", seq)))
         connection.execute(tables.checkpoint.delete())
         at = {"id": 1, "seq": seq, "schema_version": schema, "state_hash": "", "log_id": "", "epoch": 0}
-        connection.execute(tables.checkpoint.insert().values(**at, epoch_of="", rules=1))
+        connection.execute(tables.checkpoint.insert().values(**at, epoch_of="", rules=1, first_seq=1))
 
 
 @pytest.fixture

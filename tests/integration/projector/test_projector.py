@@ -15,12 +15,15 @@ import pytest
 from bench.log_maker import LogMaker
 from events.log import EventLog
 from events.streams import ensure_streams
+from projections.queries.proofs import Proofs, StoredTree
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
+from projections.transparency.tiles import Tiles, tile_path
 from tests.support import NatsServer, eventually
 from tests.support.random_log import RandomLog
 from tests.support.read_model import dump, kept_hash, recomputed_hash
 from tests.support.stored_log import ask, projecting, store
+from tests.support.tree import folded, tile_files
 
 BACKLOG = 6_000
 KILLS = 8
@@ -77,7 +80,7 @@ async def test_killed_anywhere_it_ends_with_the_tables_of_one_that_never_stopped
         )
 
     for _ in range(KILLS):
-        process = await live(str(chooser.randint(25, 160)))
+        process = await live(str(chooser.randint(50, 230)))
         assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
         seen.append(_committed(path))
     assert seen == sorted(seen)
@@ -92,6 +95,10 @@ async def test_killed_anywhere_it_ends_with_the_tables_of_one_that_never_stopped
     killed = dump(Database(path))
     assert killed == dump(await _uninterrupted(EventLog(nc), tmp_path / "whole.db", end))
     assert kept_hash(killed) == recomputed_hash(killed)
+    tree = await folded(EventLog(nc))
+    full, _ = tree.take_changes()
+    assert Proofs(Database(path), Tiles(tmp_path / "audit")).tree() == StoredTree(end, tree.edge)
+    assert tile_files(tmp_path / "audit") == {tile_path(t.level, t.index): t.hashes for t in full}
 
 
 async def test_a_deleted_database_is_rebuilt_equal(nats_server: NatsServer, tmp_path: Path) -> None:

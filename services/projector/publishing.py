@@ -1,0 +1,84 @@
+"""Publishes the tree's signed checkpoints for whoever watches the log: at its end, never often, and none while idle.
+
+Owns when; what is signed is the signer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import nats.errors
+
+from projections.queries.proofs import StoredTree
+from projections.transparency.checkpoint import SignedHead, TreeHead
+from projections.transparency.tiles import TileMissing
+from services.position import Position
+from services.projector.signer import Signer
+from trainshed_client import subjects
+from trainshed_client.nats_client import SafeClient
+
+_log = logging.getLogger("trainshed.projector")
+
+CHECKPOINT_EVERY_S = 5.0
+
+
+class Publisher:
+    """Publishes one signer's checkpoints. ``tree`` reads what is committed, ``root_at`` the root that it had at a size."""
+
+    def __init__(
+        self,
+        nc: SafeClient,
+        signer: Signer,
+        position: Position,
+        tree: Callable[[], Awaitable[StoredTree]],
+        root_at: Callable[[StoredTree, int], Awaitable[bytes]],
+    ) -> None:
+        self._nc = nc
+        self._signer = signer
+        self._position = position
+        self._tree = tree
+        self._root_at = root_at
+
+    async def run(self, at_the_end: Callable[[], bool]) -> None:
+        """Publish for ever: what came since the last time, once ``at_the_end`` of the log."""
+        last = await asyncio.to_thread(self._signer.last)
+        compared, seen = last is None, 0
+        while True:
+            await self._position.reached(seen + 1)
+            if at_the_end():
+                tree = await self._tree()
+                if last is not None and not compared:
+                    compared = await self._compare(tree, last)
+                if last is not None and (tree.edge.size, tree.edge.root) == (last.size, last.root):
+                    seen = tree.seq
+                elif await self._publish(checkpoint := self._signer.checkpoint(tree)):
+                    await asyncio.to_thread(self._signer.keep, checkpoint)
+                    last, seen = SignedHead.parse(checkpoint).head, tree.seq
+            await asyncio.sleep(CHECKPOINT_EVERY_S)
+
+    async def _compare(self, tree: StoredTree, last: TreeHead) -> bool:
+        """Log where the tree does not extend what was published last. False where that cannot be seen yet."""
+        try:
+            extended = last.size <= tree.edge.size and await self._root_at(tree, last.size) == last.root
+        except TileMissing:
+            return False
+        if not extended:
+            _log.warning(
+                "the event log is not the one whose checkpoint of %d leaves was published last: it was rolled back or "
+                "altered. Run: trainshed audit verify --against %s",
+                last.size,
+                self._signer.last_file,
+            )
+        return True
+
+    async def _publish(self, checkpoint: str) -> bool:
+        message = msgspec.json.encode(self._signer.published(checkpoint))
+        try:
+            await self._nc.publish(subjects.WATCH_CHECKPOINT, message)
+        except nats.errors.Error as error:  # while the server is away
+            _log.debug("a checkpoint was not published: %s", error)
+            return False
+        return True

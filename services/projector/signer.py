@@ -1,0 +1,105 @@
+"""The signer of the log's tree: its key, and the checkpoints that it signs, publishes and keeps the last of.
+
+Owns both files; only the projector that keeps the records has one. Knows no proof.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from projections.queries.proofs import StoredTree
+from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
+from projections.transparency.note import KeyKind, SignerKey, signed
+from trainshed_client.errors import TrainshedError
+
+_log = logging.getLogger("trainshed.projector")
+
+KEY_FILE = "signer.key"
+LAST_FILE = "checkpoint"
+
+
+class Signer:
+    """Signs for one log. Its folder is the log's own (``Tiles.claim``)."""
+
+    def __init__(self, folder: Path, log_id: str) -> None:
+        """Reads the key, or makes one. Raises OSError."""
+        self.log_id = log_id
+        self.origin = origin_of(log_id)
+        self._folder = folder
+        self.last_file = folder / LAST_FILE
+        self._key = self._kept_key() or self._new_key()
+        self.vkey = str(self._key.verifier)
+
+    def checkpoint(self, tree: StoredTree) -> str:
+        """A signed checkpoint of the whole tree."""
+        text = TreeHead(self.origin, tree.edge.size, tree.edge.root).text
+        return signed(text, [self._key.sign(text)])
+
+    def answer(self, tree: StoredTree) -> dict[str, Any]:
+        """What ``audit.checkpoint`` answers."""
+        return {
+            "v": 1,
+            "seq": tree.seq,
+            "origin": self.origin,
+            "size": tree.edge.size,
+            "root": base64.b64encode(tree.edge.root).decode(),
+            "vkey": self.vkey,
+            "checkpoint": self.checkpoint(tree),
+            "gap": tree.gap,
+        }
+
+    def published(self, checkpoint: str) -> dict[str, Any]:
+        """What is published of a checkpoint."""
+        return {"v": 1, "log_id": self.log_id, "vkey": self.vkey, "checkpoint": checkpoint}
+
+    def keep(self, checkpoint: str) -> None:
+        """Keep a checkpoint as the last that was published. Raises OSError."""
+        _write(self.last_file, checkpoint)
+
+    def last(self) -> TreeHead | None:
+        """The last that was published, as far as it is known."""
+        try:
+            return SignedHead.parse(self.last_file.read_bytes()).head
+        except FileNotFoundError:
+            return None
+        except TrainshedError as error:
+            _log.warning("the last checkpoint that was published cannot be read: %s", error.message)
+            return None
+
+    def _kept_key(self) -> SignerKey | None:
+        path = self._folder / KEY_FILE
+        try:
+            key = SignerKey.parse(path.read_text().strip())
+        except FileNotFoundError:
+            return None
+        except (TrainshedError, UnicodeDecodeError) as error:
+            why = f"cannot be read ({error})"
+        else:
+            if key.name == self.origin and key.kind is KeyKind.ED25519:
+                return key
+            why = f"is of {key.name}"
+        kept = path.with_name(f"{KEY_FILE}.old")
+        os.replace(path, kept)
+        _log.warning("the signer's key %s: it is kept as %s", why, kept)
+        return None
+
+    def _new_key(self) -> SignerKey:
+        key = SignerKey(self.origin, KeyKind.ED25519, secrets.token_bytes(32))
+        _write(self._folder / KEY_FILE, key.text + "\n")
+        _log.info("made a key that signs the log's checkpoints: %s", key.verifier)
+        return key
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, and only for its owner."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
