@@ -37,7 +37,7 @@ ExitWritten comes in. Where no shim is left to do that, `processes/sweep.py` end
 the event that says how it ended (`reports/ends.py`), and that is appended: the slots are free. Once the log has
 acknowledged it the marker is removed, and the attempt is forgotten. Whatever a cleaner of temporary folders takes of
 all that meanwhile is made again every few seconds: markers and sockets here, the attempt's folder by its shim. What it
-left is hashed after that (`attempts/hashing.py`). Its files stay until an operator asks for their deletion
+left is hashed after that (`attempts/hashing.py`), and what of its stdout was not counted in time is (`attempts/late_metrics.py`). Its files stay until an operator asks for their deletion
 (`prune/service.py`), which decides what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave
 half done (`prune/trash.py`).
 """
@@ -338,6 +338,7 @@ class AgentService:
             self._tasks.create_task(self._devices.run(self._append_node_event))
             if self._session is not None:
                 self._tasks.create_task(self._session.attempts.hashing.run())
+                self._tasks.create_task(self._session.attempts.late_metrics.run())
 
     async def _leave_when_asked(self, session: SessionShell) -> None:
         await self._asked_to_stop.wait()

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from services.cli.at_rest import reading
 from services.cli.common import (
-    connected,
     exit_with,
     json_option,
     nats_option,
     note,
     print_json,
-    run_async,
     warn,
+    warn_if_stale,
 )
 from services.cli.run_argument import RUN
 from services.cli.table import Cell, Column, Screen, print_lines, render
@@ -33,10 +33,11 @@ from trainshed_client.not_finite import in_json
 
 if TYPE_CHECKING:
     from trainshed_client.answers import RunView
+    from trainshed_client.client import Trainshed
     from trainshed_client.metrics import AttemptMetrics, MeasuredValue, MetricsPoint, MetricSummary
 
 _BARS = "▁▂▃▄▅▆▇█"
-_BARS_SHOWN = 24
+_BARS_SHOWN = 16
 
 
 class RunMetrics(NamedTuple):
@@ -64,17 +65,18 @@ def metrics(run: str, as_csv: bool, as_json: bool) -> None:
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one of them")
-    found = run_async(_read(run))
+    found = reading(lambda trainshed: _read(trainshed, run))
     from trainshed_client.metrics import joined
 
     points = joined(found.attempts)
+    warn_if_stale(found.view.stale, found.view.seq, found.view.progress)
     if as_json:
         print_json(_json(found, points))
     elif as_csv:
         sys.stdout.write(csv_text(points))
     elif not points:
         note(
-            f"run {short(found.view.run.run_id)} measured nothing yet. A worker tells a metric by its notify socket "
+            f"run {short(found.view.run.run_id)} has told no metric. A worker tells a metric by its notify socket "
             "(X_STEP=, X_METRIC_loss=) or prints a line of JSON: see docs/contracts.md"
         )
     else:
@@ -91,22 +93,21 @@ def metrics(run: str, as_csv: bool, as_json: bool) -> None:
         exit_with(ExitCode.NO_SERVICE)
 
 
-async def _read(run: str) -> RunMetrics:
+async def _read(trainshed: Trainshed, run: str) -> RunMetrics:
     """Raises where nothing of it can be read."""
     from trainshed_client.metrics import stored_metrics
 
-    async with connected() as trainshed:
-        view = await trainshed.run(run)
-        found = RunMetrics(view, [], [])
-        for one in view.attempts:
-            try:
-                found.attempts.append(await stored_metrics(trainshed, one.run_id, one.attempt, one.node))
-            except TrainshedError as error:
-                where = f"the metrics of attempt {one.attempt} are on {one.node}: {error.message}"
-                found.missing.append(TrainshedError(error.code, where))
-        if found.missing and not found.attempts:
-            raise found.missing[-1]
-        return found
+    view = await trainshed.run(run)
+    found = RunMetrics(view, [], [])
+    for one in view.attempts:
+        try:
+            found.attempts.append(await stored_metrics(trainshed, one.run_id, one.attempt, one.node))
+        except TrainshedError as error:
+            where = f"the metrics of attempt {one.attempt} are on {one.node}: {error.message}"
+            found.missing.append(TrainshedError(error.code, where))
+    if found.missing and not found.attempts:
+        raise found.missing[-1]
+    return found
 
 
 def lines(points: Sequence[MetricsPoint], screen: Screen) -> list[str]:

@@ -90,6 +90,6 @@ def test_a_picture_shows_the_course_and_where_it_is_no_number() -> None:
     assert picture([1.0]) == "▁"
     assert picture([0.0, 1.0, math.nan, 7.0]) == "▁▂x█"
     assert picture([float(value) for value in range(2400)]) == "".join(
-        "▁▂▃▄▅▆▇█"[int(share / 23 * 7 + 0.5)] for share in range(24)
+        "▁▂▃▄▅▆▇█"[int(share / 15 * 7 + 0.5)] for share in range(16)
     )
     assert picture([math.nan, math.inf]) == "xx"

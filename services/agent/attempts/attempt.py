@@ -49,7 +49,9 @@ ANSWERS_WITHIN_S = 10.0
 CODE_WITHIN_S = 1.0
 """Seconds after the worker's start within which an end waits for the look at its code."""
 REST_WITHIN_S = 2.0
-"""Seconds that an end takes at most to write down what stdout measured."""
+"""Seconds that an end takes at most to write down what stdout measured; what is left is counted after it."""
+REST_LATE_S = 1.0
+"""Seconds more after which its storage hangs."""
 LISTED_WITHIN_S = 0.2
 """Seconds that an end takes at most to say what artifacts there are."""
 _SILENT = "its storage does not answer"
@@ -94,6 +96,8 @@ class LiveAttempt:
         self._gpu_usage = NO_USAGE
         self.unhashed = False
         """It left artifacts, which are to be hashed."""
+        self.uncounted = False
+        """Its stdout measured more than there was time to count."""
         self._tail: AttemptTail | None = None
         self._metrics: MetricsTail | None = None
         self._heartbeats: RunHeartbeats | None = None
@@ -265,7 +269,7 @@ class LiveAttempt:
         give_up = time.monotonic() + REST_WITHIN_S
         work = partial(hand_in_rest, self.folder, Path(intent.output_dir), record, give_up)
         try:
-            async with asyncio.timeout(2 * REST_WITHIN_S):
+            async with asyncio.timeout(REST_WITHIN_S + REST_LATE_S):
                 rest = await in_daemon_thread(work)
         except OSError as error:
             _log.warning(
@@ -274,7 +278,9 @@ class LiveAttempt:
                 attempt=self.ref.attempt,
                 error=_SILENT if isinstance(error, TimeoutError) else cause(error),
             )
+            self.uncounted = True
             return
+        self.uncounted = not rest.whole
         self.exit = msgspec.structs.replace(record, last_heartbeat=rest.heartbeat)
         await (self._metrics or self._new_metrics(intent)).finish()
 

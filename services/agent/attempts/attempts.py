@@ -14,6 +14,7 @@ from functools import partial
 from events.types import AttemptRef
 from services.agent.attempts.attempt import LiveAttempt, Parts
 from services.agent.attempts.hashing import Hashing
+from services.agent.attempts.late_metrics import LateMetrics
 from services.agent.folders import files
 from services.agent.folders.files import StopReason
 from services.agent.folders.prepared import PreparedFolders
@@ -62,6 +63,7 @@ class Attempts:
         self._prepared = prepared
         self._feed = feed
         self.hashing = Hashing(parts)
+        self.late_metrics = LateMetrics(parts.folders)
         self._work: dict[AttemptRef, LiveAttempt] = {}
         self._launches: set[asyncio.Task[None]] = set()
         self._refilling = False
@@ -282,6 +284,8 @@ class Attempts:
         """The end was acknowledged: remove the marker. What it left is hashed from now on."""
         if self._work[ref].unhashed:
             self.hashing.add(ref)
+        if self._work[ref].uncounted:
+            self.late_metrics.add(ref)
         self._folders.unmark(ref)
         failpoint("agent.end_noted")
         self.drop(ref)

@@ -74,6 +74,11 @@ class Folders(msgspec.Struct, frozen=True):
         return self.state_dir / "unhashed"
 
     @property
+    def uncounted(self) -> Path:
+        """One empty marker file for each ended attempt of whose stdout metrics are still to be counted."""
+        return self.state_dir / "uncounted"
+
+    @property
     def programs(self) -> Path:
         """The command line of this release alone, for workers: its venv is not in their PATH."""
         return self.state_dir / "bin"
@@ -83,6 +88,7 @@ class Folders(msgspec.Struct, frozen=True):
         self._link_command_line()
         self.opened.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.unhashed.mkdir(mode=0o700, exist_ok=True)
+        self.uncounted.mkdir(mode=0o700, exist_ok=True)
         _touch(f"{self.state_dir}/{_LINKED}")
         (self.state_dir / "attempts").mkdir(exist_ok=True)
         self.pruned.mkdir(exist_ok=True)  # now: when it is needed the disk may be full
@@ -118,6 +124,18 @@ class Folders(msgspec.Struct, frozen=True):
     def unhashed_attempts(self) -> list[AttemptRef]:
         """The attempts whose artifacts are still to be hashed."""
         return _marked(self.unhashed)
+
+    def mark_uncounted(self, ref: AttemptRef) -> None:
+        """Metrics of its stdout are to be counted. Raises OSError."""
+        self._mark(f"{self.uncounted}/{ref.run_id}.{ref.attempt}")
+
+    def unmark_uncounted(self, ref: AttemptRef) -> None:
+        """They are."""
+        (self.uncounted / f"{ref.run_id}.{ref.attempt}").unlink(missing_ok=True)
+
+    def uncounted_attempts(self) -> list[AttemptRef]:
+        """The attempts of whose stdout metrics are still to be counted."""
+        return _marked(self.uncounted)
 
     def _mark(self, marker: str) -> None:
         """A link to one empty file: a file of its own, made and removed with each attempt, takes the file system (ext4

@@ -94,11 +94,12 @@ class LineReader:
         """The line that begins here is the next to be looked at."""
         self.at_end = False
         """Whether the last piece was all that there is yet."""
-        self._in_line = False
+        self.in_line = False
+        """Whether ``position`` is within a line that is too long."""
 
     def seek(self, position: int) -> None:
         """Go on from another line's beginning."""
-        self.position, self._in_line = position, False
+        self.position, self.in_line = position, False
 
     def read(self) -> list[MeasuredLine]:
         """What the next piece measures, of whole lines. Raises OSError; where there is no file there is nothing."""
@@ -113,16 +114,16 @@ class LineReader:
             os.close(fd)
         self.at_end = len(data) < READ_BYTES
         begin, end = 0, data.rfind(b"\n") + 1
-        if self._in_line:
+        if self.in_line:
             begin = data.find(b"\n") + 1
         if (
             not end and len(data) > MAX_LINE
         ):  # a line that is too long: what is left of it does not count either
-            self.position, self._in_line = self.position + len(data), True
+            self.position, self.in_line = self.position + len(data), True
             return []
         found = _measured_in(data[begin:end], self.position + begin)
         if end:
-            self.position, self._in_line = self.position + end, False
+            self.position, self.in_line = self.position + end, False
         return found
 
 

@@ -66,14 +66,17 @@ def last_handed_in(output_dir: Path) -> int:
 
 
 class Rest(msgspec.Struct, frozen=True):
-    """What the agent found and wrote after the shim: the attempt's last values, and whether that is all of stdout."""
+    """What the agent found and wrote after the shim: the attempt's last values, and whether that is all of stdout; else
+    where in it to go on."""
 
     heartbeat: HeartbeatFields | None
     whole: bool
+    position: int
 
 
-def hand_in_rest(folder: Path, output_dir: Path, record: ExitFile, give_up: float) -> Rest:
+def hand_in_rest(folder: Path, output_dir: Path, record: ExitFile, give_up: float, position: int = 0) -> Rest:
     """Write what is still to be handed in, in the place of a shim that has gone, until ``give_up`` (monotonic seconds).
+    ``position``: so far stdout was looked at by this before.
 
     Blocks. Raises LockHeld where the shim has not gone, and OSError.
     """
@@ -83,12 +86,12 @@ def hand_in_rest(folder: Path, output_dir: Path, record: ExitFile, give_up: floa
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockHeld(f"{folder}: its shim holds the lock") from None
-        return _hand_in(output_dir, record, give_up)
+        return _hand_in(output_dir, record, give_up, position)
     finally:
         os.close(lock)
 
 
-def _hand_in(output_dir: Path, record: ExitFile, give_up: float) -> Rest:
+def _hand_in(output_dir: Path, record: ExitFile, give_up: float, position: int) -> Rest:
     path = str(output_dir / METRICS)
     newer = _newer_than_end(path, record)
     names = dict.fromkeys(record.last_heartbeat.metrics) if record.last_heartbeat is not None else {}
@@ -96,7 +99,7 @@ def _hand_in(output_dir: Path, record: ExitFile, give_up: float) -> Rest:
     last_time = next((metrics_file.time_of(written) for written in metrics_file.lines_back(path)), "")
     times = metrics_file.LineTimes(_microseconds(last_time))
     handed_in = last_handed_in(output_dir)
-    reader = LineReader(output_dir / OUTPUT_FILES[0], max(0, handed_in))
+    reader = LineReader(output_dir / OUTPUT_FILES[0], max(position, handed_in))
     values = _Values(record.last_heartbeat)
     for known in newer:
         values.add(known.step, {name: from_json(value) for name, value in known.metrics.items()})
@@ -115,8 +118,8 @@ def _hand_in(output_dir: Path, record: ExitFile, give_up: float) -> Rest:
                 values.add(fields.step, metrics)
         if data:
             metrics_file.append(path, data)
-        if reader.at_end or time.monotonic() > give_up:
-            return Rest(values.heartbeat, reader.at_end)
+        if reader.at_end or (time.monotonic() > give_up and not reader.in_line):
+            return Rest(values.heartbeat, reader.at_end, reader.position)
 
 
 def _newer_than_end(path: str, record: ExitFile) -> list[_WrittenLine]:

@@ -11,8 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from events.types import AttemptRef, Failed, LastHeartbeat, Started, TimedOut
+from events.types import AttemptRef, Completed, Failed, LastHeartbeat, Started, TimedOut
+from services.agent.attempts import attempt, late_metrics
 from services.agent.folders.files import read_started
+from services.agent.output import measured, metrics_tail
+from services.agent.processes.hand_in import Rest
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.integration.agent.test_output import NOTIFY, ask, heartbeats, listen, read_all
 from tests.support import NatsServer, eventually
@@ -181,6 +184,44 @@ async def test_over_a_killed_shim_no_line_of_stdout_is_lost_and_none_counted_twi
     assert isinstance(end, Failed) and end.last_heartbeat is not None
     assert steps(stage, ref) == list(range(1, 201))
     assert (end.last_heartbeat.step, end.last_heartbeat.metrics) == (200, {"reward": 100})
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_an_end_has_no_time_to_count_is_counted_after_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    ref = new_ref()
+    monkeypatch.setattr(
+        measured, "READ_BYTES", 70_000
+    )  # a piece is no more, where there is no time for a second
+    monkeypatch.setattr(attempt, "REST_WITHIN_S", 0.0)
+    monkeypatch.setattr(late_metrics, "PIECE_S", 0.0)
+    monkeypatch.setattr(metrics_tail, "AHEAD_LINES", 0)  # while it runs nothing is handed in
+    script = """
+import json
+for step in range(2000):
+    print(json.dumps({"type": "step", "step": step, "reward": step}))
+    print("x" * 200)
+print("y" * 500_000)
+print(json.dumps({"type": "step", "step": 2000, "reward": 2000}))
+"""
+    marker = stage.root / "node" / "uncounted" / f"{ref.run_id}.1"
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr(late_metrics, "hand_in_rest", lambda *_: Rest(None, False, 0))
+        async with stage.agent() as first:
+            await stage.dispatch(ref, python(script))
+            assert isinstance(await stage.ended(ref), Completed)
+            if killed:
+                await eventually(marker.exists)
+                assert steps(stage, ref) != list(range(2001))
+            else:
+                await eventually(lambda: steps(stage, ref) == list(range(2001)))
+                await eventually(lambda: not marker.exists())
+            await first.kill()
+    async with stage.agent():
+        await eventually(lambda: not marker.exists())
+    assert steps(stage, ref) == list(range(2001))
 
 
 async def test_metrics_are_live_and_served_by_ranges_of_whole_lines(stage: Stage) -> None:

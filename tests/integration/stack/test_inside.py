@@ -63,6 +63,15 @@ def test_the_command_line_inside_a_worker_submits_and_sees_its_own_runs_alone(st
     assert record["submitted_by"] == f"run/{parent}"
 
 
+def test_the_metrics_of_what_it_runs_are_read_as_its_output_is(stack: Stack) -> None:
+    line = '{"type": "step", "step": 1, "loss": 2}'
+    _, lines = shell(
+        stack, f"$T submit --name measures -- echo '{line}'\n$T wait -q measures; $T metrics --csv measures"
+    )
+    assert lines[-2] == "step,time,loss"
+    assert (lines[-1].startswith("1,"), lines[-1].endswith(",2.0")) == (True, True)
+
+
 def test_the_output_of_what_it_runs_comes_byte_for_byte(stack: Stack) -> None:
     _, lines = shell(stack, "$T run --no-code -- /bin/sh -c 'seq 1 60000' | cksum; seq 1 60000 | cksum")
     assert lines[0] == lines[1]
