@@ -49,6 +49,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "prune": ("services.cli.prune:prune", "Delete the folders of runs that ended long ago."),
     "events": ("services.cli.events:events", "Print the event log, one CloudEvents object a line."),
     "audit": ("services.cli.audit:audit", "Prove that replaying the log gives the same state: audit verify."),
+    "simulate": (
+        "services.cli.simulate:simulate",
+        "What if: the same jobs on other nodes, or by another policy.",
+    ),
     "config": ("services.cli.config:config", "Print the settings in force, and where each comes from."),
     "completion": (
         "services.cli.completion:completion",

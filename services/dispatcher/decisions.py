@@ -18,6 +18,7 @@ from events.times import nanoseconds, rfc3339
 from events.types import Dispatched, Event, NodeLost, View, Why
 from services.dispatcher.in_flight import InFlight
 from services.dispatcher.obligations import Obligations
+from services.scheduling.kept_offers import KeptOffers
 from services.scheduling.queue import PendingQueue
 from services.scheduling.scheduler import Grant, schedule
 from services.scheduling.suspects import next_probe_ns
@@ -27,9 +28,13 @@ BATCH_LIMIT = 200
 
 
 class Decisions:
-    """Give it every change of the fold; ask it what to append; count in what is sent (``in_flight``)."""
+    """Give it every change of the fold; ask it what to append; count in what is sent (``in_flight``).
 
-    def __init__(self) -> None:
+    ``strict`` and ``kept`` are a simulation's: see `plan`.
+    """
+
+    def __init__(self, *, strict: bool = False, kept: KeptOffers | None = None) -> None:
+        self._strict, self._kept = strict, kept
         self.in_flight = InFlight()
         self._queue = PendingQueue()
         self._owed = Obligations()
@@ -47,6 +52,8 @@ class Decisions:
         for run_change in change.runs:
             self._queue.update(run_change.after)
         self._owed.note(state, stored, change)
+        if self._kept is not None:
+            self._kept.note(change)
 
     def next_due_ns(self) -> int | None:
         """When the next back-off is over or the next probe of a suspect node is due (ns since 1970); None where neither is
@@ -85,8 +92,12 @@ class Decisions:
         decided_ns = nanoseconds(now)
         self._queue.promote(decided_ns)
         view = View(seq=position, now=now)
-        grants = schedule(state, self._queue, taken, BATCH_LIMIT, decided_ns)
-        self._probe_ns = next_probe_ns(state, decided_ns) if self._queue.queued else None
+        grants = schedule(
+            state, self._queue, taken, BATCH_LIMIT, decided_ns, strict=self._strict, kept=self._kept
+        )
+        none_suspect = self._kept is not None and not self._kept.unlike
+        probing = self._queue.queued and not none_suspect
+        self._probe_ns = next_probe_ns(state, decided_ns) if probing else None
         return [dispatched(grant, epoch, view) for grant in grants]
 
 

@@ -6,7 +6,7 @@ Owns the order of decisions, fit and the choice of node; the reservation is serv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from events.config import Needs
 from events.resources import Amount, fits, least_of
 from events.state import SUSPECT_AFTER, Node, Run, State
 from events.types import SchedulerInfo
+from services.scheduling.kept_offers import KeptOffers
 from services.scheduling.offers import MARGIN_S, Claims, Offer, offers_of, uuids_of
 from services.scheduling.queue import PendingQueue, shape_of
 from services.scheduling.reservation import Reservation, reserve
@@ -56,23 +57,52 @@ class Plan(NamedTuple):
     offers: dict[str, Offer]
 
 
-def schedule(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: int) -> list[Grant]:
+def schedule(
+    state: State,
+    queue: PendingQueue,
+    taken: Claims,
+    limit: int,
+    now_ns: int,
+    *,
+    strict: bool = False,
+    kept: KeptOffers | None = None,
+) -> list[Grant]:
     """Grants for the runs that fit now (ns since 1970), in the queue's order, ``limit`` at most: see `plan`."""
-    return plan(state, queue, taken, limit, now_ns).grants if queue.queued else []
+    if not queue.queued:
+        return []
+    return plan(state, queue, taken, limit, now_ns, strict=strict, kept=kept).grants
 
 
-def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: int) -> Plan:
+def plan(
+    state: State,
+    queue: PendingQueue,
+    taken: Claims,
+    limit: int,
+    now_ns: int,
+    *,
+    strict: bool = False,
+    kept: KeptOffers | None = None,
+) -> Plan:
     """The decision as a whole.
 
     The first run that does not fit yet keeps a reservation on one node: those behind it get there only what would be left
     beside it when it starts, or what they give back before that by their time limits, so that a large run is not starved
     by small ones. The same goes for that node's devices where another node was given them too. A suspect node is granted
     single runs, and only what has no room elsewhere.
+
+    ``strict``: nobody passes the first run that does not fit (a simulation's `fifo`). ``kept``: the offers as they were kept
+    since the last decision, which makes no difference to what is decided.
     """
-    offers = offers_of(state, taken)
-    usual = [o for o in offers.values() if not o.node.suspect]
-    probes = probes_of(state, taken, offers.values(), now_ns) if len(usual) < len(offers) else []
+    found = None if kept is None else kept.at(state, taken)
+    if found is None:
+        kept = None
+    offers = offers_of(state, taken) if found is None else found
+    usual = [] if kept is not None else [o for o in offers.values() if not o.node.suspect]
+    probes = (
+        probes_of(state, taken, offers.values(), now_ns) if kept is None and len(usual) < len(offers) else []
+    )
     uuids = state.held_uuids.keys() | taken.uuids.keys()
+    most = _most_of(offers.values()) if kept is None else kept.most()
     grants: list[Grant] = []
     refused: dict[tuple[Needs, tuple[str, ...]], float] = {}
     reservation: Reservation | None = None
@@ -90,14 +120,21 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
             heads.block()
             continue
         avoid = avoided(state, needs, run.tried)
-        choice = choose(needs, longest, open_to(usual, avoid), now_ns)
-        if choice is None and probes:
-            choice = choose(needs, longest, open_to(probes, avoid), now_ns)
+        choice = None
+        if most.holds(least_of(needs)):
+            among = usual if kept is None else offers.values() if avoid else kept.candidates(needs)
+            choice = choose(needs, longest, open_to(among, avoid), now_ns)
+            if choice is None and probes:
+                choice = choose(needs, longest, open_to(probes, avoid), now_ns)
         if choice is None:
+            if strict:
+                break
             heads.block()
             refused[kind] = lasting
             if reservation is None:
                 reservation = reserve(state, taken, run, offers, now_ns, avoid)
+                if kept is not None and reservation is not None:
+                    kept.reserved(reservation.node)
             continue
         if choice.node.suspect:
             probes.remove(choice)
@@ -109,6 +146,8 @@ def plan(state: State, queue: PendingQueue, taken: Claims, limit: int, now_ns: i
             Grant(run, choice.node.name, choice.node.incarnation, slots, choice.free_slots, over, count)
         )
         choice.take(chosen, needs.cpus, needs.memory_mb, in_time=in_time)
+        if kept is not None:
+            kept.took(choice)
         _share(offers, choice.node, slots, uuids)
     return Plan(grants, reservation, offers)
 
@@ -139,6 +178,15 @@ def choose(needs: Needs, longest: float | None, offers: Iterable[Offer], now_ns:
 
         return min(enough, key=key)
     return max(fitting, key=lambda fit: (fit[1], fit[0].cpus, fit[0].node.name))[0]
+
+
+def _most_of(offers: Collection[Offer]) -> Amount:
+    """More than this of anything none of the offers has."""
+    return Amount(
+        max((len(o.free) for o in offers), default=0),
+        max((o.cpus for o in offers), default=0),
+        max((o.memory_mb for o in offers), default=0),
+    )
 
 
 def _gpus_of(needs: Needs, longest: float | None, o: Offer, now_ns: int) -> int | None:

@@ -1,0 +1,192 @@
+"""`trainshed simulate`: what if there were other nodes, or another policy?
+
+Owns the options and what is printed; the simulation is services.simulation's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from services.cli.common import json_option, note, print_json
+from services.cli.verb import verb
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
+
+if TYPE_CHECKING:
+    from events.types import NodeJoined
+    from services.simulation.csv_table import CsvTable
+    from services.simulation.figures import Figures
+    from services.simulation.trace import Task
+    from services.simulation.what_if import WhatIf
+
+FORMATS = ("csv", "openb")
+POLICIES = ("default", "fifo")
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@verb(
+    "trainshed simulate --trace jobs.csv --nodes 4x8",
+    "trainshed simulate --trace jobs.csv --map submit_s=queued --map duration_s=end-begin --nodes nodes.csv --policy fifo",
+)
+@click.option("--trace", type=_FILE, metavar="FILE", help="A CSV file of jobs: submit_s,duration_s,gpus.")
+@click.option(
+    "--map",
+    "mappings",
+    metavar="COLUMN=NAME",
+    multiple=True,
+    help="What a column is called in the trace, or the difference of two: duration_s=end-begin.",
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="openb: the public trace's own columns.")
+@click.option(
+    "--nodes", "nodes", metavar="4x8|FILE", help="Nodes with so many GPUs each, or a CSV file of them."
+)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="default",
+    help="fifo: by submission alone, and who is first and does not fit blocks all others.",
+)
+@json_option
+def simulate(
+    trace: Path | None,
+    mappings: tuple[str, ...],
+    form: str | None,
+    nodes: str | None,
+    policy: str,
+    as_json: bool,
+) -> None:
+    """Let the scheduler decide over the jobs of a trace again, on other nodes or by another policy.
+
+    A job gets all of its GPUs on one node, and lasts as long as it did.
+    """
+    from services.simulation.what_if import Policy, of_trace
+
+    if trace is None:
+        raise _refused("--trace", "is missing; expected a CSV file")
+    if nodes is None:
+        raise _refused("--nodes", "is missing, and a trace names no nodes; expected 4x8, or a CSV file")
+    there = _nodes(nodes)
+    tasks = _tasks(trace, mappings, form)
+    if not tasks:
+        raise _refused(str(trace), "has no jobs; expected a line for each below the header")
+    found = of_trace(tasks, there, Policy(policy))
+    for line in _remarks(found, form):
+        note(line)
+    if as_json:
+        print_json({"v": 1, **_plain(found.figures)})
+    else:
+        _print(found, policy)
+
+
+def _refused(where: str, message: str) -> TrainshedError:
+    return TrainshedError(ErrorCode.INVALID, message, where)
+
+
+def _nodes(text: str) -> list[NodeJoined]:
+    from services.simulation.nodes import EXPECTED, nodes_of_shape, nodes_of_table
+
+    there = nodes_of_shape(text)
+    if there is not None:
+        return there
+    if not Path(text).exists():
+        raise _refused("--nodes", f"{text!r:.80} is neither a shape nor a file; {EXPECTED}")
+    return nodes_of_table(_table(Path(text), "--nodes"))
+
+
+def _tasks(path: Path, mappings: tuple[str, ...], form: str | None) -> list[Task]:
+    from services.simulation.trace import openb_tasks, parse_mapping, tasks_of
+
+    if form == "openb":
+        if mappings:
+            raise _refused(
+                "--map", "goes without --format openb, whose columns are known; leave one of them out"
+            )
+        return openb_tasks(_table(path, "--trace"))
+    return tasks_of(_table(path, "--trace"), parse_mapping(mappings))
+
+
+def _table(path: Path, option: str) -> CsvTable:
+    from services.simulation.csv_table import read_table
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            return read_table(lines, str(path))
+    except OSError as error:
+        raise _refused(option, f"{path}: {why(error)}; expected a CSV file") from None
+
+
+def _remarks(found: WhatIf, form: str | None) -> list[str]:
+    """What must be known of the figures."""
+    lines = []
+
+    def jobs(count: int) -> str:
+        return "1 job" if count == 1 else f"{count:,} jobs"
+
+    if form == "openb":
+        lines.append(
+            "shares of a GPU are rounded up to whole ones; which models of GPU would do is passed over"
+        )
+    if found.censored:
+        lines.append(
+            f"durations are censored of {jobs(found.censored)}: ended by others, how much longer it would have been is not known"
+        )
+    if found.unknown:
+        lines.append(
+            f"left out: {jobs(found.unknown)} that never began, so that nobody knows how long it lasts"
+        )
+    if found.waiting:
+        lines.append(f"not begun at the end of the simulation: {jobs(found.waiting)}")
+    if found.unplaceable:
+        lines.append(
+            f"left out: {jobs(found.unplaceable)} for which no node is large enough, even when it is empty"
+        )
+    return lines
+
+
+def _plain(figures: Figures) -> dict[str, object]:
+    import msgspec
+
+    return {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in msgspec.structs.asdict(figures).items()
+    }
+
+
+def _print(found: WhatIf, policy: str) -> None:
+    import sys
+
+    from services.cli.table import Column, Screen, print_lines, render
+    from services.simulation.figures import figures_of
+    from trainshed_client.rendering.durations import format_duration
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:,.1f}"
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
+    def time(value: float | None) -> str:
+        return "-" if value is None else format_duration(value)
+
+    shown: tuple[tuple[str, str, Callable[..., str]], ...] = (
+        ("jobs", "jobs", lambda value: f"{value:,}"),
+        ("makespan", "makespan_s", time),
+        ("mean wait", "mean_wait_s", time),
+        ("95 % waited at most", "p95_wait_s", time),
+        ("longest wait", "max_wait_s", time),
+        ("mean slowdown", "mean_slowdown", number),
+        ("GPUs in use", "gpu_utilisation", share),
+        ("unplaceable", "unplaceable", lambda value: f"{value:,}"),
+    )
+    columns = [Column(""), Column("SIMULATED", right=True)]
+    figures = [found.figures]
+    if found.happened is not None:
+        columns.insert(1, Column("HAPPENED", right=True))
+        figures.insert(0, figures_of(found.happened))
+    rows = [[label, *(text(getattr(one, name)) for one in figures)] for label, name, text in shown]
+    click.echo(f"{found.nodes:,} nodes with {found.slots:,} GPUs, policy {policy}")
+    print_lines(render(columns, rows, Screen.of(sys.stdout)))

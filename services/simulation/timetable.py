@@ -1,0 +1,92 @@
+"""Which job waited and ran when, and how many slots there were: read off any fold, of a recorded log or of a simulation.
+
+Owns these values and how events fill them; knows no scheduler, no trace and no picture. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from events.change import Change
+from events.codec import StoredEvent
+from events.run_machine import SECOND_NS
+from events.state import Active, State
+from events.types import AttemptEnd, NodeEvent, Submitted
+from trainshed_client.statuses import NodeStatus
+
+
+class Span(msgspec.Struct, kw_only=True):
+    """One attempt from its grant to its end (ns since 1970; None: it has not ended), and the event that ended it."""
+
+    attempt: int
+    node: str
+    slots: tuple[int, ...]
+    begin_ns: int
+    end_ns: int | None = None
+    end: AttemptEnd | None = None
+
+    def seconds(self, until_ns: int) -> float:
+        """How long it lasted, or has lasted by ``until_ns``."""
+        return ((until_ns if self.end_ns is None else self.end_ns) - self.begin_ns) / SECOND_NS
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """One run: when it was submitted, and its attempts."""
+
+    run_id: str
+    name: str
+    submit_ns: int
+    spans: list[Span] = msgspec.field(default_factory=list)
+
+
+class Timetable:
+    """``jobs`` by run id in the order of submission; ``capacity``: from when on there were how many slots in all.
+
+    ``nodes`` are all that were ever there, with the most slots that each had; ``end_ns`` is when the last event was stored.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.capacity: list[tuple[int, int]] = []
+        self.nodes: dict[str, int] = {}
+        self.end_ns = 0
+
+    def observe(self, state: State, stored: StoredEvent, change: Change) -> None:
+        """Take in an event and what it changed."""
+        at_ns = self.end_ns = max(self.end_ns, stored.stored_ns)
+        for ended in change.ended:
+            span = self.jobs[ended.run_id].spans[-1]
+            span.end_ns = at_ns
+            span.end = stored.event if isinstance(stored.event, AttemptEnd) else None
+        for run_change in change.runs:
+            run, phase = run_change.after, run_change.after.phase
+            if isinstance(stored.event, Submitted) and run.run_id not in self.jobs:
+                self.jobs[run.run_id] = Job(run_id=run.run_id, name=run.name, submit_ns=at_ns)
+            before = None if run_change.before is None else run_change.before.phase
+            if isinstance(phase, Active) and not isinstance(before, Active):
+                for placement in phase.placements:
+                    span = Span(
+                        attempt=phase.attempt, node=placement.node, slots=placement.slots, begin_ns=at_ns
+                    )
+                    self.jobs[run.run_id].spans.append(span)
+        if isinstance(stored.event, NodeEvent) and change.nodes:
+            up = [node for node in state.nodes.values() if node.status is NodeStatus.UP]
+            self.capacity.append((at_ns, sum(len(node.gpus) for node in up)))
+            for node in up:
+                self.nodes[node.name] = max(self.nodes.get(node.name, 0), len(node.gpus))
+
+    def slot_seconds(self, begin_ns: int, end_ns: int) -> float:
+        """How many slots there were, times how long, between two moments."""
+        total, since, slots = 0, begin_ns, 0
+        for at_ns, count in [*self.capacity, (end_ns, 0)]:
+            at_ns = min(max(at_ns, since), end_ns)
+            total += slots * (at_ns - since)
+            since, slots = at_ns, count
+        return total / SECOND_NS
+
+
+def spans_of(jobs: Iterable[Job]) -> list[tuple[Job, Span]]:
+    """Every attempt, with its job."""
+    return [(job, span) for job in jobs for span in job.spans]
