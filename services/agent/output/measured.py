@@ -126,6 +126,13 @@ class LineReader:
             self.position, self.in_line = self.position + end, False
         return found
 
+    def last(self) -> list[MeasuredLine]:
+        """What the last lines of all measure, wherever the reading is. Raises OSError."""
+        size = os.stat(self._path).st_size
+        self.position = max(self.position, size - min(2 * MAX_LINE, READ_BYTES) + 1)
+        self.in_line = self.position > 0
+        return self.read()
+
 
 def _measured_in(data: bytes, offset: int) -> list[MeasuredLine]:
     if not any(mark in data for mark in _MARKS):

@@ -107,19 +107,29 @@ def _hand_in(output_dir: Path, record: ExitFile, give_up: float, position: int) 
         lines = [line for line in reader.read() if line.offset > handed_in]
         data = b""
         for line in lines:
-            fields = notify.of_line(line.step, line.metrics.items())
-            metrics = {}
-            for name, value in fields.metrics:
-                if name in names or len(names) < MAX_METRICS:
-                    names[name] = None
-                    metrics[name] = value
-            if fields.step is not None or metrics:
-                data += metrics_file.line(times.next(), fields.step, None, metrics.items(), line.offset)
-                values.add(fields.step, metrics)
+            metrics = _counted(line, names)
+            if line.step is not None or metrics:
+                data += metrics_file.line(times.next(), line.step, None, metrics.items(), line.offset)
+                values.add(line.step, metrics)
         if data:
             metrics_file.append(path, data)
         if reader.at_end or (time.monotonic() > give_up and not reader.in_line):
-            return Rest(values.heartbeat, reader.at_end, reader.position)
+            whole, position = reader.at_end, reader.position
+            break
+    if not whole:  # what the record shows is the last all the same
+        for line in reader.last():
+            values.add(line.step, _counted(line, names))
+    return Rest(values.heartbeat, whole, position)
+
+
+def _counted(line: MeasuredLine, names: dict[str, None]) -> dict[str, float]:
+    """The metrics of a line that an attempt with these names may have; their names are among these then."""
+    metrics = {}
+    for name, value in notify.of_line(line.step, line.metrics.items()).metrics:
+        if name in names or len(names) < MAX_METRICS:
+            names[name] = None
+            metrics[name] = value
+    return metrics
 
 
 def _newer_than_end(path: str, record: ExitFile) -> list[_WrittenLine]:

@@ -211,7 +211,9 @@ print(json.dumps({"type": "step", "step": 2000, "reward": 2000}))
             patch.setattr(late_metrics, "hand_in_rest", lambda *_: Rest(None, False, 0))
         async with stage.agent() as first:
             await stage.dispatch(ref, python(script))
-            assert isinstance(await stage.ended(ref), Completed)
+            end = await stage.ended(ref)
+            assert isinstance(end, Completed) and end.last_heartbeat is not None
+            assert (end.last_heartbeat.step, end.last_heartbeat.metrics) == (2000, {"reward": 2000})
             if killed:
                 await eventually(marker.exists)
                 assert steps(stage, ref) != list(range(2001))
