@@ -6,7 +6,6 @@ Owns the list of verbs, exit codes and what an error looks like; must import not
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from services.cli.verb import NoSuchVerb, VerbGroup
+from services.cli.verb import LazyGroup, NoSuchVerb
 from trainshed_client.errors import Advised, ErrorCode, ExitCode, NobodyAnswers, TrainshedError
 
 BROKEN_PIPE = 141
@@ -66,28 +65,6 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb → where it is (``module:command``), and its line of help."""
 
 
-class LazyGroup(VerbGroup):
-    """A group whose verbs are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every verb, in the order of the table."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one verb."""
-        if cmd_name not in VERBS:
-            return None
-        module, _, name = VERBS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs with their lines, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
-
-
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         from importlib.metadata import version
@@ -98,6 +75,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.group(
     cls=LazyGroup,
+    verbs=VERBS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     examples=("trainshed up", "trainshed run --gpus 1 -- python3 train.py      in another terminal"),
 )

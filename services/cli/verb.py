@@ -5,7 +5,8 @@ Owns how that is laid out; knows no verb.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -57,6 +58,32 @@ class VerbGroup(click.Group):
             found = verbs[0] if len(verbs) == 1 else meant.meant(args[0], verbs, others)
             raise NoSuchVerb(args[0], ctx, found)
         return super().resolve_command(ctx, args)
+
+
+class LazyGroup(VerbGroup):
+    """A group whose verbs are imported when they are called. ``verbs``: each with its ``module:command`` and line of help."""
+
+    def __init__(self, *args: Any, verbs: Mapping[str, tuple[str, str]], **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, in the order of the table."""
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb."""
+        if cmd_name not in self._verbs:
+            return None
+        module, _, name = self._verbs[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with their lines, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._verbs.items()])
 
 
 def verb(*examples: str, name: str | None = None) -> Callable[[Callable[..., Any]], Verb]:

@@ -1,0 +1,140 @@
+"""A run's certificate: it holds as it was made, and no altered field of it does."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.log_maker import LogMaker
+from projections.audit.certificate import Certificate, check, proof_files, proved_event, read_certificate
+from projections.transparency.checkpoint import TreeHead, origin_of, parse_proof
+from projections.transparency.fold import TreeFold, leaf_of
+from projections.transparency.note import KeyKind, SignerKey, signed
+from projections.transparency.tiles import StoredHashes
+from projections.transparency.tree import inclusion_proof, is_included, leaf_hash
+from services.cli.main import run as trainshed
+from trainshed_client.errors import ExitCode, TrainshedError
+
+KEY = SignerKey(origin_of("of-this-test"), KeyKind.ED25519, b"k" * 32)
+
+
+def made() -> Certificate:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    run_id = log.submit()
+    log.submit()
+    log.dispatch(run_id)
+    log.start(run_id)
+    log.complete(run_id)
+    fold = TreeFold()
+    fold.extend(log.messages)
+    at = StoredHashes(fold.edge, lambda *_: b"").at
+    text = TreeHead(KEY.name, fold.size, fold.root).text
+    events = [
+        proved_event(
+            message,
+            message.seq - 1,
+            [base64.b64encode(each).decode() for each in inclusion_proof(message.seq - 1, fold.size, at)],
+        )
+        for message in log.messages
+        if f".run.{run_id}." in message.subject
+    ]
+    checkpoint = signed(text, [KEY.sign(text)])
+    return Certificate(1, "of-this-test", KEY.name, str(KEY.verifier), run_id, checkpoint, tuple(events))
+
+
+def test_a_certificate_holds_and_its_proof_files_do() -> None:
+    certificate = read_certificate(msgspec.json.encode(made()))
+    checked = check(certificate)
+    assert checked.wrong == ()
+    assert [message.subject.split(".")[5] for message in checked.events] == [
+        "submitted",
+        "dispatched",
+        "started",
+        "completed",
+    ]
+    files = proof_files(certificate)
+    for message in checked.events:
+        index, proof, head = parse_proof(files[f"{message.seq}.tlog-proof"])
+        assert is_included(leaf_hash(leaf_of(*message)), index, head.head.size, head.head.root, proof)
+
+
+def _of_another_root() -> str:
+    lines = made().checkpoint.split("\n")
+    lines[2] = base64.b64encode(bytes(32)).decode()
+    return "\n".join(lines)
+
+
+def altered(**fields: Any) -> Certificate:
+    certificate = made()
+    event = {name: value for name, value in fields.items() if name in certificate.events[1].__struct_fields__}
+    events = list(certificate.events)
+    events[1] = msgspec.structs.replace(events[1], **event)
+    rest = {name: value for name, value in fields.items() if name not in event}
+    return msgspec.structs.replace(certificate, **{"events": tuple(events), **rest})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"body": "AAAA"}, "event 5 is not in the tree"),
+        ({"stored_ns": 1}, "event 5 is not in the tree"),
+        ({"seq": 6}, "event 6 is out of order"),
+        ({"index": 5}, "event 5 is out of order"),
+        ({"subject": "trainshed.events.run.other.agent.started.gpu01"}, "event 5 is not of run"),
+        ({"run_id": "other"}, "is not of run other"),
+        ({"checkpoint": _of_another_root()}, "is not what its key signed"),
+    ],
+)
+def test_what_was_altered_is_named(fields: dict[str, Any], message: str, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "c.json"
+    file.write_bytes(msgspec.json.encode(altered(**fields)))
+    assert trainshed(["audit", "check", str(file)]) == ExitCode.VIOLATION
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"proof": made().events[1].proof[:-1]}, "events[1].proof"),
+        ({"proof": (*made().events[1].proof[:-1], "AAAA")}, "events[1].proof"),
+        ({"proof": (*made().events[1].proof[:-1], "no base64")}, "events[1].proof"),
+        ({"index": 7}, "events[1].index"),
+        ({"log_id": "another"}, "origin"),
+        ({"vkey": "none"}, "vkey"),
+        ({"vkey": str(SignerKey("trainshed/other", KeyKind.ED25519, b"k" * 32).verifier)}, "vkey"),
+        ({"vkey": str(SignerKey(KEY.name, KeyKind.ED25519, b"o" * 32).verifier)}, "checkpoint"),
+        ({"checkpoint": "cut"}, "checkpoint"),
+        ({"events": ()}, "events"),
+        ({"v": 2}, "v"),
+    ],
+)
+def test_what_has_not_its_form_is_bad_input_that_names_the_field(
+    fields: dict[str, Any], path: str, tmp_path: Path
+) -> None:
+    certificate = altered(**fields)
+    with pytest.raises(TrainshedError) as refused:
+        check(read_certificate(msgspec.json.encode(certificate)))
+    assert refused.value.path == path
+    file = tmp_path / "c.json"
+    file.write_bytes(msgspec.json.encode(certificate))
+    assert trainshed(["audit", "check", str(file)]) == ExitCode.BAD_INPUT
+
+
+def test_audit_check_says_what_it_proves_and_what_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.json"
+    file.write_bytes(msgspec.json.encode(made()))
+    assert trainshed(["audit", "check", str(file)]) == ExitCode.OK
+    told = capsys.readouterr().out
+    assert "4 events in the log of-this-test" in told
+    assert "that no other event of the run exists: trainshed audit verify does" in told
+    assert trainshed(["audit", "check", str(tmp_path / "none.json")]) == ExitCode.BAD_INPUT
+    file.write_bytes(b"[]")
+    assert trainshed(["audit", "check", str(file)]) == ExitCode.BAD_INPUT
