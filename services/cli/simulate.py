@@ -11,15 +11,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from services.cli.common import json_option, note, print_json
+from services.cli.common import (
+    connected,
+    exit_with,
+    json_option,
+    log_errors,
+    nats_option,
+    note,
+    print_json,
+    run_async,
+)
 from services.cli.verb import verb
-from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from events.types import NodeJoined
     from services.simulation.csv_table import CsvTable
     from services.simulation.figures import Figures
+    from services.simulation.recorded import DecidedAgain, Recording
     from services.simulation.trace import Task
     from services.simulation.what_if import WhatIf
 
@@ -29,8 +39,15 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @verb(
-    "trainshed simulate --trace jobs.csv --nodes 4x8",
+    "trainshed simulate --nodes 4x8      what has run here, on these nodes",
+    "trainshed simulate --trace jobs.csv --nodes 4x8 --gantt jobs.svg",
     "trainshed simulate --trace jobs.csv --map submit_s=queued --map duration_s=end-begin --nodes nodes.csv --policy fifo",
+)
+@click.option(
+    "--log",
+    type=_FILE,
+    metavar="FILE",
+    help="A log as `trainshed events` printed it, instead of the live one.",
 )
 @click.option("--trace", type=_FILE, metavar="FILE", help="A CSV file of jobs: submit_s,duration_s,gpus.")
 @click.option(
@@ -50,36 +67,96 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     default="default",
     help="fifo: by submission alone, and who is first and does not fit blocks all others.",
 )
+@click.option(
+    "--gantt", type=_FILE, metavar="FILE.svg", help="Draw who ran where and when, as it was and as simulated."
+)
 @json_option
+@nats_option
 def simulate(
+    log: Path | None,
     trace: Path | None,
     mappings: tuple[str, ...],
     form: str | None,
     nodes: str | None,
     policy: str,
+    gantt: Path | None,
     as_json: bool,
 ) -> None:
-    """Let the scheduler decide over the jobs of a trace again, on other nodes or by another policy.
+    """Let the scheduler decide over the runs of a log, or the jobs of a trace, again: on other nodes, or by another policy.
 
-    A job gets all of its GPUs on one node, and lasts as long as it did.
+    A job gets all of its GPUs on one node, and lasts as long as it did. With nothing changed each grant of the log is
+    decided again from what its dispatcher saw; exit code 1 where one comes out otherwise.
     """
-    from services.simulation.what_if import Policy, of_trace
+    from services.simulation.what_if import Policy, of_log, of_trace
 
+    there = None if nodes is None else _nodes(nodes)
     if trace is None:
-        raise _refused("--trace", "is missing; expected a CSV file")
-    if nodes is None:
-        raise _refused("--nodes", "is missing, and a trace names no nodes; expected 4x8, or a CSV file")
-    there = _nodes(nodes)
-    tasks = _tasks(trace, mappings, form)
-    if not tasks:
-        raise _refused(str(trace), "has no jobs; expected a line for each below the header")
-    found = of_trace(tasks, there, Policy(policy))
+        if mappings or form is not None:
+            raise _refused(
+                "--map" if mappings else "--format", "is of a trace; expected --trace FILE with it"
+            )
+        found = of_log(_recording(log), there, Policy(policy))
+        if not found.simulated.jobs and not found.unplaceable:
+            raise _refused("--log" if log else "the log", "has no run that ever began; expected one at least")
+    else:
+        if log is not None:
+            raise _refused("--log", "and --trace are two sources; expected one of them")
+        if there is None:
+            raise _refused("--nodes", "is missing, and a trace names no nodes; expected 4x8, or a CSV file")
+        tasks = _tasks(trace, mappings, form)
+        if not tasks:
+            raise _refused(str(trace), "has no jobs; expected a line for each below the header")
+        found = of_trace(tasks, there, Policy(policy))
+    if gantt is not None:
+        _draw(gantt, found, policy)
     for line in _remarks(found, form):
         note(line)
     if as_json:
         print_json({"v": 1, **_plain(found.figures)})
     else:
         _print(found, policy)
+    if found.again is not None and found.again.different:
+        exit_with(ExitCode.VIOLATION)
+
+
+def _recording(path: Path | None) -> Recording:
+    from services.simulation.log_lines import messages_of
+    from services.simulation.recorded import Recording
+
+    recording = Recording()
+    if path is None:
+        run_async(_read_live(recording))
+        return recording
+    try:
+        with path.open("rb") as lines:
+            for stored in messages_of(lines, str(path)):
+                recording.take(stored)
+    except OSError as error:
+        raise _refused("--log", f"{path}: {why(error)}; expected what `trainshed events` printed") from None
+    recording.close()
+    return recording
+
+
+async def _read_live(recording: Recording) -> None:
+    from events.log import EventLog
+
+    async with connected(of_runs=False) as trainshed:
+        with log_errors(trainshed):
+            async for stored in EventLog(trainshed.nc).read():
+                recording.take(stored)
+    recording.close()
+
+
+def _draw(path: Path, found: WhatIf, policy: str) -> None:
+    from services.simulation.gantt import Panel, gantt
+
+    panels = [Panel("What happened", found.happened)] if found.happened is not None else []
+    if found.again is None:
+        panels.append(Panel(f"Simulated: {found.nodes:,} nodes, policy {policy}", found.simulated))
+    try:
+        path.write_text(gantt(panels), encoding="utf-8")
+    except OSError as error:
+        raise _refused("--gantt", f"{path}: {why(error)}; expected a file that can be written") from None
 
 
 def _refused(where: str, message: str) -> TrainshedError:
@@ -130,6 +207,8 @@ def _remarks(found: WhatIf, form: str | None) -> list[str]:
         lines.append(
             "shares of a GPU are rounded up to whole ones; which models of GPU would do is passed over"
         )
+    if found.again is not None:
+        lines += _decided_again(found.again)
     if found.censored:
         lines.append(
             f"durations are censored of {jobs(found.censored)}: ended by others, how much longer it would have been is not known"
@@ -143,6 +222,25 @@ def _remarks(found: WhatIf, form: str | None) -> list[str]:
     if found.unplaceable:
         lines.append(
             f"left out: {jobs(found.unplaceable)} for which no node is large enough, even when it is empty"
+        )
+    return lines
+
+
+def _decided_again(again: DecidedAgain) -> list[str]:
+    decided = again.same + again.different
+    lines = [f"nothing is changed: of {decided:,} grants decided again {again.same:,} came out as recorded"]
+    if again.unchecked:
+        lines.append(f"not decided again: {again.unchecked:,} grants that another scheduler had made")
+    if (first := again.first) is not None:
+        recorded, decided_event = first.recorded, first.decided
+        now = "not granted"
+        if decided_event is not None:
+            run_id = getattr(decided_event, "run_id", "")
+            node, slots = getattr(decided_event, "node", ""), getattr(decided_event, "slots", ())
+            now = f"{type(decided_event).__name__} of run {run_id} on {node} {list(slots)}"
+        lines.append(
+            f"the first that did not, at {first.seq}: run {recorded.run_id} attempt {recorded.attempt} was granted "
+            f"{recorded.node} {list(recorded.slots)}; now it is {now}"
         )
     return lines
 
@@ -188,5 +286,6 @@ def _print(found: WhatIf, policy: str) -> None:
         columns.insert(1, Column("HAPPENED", right=True))
         figures.insert(0, figures_of(found.happened))
     rows = [[label, *(text(getattr(one, name)) for one in figures)] for label, name, text in shown]
-    click.echo(f"{found.nodes:,} nodes with {found.slots:,} GPUs, policy {policy}")
+    nodes = "1 node" if found.nodes == 1 else f"{found.nodes:,} nodes"
+    click.echo(f"{nodes} with {found.slots:,} GPUs, policy {policy}")
     print_lines(render(columns, rows, Screen.of(sys.stdout)))

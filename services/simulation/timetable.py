@@ -14,11 +14,14 @@ from events.codec import StoredEvent
 from events.run_machine import SECOND_NS
 from events.state import Active, State
 from events.types import AttemptEnd, NodeEvent, Submitted
-from trainshed_client.statuses import NodeStatus
+from trainshed_client.statuses import NodeStatus, RunStatus
 
 
 class Span(msgspec.Struct, kw_only=True):
-    """One attempt from its grant to its end (ns since 1970; None: it has not ended), and the event that ended it."""
+    """One attempt from its grant to its end (ns since 1970; None: it has not ended), and the event that ended it.
+
+    ``cancelled``: with it or after it the run was cancelled.
+    """
 
     attempt: int
     node: str
@@ -26,6 +29,7 @@ class Span(msgspec.Struct, kw_only=True):
     begin_ns: int
     end_ns: int | None = None
     end: AttemptEnd | None = None
+    cancelled: bool = False
 
     def seconds(self, until_ns: int) -> float:
         """How long it lasted, or has lasted by ``until_ns``."""
@@ -64,6 +68,8 @@ class Timetable:
             run, phase = run_change.after, run_change.after.phase
             if isinstance(stored.event, Submitted) and run.run_id not in self.jobs:
                 self.jobs[run.run_id] = Job(run_id=run.run_id, name=run.name, submit_ns=at_ns)
+            if run.status is RunStatus.CANCELLED and self.jobs[run.run_id].spans:
+                self.jobs[run.run_id].spans[-1].cancelled = True
             before = None if run_change.before is None else run_change.before.phase
             if isinstance(phase, Active) and not isinstance(before, Active):
                 for placement in phase.placements:

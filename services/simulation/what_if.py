@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from events.config import Needs
-from events.types import NodeJoined
+from events.config import Needs, stored_config
+from events.types import NodeEvent, NodeJoined, RetryRequested, Submitted
 from services.simulation.figures import Figures, figures_of
 from services.simulation.nodes import EmptyNodes, joins
+from services.simulation.recorded import DecidedAgain, Recording, lasting, without_priority
 from services.simulation.timetable import Job, Span, Timetable
 from services.simulation.trace import Task, given_by, nanoseconds_of, run_id_of
-from services.simulation.world import simulate
+from services.simulation.world import Given, simulate
 
 
 class Policy(enum.StrEnum):
@@ -28,12 +29,14 @@ class Policy(enum.StrEnum):
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     """``happened`` is None where nobody knows. Of the jobs ``unplaceable`` fit no node even when it is empty, ``censored``
-    were ended by others, ``unknown`` never began, so that they are left out; ``waiting`` did not begin in the simulation."""
+    were ended by others, ``unknown`` never began, so that they are left out; ``waiting`` did not begin in the simulation.
+    ``again``: of a recorded log in which nothing is changed, its grants decided again."""
 
     happened: Timetable | None
     simulated: Timetable
     nodes: int
     slots: int
+    again: DecidedAgain | None = None
     unplaceable: int = 0
     censored: int = 0
     unknown: int = 0
@@ -65,6 +68,56 @@ def of_trace(tasks: Sequence[Task], nodes: Sequence[NodeJoined], policy: Policy)
         slots=sum(len(node.gpus) for node in nodes),
         unplaceable=placeable.count(False),
         censored=sum(task.censored for task in tasks),
+        waiting=sum(not job.spans for job in simulated.jobs.values()),
+    )
+
+
+def of_log(recording: Recording, nodes: Sequence[NodeJoined] | None, policy: Policy) -> WhatIf:
+    """A recorded log on these nodes (None: on its own, as they came and went) by this policy.
+
+    With its own nodes and the default nothing is changed: then it is decided again grant by grant, by the view of each.
+    """
+    happened = recording.timetable
+    known = {run_id: lasting(job, happened.end_ns) for run_id, job in happened.jobs.items()}
+    censored = sum(one.censored for one in known.values() if one is not None)
+    if nodes is None and policy is Policy.DEFAULT:
+        return WhatIf(
+            happened=happened,
+            simulated=happened,
+            nodes=len(happened.nodes),
+            slots=sum(happened.nodes.values()),
+            again=recording.again,
+        )
+    outcomes = {run_id: one.outcomes for run_id, one in known.items() if one is not None}
+    empty = EmptyNodes(recording.joined if nodes is None else nodes)
+    given: list[Given] = []
+    unplaceable: set[str] = set()
+    for one in recording.given:
+        event = one.event
+        match event:
+            case Submitted(run_id=run_id, config=config) if run_id in outcomes:
+                if not empty.could_hold(stored_config(config).needs):
+                    unplaceable.add(run_id)
+                    continue
+                given.append(one)
+            case RetryRequested(run_id=run_id) if run_id in outcomes and run_id not in unplaceable:
+                given.append(one)
+            case NodeEvent() if nodes is None:
+                given.append(one)
+            case _:
+                pass
+    if nodes is not None:
+        given = [*joins(nodes, min((one.at_ns for one in given), default=0)), *given]
+    fifo = policy is Policy.FIFO
+    simulated = simulate(without_priority(given) if fifo else given, outcomes, strict=fifo)
+    return WhatIf(
+        happened=happened,
+        simulated=simulated,
+        nodes=len(happened.nodes if nodes is None else nodes),
+        slots=sum(happened.nodes.values()) if nodes is None else sum(len(node.gpus) for node in nodes),
+        unplaceable=len(unplaceable),
+        censored=censored,
+        unknown=len(known) - len(outcomes),
         waiting=sum(not job.spans for job in simulated.jobs.values()),
     )
 

@@ -18,6 +18,7 @@ from events.evolve import ended_runs_needed, evolve
 from events.state import Active, Ended, Run, State
 from events.types import (
     AttemptEnd,
+    CancelRequested,
     Dispatched,
     Elected,
     Event,
@@ -47,10 +48,11 @@ class Given(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an attempt ends, however it is placed, and so long after its grant."""
+    """How an attempt ends, however it is placed, and so long after its grant. ``cancelled``: its run with it."""
 
     duration_ns: int
     end: AttemptEnd
+    cancelled: bool = False
 
 
 def simulate(
@@ -123,7 +125,10 @@ class _World:
         run = self._state.runs.get(run_id)
         if run is None or not isinstance(run.phase, Active) or run.phase.attempt != attempt:
             return  # it ended with its node
-        end = msgspec.structs.replace(self._outcome(run_id).end, run_id=run_id, attempt=attempt)
+        outcome = self._outcome(run_id)
+        end = msgspec.structs.replace(outcome.end, run_id=run_id, attempt=attempt)
+        if outcome.cancelled:
+            self._append(Role.GATEWAY, CancelRequested(run_id=run_id))
         self._had[run_id] = self._had.get(run_id, 0) + 1
         self._append(Role.AGENT, end, run.phase.placements[0].node)
 
