@@ -17,6 +17,7 @@ from events.log import EventLog
 from events.state import Active, Ended, Placement
 from events.types import Dispatched, NodeJoined, RetryRequested, Started, Submitted
 from projections.audit.acknowledged import SubmitAnswer, UnmetAnswers
+from projections.audit.against import Against
 from projections.audit.comparison import MAX_DIFFERENCES, LiveRows, unavailable
 from projections.read_model.database import Database
 from projections.read_model.projector import Observer, Projector
@@ -28,7 +29,7 @@ PART_TIMEOUT_S = 10.0
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """An invariant (I1, I2, I4, I6) that does not hold, at which sequence, and what is wrong."""
+    """An invariant (I1, I2, I4, I6, I8) that does not hold, at which sequence, and what is wrong."""
 
     invariant: str
     seq: int
@@ -65,20 +66,30 @@ async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
         await answers.unsubscribe()
 
 
-async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[SubmitAnswer] = ()) -> Verdict:
+async def verify(
+    log: EventLog,
+    rows: AsyncIterator[bytes],
+    acks: Iterable[SubmitAnswer] = (),
+    against: Against | None = None,
+) -> Verdict:
     """Replay the log as far as the rows are, and compare row for row and by state hash.
 
-    ``rows`` are the messages of ``audit.rows``, ``acks`` answers whose events must be in the log. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
+    ``rows`` are the messages of ``audit.rows``, ``acks`` answers whose events must be in the log, ``against`` what must
+    fit its tree. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
     """
     with tempfile.TemporaryDirectory(prefix="trainshed-audit-") as folder:
         live = LiveRows(Path(folder))
         try:
             head = await live.take(rows)
+            if against is not None:
+                against.of_log(await log.log_id())
             invariants = Invariants(acks)
             database = Database(Path(folder) / "replay.db")
             try:
-                replayed = await replay(log, database, head.seq, invariants.observe)
+                replayed = await replay(log, database, head.seq, invariants.observe, against)
                 violations = invariants.at_the_end()
+                if against is not None:
+                    violations += await _misfits(log, against, replayed.seq)
                 if await log.log_id() != head.log_id:
                     violations.append(
                         Violation("I4", head.seq, f"the tables are of another log ({head.log_id})")
@@ -108,6 +119,16 @@ async def verify(log: EventLog, rows: AsyncIterator[bytes], acks: Iterable[Submi
     )
 
 
+async def _misfits(log: EventLog, against: Against, seq: int) -> list[Violation]:
+    """What does not fit, once what the checkpoints speak of was fed: the read model may be behind them."""
+    if against.folded < against.size:
+        async for message in log.read_raw(start_seq=seq + 1):
+            against.take([message])
+            if against.folded >= against.size:
+                break
+    return [Violation("I8", misfit.seq, misfit.message) for misfit in against.misfits()]
+
+
 class Replayed(msgspec.Struct, frozen=True):
     """Where a replay ended."""
 
@@ -117,9 +138,13 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 async def replay(
-    log: EventLog, database: Database, up_to_seq: int, observe: Observer | None = None
+    log: EventLog,
+    database: Database,
+    up_to_seq: int,
+    observe: Observer | None = None,
+    against: Against | None = None,
 ) -> Replayed:
-    """Build the read model of the log up to and with ``up_to_seq`` in an empty ``database``."""
+    """Build the read model of the log up to and with ``up_to_seq`` in an empty ``database``, and feed ``against``."""
     projector = Projector.open(database, "replay", up_to_seq)
     events = 0
     try:
@@ -130,6 +155,8 @@ async def replay(
                     messages = [message for message in await feed.batch() if message.seq <= end]
                     events += len(messages)
                     projector.apply(messages, observe, with_records=False)
+                    if against is not None:
+                        against.take(messages)
                     if not messages:
                         break
         return Replayed(projector.seq, events, projector.projection.working.state_hash)

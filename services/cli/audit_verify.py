@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from projections.audit.acknowledged import SubmitAnswer
+    from projections.audit.against import Against
     from projections.audit.verify import Verdict
 
 
@@ -39,14 +40,29 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="What `submit --json` printed, a line an answer: is each one in the log?",
 )
+@click.option(
+    "--against",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Checkpoints kept from before (audit checkpoint): does the log still begin with what they were made of?",
+)
+@click.option(
+    "--tiles",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A copy of <state>/audit from before: names the very event where it is no longer the same.",
+)
 @json_option
 @nats_option
-def verify(as_json: bool, acks: Path | None) -> None:
+def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path | None) -> None:
     """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
 
     Exit code 1 where they differ or an invariant does not hold.
     """
-    verdict = run_async(_verify(_answers(acks) if acks is not None else []))
+    if tiles is not None and against is None:
+        raise click.BadParameter("is of use with --against alone: the checkpoints", param_hint="--tiles")
+    kept = None if against is None else _kept(against, tiles)
+    verdict = run_async(_verify(_answers(acks) if acks is not None else [], kept))
     if as_json:
         print_json(
             {
@@ -72,7 +88,18 @@ def _answers(path: Path) -> list[SubmitAnswer]:
         raise click.BadParameter(f"{path}: {why(error)}", param_hint="--acks") from None
 
 
-async def _verify(acks: list[SubmitAnswer]) -> Verdict:
+def _kept(path: Path, tiles: Path | None) -> Against:
+    from projections.audit.against import OPTION, Against, read_checkpoints
+    from projections.transparency.tiles import Tiles
+
+    try:
+        heads = read_checkpoints(path.read_bytes(), str(path))
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {why(error)}", param_hint=OPTION) from None
+    return Against(heads, None if tiles is None else Tiles(tiles))
+
+
+async def _verify(acks: list[SubmitAnswer], against: Against | None) -> Verdict:
     from events.log import EventLog
     from projections.audit.verify import rows_from
     from projections.audit.verify import verify as replay_and_compare
@@ -81,7 +108,7 @@ async def _verify(acks: list[SubmitAnswer]) -> Verdict:
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                return await replay_and_compare(EventLog(trainshed.nc), rows, acks)
+                return await replay_and_compare(EventLog(trainshed.nc), rows, acks, against)
 
 
 def _print(verdict: Verdict) -> None:
@@ -93,7 +120,11 @@ def _print(verdict: Verdict) -> None:
     click.echo(f"{replayed}, up to {verdict.seq}: {count} violation{'' if count == 1 else 's'}")
     for violation in verdict.violations:
         click.echo(f"  {violation.invariant} at {violation.seq}: {violation.message}")
-    if any(violation.invariant == "I6" for violation in verdict.violations):
+    if any(violation.invariant == "I8" for violation in verdict.violations):
+        note(
+            "the log is not what was signed before: it was altered, cut or restored from a backup; keep both, and ask who did"
+        )
+    elif any(violation.invariant == "I6" for violation in verdict.violations):
         note("the log lacks what was acknowledged: keep it and its server's files as they are, and tell us")
     else:
         note("the log is as it was; keep it, and tell us: the tables or the code that made them are wrong")

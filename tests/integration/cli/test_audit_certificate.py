@@ -33,3 +33,14 @@ def test_a_run_is_proved_and_its_certificate_checked_without_a_stack(stack: Stac
     assert asked["vkey"] == certificate["vkey"]
     assert asked["size"] >= checkpoint.head.size >= len(events)
     assert (stack.state_dir / "audit/signer.key").stat().st_mode & 0o777 == 0o600
+
+    kept = tmp_path / "kept.txt"
+    kept.write_bytes(stack.trainshed("audit", "checkpoint").stdout)
+    assert "the same" in stack.trainshed("audit", "verify", "--against", str(kept)).text
+    lines = kept.read_text().split("\n")
+    kept.write_text("\n".join([lines[0], lines[1], "A" * 43 + "=", *lines[3:]]))
+    refused = stack.trainshed("audit", "verify", "--against", str(kept), code=1)
+    assert f"I8 at 1: the checkpoint of {lines[1]} leaves no longer fits" in refused.text
+    kept.write_text("\n".join(["trainshed/other", *lines[1:]]))
+    assert "--against" in stack.trainshed("audit", "verify", "--against", str(kept), code=2).stderr
+    assert "--tiles" in stack.trainshed("audit", "verify", "--tiles", str(tmp_path), code=2).stderr

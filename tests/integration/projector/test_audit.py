@@ -15,6 +15,7 @@ from bench.log_maker import LogMaker
 from events.log import EventLog
 from events.streams import ensure_streams
 from projections.audit.acknowledged import SubmitAnswer, read_acks
+from projections.audit.against import Against, read_checkpoints
 from projections.audit.verify import rows_from, verify
 from projections.queries.answers import Queries
 from projections.read_model.database import Database
@@ -264,3 +265,28 @@ def test_a_line_that_is_no_answer_is_named() -> None:
     for bad in (b"{}", b'{"run_id": "r", "digest": "d", "seq": "3"}', b"\xff"):
         with pytest.raises(TrainshedError, match="line 2: .*submit --json"):
             read_acks([good, bad])
+
+
+async def test_a_checkpoint_kept_from_before_fits_and_one_of_what_was_altered_does_not(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = _busy()
+    log = EventLog(nc)
+    await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+        kept = (await ask(nc, "audit.checkpoint"))["checkpoint"].encode()
+        await store(nc, made.messages[2:3])  # what comes after it changes nothing
+        fits = Against(read_checkpoints(kept, "f"))
+        verdict = await verify(log, rows_from(nc), against=fits)
+        assert [each for each in verdict.violations if each.invariant == "I8"] == []
+        head = read_checkpoints(kept, "f")[0]
+        forged = msgspec.structs.replace(head, root=bytes(32))
+        beyond = msgspec.structs.replace(head, size=head.size + 100)
+        verdict = await verify(log, rows_from(nc), against=Against([forged, beyond]))
+        assert [(each.invariant, each.seq) for each in verdict.violations if each.invariant == "I8"] == [
+            ("I8", 1),
+            ("I8", head.size + 2),
+        ]
+        other = msgspec.structs.replace(head, origin="trainshed/another")
+        with pytest.raises(TrainshedError, match="this log"):
+            await verify(log, rows_from(nc), against=Against([other]))
