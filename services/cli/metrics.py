@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainshed_client.answers import RunView
     from trainshed_client.client import Trainshed
     from trainshed_client.metrics import AttemptMetrics, MeasuredValue, MetricsPoint, MetricSummary
+    from trainshed_client.records import RunRecord
 
 _BARS = "▁▂▃▄▅▆▇█"
 _BARS_SHOWN = 16
@@ -80,7 +81,7 @@ def metrics(run: str, as_csv: bool, as_json: bool) -> None:
             "(X_STEP=, X_METRIC_loss=) or prints a line of JSON: see docs/contracts.md"
         )
     else:
-        print_lines(lines(points, Screen.of(sys.stdout)))
+        print_lines(lines(points, found.view.run, Screen.of(sys.stdout)))
     for attempt in found.attempts:
         if attempt.left_out:
             note(
@@ -110,9 +111,10 @@ async def _read(trainshed: Trainshed, run: str) -> RunMetrics:
     return found
 
 
-def lines(points: Sequence[MetricsPoint], screen: Screen) -> list[str]:
-    """A line a metric; a terminal gets a small picture of each."""
+def lines(points: Sequence[MetricsPoint], run: RunRecord, screen: Screen) -> list[str]:
+    """A line a metric, that one first which `ls` shows; a terminal gets a small picture of each."""
     from trainshed_client.metrics import summaries
+    from trainshed_client.rendering.progress import shown_metric
 
     pictures = screen.is_terminal and (sys.stdout.encoding or "").lower().startswith("utf")
     columns = [
@@ -124,7 +126,10 @@ def lines(points: Sequence[MetricsPoint], screen: Screen) -> list[str]:
         Column("MAX", right=True),
         *([Column("")] if pictures else []),
     ]
-    return render(columns, [list(_row(each, pictures)) for each in summaries(points)], screen)
+    found = summaries(points)
+    first = shown_metric([one.name for one in found], run.primary_metric, run.labels)
+    found = sorted(found, key=lambda one: one.name != first)
+    return render(columns, [list(_row(each, pictures)) for each in found], screen)
 
 
 def _row(one: MetricSummary, pictures: bool) -> Iterator[str | Cell]:

@@ -5,10 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import msgspec
+
 from services.cli.metrics import csv_text, lines, picture
 from services.cli.table import PLAIN
 from trainshed_client.metrics import AttemptMetrics, MetricsLine, joined, parse_line, summaries
 from trainshed_client.not_finite import JsonNumber
+from trainshed_client.records import RunRecord
+from trainshed_client.statuses import RunStatus
+
+RUN = RunRecord(
+    run_id="r" * 26,
+    name="ppo",
+    status=RunStatus.RUNNING,
+    attempt=1,
+    digest="d",
+    seq=5,
+    submit_seq=1,
+    priority=0,
+    labels={},
+    submitted_at="2026-11-24T09:00:00.000000Z",
+    updated_at="2026-11-24T09:00:00.000000Z",
+)
 
 
 def attempt(number: int, *told: tuple[int | None, Mapping[str, JsonNumber]]) -> AttemptMetrics:
@@ -70,10 +88,18 @@ def test_what_is_no_finite_number_is_a_value_and_neither_lowest_nor_highest() ->
 
 def test_for_people_each_metric_is_a_line() -> None:
     points = joined([attempt(1, *((step, {"loss": 1 / step}) for step in range(1, 20001)))])
-    assert lines(points, PLAIN) == [
+    assert lines(points, RUN, PLAIN) == [
         "METRIC  VALUES  FIRST         LAST          MIN    MAX",
         "loss    20,000  1 @ 1  5e-05 @ 20k  5e-05 @ 20k  1 @ 1",
     ]
+
+
+def test_for_people_the_metric_that_matters_comes_first() -> None:
+    points = joined([attempt(1, (1, {"fps": 1.0, "entropy": 0.5, "eval/reward": 2.0}))])
+    by_rule = [line.split()[0] for line in lines(points, RUN, PLAIN)]
+    assert by_rule == ["METRIC", "eval/reward", "fps", "entropy"]
+    as_told = msgspec.structs.replace(RUN, primary_metric="entropy")
+    assert [line.split()[0] for line in lines(points, as_told, PLAIN)][1:3] == ["entropy", "fps"]
 
 
 def test_csv_has_a_column_a_metric_and_every_digit() -> None:
