@@ -126,6 +126,8 @@ def test_no_altered_proof_holds(first: int, second: int, index: int, data: st.Da
             assert not is_included(leaf, other, second, root, included)
     assert not is_included(node_hash(leaf, leaf), index, second, root, included)
     assert not is_included(leaf, second, second, root, [])
+    for larger in range(4 * second, 4 * second + 3):  # a size that needs a longer proof
+        assert first == second or not is_extended(first, first_root, larger, root, extended)
     if first < second:
         assert not is_extended(first, bytes(32), second, root, extended)
         assert not is_extended(second, root, first, first_root, extended)
