@@ -1,6 +1,6 @@
 """The connection class: every call of the API as a method, and the two ways to follow what happens.
 
-Owns requests, how their errors read, paging and how runs are named; must not import nats before connecting.
+Owns requests, paging and how runs are named; must not import nats before connecting.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
-from trainshed_client import subjects
 from trainshed_client.answers import (
     Acknowledged,
     Answer,
@@ -26,23 +25,19 @@ from trainshed_client.answers import (
     Submission,
     Submissions,
     decode_run,
-    error_in,
 )
-from trainshed_client.callbacks import CallbackTasks
+from trainshed_client.asking import Asking, decoded
 from trainshed_client.connection import (
     CALL_TIMEOUT_S,
-    LATE_S,
     STARTING_RETRY_S,
     Connection,
     OnWaiting,
     Reply,
-    answered_by,
-    is_command,
 )
 from trainshed_client.endpoint import discover, worker_socket
-from trainshed_client.errors import ErrorCode, TrainshedError, Unanswered
+from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
-from trainshed_client.json_limits import MAX_DEPTH, json_value
+from trainshed_client.json_limits import json_value
 from trainshed_client.naming import SHOWN, choose, is_run_id
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import QueuedRunRecord, RunRecord
@@ -73,9 +68,7 @@ class Trainshed:
     ) -> None:
         self.connection = connection
         self._patient = patient
-        self._on_waiting: OnWaiting = on_waiting or (lambda service, why: None)
-        self._calling = CallbackTasks()
-        self._waited_for: set[str] = set()
+        self._asking = Asking(connection, on_waiting=on_waiting, patient=patient)
 
     @property
     def where(self) -> str:
@@ -139,7 +132,7 @@ class Trainshed:
 
     async def close(self) -> None:
         """Close the connection; what was asked for and not answered yet fails."""
-        await self._calling.close()
+        await self._asking.close()
         await self.connection.close()
 
     # --- commands -----------------------------------------------------------------------------------------
@@ -159,7 +152,9 @@ class Trainshed:
         """
         beside = _beside(caller_path, provenance)
         plain = json_value(config)
-        return await self._ask("run.submit", {"config": plain, **beside} if beside else plain, Submission)
+        return await self._asking.ask(
+            "run.submit", {"config": plain, **beside} if beside else plain, Submission
+        )
 
     async def submit_many(
         self,
@@ -170,11 +165,11 @@ class Trainshed:
     ) -> list[Submission]:
         """Submit all or none (1,000 runs and 1 MB at most), with one answer a config in order."""
         request = {"runs": list(configs), **_beside(caller_path, provenance)}
-        return (await self._ask("run.submit_batch", request, Submissions)).runs
+        return (await self._asking.ask("run.submit_batch", request, Submissions)).runs
 
     async def check(self, config: Mapping[str, object]) -> Check:
         """What submitting this config would do; nothing is appended. Raises as `submit` would."""
-        return await self._ask("run.check", config, Check)
+        return await self._asking.ask("run.check", config, Check)
 
     async def cancel(self, run: str, *, reason: str | None = None) -> Acknowledged:
         """Ask for a run's end. One that has ended answers with its status, and nothing is appended."""
@@ -200,7 +195,7 @@ class Trainshed:
 
     async def run(self, run: str) -> RunView:
         """Everything about one run. Of several of a name: the newest."""
-        return _decoded(await self.run_json(run), RunView)
+        return decoded(await self.run_json(run), RunView)
 
     async def run_json(self, run: str) -> bytes:
         """The same as the server's JSON."""
@@ -215,7 +210,7 @@ class Trainshed:
 
     async def explain(self, run: str) -> Explanation:
         """Why a run waits, or what happened to it last. Of several of a name: the newest."""
-        return _decoded(await self.explain_json(run), Explanation)
+        return decoded(await self.explain_json(run), Explanation)
 
     async def explain_json(self, run: str) -> bytes:
         """The same as the server's JSON."""
@@ -229,7 +224,7 @@ class Trainshed:
         CONFLICT where several are meant, or UNAVAILABLE where the read side does not know yet.
         """
         while True:
-            page = await self._ask("run.list", {"run": run, "limit": SHOWN + 1}, RunPage)
+            page = await self._asking.ask("run.list", {"run": run, "limit": SHOWN + 1}, RunPage)
             try:
                 return await self._chosen(run, page.records, only=only)
             except TrainshedError as error:
@@ -241,13 +236,13 @@ class Trainshed:
                     f"no run {run!r} is known yet: the read side has {page.progress.text}; ask again: trainshed ls",
                     progress=page.progress,
                 )
-            self._waits_for("the projector", f"stale: {page.progress.text}")
+            self._asking.waits_for("the projector", f"stale: {page.progress.text}")
             await asyncio.sleep(STARTING_RETRY_S)
 
     async def _chosen(self, run: str, found: list[QueuedRunRecord], *, only: bool) -> QueuedRunRecord:
         named = [record for record in found if record.name == run]
         if not named and len(found) > SHOWN:  # more prefixes than shown might hide the name
-            found += (await self._ask("run.list", {"name": run, "limit": SHOWN + 1}, RunPage)).records
+            found += (await self._asking.ask("run.list", {"name": run, "limit": SHOWN + 1}, RunPage)).records
         return choose(run, found, only=only)
 
     async def runs(
@@ -296,7 +291,7 @@ class Trainshed:
         left = limit
         while left is None or left > 0:
             request["limit"] = PAGE if left is None else min(PAGE, left)
-            page = await self._ask("run.list", request, RunPage)
+            page = await self._asking.ask("run.list", request, RunPage)
             yield page
             if not page.runs or ended:
                 return
@@ -306,11 +301,11 @@ class Trainshed:
 
     async def slots(self) -> SlotPage:
         """Every slot and who holds it."""
-        return await self._ask("slot.list", {}, SlotPage)
+        return await self._asking.ask("slot.list", {}, SlotPage)
 
     async def nodes(self) -> NodePage:
         """Every node; those that left or were removed only while they have attempts."""
-        return await self._ask("node.list", {}, NodePage)
+        return await self._asking.ask("node.list", {}, NodePage)
 
     async def health(self) -> dict[str, object]:
         """What the read side says of itself."""
@@ -319,7 +314,7 @@ class Trainshed:
 
     async def behind(self) -> FoldProgress | None:
         """How far the read side is; None where it has all that was acknowledged before."""
-        return (await self._ask("health", {}, Answer)).progress
+        return (await self._asking.ask("health", {}, Answer)).progress
 
     # --- following ----------------------------------------------------------------------------------------
 
@@ -396,28 +391,7 @@ class Trainshed:
 
         A gateway that is starting is asked again for as long as ``timeout``; for what is patient see `connect`.
         """
-        tries = 2 if call in _QUERIES else 1
-        payload = msgspec.json.encode(json_value(request, max_depth=MAX_DEPTH + 2))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while True:
-            subject = subjects.api(call)
-            try:
-                answer = await self.request(subject, payload, timeout=timeout, tries=tries)
-            except Unanswered:
-                if call in _QUERIES and self._patient:
-                    continue
-                raise
-            error = error_in(answer.data)
-            if error is None:
-                return answer.data
-            if error.progress is None or not (self._patient or is_command(subject)):
-                raise error
-            if loop.time() >= deadline and not self._patient:
-                text = f"{error.message}. Nothing was done; ask again soon"
-                raise TrainshedError(error.code, text, progress=error.progress)
-            self._waits_for(answered_by(subject), error.message)
-            await asyncio.sleep(STARTING_RETRY_S)
+        return await self._asking.call(call, request, timeout=timeout)
 
     async def request(
         self, subject: str, payload: bytes, *, timeout: float = CALL_TIMEOUT_S, tries: int = 1
@@ -426,32 +400,14 @@ class Trainshed:
 
         ``tries``: so often it is asked within ``timeout``: of several that answer, one may be killed at its work.
         """
-        service = answered_by(subject)
-        late = asyncio.get_running_loop().call_later(
-            LATE_S, self._waits_for, service, f"no answer for {LATE_S:g} s"
-        )
-        try:
-            reply = await self.connection.request(subject, payload, timeout=timeout, tries=tries)
-        finally:
-            late.cancel()
-        if service in self._waited_for and not _is_starting(reply):
-            self._waited_for.discard(service)
-            self._calling.start(self._on_waiting, service, None)
-        return reply
-
-    def _waits_for(self, service: str, why: str) -> None:
-        self._waited_for.add(service)
-        self._calling.start(self._on_waiting, service, why)
-
-    async def _ask(self, call: str, request: object, answer: type[T]) -> T:
-        return _decoded(await self.call(call, request), answer)
+        return await self._asking.request(subject, payload, timeout=timeout, tries=tries)
 
     async def _one_run(self, call: str, run: str, reason: str | None) -> Acknowledged:
         run_id = run if is_run_id(run) else (await self.resolve(run, only=True)).run_id
-        return await self._ask(call, _with_reason({"run_id": run_id}, reason), Acknowledged)
+        return await self._asking.ask(call, _with_reason({"run_id": run_id}, reason), Acknowledged)
 
     async def _one_node(self, call: str, node: str, reason: str | None) -> NodeAnswer:
-        return await self._ask(call, _with_reason({"node": node}, reason), NodeAnswer)
+        return await self._asking.ask(call, _with_reason({"node": node}, reason), NodeAnswer)
 
     async def _present(self, run_ids: Collection[str] | None) -> PresentRuns:
         from trainshed_client.watch import PresentRuns
@@ -463,7 +419,7 @@ class Trainshed:
 
         async def read(run_id: str) -> RunView:
             async with at_once:
-                return await self._ask("run.get", {"run_id": run_id}, RunView)
+                return await self._asking.ask("run.get", {"run_id": run_id}, RunView)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -472,24 +428,6 @@ class Trainshed:
             raise group.exceptions[0] from None
         views = [read.result() for read in reads]
         return PresentRuns(min((view.seq for view in views), default=0), [view.run for view in views])
-
-
-_QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "health")
-
-
-def _is_starting(reply: Reply) -> bool:
-    error = error_in(reply.data)
-    return error is not None and error.progress is not None
-
-
-def _decoded(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
-        raise TrainshedError(
-            ErrorCode.UNAVAILABLE,
-            f"the answer is none that this release understands ({error}); use the stack's own release",
-        ) from None
 
 
 def _with_reason(request: dict[str, str], reason: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 
 from services.cli.main import VERBS, main
 from services.settings import markdown_table
-from trainshed_client import client, connection, subjects
+from trainshed_client import asking, connection, subjects
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -146,7 +146,7 @@ def test_make_targets_named_in_pages_exist() -> None:
 
 
 CONTRACTS = (ROOT / "docs/contracts.md").read_text()
-CALLS = (*client._QUERIES, *connection.COMMANDS)
+CALLS = (*asking.QUERIES, *connection.COMMANDS)
 
 
 @pytest.mark.parametrize("call", CALLS)
