@@ -149,6 +149,21 @@ class EventLog:
         info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
         return int(info["state"]["last_seq"])
 
+    async def first_since(self, ns: int) -> int:
+        """The sequence of the first event stored at ``ns`` (since 1970) or later; one more than the end where none was.
+
+        By halves: some twenty direct gets for a million events. Raises UnknownOutcome where nobody answers.
+        """
+        first, past = 1, await self.end() + 1
+        while first < past:
+            middle = (first + past) // 2
+            found = await next_message(self.nc, self.stream, middle, timeout_s=self._timeout_s)
+            if found is None or found.stored_ns >= ns:
+                past = middle
+            else:
+                first = found.seq + 1
+        return first
+
     async def log_id(self) -> str:
         """The log's own id, from the stream's metadata."""
         info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
@@ -208,10 +223,21 @@ async def last_message(
     nc: SafeClient, stream: str, subject: str, *, timeout_s: float = APPEND_TIMEOUT_S
 ) -> Message | None:
     """The last message on a literal subject. Raises UnknownOutcome where nobody answers."""
+    return await _direct_get(nc, f"{stream}.{subject}", b"", timeout_s)
+
+
+async def next_message(
+    nc: SafeClient, stream: str, seq: int, *, timeout_s: float = APPEND_TIMEOUT_S
+) -> Message | None:
+    """The message at ``seq``, or the first after it. Raises UnknownOutcome where nobody answers."""
+    return await _direct_get(nc, stream, msgspec.json.encode({"seq": seq, "next_by_subj": ">"}), timeout_s)
+
+
+async def _direct_get(nc: SafeClient, of: str, asked: bytes, timeout_s: float) -> Message | None:
     try:
-        answer = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout_s)
+        answer = await nc.request(f"$JS.API.DIRECT.GET.{of}", asked, timeout=timeout_s)
     except (TimeoutError, nats.errors.Error) as error:
-        raise UnknownOutcome(f"no answer to a direct get of {subject}: {cause(error)}") from error
+        raise UnknownOutcome(f"no answer to a direct get of {of}: {cause(error)}") from error
     headers = answer.headers or {}
     match headers.get("Status"):
         case None:

@@ -48,6 +48,12 @@ MAX_NAMED = 3
 _ENCODER = msgspec.json.Encoder()
 
 
+class _After(msgspec.Struct, frozen=True):
+    """What is read of a run config here."""
+
+    after: tuple[str, ...] = ()
+
+
 def encoded(data: TimelineData) -> msgspec.Raw:
     """An entry's data as its row has it; made once, for the table, the state hash and every answer."""
     return msgspec.Raw(_ENCODER.encode(data))
@@ -70,23 +76,42 @@ def submitted(run: Run, event: Submitted) -> TimelineData:
 def of_event(event: Event, change: RunChange) -> TimelineData | None:
     """Of an event that counted and ended no attempt; None where it has nothing for a reader."""
     match event:
+        case Cancelled(failure_reason=FailureReason.DEPENDENCY_FAILED as reason):
+            before = change.before
+            phase = before.phase if before is not None else None
+            failed = phase.failed_dependency if isinstance(phase, Pending) else None
+            return EndData(dependency=failed, failure_reason=reason)
+        case Dispatched() | Started() | CancelRequested() | RetryRequested() | Stopping() | Cancelled():
+            return of_event_alone(event)
+        case _:
+            return None
+
+
+def of_event_alone(event: Event) -> TimelineData | None:
+    """Of an event about a run as it stands in the log, whatever it did; None for any other.
+
+    Raises msgspec.MsgspecError where a Submitted's config is none.
+    """
+    match event:
+        case Submitted(submitted_by=by):
+            after = msgspec.json.decode(event.config, type=_After).after
+            return SubmittedData(after=after[:MAX_NAMED], after_total=len(after), by=by)
         case Dispatched(node=node, slots=slots):
             return DispatchedData(node=node, slots=slots)
         case Started(host=host, pid=pid, threads=threads):
             return StartedData(host=host, pid=fitting(pid), threads=threads)
         case CancelRequested(requested_by=who, reason=reason):
             return CancelRequestedData(by=who, reason=_cut(reason))
-        case RetryRequested(requested_by=who, reason=reason):
-            return RetryRequestedData(attempt=change.after.attempt, by=who, reason=_cut(reason))
+        case RetryRequested(attempt=ended, requested_by=who, reason=reason):
+            return RetryRequestedData(attempt=ended + 1, by=who, reason=_cut(reason))
         case Stopping(reason=reason, node=node):
             return StoppingData(node=node, reason=_cut(reason) or "")
         case Cancelled(failure_reason=FailureReason.DEPENDENCY_FAILED as reason):
-            before = change.before
-            phase = before.phase if before is not None else None
-            failed = phase.failed_dependency if isinstance(phase, Pending) else None
-            return EndData(dependency=failed, failure_reason=reason)
-        case Cancelled(reason=text):
-            return EndData(reason=_cut(text))
+            return EndData(failure_reason=reason)
+        case AttemptEnd():
+            return _how(event)
+        case ArtifactsHashed():
+            return of_artifacts(event)
         case _:
             return None
 

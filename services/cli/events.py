@@ -1,6 +1,6 @@
-"""`trainshed events`: the log itself, one CloudEvents object a line.
+"""`trainshed events`: the log itself, readable on a terminal, else one CloudEvents object a line.
 
-Owns the `sequence` attribute and where reading begins and ends; reading is events.log's.
+Owns how it is read and to whom which form goes; what a line looks like is event_lines'.
 """
 
 from __future__ import annotations
@@ -10,77 +10,88 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from services.cli.common import (
     connected,
     detach_on_interrupt,
     log_errors,
     nats_option,
+    note,
     run_async,
     warn,
     write,
     write_now,
 )
-from services.cli.number import Number
-from services.cli.run_argument import RUN
+from services.cli.event_filter import EventFilter, chosen, filter_options, reach
+from services.cli.event_lines import heading, line, with_sequence
+from services.cli.table import Screen
 from services.cli.verb import verb
+from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
     from events.feed import Message
 
-_SEQUENCE_DIGITS = 20
-"""CloudEvents wants its `sequence` to sort as text, so it has leading zeros."""
-
 
 @verb(
+    "trainshed events --since -2h --type failed --type timed_out",
     "trainshed events --run ppo-cartpole | jq -r '[.sequence, .type] | @tsv'",
     "trainshed events -f --from 1000",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended.")
-@click.option("--from", "start", type=Number(least=1), metavar="SEQ", help="Begin at this sequence.")
-@click.option("--run", "run", metavar="RUN", type=RUN, help="Only the events of this run.")
-@click.option("--json", "as_json", is_flag=True, expose_value=False, help="What it prints anyway.")
+@filter_options
+@click.option("--json", "as_json", is_flag=True, help="One CloudEvents object a line, also on a terminal.")
 @nats_option
-def events(follow: bool, start: int | None, run: str | None) -> None:
-    """Print the event log, one CloudEvents object a line, with its place in the log as `sequence`."""
-    run_async(_events(follow, start or 1, run))
+def events(follow: bool, as_json: bool, **given: Any) -> None:
+    """Print the event log: a line for people on a terminal, else one CloudEvents object a line, with its place in the log
+    as `sequence`.
+
+    A TIME is in your zone unless it ends in one (2026-11-24T10:32Z), and is when an event was stored; `time` in an object
+    is its writer's.
+    """
+    asked = chosen(**given)
+    if follow and (asked.to is not None or asked.until_ns is not None):
+        option = "--to" if asked.to is not None else "--until"
+        raise TrainshedError(ErrorCode.INVALID, f"{option} ends what -f goes on with; write one of the two")
+    screen = Screen.of(sys.stdout)
+    run_async(
+        print_events(asked, follow=follow, screen=screen if screen.is_terminal and not as_json else None)
+    )
 
 
-async def _events(follow: bool, start: int, run: str | None) -> None:
+async def print_events(asked: EventFilter, *, follow: bool = False, screen: Screen | None = None) -> int:
+    """Print them, as JSON without a ``screen``; how many were left out because they are no JSON."""
     from events.log import EventLog
-    from trainshed_client import subjects
 
+    printed = left_out = 0
     async with connected(patient=follow, of_runs=False) as trainshed:
-        filters: tuple[str, ...] = (subjects.ALL_EVENTS,)
-        if run is not None:
-            filters = (subjects.run_events((await trainshed.resolve(run)).run_id),)
         log = EventLog(trainshed.nc)
         with log_errors(trainshed):
+            where = await reach(trainshed, log, asked)
+            if screen is not None:
+                write(f"{heading(screen)}\n".encode())
             if follow:
+                sys.stdout.flush()
                 detach_on_interrupt(lambda: "stopped following")
-                async with log.follow(start, filters) as feed:
+                async with log.follow(where.start, where.subjects) as feed:
                     while True:
-                        lines = b"".join(_line(message) for message in await feed.batch())
+                        lines = b"".join(_line(message, screen) for message in await feed.batch())
                         # In a thread: a pipe that nobody reads must not keep the connection from its pings.
                         await asyncio.to_thread(write_now, sys.stdout, lines)
-            async for message in log.read_raw(filters, start_seq=start):
-                write(_line(message))
+            async for message in log.read_raw(where.subjects, start_seq=where.start, end_seq=where.end):
+                shown = _line(message, screen)
+                write(shown)
+                printed += 1
+                left_out += not shown
+    if screen is not None and not printed:
+        note("no event is like that")
+    return left_out
 
 
-def _line(message: Message) -> bytes:
-    line = with_sequence(message.body, message.seq)
-    if line is not None:
-        return line + b"\n"
+def _line(message: Message, screen: Screen | None) -> bytes:
+    if screen is not None:
+        return line(message, screen).encode(errors="backslashreplace") + b"\n"
+    shown = with_sequence(message.body, message.seq)
+    if shown is not None:
+        return shown + b"\n"
     warn(f"what is stored at sequence {message.seq} on {message.subject} is no event; it is in quarantine")
     return b""
-
-
-def with_sequence(body: bytes, seq: int) -> bytes | None:
-    """The stored event with its ``sequence`` attribute; None where it is no JSON object."""
-    try:
-        event: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
-    event["sequence"] = f"{seq:0{_SEQUENCE_DIGITS}}"
-    return msgspec.json.encode(event)

@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("services.cli.node:resume", "Grant a drained node runs again."),
     "node": ("services.cli.node:node", "Say that a machine is gone: node remove."),
     "prune": ("services.cli.prune:prune", "Delete the folders of runs that ended long ago."),
-    "events": ("services.cli.events:events", "Print the event log, one CloudEvents object a line."),
+    "events": ("services.cli.events:events", "Print the event log; piped, one CloudEvents object a line."),
     "audit": ("services.cli.audit:audit", "Prove that replaying the log gives the same state: audit verify."),
     "simulate": (
         "services.cli.simulate:simulate",

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from services.cli import main as command
-from services.cli.events import with_sequence
+from services.cli.event_lines import with_sequence
 from services.cli.verb import Verb, VerbGroup
 
 ROOT = Path(command.__file__).parents[2]

@@ -270,6 +270,17 @@ def test_a_terminal_gets_colour_and_cut_lines_and_a_program_neither(stack: Stack
     assert row.split("FAILED")[0].rstrip().endswith("x'")
 
 
+def test_the_log_is_readable_on_a_terminal_and_json_where_that_is_asked_for(stack: Stack) -> None:
+    run = stack.submit("--new", "--name", "readable", shell="exit 3")
+    stack.wait(run, code=3)
+    head, *lines = on_terminal(stack, "events", "--run", run, environment={"NO_COLOR": "1"}).splitlines()
+    assert head.split() == ["SEQ", "STORED", "EVENT", "ABOUT"]
+    assert [line.split()[3] for line in lines] == ["submitted", "dispatched", "started", "failed"]
+    assert all(run[:6] in line and len(line) <= 80 for line in lines) and lines[-1].endswith("  exit 3")
+    as_json = on_terminal(stack, "events", "--run", run, "--json").splitlines()
+    assert [json.loads(line) for line in as_json] == stack.events(run)
+
+
 def test_a_shell_completes_runs_and_nodes(stack: Stack) -> None:
     run = stack.submit("--name", "completed-by-tab", "--", "true")
     stack.wait(run)

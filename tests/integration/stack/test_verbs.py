@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +114,38 @@ def test_events_are_cloudevents_in_order_with_their_sequence(stack: Stack) -> No
     assert sequences == sorted(sequences)
     after = stack.trainshed("events", "--from", str(sequences[2]), "--run", run)
     assert [json.loads(line)["id"] for line in after.lines] == [event["id"] for event in events[2:]]
+
+
+def test_events_are_chosen_by_time_type_and_node_and_exported_the_same(stack: Stack) -> None:
+    before = stack.submit("--new", "--", "true")
+    stack.wait(before)
+    first = stack.events(before)
+    time.sleep(0.01)
+    moment = datetime.now(UTC).isoformat(timespec="microseconds")
+    run = stack.submit("--new", shell="exit 3")
+    stack.wait(run, code=3)
+
+    def chosen(*words: str, verb: tuple[str, ...] = ("events",)) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in stack.trainshed(*verb, *words).lines]
+
+    since = chosen("--since", moment)
+    assert since == chosen("--since", moment, verb=("audit", "export"))
+    assert next(event["type"] for event in since if event["subject"] == run) == "trainshed.run.submitted.v1"
+    assert run in {event["subject"] for event in since} and before not in {
+        event["subject"] for event in since
+    }
+    until = chosen("--until", moment)
+    assert before in {event["subject"] for event in until} and run not in {
+        event["subject"] for event in until
+    }
+    assert until + since == chosen("--to", since[-1]["sequence"].lstrip("0"))
+    ended = chosen("--run", run, "--type", "failed", "--type", "submitted")
+    assert [event["type"] for event in ended] == ["trainshed.run.submitted.v1", "trainshed.run.failed.v1"]
+    at_node = chosen("--node", "box", "--since", moment)
+    assert {event["type"].split(".")[2] for event in at_node} >= {"dispatched", "started", "failed"}
+    to = first[1]["sequence"].lstrip("0")
+    assert chosen("--run", before, "--to", to, verb=("audit", "export")) == first[:2]
+    assert "before the first event" in stack.trainshed("events", "--until", "2001-01-01", code=2).stderr
 
 
 def test_a_config_is_one_run_however_it_is_spelled_and_new_makes_another(stack: Stack) -> None:
