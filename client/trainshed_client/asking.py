@@ -46,7 +46,7 @@ class Asking:
         self._waited_for: set[str] = set()
 
     async def close(self) -> None:
-        """Wait for the callbacks that were called."""
+        """End the callbacks that still run."""
         await self._calling.close()
 
     async def ask(self, call: str, request: object, answer: type[T]) -> T:
