@@ -37,6 +37,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Stack
         holder = one.submit("--gpus", "1", shell="sleep 600")
         one.running(holder)
         one.submit("--gpus", "1", shell="true")
+        one.trainshed("ls")  # a query is answered once the read model has what was acknowledged
         yield port, one
     finally:
         one.close()
