@@ -7,26 +7,38 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
 
 from services.cli import describe
 from services.cli.clock import now
-from services.cli.common import connected, json_option, nats_option, print_json, run_async, warn_if_stale
+from services.cli.common import (
+    connected,
+    json_option,
+    nats_option,
+    note,
+    print_json,
+    run_async,
+    warn,
+    warn_if_stale,
+)
+from services.cli.past_lines import MOST_EVENTS, past_lines, past_of
 from services.cli.run_argument import RUN
 from services.cli.show import facts, timeline
 from services.cli.table import Column, Screen, print_lines, render
 from services.cli.text import clean, ordinal, seconds_between, short, shown_id, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import Explanation, RunView, Waiting
+from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord
 from trainshed_client.rendering.ago import ago
 from trainshed_client.rendering.durations import format_duration
 from trainshed_client.statuses import FailureReason, RunStatus
 
 if TYPE_CHECKING:
+    from services.cli.past import PastAttempt
     from trainshed_client.client import Trainshed
 
 Fact = tuple[str, str, str | None]
@@ -40,27 +52,66 @@ _MOST_RUNS = 50
 
 @verb("trainshed explain k3f2q7", "trainshed explain ppo-cartpole --json")
 @click.argument("run", metavar="RUN", type=RUN)
+@click.option(
+    "--whole", is_flag=True, help="Read the past of an ended run also from a log of over 100,000 events."
+)
 @json_option
 @nats_option
-def explain(run: str, as_json: bool) -> None:
-    """Say why a run is waiting, or why it ended, and what happened to it last."""
-    body, to_retry = run_async(_read(run, for_people=not as_json))
-    answer = msgspec.json.decode(body, type=Explanation)
+def explain(run: str, whole: bool, as_json: bool) -> None:
+    """Say why a run is waiting, or why it ended, and what happened to it last.
+
+    Of a run that has ended: what it waited for and what held that, when that changed, where it was placed and how each
+    attempt ended, as the event log has it.
+    """
+    found = run_async(_read(run, whole=whole, for_people=not as_json))
+    answer = msgspec.json.decode(found.body, type=Explanation)
     warn_if_stale(answer.stale, answer.seq, answer.progress)
     if as_json:
-        print_json(body)
+        print_json(found.body if found.past is None else _with_past(found.body, found.past))
     else:
-        print_lines(lines(answer, now(), Screen.of(sys.stdout), to_retry))
+        screen = Screen.of(sys.stdout)
+        print_lines(lines(answer, now(), screen, found.to_retry))
+        print_lines(past_lines(found.past or (), screen))
 
 
-async def _read(run: str, *, for_people: bool) -> tuple[bytes, list[str]]:
-    """The answer, and of a run that did not complete those to retry for it to run again."""
+class _Explained(NamedTuple):
+    """The answer; of a run that did not complete those to retry for it to run again; of an ended one its past."""
+
+    body: bytes
+    to_retry: Sequence[str] = ()
+    past: list[PastAttempt] | None = None
+
+
+async def _read(run: str, *, whole: bool, for_people: bool) -> _Explained:
     async with connected() as trainshed:
         body = await trainshed.explain_json(run)
-        record = msgspec.json.decode(body, type=Explanation).run
+        answer = msgspec.json.decode(body, type=Explanation)
+        record = answer.run
+        if record.ended_at is None:
+            return _Explained(body)
+        past = await _past(trainshed, answer, whole=whole)
         if not for_people or record.status not in _MAY_BE_RETRIED:
-            return body, []
-        return body, await _to_retry(trainshed, await trainshed.run(record.run_id), set())
+            return _Explained(body, past=past)
+        return _Explained(body, await _to_retry(trainshed, await trainshed.run(record.run_id), set()), past)
+
+
+async def _past(trainshed: Trainshed, answer: Explanation, *, whole: bool) -> list[PastAttempt] | None:
+    """What became of the run; None, and a line that says so, where the log is too long or cannot be read."""
+    upto = answer.timeline[-1].seq if answer.timeline else answer.seq
+    if upto > MOST_EVENTS and not whole:
+        run = short(answer.run.run_id)
+        note(f"its past takes the log's first {upto:,} events: trainshed explain --whole {run}")
+        return None
+    try:
+        return await past_of(trainshed, answer.run.run_id, upto)
+    except TrainshedError as error:
+        warn(f"what it waited for is not known: {error.message}")
+        return None
+
+
+def _with_past(body: bytes, past: list[PastAttempt]) -> bytes:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**fields, "past": past})
 
 
 async def _to_retry(trainshed: Trainshed, view: RunView, seen: set[str]) -> list[str]:

@@ -52,7 +52,7 @@ async def output_tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:
             )
         except TrainshedError:
             return await _from_log(trainshed, last.run_id, last.attempt, last.node)
-        if found := _lines(b"".join(chunk.data for chunk in tail.chunks).decode(errors="replace")):
+        if found := shown_lines(b"".join(chunk.data for chunk in tail.chunks).decode(errors="replace")):
             return OutputTail(stream, found)
     return None
 
@@ -73,10 +73,10 @@ async def _from_log(trainshed: Trainshed, run_id: str, attempt: int, node: str) 
     event = stored.event if isinstance(stored, StoredEvent) else None
     if not isinstance(event, Failed) or event.attempt != attempt or not event.output_tail:
         return None
-    return OutputTail("output", _lines(event.output_tail)) if event.output_tail.strip() else None
+    return OutputTail("output", shown_lines(event.output_tail)) if event.output_tail.strip() else None
 
 
-def _lines(text: str) -> list[str]:
+def shown_lines(text: str) -> list[str]:
     """The last lines as a terminal would show them, less colours: of a progress bar, what it was at last."""
     text = _COLOUR.sub("", text)
     lines = [line.rstrip("\r").rpartition("\r")[2].expandtabs() for line in text.split("\n")]

@@ -281,6 +281,32 @@ def test_the_log_is_readable_on_a_terminal_and_json_where_that_is_asked_for(stac
     assert [json.loads(line) for line in as_json] == stack.events(run)
 
 
+def test_explain_of_an_ended_run_says_what_held_the_slots_where_it_was_placed_and_how_it_ended(
+    stack: Stack, tmp_path: Path
+) -> None:
+    holder = stack.submit(
+        "--new", "--gpus", "2", "--name", "holds", shell=f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    )
+    stack.running(holder)
+    run = stack.submit("--new", "--gpus", "1", "--name", "waits", shell="echo KeyError: lr >&2; exit 3")
+    until(lambda: stack.trainshed("explain", run, json=True)["waiting"]["holders"], what="it waits")
+    (tmp_path / "go").touch()
+    stack.wait(run, code=3)
+    found = stack.trainshed("explain", run, json=True)
+    [attempt] = found["past"]
+    held = [part for part in attempt["waits"] if part["waiting"]["holders"]]
+    assert {one["run_id"] for part in held for one in part["waiting"]["holders"]} == {holder}
+    assert (attempt["grant"]["node"], attempt["grant"]["free"]) == ("box", 2)
+    assert (attempt["end"]["how"]["exit_code"], attempt["end"]["output_of"]) == (3, "stderr")
+    text = stack.trainshed("explain", run).text
+    assert "waiting for 1 free GPU (0 of 2 free)" in text and f"held by {holder} (holds, box:0,1)" in text
+    assert "placed:" in text and "where 2 slots were free" in text and "exit 3, after " in text
+    assert text.endswith("the last of its stderr, as the log has it:\n  KeyError: lr\n")
+    live = stack.submit("--new", shell="sleep 60")
+    assert "past" not in stack.trainshed("explain", live, json=True)
+    stack.trainshed("cancel", live)
+
+
 def test_a_shell_completes_runs_and_nodes(stack: Stack) -> None:
     run = stack.submit("--name", "completed-by-tab", "--", "true")
     stack.wait(run)
