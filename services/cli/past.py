@@ -128,7 +128,7 @@ class RunPast:
         self._close_stretch(last, at_ns)
 
     def _close_stretch(self, last: PastAttempt, at_ns: int) -> None:
-        if last.waits:
+        if last.waits and not last.partial:  # of what was not looked at nothing is known
             last.waits[-1].seconds = (at_ns - self._stretch_ns) / SECOND_NS
 
     def _look(self, at_ns: int) -> None:
@@ -138,6 +138,7 @@ class RunPast:
             return
         last = self.attempts[-1]
         if self._looks == MOST_LOOKS:
+            self._close_stretch(last, at_ns)
             last.partial = True
             return
         self._looks += 1

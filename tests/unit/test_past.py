@@ -112,7 +112,9 @@ def test_of_a_wait_with_many_changes_it_says_where_it_stopped_looking(
 ) -> None:
     monkeypatch.setattr(module, "MOST_LOOKS", 1)
     past = past_of(two_before_it())
-    assert past.attempts[0].partial
+    [attempt] = past.attempts
+    assert attempt.partial
+    assert ([part.seconds for part in attempt.waits], attempt.waited_s) == ([60.0], 120.25)
     assert "what changed after that was not looked at" in "\n".join(past_lines(past.attempts, PLAIN))
 
 
