@@ -72,6 +72,9 @@ def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path |
                 "events": verdict.events,
                 "state_hash": verdict.state_hash,
                 "violations": verdict.violations,
+                "late": verdict.late,
+                "unreadable": verdict.unreadable,
+                "not_counted": verdict.not_counted,
             }
         )
     else:
@@ -115,16 +118,36 @@ def _print(verdict: Verdict) -> None:
     replayed = f"replayed {verdict.events:,} events"
     if verdict.ok:
         click.echo(f"{replayed}: the tables are the same (state hash {verdict.state_hash[:12]}…)")
+        _print_uncounted(verdict)
         return
     count = len(verdict.violations)
     click.echo(f"{replayed}, up to {verdict.seq}: {count} violation{'' if count == 1 else 's'}")
     for violation in verdict.violations:
         click.echo(f"  {violation.invariant} at {violation.seq}: {violation.message}")
+    _print_uncounted(verdict)
     if any(violation.invariant == "I8" for violation in verdict.violations):
         note(
             "the log is not what was signed before: it was altered, cut or restored from a backup; keep both, and ask who did"
         )
     elif any(violation.invariant == "I6" for violation in verdict.violations):
         note("the log lacks what was acknowledged: keep it and its server's files as they are, and tell us")
+    elif any(violation.invariant != "I4" for violation in verdict.violations):
+        note(
+            "the log holds what no part of Trainshed should have written, or lacks what it held: keep it and its server's "
+            "files as they are, ask who can write to it, and tell us"
+        )
     else:
-        note("the log is as it was; keep it, and tell us: the tables or the code that made them are wrong")
+        note("the tables are not what the log says: keep both, and tell us")
+
+
+def _print_uncounted(verdict: Verdict) -> None:
+    """What is no finding, and yet did nothing: retries and races leave such events."""
+    if verdict.late:
+        click.echo(
+            f"  late: {verdict.late:,} (ends after their attempt's first: results kept, no status changed)"
+        )
+    if verdict.not_counted:
+        kinds = (f"{one.count:,} {one.type} (the first at {one.first})" for one in verdict.not_counted)
+        click.echo(f"  not counted: {', '.join(kinds)}")
+    if verdict.unreadable:
+        click.echo(f"  not readable, in quarantine: {verdict.unreadable:,}")

@@ -7,7 +7,7 @@ import pytest
 from events.config import stored_config
 from events.decide import could_run_on, refuse_impossible
 from events.types import AttemptRef, SlotHealthy, SlotUnhealthy
-from projections.audit.verify import Invariants
+from projections.audit.invariants import Invariants
 from services.dispatcher.decisions import Decisions
 from services.scheduling.explain import Explainer
 from services.scheduling.offers import Claims

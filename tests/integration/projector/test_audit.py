@@ -16,10 +16,12 @@ from events.log import EventLog
 from events.streams import ensure_streams
 from projections.audit.acknowledged import SubmitAnswer, read_acks
 from projections.audit.against import Against, read_checkpoints
+from projections.audit.legality import NotCounted
 from projections.audit.verify import rows_from, verify
 from projections.queries.answers import Queries
 from projections.read_model.database import Database
 from tests.support import NatsServer
+from tests.support.deadline import eventually
 from tests.support.random_log import RandomLog
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
@@ -174,6 +176,31 @@ async def test_a_slot_granted_twice_is_a_violation_at_its_sequence(
     [violation] = verdict.violations
     assert (violation.invariant, violation.seq) == ("I2", at)
     assert f"slot gpu01.1 was granted to run {second}" in violation.message
+
+
+async def test_an_event_without_its_ground_is_a_violation_and_what_counted_for_nothing_is_told(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = _busy()
+    late = made.messages[2].subject.split(".")[3]
+    made.complete(late)
+    twice = made.start(late)
+    made.raw("trainshed.events.run.x.agent.exploded.gpu01", b"{}")
+    await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        verdict = await verify(EventLog(nc), rows_from(nc))
+        assert (verdict.ok, verdict.late, verdict.unreadable) == (True, 1, 1)
+        assert verdict.not_counted == (NotCounted("started", 1, twice),)
+        forged = LogMaker()
+        forged.complete(late, 7)
+        at = await store(nc, forged.messages)
+
+        async def projected() -> bool:
+            return bool((await ask(nc, "health"))["seq"] >= at)
+
+        await eventually(projected, 20)
+        verdict = await verify(EventLog(nc), rows_from(nc))
+    assert [(each.invariant, each.seq) for each in verdict.violations] == [("I9", at)]
 
 
 async def test_a_run_that_ended_and_begins_again_without_a_retry_is_a_violation(
