@@ -11,7 +11,7 @@ import pytest
 
 from bench.log_maker import LogMaker
 from events.change import Change, EndedAttempt
-from events.codec import StoredEvent, decode
+from events.codec import StoredEvent, Unreadable, decode
 from events.evolve import ended_runs_needed, evolve
 from events.feed import Message
 from events.state import Run, State
@@ -28,6 +28,7 @@ from projections.audit.invariants import Invariants
 from projections.audit.legality import Legality, NotCounted
 from projections.audit.violation import MAX_VIOLATIONS, Violation
 from tests.support.folded_logs import FOLDER
+from tests.unit.test_recorded_log import a_log
 from trainshed_client.statuses import FailureReason
 
 RELEASE_0_1 = Path(__file__).parents[1] / "release_0_1" / "log.jsonl"
@@ -40,11 +41,17 @@ FROM_STACKS = [
 
 def audited(messages: Iterable[Message]) -> tuple[list[Violation], Legality]:
     """What is wrong with a log, and what is said of its events."""
+    return observed(
+        (each.seq, decode(each.subject, each.body, each.seq, each.stored_ns)) for each in messages
+    )
+
+
+def observed(events: Iterable[tuple[int, StoredEvent | Unreadable]]) -> tuple[list[Violation], Legality]:
+    """The same of events that were read, each with its sequence."""
     state, past = State(), dict[str, Run]()
     invariants, legality = Invariants(), Legality()
-    for message in messages:
-        legality.message(message.seq)
-        stored = decode(message.subject, message.body, message.seq, message.stored_ns)
+    for seq, stored in events:
+        legality.message(seq)
         if isinstance(stored, StoredEvent):
             needed = ended_runs_needed(state, stored)
             change = evolve(state, stored, {run_id: past[run_id] for run_id in needed if run_id in past})
@@ -72,6 +79,13 @@ def test_what_a_stack_wrote_is_clean(path: Path) -> None:
     violations, legality = audited(messages_of(path))
     assert violations == []
     assert legality.unreadable == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_dispatcher_decides_whose_fold_lags_is_clean(seed: int) -> None:
+    """But for the ids of these runs, which are short."""
+    violations, _ = observed((one.seq, one) for one in a_log(seed))
+    assert [each for each in violations if "its config makes it" not in each.message] == []
 
 
 def test_what_the_protocol_allows_is_no_finding() -> None:
