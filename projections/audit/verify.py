@@ -6,7 +6,7 @@ Owns the replay and the verdict; appends nothing and changes no read model.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,12 @@ from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
 PART_TIMEOUT_S = 10.0
+Progress = Callable[[int, int], None]
+"""Is told the sequence that a replay has come to, and the one where it ends."""
+
+
+def unseen(seq: int, end: int) -> None:
+    """Nobody looks how far it is."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -69,6 +75,7 @@ async def verify(
     rows: AsyncIterator[bytes],
     acks: Iterable[SubmitAnswer] = (),
     against: Against | None = None,
+    progress: Progress = unseen,
 ) -> Verdict:
     """Replay the log as far as the rows are, and compare row for row and by state hash.
 
@@ -84,7 +91,7 @@ async def verify(
             invariants, legality = Invariants(acks), Legality()
             database = Database(Path(folder) / "replay.db")
             try:
-                replayed = await replay(log, database, head.seq, (invariants, legality), against)
+                replayed = await replay(log, database, head.seq, (invariants, legality), against, progress)
                 violations = invariants.at_the_end() + legality.violations
                 if against is not None:
                     violations += await _misfits(log, against, replayed.seq)
@@ -144,6 +151,7 @@ async def replay(
     up_to_seq: int,
     checks: tuple[Invariants, Legality],
     against: Against | None = None,
+    progress: Progress = unseen,
 ) -> Replayed:
     """Build the read model of the log up to and with ``up_to_seq`` in an empty ``database``; feed checks and ``against``."""
     invariants, legality = checks
@@ -166,6 +174,7 @@ async def replay(
                     projector.apply(messages, observe, with_records=False)
                     if against is not None:
                         against.take(messages)
+                    progress(projector.seq, end)
                     if not messages:
                         break
         return Replayed(projector.seq, events, projector.projection.working.state_hash)

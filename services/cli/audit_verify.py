@@ -5,7 +5,9 @@ Owns what is printed and the exit code; replay and comparison are projections.au
 
 from __future__ import annotations
 
-from contextlib import aclosing
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,7 +32,18 @@ if TYPE_CHECKING:
 
     from projections.audit.acknowledged import SubmitAnswer
     from projections.audit.against import Against
-    from projections.audit.verify import Verdict
+    from projections.audit.verify import Progress, Verdict
+
+LONG_LOG = 20_000
+"""Events that are replayed in so short a time that nobody needs to see how far it is."""
+NOT_CHECKED = {
+    "acks": "whether what was acknowledged is there (--acks FILE)",
+    "checkpoints": "whether a well-made event was put in another's place, or the end cut off (--against FILE)",
+    "after_checkpoints": "the same of what was stored after the last of the checkpoints",
+    "decisions": "whether the scheduler would grant the same again",
+    "files": "workers' output and artifacts",
+}
+"""What a verdict says nothing of, by its name in JSON."""
 
 
 @verb("trainshed audit verify", "trainshed audit verify --acks answers.jsonl")
@@ -63,6 +76,7 @@ def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path |
         raise click.BadParameter("is of use with --against alone: the checkpoints", param_hint="--tiles")
     kept = None if against is None else _kept(against, tiles)
     verdict = run_async(_verify(_answers(acks) if acks is not None else [], kept))
+    unchecked = not_checked(acks is not None, None if kept is None else kept.size, verdict.events)
     if as_json:
         print_json(
             {
@@ -75,11 +89,41 @@ def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path |
                 "late": verdict.late,
                 "unreadable": verdict.unreadable,
                 "not_counted": verdict.not_counted,
+                "not_checked": unchecked,
             }
         )
     else:
-        _print(verdict)
+        _print(verdict, unchecked)
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
+
+
+def not_checked(acks: bool, kept: int | None, events: int) -> list[str]:
+    """What was not checked, as keys of NOT_CHECKED. ``kept``: the size of the largest checkpoint; None: there was none."""
+    after = kept is not None and kept < events
+    left_out = {"acks": not acks, "checkpoints": kept is None, "after_checkpoints": after}
+    return [name for name in NOT_CHECKED if left_out.get(name, True)]
+
+
+@contextmanager
+def replaying(terminal: bool) -> Iterator[Progress]:
+    """How far the replay of a long log is and the time left, as a bar on stderr; on a terminal alone."""
+    bar = click.progressbar(length=1, label="replaying", file=sys.stderr)
+    shown = False
+
+    def progress(seq: int, end: int) -> None:
+        nonlocal shown
+        if not terminal or (end < LONG_LOG and not shown):
+            return
+        if not shown:
+            shown, bar.length = True, end
+            bar.__enter__()
+        bar.update(seq - bar.pos)
+
+    try:
+        yield progress
+    finally:
+        if shown:
+            bar.__exit__(None, None, None)
 
 
 def _answers(path: Path) -> list[SubmitAnswer]:
@@ -111,20 +155,26 @@ async def _verify(acks: list[SubmitAnswer], against: Against | None) -> Verdict:
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                return await replay_and_compare(EventLog(trainshed.nc), rows, acks, against)
+                with replaying(sys.stderr.isatty()) as progress:
+                    return await replay_and_compare(EventLog(trainshed.nc), rows, acks, against, progress)
 
 
-def _print(verdict: Verdict) -> None:
-    replayed = f"replayed {verdict.events:,} events"
+def _print(verdict: Verdict, unchecked: list[str]) -> None:
+    from projections.audit.violation import MAX_VIOLATIONS
+
+    replayed = f"replayed {verdict.events:,} events, up to {verdict.seq}"
     if verdict.ok:
         click.echo(f"{replayed}: the tables are the same (state hash {verdict.state_hash[:12]}…)")
         _print_uncounted(verdict)
+        _print_unchecked(unchecked)
         return
     count = len(verdict.violations)
-    click.echo(f"{replayed}, up to {verdict.seq}: {count} violation{'' if count == 1 else 's'}")
+    more = "or more " if count == MAX_VIOLATIONS else ""
+    click.echo(f"{replayed}: {count} {more}violation{'' if count == 1 else 's'}")
     for violation in verdict.violations:
         click.echo(f"  {violation.invariant} at {violation.seq}: {violation.message}")
     _print_uncounted(verdict)
+    _print_unchecked(unchecked)
     if any(violation.invariant == "I8" for violation in verdict.violations):
         note(
             "the log is not what was signed before: it was altered, cut or restored from a backup; keep both, and ask who did"
@@ -138,6 +188,11 @@ def _print(verdict: Verdict) -> None:
         )
     else:
         note("the tables are not what the log says: keep both, and tell us")
+
+
+def _print_unchecked(unchecked: list[str]) -> None:
+    for name in unchecked:
+        click.echo(f"  not checked: {NOT_CHECKED[name]}")
 
 
 def _print_uncounted(verdict: Verdict) -> None:

@@ -53,9 +53,11 @@ async def test_a_replay_gives_the_live_tables_and_the_same_state_hash(
 ) -> None:
     made = _busy()
     end = await store(nc, made.messages)
+    seen: list[tuple[int, int]] = []
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(EventLog(nc), rows_from(nc), progress=lambda seq, of: seen.append((seq, of)))
         health = await ask(nc, "health")
+    assert seen[-1] == (end, end)
     assert (verdict.ok, verdict.seq, verdict.events, verdict.violations) == (True, end, end, ())
     assert verdict.state_hash == health["state_hash"]
 

@@ -1,0 +1,96 @@
+"""What `audit verify` prints: what it did not check, and how far it is in a long log."""
+
+from __future__ import annotations
+
+import pytest
+
+from projections.audit.legality import NotCounted
+from projections.audit.verify import Verdict
+from projections.audit.violation import MAX_VIOLATIONS, Violation
+from services.cli.audit_verify import LONG_LOG, NOT_CHECKED, _print, not_checked, replaying
+
+
+def verdict(*violations: Violation) -> Verdict:
+    return Verdict(
+        ok=not violations,
+        seq=9,
+        events=9,
+        state_hash="ab" * 32,
+        violations=violations,
+        late=1,
+        unreadable=2,
+        not_counted=(NotCounted("started", 3, 4),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("acks", "kept", "expected"),
+    [
+        (False, None, ["acks", "checkpoints", "decisions", "files"]),
+        (True, None, ["checkpoints", "decisions", "files"]),
+        (False, 9, ["acks", "decisions", "files"]),
+        (True, 8, ["after_checkpoints", "decisions", "files"]),
+    ],
+)
+def test_what_was_not_asked_for_was_not_checked(acks: bool, kept: int | None, expected: list[str]) -> None:
+    assert not_checked(acks, kept, 9) == expected
+
+
+def test_a_verdict_says_what_counted_for_nothing_and_what_it_knows_nothing_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _print(verdict(), ["files"])
+    assert capsys.readouterr().out.splitlines() == [
+        "replayed 9 events, up to 9: the tables are the same (state hash abababababab…)",
+        "  late: 1 (ends after their attempt's first: results kept, no status changed)",
+        "  not counted: 3 started (the first at 4)",
+        "  not readable, in quarantine: 2",
+        f"  not checked: {NOT_CHECKED['files']}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("invariants", "note"),
+    [
+        (("I4",), "the tables are not what the log says"),
+        (("I4", "I9"), "no part of Trainshed should have written"),
+        (("I2",), "no part of Trainshed should have written"),
+        (("I9", "I6"), "the log lacks what was acknowledged"),
+        (("I8", "I9"), "not what was signed before"),
+    ],
+)
+def test_a_verdict_claims_that_the_log_is_right_only_where_that_is_known(
+    invariants: tuple[str, ...], note: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _print(verdict(*(Violation(one, 3, "wrong") for one in invariants)), ["files"])
+    printed = capsys.readouterr()
+    assert note in printed.err
+    assert f"up to 9: {len(invariants)} violation" in printed.out
+    assert f"  not checked: {NOT_CHECKED['files']}" in printed.out
+
+
+def test_what_is_named_may_not_be_all(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(verdict(*[Violation("I9", 3, "wrong")] * MAX_VIOLATIONS), [])
+    assert "100 or more violations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("terminal", "end"), [(False, LONG_LOG), (True, LONG_LOG - 1)])
+def test_a_short_log_or_a_pipe_sees_no_bar(
+    terminal: bool, end: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with replaying(terminal) as progress:
+        progress(end // 2, end)
+        progress(end, end)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_log_shows_how_far_it_is_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with replaying(True) as progress:
+        progress(LONG_LOG // 4, LONG_LOG)
+        progress(LONG_LOG, LONG_LOG)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "replaying" in printed.err and " 25%" in printed.err and "100%" in printed.err
