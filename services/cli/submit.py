@@ -180,7 +180,7 @@ def _threads(config: Config) -> str | None:
     if "cpus" in asked or (isinstance(variables, dict) and _THREADS in variables):
         return None
     if _asks_for_no_gpu(config) or not asked["gpus"]["requested"]:
-        return f"1 CPU asked for, so 1 thread ({_THREADS}); --cpus 4 asks for more"
+        return f"1 CPU asked for, so 1 thread ({_THREADS}); --cpus N asks for more"
     return f"it gets threads by its share of the node's GPUs ({_THREADS}); --cpus N asks for more"
 
 

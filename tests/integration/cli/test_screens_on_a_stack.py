@@ -16,7 +16,7 @@ from tests.support.nvml_stub.build import StubNvml, build, compiler
 from tests.support.stack import TRAINSHED, Stack, until
 
 NO_GPU = "no GPU asked for (CUDA_VISIBLE_DEVICES will be empty); --gpus 1 asks for one\n"
-ONE_THREAD = "1 CPU asked for, so 1 thread (OMP_NUM_THREADS); --cpus 4 asks for more\n"
+ONE_THREAD = "1 CPU asked for, so 1 thread (OMP_NUM_THREADS); --cpus N asks for more\n"
 SHARE = "it gets threads by its share of the node's GPUs (OMP_NUM_THREADS); --cpus N asks for more\n"
 
 
