@@ -186,9 +186,8 @@ class Projector:
         tree, was_stopped = self.tree, self.tree.stopped
         tree.extend(messages, after=last)
         full, levels = tree.take_changes()
-        for tile in full if self.tiles is not None else ():
-            assert self.tiles is not None
-            if (kept := self.tiles.write(tile)) is not None:
+        for tile in full:
+            if self.tiles is not None and (kept := self.tiles.write(tile)) is not None:
                 _log.warning(
                     "the log gives another tile of its tree than it did before: the old one is %s", kept
                 )
