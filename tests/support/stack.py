@@ -291,6 +291,28 @@ class Stack:
         assert record is not None
         return record
 
+    @contextlib.contextmanager
+    def far_node(self, folder: Path) -> Iterator[None]:
+        """Meanwhile the agent of another node, `far`, with a state folder of its own and 4 GPUs, takes runs."""
+        endpoint = json.loads((self.state_dir / "endpoint.json").read_text())
+        there = {
+            "TRAINSHED_STATE_DIR": str(folder),
+            "TRAINSHED_NATS_URL": endpoint["url"],
+            "TRAINSHED_NATS_USER": endpoint.get("user") or "",
+            "TRAINSHED_NATS_PASSWORD": endpoint.get("password") or "",
+        }
+        agent = subprocess.Popen(
+            [TRAINSHED, "agent", "--node", "far", "--gpus", "4", "--cpus", "1", "--memory", "100"],
+            env=marked({**self.environment, **there}, self.mark),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until(lambda: "far" in self.trainshed("nodes").text, 20.0)
+            yield
+        finally:
+            agent.terminate()
+            agent.wait(10)
+
     def events(self, run: str | None = None) -> list[dict[str, Any]]:
         """The event log."""
         words = ("events", "--run", run) if run else ("events",)

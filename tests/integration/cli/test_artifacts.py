@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import TRAINSHED, Stack, alive, marked, until
+from tests.support.stack import TRAINSHED, Stack, alive, until
 
 LEAVES = (
     "cd $TRAINSHED_RUN_DIR/artifacts; mkdir deep; head -c 300000 /dev/urandom > deep/model.bin; echo hello > 'a b.txt'; "
@@ -128,25 +128,9 @@ def test_a_worker_fetches_what_its_own_runs_left_and_nothing_of_others(stack: St
 
 
 def test_a_file_of_another_node_is_fetched_through_its_agent(stack: Stack, tmp_path: Path) -> None:
-    endpoint = json.loads((stack.state_dir / "endpoint.json").read_text())
-    there = {
-        "TRAINSHED_STATE_DIR": str(tmp_path / "far"),
-        "TRAINSHED_NATS_URL": endpoint["url"],
-        "TRAINSHED_NATS_USER": endpoint.get("user") or "",
-        "TRAINSHED_NATS_PASSWORD": endpoint.get("password") or "",
-    }
-    agent = subprocess.Popen(
-        [TRAINSHED, "agent", "--node", "far", "--gpus", "4", "--cpus", "1", "--memory", "100"],
-        env=marked({**stack.environment, **there}, stack.mark),
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until(lambda: "far" in stack.trainshed("nodes").text, 20.0)
+    with stack.far_node(tmp_path / "far"):
         run = stack.submit("--gpus", "4", shell="echo far > $TRAINSHED_RUN_DIR/artifacts/m")
         stack.wait(run)
         assert stack.trainshed("artifacts", run, "get", "m", "-o", "-").stdout == b"far\n"
         assert stack.trainshed("path", run).lines == [str(tmp_path / "far/runs" / run)]
-    finally:
-        agent.terminate()
-        agent.wait(10)
     assert "does not answer" in stack.trainshed("path", run, code=3).stderr

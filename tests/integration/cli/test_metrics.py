@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.stack import TRAINSHED, Stack, marked, until
+from tests.support.stack import Stack, until
 
 NewStack = Callable[..., Stack]
 LINE = '{"type": "step", "step": %d, "loss": %d}'
@@ -56,26 +54,10 @@ def test_metrics_of_another_node_come_from_there_and_of_one_that_is_away_it_is_s
     new_stack: NewStack, tmp_path: Path
 ) -> None:
     stack = new_stack()
-    endpoint = json.loads((stack.state_dir / "endpoint.json").read_text())
-    there = {
-        "TRAINSHED_STATE_DIR": str(tmp_path / "far"),
-        "TRAINSHED_NATS_URL": endpoint["url"],
-        "TRAINSHED_NATS_USER": endpoint.get("user") or "",
-        "TRAINSHED_NATS_PASSWORD": endpoint.get("password") or "",
-    }
-    agent = subprocess.Popen(
-        [TRAINSHED, "agent", "--node", "far", "--gpus", "4", "--cpus", "1", "--memory", "100"],
-        env=marked({**stack.environment, **there}, stack.mark),
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until(lambda: "far" in stack.trainshed("nodes").text, 20.0)
+    with stack.far_node(tmp_path / "far"):
         run = stack.submit("--gpus", "4", shell=f"echo '{LINE % (1, 5)}'")
         stack.wait(run)
         assert stack.trainshed("metrics", run, json=True)["metrics"]["loss"]["last"]["value"] == 5
-    finally:
-        agent.terminate()
-        agent.wait(10)
     said = stack.trainshed("metrics", run, code=3)
     assert "the metrics of attempt 1 are on far: the agent of far does not answer" in said.stderr
     assert said.stdout == b""
