@@ -161,7 +161,7 @@ def event_subject(event: Event, role: Role, agent_node: str | None = None) -> Ev
                 node = subjects.NO_NODE
             return EventSubject(Scope.RUN, event.run_id, role, name, node)
         case _:
-            return _CONTROL
+            return _OF_CONTROL[name]
 
 
 def decode(subject: str, body: bytes, seq: int, stored_ns: int) -> StoredEvent | Unreadable:
@@ -214,7 +214,12 @@ def event_id(body: bytes) -> str | None:
 
 _OF_A_NODE = frozenset({"dispatched", "stopping"})
 """The dispatcher's run events that are pushed to a node, which their subjects name."""
-_CONTROL = EventSubject(Scope.CONTROL, "dispatch", Role.DISPATCHER, "elected", subjects.NO_NODE)
+_OF_CONTROL = {
+    where.type: where
+    for where in map(subjects.parse_event_subject, (subjects.ELECTED, subjects.LOG_ACCEPTED))
+    if where is not None
+}
+"""Of each control event the one subject that it has."""
 _ENCODER = msgspec.json.Encoder()
 _ENVELOPE = msgspec.json.Decoder(Envelope)
 _RUN_HEARTBEAT = msgspec.json.Decoder(RunHeartbeat)
@@ -278,7 +283,8 @@ def _disagreement(where: EventSubject, envelope: Envelope, event: Event) -> str 
             if not (event.node == where.id == where.node):
                 return f"the data is about node {event.node!r}"
         case _:
-            return None if where == _CONTROL else f"the one subject of {where.type} is {subjects.ELECTED}"
+            own = _OF_CONTROL[where.type]
+            return None if where == own else f"the one subject of {where.type} is {own}"
     if where.role == Role.DISPATCHER and getattr(event, "epoch", None) is None:
         return "a dispatcher's event without an epoch"
     return None

@@ -92,6 +92,16 @@ class NodeRemoved(NodeEvent, frozen=True, kw_only=True):
     requested_by: str = "local"
 
 
+class LogAccepted(Event, frozen=True, kw_only=True):
+    """Somebody answers for it that the log is no longer what was signed before, as after a restore from a backup.
+
+    It changes nothing that is folded: it tells the witnesses where to begin anew, and every later audit that they did.
+    """
+
+    reason: str
+    accepted_by: str = "local"
+
+
 # --- dispatcher ------------------------------------------------------------------------------------------
 
 
@@ -412,6 +422,7 @@ EVENT_KINDS: dict[str, Kind] = {
     "node_drained": _kind(NodeDrained, Scope.NODE, Role.GATEWAY),
     "node_resumed": _kind(NodeResumed, Scope.NODE, Role.GATEWAY),
     "node_removed": _kind(NodeRemoved, Scope.NODE, Role.GATEWAY),
+    "log_accepted": _kind(LogAccepted, Scope.CONTROL, Role.GATEWAY),
     "elected": _kind(Elected, Scope.CONTROL, Role.DISPATCHER),
     "dispatched": _kind(Dispatched, Scope.RUN, Role.DISPATCHER),
     "stopping": _kind(Stopping, Scope.RUN, Role.DISPATCHER),

@@ -10,12 +10,14 @@ import msgspec
 from events.canonical import digest_of_json
 from events.change import NOTHING, Change
 from events.codec import StoredEvent
+from events.times import rfc3339
 from events.types import (
     ArtifactsHashed,
     AttemptEnd,
     Cancelled,
     Dispatched,
     Elected,
+    LogAccepted,
     RunEvent,
     Started,
     Submitted,
@@ -33,6 +35,15 @@ class NotCounted(msgspec.Struct, frozen=True):
     first: int
 
 
+class Acceptance(msgspec.Struct, frozen=True):
+    """Somebody answered for it that the log is not what was signed before: when that was stored, why, and who."""
+
+    seq: int
+    time: str
+    reason: str
+    by: str
+
+
 class _Attempt(msgspec.Struct, frozen=True):
     """The nodes that an attempt was granted to, and whether an end of it counted; one value for all that are alike."""
 
@@ -45,6 +56,7 @@ class Legality:
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
+        self.accepted: list[Acceptance] = []
         self.late = 0
         self.unreadable = 0
         self._last = 0
@@ -78,13 +90,16 @@ class Legality:
             self._named(stored.seq, event)
         elif isinstance(event, Dispatched):
             self._granted(event)
+        elif isinstance(event, LogAccepted):
+            time = rfc3339(stored.stored_ns)
+            self.accepted.append(Acceptance(stored.seq, time, event.reason, event.accepted_by))
         elif isinstance(event, Started | AttemptEnd | ArtifactsHashed):
             self._grounded(stored, event, event.attempt)
         for end in change.ended:
             self._ended(stored.seq, end.run_id, end.attempt.attempt)
         if change.late is not None:
             self.late += 1
-        elif change == NOTHING and not isinstance(event, Elected | ArtifactsHashed):
+        elif change == NOTHING and not isinstance(event, Elected | LogAccepted | ArtifactsHashed):
             name = stored.subject.type
             before = self._not_counted.get(name) or NotCounted(name, 0, stored.seq)
             self._not_counted[name] = NotCounted(name, before.count + 1, before.first)

@@ -18,7 +18,7 @@ from projections.audit.acknowledged import SubmitAnswer
 from projections.audit.against import Against
 from projections.audit.comparison import LiveRows, unavailable
 from projections.audit.invariants import Invariants
-from projections.audit.legality import Legality, NotCounted
+from projections.audit.legality import Acceptance, Legality, NotCounted
 from projections.audit.violation import MAX_VIOLATIONS, Violation
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
@@ -48,6 +48,7 @@ class Verdict(msgspec.Struct, frozen=True):
     late: int
     unreadable: int
     not_counted: tuple[NotCounted, ...]
+    accepted: tuple[Acceptance, ...]
 
 
 async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
@@ -124,6 +125,7 @@ async def verify(
         late=legality.late,
         unreadable=legality.unreadable,
         not_counted=legality.not_counted,
+        accepted=tuple(legality.accepted),
     )
 
 

@@ -19,6 +19,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "services.cli.audit_prove:prove",
         "Write a run's certificate: its events, and that they are logged.",
     ),
+    "accept": (
+        "services.cli.audit_accept:accept",
+        "Answer for it that the log is not what was signed before.",
+    ),
     "export": ("services.cli.audit_export:export", "Print the log, or a part of it, as CloudEvents."),
     "check": ("services.cli.audit_check:check", "Check a certificate, without any stack."),
 }

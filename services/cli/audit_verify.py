@@ -23,6 +23,7 @@ from services.cli.common import (
     print_json,
     run_async,
 )
+from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.errors import ExitCode
 from trainshed_client.os_errors import why
@@ -89,6 +90,7 @@ def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path |
                 "late": verdict.late,
                 "unreadable": verdict.unreadable,
                 "not_counted": verdict.not_counted,
+                "accepted": verdict.accepted,
                 "not_checked": unchecked,
             }
         )
@@ -196,7 +198,11 @@ def _print_unchecked(unchecked: list[str]) -> None:
 
 
 def _print_uncounted(verdict: Verdict) -> None:
-    """What is no finding, and yet did nothing: retries and races leave such events."""
+    """What is no finding, and yet is told: what did nothing (retries and races leave such events), and what was accepted."""
+    for one in verdict.accepted:
+        click.echo(
+            f"  accepted at {one.seq} by {clean(one.by)}, {time_of_day(one.time)}: {clean(one.reason)}"
+        )
     if verdict.late:
         click.echo(
             f"  late: {verdict.late:,} (ends after their attempt's first: results kept, no status changed)"

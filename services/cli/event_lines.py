@@ -29,6 +29,7 @@ _STYLES = {
     "node_lost": "red",
     "node_removed": "red",
     "slot_unhealthy": "red",
+    "log_accepted": "red",
 }
 _SEQ, _TIME, _TYPE, _ABOUT = 7, 19, 16, 12
 
@@ -104,6 +105,8 @@ def _text_of_node(event: Event) -> str:
             return f"slot {index} cannot be used{_because(reason)}"
         case types.SlotHealthy(index=index):
             return f"slot {index} can be used again"
+        case types.LogAccepted(accepted_by=by, reason=reason):
+            return f"accepted as it is by {by}{_because(reason)}"
         case types.Elected(name=name, scheduler=scheduler):
             return f"{name} decides, with scheduler {scheduler.name} {scheduler.version}"
         case _:

@@ -1,6 +1,6 @@
 """The gateway: takes commands, and appends what follows from them or says why not.
 
-Owns the commands on runs and nodes (submission is a part of its own); decides by ``events.decide`` alone.
+Owns the commands on runs, nodes and the log (submission is a part of its own); decides by ``events.decide`` alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import nats.errors
 from events import decide as decisions
 from events.codec import NewEvent, Writer, uuid7
 from events.log import Appended, Conflict, EventLog, Guard, UnknownOutcome
-from events.types import Event, NodeRemoved
+from events.types import Event, LogAccepted, NodeRemoved
 from services.api import ApiServer, Call, Handler
 from services.failpoints import failpoint
 from services.fold import SharedFold
@@ -80,6 +80,7 @@ class Gateway:
             "node.drain": self._drain,
             "node.resume": self._resume,
             "node.remove": self._remove,
+            "audit.accept": self._accept,
         }
         async with asyncio.TaskGroup() as tasks:
             looking = None
@@ -121,7 +122,7 @@ class Gateway:
             raise starting(self._fold.progress) from None
         return await answer(call)
 
-    # --- commands on runs and nodes -----------------------------------------------------------------------
+    # --- commands on runs, nodes and the log ----------------------------------------------------------------
 
     async def _cancel(self, call: Call) -> dict[str, Any]:
         fields = call.fields(run_id=str, reason=str)
@@ -147,6 +148,15 @@ class Gateway:
         fields = call.fields(node=str, reason=str)
         command = decisions.Remove(node=_required(fields, "node"), reason=fields["reason"], by=call.by)
         return await self._command_node(command)
+
+    async def _accept(self, call: Call) -> dict[str, Any]:
+        """Nothing is decided here: whether anybody objects to the log is the nodes' to know."""
+        reason = call.fields(reason=str)["reason"]
+        if reason is None or not reason.strip():
+            raise TrainshedError(
+                ErrorCode.INVALID, "must be given: why the log is not what was signed before", "reason"
+            )
+        return {"seq": await self._append_all([LogAccepted(reason=reason.strip(), accepted_by=call.by)])}
 
     async def _command_run(self, command: decisions.Cancel | decisions.Retry) -> dict[str, Any]:
         run_id = command.run_id

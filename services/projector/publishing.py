@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import nats.errors
 
+from events.feed import ApiError, Message
+from events.log import UnknownOutcome
 from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead
 from projections.transparency.tiles import TileMissing
@@ -26,7 +28,10 @@ CHECKPOINT_EVERY_S = 5.0
 
 
 class Publisher:
-    """Publishes one signer's checkpoints. ``tree`` reads what is committed, ``root_at`` the root that it had at a size."""
+    """Publishes one signer's checkpoints.
+
+    ``tree`` reads what is committed, ``root_at`` the root that it had at a size, ``accepted`` the log's last LogAccepted.
+    """
 
     def __init__(
         self,
@@ -35,12 +40,14 @@ class Publisher:
         position: Position,
         tree: Callable[[], Awaitable[StoredTree]],
         root_at: Callable[[StoredTree, int], Awaitable[bytes]],
+        accepted: Callable[[], Awaitable[Message | None]],
     ) -> None:
         self._nc = nc
         self._signer = signer
         self._position = position
         self._tree = tree
         self._root_at = root_at
+        self._accepted = accepted
 
     async def run(self, at_the_end: Callable[[], bool]) -> None:
         """Publish for ever: what came since the last time, once ``at_the_end`` of the log."""
@@ -54,9 +61,8 @@ class Publisher:
                     compared = await self._compare(tree, last)
                 if last is not None and (tree.edge.size, tree.edge.root) == (last.size, last.root):
                     seen = tree.seq
-                elif await self._publish(checkpoint := self._signer.checkpoint(tree)):
-                    await asyncio.to_thread(self._signer.keep, checkpoint)
-                    last, seen = SignedHead.parse(checkpoint).head, tree.seq
+                elif (published := await self._publish(tree)) is not None:
+                    last, seen = published, tree.seq
             await asyncio.sleep(CHECKPOINT_EVERY_S)
 
     async def _compare(self, tree: StoredTree, last: TreeHead) -> bool:
@@ -74,11 +80,19 @@ class Publisher:
             )
         return True
 
-    async def _publish(self, checkpoint: str) -> bool:
-        message = msgspec.json.encode(self._signer.published(checkpoint))
+    async def _publish(self, tree: StoredTree) -> TreeHead | None:
+        """Publish the tree's checkpoint and keep it as the last; None where that was not possible now."""
         try:
+            accepted = await self._accepted()
+            if accepted is not None and accepted.seq >= tree.edge.first + tree.edge.size:
+                if tree.gap is None:
+                    return None  # it was stored a moment ago: the next tree has it, and of this one nobody need know
+                accepted = None
+            checkpoint = self._signer.checkpoint(tree)
+            message = msgspec.json.encode(self._signer.published(checkpoint, accepted))
             await self._nc.publish(subjects.WATCH_CHECKPOINT, message)
-        except nats.errors.Error as error:  # while the server is away
+        except (nats.errors.Error, UnknownOutcome, ApiError) as error:  # while the server is away
             _log.debug("a checkpoint was not published: %s", error)
-            return False
-        return True
+            return None
+        await asyncio.to_thread(self._signer.keep, checkpoint)
+        return SignedHead.parse(checkpoint).head

@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 import nats.errors
 
 from events.feed import ApiError, Feed, Message
-from events.log import EventLog
+from events.log import EventLog, last_message
 from projections.queries.answers import Queries
 from projections.queries.proofs import Proofs, StoredTree
 from projections.queries.totals import Adder, Totals
@@ -239,7 +239,12 @@ class ProjectorService:
                 tasks.create_task(self._keep_tiles())
                 if self._signer is not None:
                     publisher = Publisher(
-                        self._nc, self._signer, self._position, self._committed_tree, self._root_at
+                        self._nc,
+                        self._signer,
+                        self._position,
+                        self._committed_tree,
+                        self._root_at,
+                        partial(last_message, self._nc, self._log.stream, subjects.LOG_ACCEPTED),
                     )
                     tasks.create_task(publisher.run(lambda: self._backlog is None))
                 if self._buckets is not None:

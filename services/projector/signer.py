@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from events.feed import Message
 from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.note import KeyKind, SignerKey, signed
@@ -53,9 +54,22 @@ class Signer:
             "gap": tree.gap,
         }
 
-    def published(self, checkpoint: str) -> dict[str, Any]:
-        """What is published of a checkpoint."""
-        return {"v": 1, "log_id": self.log_id, "vkey": self.vkey, "checkpoint": checkpoint}
+    def published(self, checkpoint: str, accepted: Message | None) -> dict[str, Any]:
+        """What is published of a checkpoint; ``accepted``: the last LogAccepted of its tree."""
+        return {
+            "v": 1,
+            "log_id": self.log_id,
+            "vkey": self.vkey,
+            "checkpoint": checkpoint,
+            "accepted": None
+            if accepted is None
+            else {
+                "seq": accepted.seq,
+                "stored_ns": accepted.stored_ns,
+                "subject": accepted.subject,
+                "body": base64.b64encode(accepted.body).decode(),
+            },
+        }
 
     def keep(self, checkpoint: str) -> None:
         """Keep a checkpoint as the last that was published. Raises OSError."""

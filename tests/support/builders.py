@@ -26,6 +26,7 @@ from events.types import (
     Event,
     Failed,
     LastHeartbeat,
+    LogAccepted,
     NodeDrained,
     NodeJoined,
     NodeLeft,
@@ -69,6 +70,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
     "node_drained": (Role.GATEWAY, NodeDrained(node="gpu01", incarnation="a", reason="new disk")),
     "node_resumed": (Role.GATEWAY, NodeResumed(node="gpu01", incarnation="a")),
     "node_removed": (Role.GATEWAY, NodeRemoved(node="gpu01", incarnation="a")),
+    "log_accepted": (Role.GATEWAY, LogAccepted(reason="restored from last night", accepted_by="ann")),
     "elected": (
         Role.DISPATCHER,
         Elected(name="box/1", scheduler=SchedulerInfo(name="s", version=3, settings={"x": [1]}), rules=2),

@@ -20,6 +20,7 @@ from events.types import (
     Cancelled,
     CancelRequested,
     Failed,
+    LogAccepted,
     NodeLost,
     NodeRemoved,
     Submitted,
@@ -27,9 +28,11 @@ from events.types import (
 from projections.audit.invariants import Invariants
 from projections.audit.legality import Legality, NotCounted
 from projections.audit.violation import MAX_VIOLATIONS, Violation
+from tests.support.builders import Story
 from tests.support.folded_logs import FOLDER
 from tests.unit.test_recorded_log import a_log
 from trainshed_client.statuses import FailureReason
+from trainshed_client.subjects import Role
 
 RELEASE_0_1 = Path(__file__).parents[1] / "release_0_1" / "log.jsonl"
 FROM_STACKS = [
@@ -256,3 +259,17 @@ def test_a_hundred_are_named_at_most() -> None:
     for _ in range(MAX_VIOLATIONS + 5):
         made.start(run_id)
     assert len(audited(made.messages)[0]) == MAX_VIOLATIONS
+
+
+def test_every_acceptance_is_shown_and_counts_as_nothing_else() -> None:
+    story, events = Story(), list[tuple[int, StoredEvent | Unreadable]]()
+    story.elect()
+    for reason in ("restored", "restored again"):
+        story.put(Role.GATEWAY, LogAccepted(reason=reason, accepted_by="ann"))
+    events += ((one.seq, one) for one in story.log)
+    violations, legality = observed(events)
+    assert (violations, legality.not_counted) == ([], ())
+    assert [(one.seq, one.reason, one.by) for one in legality.accepted] == [
+        (2, "restored", "ann"),
+        (3, "restored again", "ann"),
+    ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from projections.audit.legality import NotCounted
+from projections.audit.legality import Acceptance, NotCounted
 from projections.audit.verify import Verdict
 from projections.audit.violation import MAX_VIOLATIONS, Violation
 from services.cli.audit_verify import LONG_LOG, NOT_CHECKED, _print, not_checked, replaying
+from services.cli.text import time_of_day
 
 
 def verdict(*violations: Violation) -> Verdict:
@@ -20,6 +21,7 @@ def verdict(*violations: Violation) -> Verdict:
         late=1,
         unreadable=2,
         not_counted=(NotCounted("started", 3, 4),),
+        accepted=(Acceptance(8, "2026-11-24T10:32:05.000000Z", "restored from \x1b[1mlast night", "ann"),),
     )
 
 
@@ -42,6 +44,7 @@ def test_a_verdict_says_what_counted_for_nothing_and_what_it_knows_nothing_of(
     _print(verdict(), ["files"])
     assert capsys.readouterr().out.splitlines() == [
         "replayed 9 events, up to 9: the tables are the same (state hash abababababab…)",
+        f"  accepted at 8 by ann, {time_of_day('2026-11-24T10:32:05Z')}: restored from \\x1b[1mlast night",
         "  late: 1 (ends after their attempt's first: results kept, no status changed)",
         "  not counted: 3 started (the first at 4)",
         "  not readable, in quarantine: 2",

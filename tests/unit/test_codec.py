@@ -119,6 +119,7 @@ def test_the_body_is_one_cloudevent_in_structured_mode(name: str) -> None:
         ("node_lost", "trainshed.events.node.gpu01.dispatcher.node_lost.gpu01"),
         ("node_removed", "trainshed.events.node.gpu01.gateway.node_removed.gpu01"),
         ("elected", subjects.ELECTED),
+        ("log_accepted", subjects.LOG_ACCEPTED),
     ],
 )
 def test_subjects_are_as_designed(name: str, subject: str) -> None:
@@ -219,6 +220,8 @@ def test_rule_15_a_body_that_disagrees_with_its_subject_is_unreadable(
         ("node_removed", "trainshed.events.node.gpu01.gateway.node_removed._", "about node 'gpu01'"),
         ("elected", "trainshed.events.control.dispatch.dispatcher.elected.gpu01", subjects.ELECTED),
         ("elected", "trainshed.events.control.other.dispatcher.elected._", "about 'dispatch'"),
+        ("log_accepted", f"{subjects.LOG_ACCEPTED[:-1]}gpu01", subjects.LOG_ACCEPTED),
+        ("log_accepted", "trainshed.events.control.dispatch.gateway.log_accepted._", "about 'log'"),
     ],
 )
 def test_rule_15_tokens_that_the_body_does_not_bear_out_are_unreadable(

@@ -21,6 +21,7 @@ from events.types import (
     Elected,
     Event,
     Failed,
+    LogAccepted,
     NodeLeft,
     NodeLost,
     NodeRemoved,
@@ -579,6 +580,22 @@ async def test_drain_and_resume(served: Served) -> None:
     assert (await ask(served.log.nc, "node.resume", {"node": "gpu01"}))["seq"] == 3
     assert not served.fold.state.nodes["gpu01"].drained
     assert await served.log.end() == 3
+
+
+async def test_rule_21_the_log_is_accepted_with_a_reason_and_nothing_else_changes(served: Served) -> None:
+    await served.say(Role.AGENT, joined(), "gpu01")
+    before = msgspec.json.encode(served.fold.state.nodes)
+    for reason in (None, "", "  \n"):
+        error = await served.error("audit.accept", {"reason": reason})
+        assert (error["code"], error["path"]) == ("invalid", "reason")
+    assert await ask(served.log.nc, "audit.accept", {"reason": " restored "}) == {"seq": 2}
+    stored = (await everything(served.log))[-1]
+    assert (str(stored.subject), stored.event) == (
+        subjects.LOG_ACCEPTED,
+        LogAccepted(reason="restored", accepted_by="local"),
+    )
+    assert msgspec.json.encode(served.fold.state.nodes) == before
+    await served.say(Role.GATEWAY, LogAccepted(reason="again"))  # whatever it follows
 
 
 async def test_rule_12_a_node_that_is_up_is_not_removed_and_one_that_left_is(served: Served) -> None:

@@ -51,6 +51,7 @@ def _asking(run: str, node: str) -> list[tuple[str, ...]]:
         ("events",),
         ("events", "-f"),
         ("audit", "verify"),
+        ("audit", "accept", "--reason", "none"),
         ("simulate",),
         ("prune", "--older-than", "30d"),
     ]

@@ -16,16 +16,19 @@ from bench.log_maker import LogMaker
 from events.feed import Message, api_call
 from events.log import EventLog
 from events.streams import ensure_buckets, ensure_streams, events_stream, heartbeats_stream
-from projections.transparency.checkpoint import SignedHead
+from events.types import CancelRequested, LogAccepted
+from projections.transparency.checkpoint import SignedHead, TreeHead
 from projections.transparency.fold import TreeFold, leaf_of
 from projections.transparency.note import VerifierKey, verified
 from projections.transparency.tiles import full_tiles, tile_path
 from projections.transparency.tree import is_extended, is_included, leaf_hash
 from tests.support import NatsServer, eventually
+from tests.support.control import say
 from tests.support.stored_log import ask, projecting, store
 from tests.support.tree import folded, tile_files
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.subjects import Role
 
 
 def made_log(events: int) -> list[Message]:
@@ -218,6 +221,39 @@ async def test_checkpoints_are_published_at_the_end_of_the_log_and_none_while_id
     assert sizes == sorted(set(sizes))
     assert len(heard) == count
     assert heard[-1]["log_id"] == await EventLog(nc).log_id()
+    assert {each["accepted"] for each in heard} == {None}
+
+
+async def test_a_published_checkpoint_bears_the_last_acceptance_of_its_tree(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.projector.publishing.CHECKPOINT_EVERY_S", 0.1)
+    heard: list[tuple[TreeHead, dict[str, Any] | None]] = []
+
+    async def hear(message: Any) -> None:
+        told = msgspec.json.decode(message.data)
+        heard.append((SignedHead.parse(told["checkpoint"]).head, told["accepted"]))
+
+    await nc.subscribe(subjects.WATCH_CHECKPOINT, cb=hear)
+    log, made = EventLog(nc), made_log(12)
+    stored = dict[int, Message]()
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+        for begin in (0, 6):
+            await store(nc, made[begin : begin + 6])
+            seq = await say(log, Role.GATEWAY, LogAccepted(reason="restored"))
+            stored[seq] = await anext(log.read_raw(start_seq=seq))
+            await eventually(lambda: bool(heard) and heard[-1][0].size == seq, 10)  # noqa: B023
+        last = await say(log, Role.GATEWAY, CancelRequested(run_id="r1"))
+        await eventually(lambda: heard[-1][0].size == last, 10)
+        for head, told in heard:
+            accepted = max((seq for seq in stored if seq <= head.size), default=None)
+            assert (told or {}).get("seq") == accepted
+            if told is not None:
+                message = Message(told["seq"], told["stored_ns"], told["subject"], raw(told["body"]))
+                assert message == stored[message.seq]
+                proved = await ask(nc, "audit.inclusion", {"event": message.seq, "size": head.size})
+                leaf = leaf_hash(leaf_of(*message))
+                assert is_included(leaf, proved["index"], head.size, head.root, proof_of(proved))
 
 
 async def test_a_log_that_was_rolled_back_is_told_at_the_next_start(
