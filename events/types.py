@@ -299,11 +299,19 @@ class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
     partial: bool = False
 
 
+class OutputBytes(msgspec.Struct, frozen=True, kw_only=True):
+    """How many bytes each file of an attempt's output had at its end; None: its storage did not say so in time."""
+
+    stdout: int | None = None
+    stderr: int | None = None
+
+
 class AttemptEnd(RunEvent, frozen=True, kw_only=True):
     """Base of the four ways an attempt ends. An end without ``last_heartbeat`` clears those columns.
 
     ``usage``: None where no worker ran, or nobody measured it.
     ``code``: whether the run's code was still that of its config when the worker started; None where it names none.
+    ``output``: None where no worker ran, and in older logs.
     """
 
     attempt: Integer
@@ -311,6 +319,7 @@ class AttemptEnd(RunEvent, frozen=True, kw_only=True):
     last_heartbeat: LastHeartbeat | None = None
     usage: AttemptUsage | None = None
     code: CodeSeen | None = None
+    output: OutputBytes | None = None
 
 
 class Completed(AttemptEnd, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from events.types import (
     NodeLost,
     NodeRemoved,
     NodeResumed,
+    OutputBytes,
     RetryRequested,
     SchedulerInfo,
     SlotHealthy,
@@ -130,6 +131,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
             usage=AttemptUsage(cpu_s=3.25, memory_peak_mb=512, gpu_busy_s=1.5, gpu_memory_peak_mb=2048),
             artifacts=Artifacts(count=1, bytes=3, entries=(Artifact(path="m.npz", bytes=3),)),
             code=CodeSeen.SAME,
+            output=OutputBytes(stdout=1_024, stderr=0),
         ),
     ),
     "artifacts_hashed": (

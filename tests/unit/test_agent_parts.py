@@ -25,6 +25,7 @@ from events.types import (
     Failed,
     GpuReading,
     NodeEvent,
+    OutputBytes,
     TimedOut,
     WorkerReport,
 )
@@ -114,6 +115,14 @@ def test_every_exit_and_stop_reason_has_an_end() -> None:
 def test_what_never_ran_has_no_duration() -> None:
     assert ends.end_of(REF, exited(ExitReason.NOT_STARTED), None).duration_s is None
     assert ends.end_of(REF, exited(ExitReason.EXITED, exit_code=0), None).duration_s == 2.5
+
+
+def test_output_is_told_of_every_attempt_that_had_a_worker() -> None:
+    without = {reason for reason in ExitReason if not ends.had_worker(exited(reason))}
+    assert without == {ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR}
+    sizes = OutputBytes(stdout=7, stderr=None)
+    for reason, stop in itertools.product(ExitReason, (None, *StopReason)):
+        assert ends.end_of(REF, exited(reason, stop_reason=stop), None, output=sizes).output == sizes
 
 
 def test_an_end_bears_what_the_shim_measured_if_a_worker_ran() -> None:

@@ -57,6 +57,8 @@ ABBREVIATIONS = frozenset(
         "seq",
         "seqs",
         "sha",
+        "stderr",
+        "stdout",
         "str",
         "uuid",
         "uuids",

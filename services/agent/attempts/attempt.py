@@ -17,7 +17,7 @@ import msgspec
 
 from events.codec import Writer
 from events.log import UnknownOutcome, last_message
-from events.types import Artifacts, AttemptEnd, AttemptRef, Started
+from events.types import Artifacts, AttemptEnd, AttemptRef, OutputBytes, Started
 from services.agent.attempts.code_looks import CodeLooks
 from services.agent.folders import files
 from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
@@ -99,6 +99,7 @@ class LiveAttempt:
         self.uncounted = False
         """Its stdout measured more than there was time to count."""
         self._tail: AttemptTail | None = None
+        self._output_bytes = OutputBytes()
         self._metrics: MetricsTail | None = None
         self._heartbeats: RunHeartbeats | None = None
         self._followers: list[asyncio.Task[None]] = []
@@ -259,7 +260,7 @@ class LiveAttempt:
             folder = Path(intent.output_dir)
             self._tail = self._parts.output.tail(self.ref, folder, _nothing, from_index=self.adopted)
         if self._tail is not None:
-            await asyncio.gather(self._tail.finish(), self._finish_metrics())
+            self._output_bytes, _ = await asyncio.gather(self._tail.finish(), self._finish_metrics())
 
     async def _finish_metrics(self) -> None:
         """Write down what the worker printed last: its shim is no more. Storage that hangs is not waited for."""
@@ -295,21 +296,23 @@ class LiveAttempt:
             seq = await self._stored_heartbeat()
         heartbeat = ends.last_heartbeat(record, report, seq)
         code = await self._code_at_start()
+        output = self._output_bytes if ends.had_worker(record) else None
         if ends.failed(record):
             return ends.end_of(
                 self.ref,
                 record,
                 heartbeat,
                 code=code,
-                output=await self._last_output(),
+                output=output,
+                last_output=await self._last_output(),
                 message=self.message,
                 at_fault=self.at_fault,
             )
-        event = ends.end_of(self.ref, record, heartbeat, code=code)
+        event = ends.end_of(self.ref, record, heartbeat, code=code, output=output)
         intent = self._intent()
         if ends.completed(event) and intent is not None:
             artifacts = await self._artifacts(Path(intent.run_dir))
-            return ends.end_of(self.ref, record, heartbeat, code=code, artifacts=artifacts)
+            return ends.end_of(self.ref, record, heartbeat, code=code, output=output, artifacts=artifacts)
         return event
 
     async def _artifacts(self, run_dir: Path) -> Artifacts | None:

@@ -19,7 +19,7 @@ import nats.errors
 from asyncinotify import Inotify, Mask, Watch
 
 from events.times import rfc3339
-from events.types import AttemptRef
+from events.types import AttemptRef, OutputBytes
 from services.agent.output import output_index, telemetry
 from services.agent.output.output_index import OutputIndex, Seen
 from services.daemon_thread import in_daemon_thread
@@ -76,6 +76,13 @@ class _Stream:
         self.offset += len(data)
         return Grown(self, offset, data, size, cut)
 
+    def size(self) -> int | None:
+        """How large the file at its path is; None where there is none."""
+        try:
+            return os.stat(self.path).st_size
+        except OSError:
+            return None
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
@@ -110,6 +117,7 @@ class AttemptTail:
         self._look: asyncio.Task[list[Grown]] | None = None
         self._files = threading.Lock()
         self._closed = False
+        self._at_end = OutputBytes()
 
     def wake(self) -> None:
         """A file has grown."""
@@ -140,9 +148,9 @@ class AttemptTail:
                 error=cause(error),
             )
 
-    async def finish(self) -> None:
+    async def finish(self) -> OutputBytes:
         """The tree is gone: publish what is left, and each stream's size last; then `close`. Storage that hangs is not waited
-        for."""
+        for. Returns how large the files are."""
         self._output.disarm(self)
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
@@ -155,6 +163,7 @@ class AttemptTail:
                 size = str(sizes.get(stream.name, stream.offset))
                 headers = {subjects.OFFSET_HEADER: size, subjects.SIZE_HEADER: size}
                 await self._output.publish(self._subject(stream), b"", headers)
+            return self._at_end
         except OSError as error:
             _log.warning(
                 "the rest of the output was not published; its file has it all",
@@ -162,6 +171,7 @@ class AttemptTail:
                 attempt=self._ref.attempt,
                 error=cause(error),
             )
+            return OutputBytes()
 
     def last(self, name: str, count: int) -> bytes:
         """The last bytes of a stream, also where its path has vanished; empty where there is none. Blocks; raises OSError."""
@@ -219,6 +229,8 @@ class AttemptTail:
                         self._streams[STREAMS.index(name)].offset = offset
                 if watch:
                     self._output.arm(self)
+                else:
+                    self._at_end = OutputBytes(**{stream.name: stream.size() for stream in self._streams})
                 grown = [each for stream in self._streams if (each := stream.read()) is not None]
                 for each in grown:
                     if each.data:

@@ -18,6 +18,7 @@ from events.types import (
     Completed,
     Failed,
     LastHeartbeat,
+    OutputBytes,
     TimedOut,
     WorkerReport,
 )
@@ -106,6 +107,11 @@ def failure(exit_file: ExitFile) -> FailureReason | None:
             return FailureReason.SHIM_LOST
 
 
+def had_worker(exit_file: ExitFile) -> bool:
+    """Whether a worker was started, as far as is known: else there is no output."""
+    return exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR)
+
+
 def end_of(
     ref: AttemptRef,
     exit_file: ExitFile,
@@ -113,7 +119,8 @@ def end_of(
     *,
     code: CodeSeen | None = None,
     artifacts: Artifacts | None = None,
-    output: LastOutput | None = None,
+    output: OutputBytes | None = None,
+    last_output: LastOutput | None = None,
     message: str | None = None,
     at_fault: AtFault | None = None,
 ) -> AttemptEnd:
@@ -122,7 +129,7 @@ def end_of(
     ``message`` and, where no worker was started, ``at_fault`` stand in where exit.json has none. What was told to stop, as by
     a node that leaves, was nobody's fault.
     """
-    ran = exit_file.reason not in (ExitReason.NOT_STARTED, ExitReason.SPAWN_ERROR, ExitReason.SHIM_LOST)
+    ran = had_worker(exit_file) and exit_file.reason is not ExitReason.SHIM_LOST
     duration_s = exit_file.duration_s if ran else None
     usage = exit_file.usage if ran else None
     if exit_file.stop_reason in (StopReason.CANCEL, StopReason.ENDED):
@@ -133,6 +140,7 @@ def end_of(
             last_heartbeat=heartbeat,
             usage=usage,
             code=code,
+            output=output,
             reason=exit_file.stop_reason,
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
@@ -147,13 +155,14 @@ def end_of(
             last_heartbeat=heartbeat,
             usage=usage,
             code=code,
+            output=output,
             failure_reason=reason,
             at_fault=None if exit_file.stop_reason is not None else exit_file.at_fault or by_agent,
             exit_code=exit_file.exit_code,
             signal=exit_file.signal,
             message=exit_file.message or message,
-            output_tail=output.text if output else None,
-            output_of=output.stream if output else None,
+            output_tail=last_output.text if last_output else None,
+            output_of=last_output.stream if last_output else None,
         )
     match exit_file.reason:
         case ExitReason.WORKER_TIMEOUT | ExitReason.TIME_LIMIT:
@@ -164,6 +173,7 @@ def end_of(
                 last_heartbeat=heartbeat,
                 usage=usage,
                 code=code,
+                output=output,
                 failure_reason=FailureReason(exit_file.reason.value),
                 timeout_s=exit_file.timeout_s,
                 exit_code=exit_file.exit_code,
@@ -177,6 +187,7 @@ def end_of(
                 last_heartbeat=heartbeat,
                 usage=usage,
                 code=code,
+                output=output,
                 artifacts=artifacts,
             )
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from events.types import Cancelled, Completed, Failed, TimedOut
+from events.types import Cancelled, Completed, Failed, OutputBytes, TimedOut
 from tests.integration.agent.stage import NODE, Stage, new_ref, python
 from tests.integration.agent.test_output import NOTIFY
 from tests.support import NatsServer, eventually
@@ -189,7 +189,8 @@ os._exit(int(sys.argv[2]))
         storage.hang()
         (marks / "go").touch()
         end = await stage.ended(new_ref(0), within=30.0)
-        assert isinstance(end, Completed) and end.artifacts is None
+        assert isinstance(end, Completed) and (end.artifacts, end.output) == (None, OutputBytes())
         end = await stage.ended(new_ref(3), within=30.0)
         assert isinstance(end, Failed) and (end.exit_code, end.output_tail) == (3, None)
+        assert end.output == OutputBytes()
         storage.answer()

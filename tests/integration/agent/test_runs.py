@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from events.types import Artifacts, ArtifactsHashed, Cancelled, Completed, Failed, Started, TimedOut
+from events.types import (
+    Artifacts,
+    ArtifactsHashed,
+    Cancelled,
+    Completed,
+    Failed,
+    OutputBytes,
+    Started,
+    TimedOut,
+)
 from services.agent.output import artifacts
 from services.agent.session import shell
 from tests.integration.agent.stage import Stage, new_ref, python
@@ -36,6 +45,7 @@ async def test_a_grant_runs_and_its_words_come_in_order(stage: Stage) -> None:
         end = await stage.ended(ref)
         assert isinstance(end, Completed)
         assert end.duration_s is not None and end.duration_s > 0
+        assert end.output == OutputBytes(stdout=2, stderr=0)
         assert await stage.words(ref) == ["started", "completed"]
         started = await stage.told(ref, Started)
         assert started.slots == (1,) and started.pid > 0
@@ -95,7 +105,7 @@ async def test_what_cannot_be_spawned_fails_and_says_why(stage: Stage) -> None:
     assert end.failure_reason is FailureReason.SPAWN_ERROR
     assert end.at_fault is AtFault.RUN
     assert end.message is not None and "/no/such/program" in end.message
-    assert end.duration_s is None
+    assert end.duration_s is None and end.output is None
 
 
 async def test_a_cancel_ends_the_worker_and_is_told_whatever_its_exit_code(stage: Stage) -> None:
