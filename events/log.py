@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import nats.errors
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
 from events.feed import ApiError, Feed, Message, api_call
+from events.times import nanoseconds_exact
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
@@ -249,10 +249,7 @@ async def _direct_get(nc: SafeClient, of: str, asked: bytes, timeout_s: float) -
 
 
 def _direct(headers: dict[str, str], body: bytes) -> Message:
-    stored = datetime.fromisoformat(headers["Nats-Time-Stamp"])
-    text = headers["Nats-Time-Stamp"]
-    fraction = text.partition(".")[2].rstrip("Z").ljust(9, "0")[:9] if "." in text else "0"
-    stored_ns = int(stored.replace(microsecond=0).timestamp()) * 1_000_000_000 + int(fraction)
+    stored_ns = nanoseconds_exact(headers["Nats-Time-Stamp"])
     return Message(int(headers["Nats-Sequence"]), stored_ns, headers["Nats-Subject"], body)
 
 

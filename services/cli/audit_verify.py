@@ -6,8 +6,7 @@ Owns what is printed and the exit code; replay and comparison are projections.au
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,6 +22,7 @@ from services.cli.common import (
     print_json,
     run_async,
 )
+from services.cli.how_far import how_far
 from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.errors import ExitCode
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
     from projections.audit.acknowledged import SubmitAnswer
     from projections.audit.against import Against
-    from projections.audit.verify import Progress, Verdict
+    from projections.audit.verify import Verdict
 
-LONG_LOG = 20_000
-"""Events that are replayed in so short a time that nobody needs to see how far it is."""
 NOT_CHECKED = {
     "acks": "whether what was acknowledged is there (--acks FILE)",
     "checkpoints": "whether a well-made event was put in another's place, or the end cut off (--against FILE)",
@@ -106,28 +104,6 @@ def not_checked(acks: bool, kept: int | None, events: int) -> list[str]:
     return [name for name in NOT_CHECKED if left_out.get(name, True)]
 
 
-@contextmanager
-def replaying(terminal: bool) -> Iterator[Progress]:
-    """How far the replay of a long log is and the time left, as a bar on stderr; on a terminal alone."""
-    bar = click.progressbar(length=1, label="replaying", file=sys.stderr)
-    shown = False
-
-    def progress(seq: int, end: int) -> None:
-        nonlocal shown
-        if not terminal or (end < LONG_LOG and not shown):
-            return
-        if not shown:
-            shown, bar.length = True, end
-            bar.__enter__()
-        bar.update(seq - bar.pos)
-
-    try:
-        yield progress
-    finally:
-        if shown:
-            bar.__exit__(None, None, None)
-
-
 def _answers(path: Path) -> list[SubmitAnswer]:
     from projections.audit.acknowledged import read_acks
 
@@ -157,7 +133,7 @@ async def _verify(acks: list[SubmitAnswer], against: Against | None) -> Verdict:
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                with replaying(sys.stderr.isatty()) as progress:
+                with how_far("replaying", sys.stderr.isatty()) as progress:
                     return await replay_and_compare(EventLog(trainshed.nc), rows, acks, against, progress)
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from events.feed import Message
     from events.types import Event
 
+SEQUENCE = "sequence"
+STORED_TIME = "storedtime"
+"""CloudEvents' names of extension attributes are small letters and digits."""
 _SEQUENCE_DIGITS = 20
 """CloudEvents wants its `sequence` to sort as text, so it has leading zeros."""
 _STYLES = {
@@ -34,13 +37,18 @@ _STYLES = {
 _SEQ, _TIME, _TYPE, _ABOUT = 7, 19, 16, 12
 
 
-def with_sequence(body: bytes, seq: int) -> bytes | None:
-    """The stored event with its ``sequence`` attribute; None where it is no JSON object."""
+def with_place(message: Message) -> bytes | None:
+    """The stored event with the attributes ``sequence`` and ``storedtime``, last; None where it is no JSON object."""
+    from events.times import rfc3339_exact
+
     try:
-        event: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        event: dict[str, Any] = msgspec.json.decode(message.body, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
-    event["sequence"] = f"{seq:0{_SEQUENCE_DIGITS}}"
+    for name in (SEQUENCE, STORED_TIME):  # a body of others may have them: the place is where it is stored
+        event.pop(name, None)
+    event[SEQUENCE] = f"{message.seq:0{_SEQUENCE_DIGITS}}"
+    event[STORED_TIME] = rfc3339_exact(message.stored_ns)
     return msgspec.json.encode(event)
 
 

@@ -23,13 +23,19 @@ from services.cli.common import (
     write_now,
 )
 from services.cli.event_filter import EventFilter, chosen, filter_options, reach
-from services.cli.event_lines import heading, line, with_sequence
+from services.cli.event_lines import heading, line, with_place
 from services.cli.table import Screen
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from events.feed import Message
+    from services.cli.how_far import HowFar
+
+SHOWN_EVERY = 1_000
+"""So often, in events, a bar moves on."""
 
 
 @verb(
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
 @nats_option
 def events(follow: bool, as_json: bool, **given: Any) -> None:
     """Print the event log: a line for people on a terminal, else one CloudEvents object a line, with its place in the log
-    as `sequence`.
+    as `sequence` and when it was stored as `storedtime`.
 
     A TIME is in your zone unless it ends in one (2026-11-24T10:32Z), and is when an event was stored; `time` in an object
     is its writer's.
@@ -58,7 +64,14 @@ def events(follow: bool, as_json: bool, **given: Any) -> None:
     )
 
 
-async def print_events(asked: EventFilter, *, follow: bool = False, screen: Screen | None = None) -> int:
+async def print_events(
+    asked: EventFilter,
+    *,
+    follow: bool = False,
+    screen: Screen | None = None,
+    put: Callable[[bytes], object] = write,
+    progress: HowFar = lambda done, of: None,
+) -> int:
     """Print them, as JSON without a ``screen``; how many were left out because they are no JSON."""
     from events.log import EventLog
 
@@ -77,11 +90,15 @@ async def print_events(asked: EventFilter, *, follow: bool = False, screen: Scre
                         lines = b"".join(_line(message, screen) for message in await feed.batch())
                         # In a thread: a pipe that nobody reads must not keep the connection from its pings.
                         await asyncio.to_thread(write_now, sys.stdout, lines)
-            async for message in log.read_raw(where.subjects, start_seq=where.start, end_seq=where.end):
+            end = await log.end() if where.end is None else where.end
+            async for message in log.read_raw(where.subjects, start_seq=where.start, end_seq=end):
                 shown = _line(message, screen)
-                write(shown)
+                put(shown)
                 printed += 1
                 left_out += not shown
+                if printed % SHOWN_EVERY == 0:
+                    progress(message.seq - where.start + 1, end - where.start + 1)
+            progress(end - where.start + 1, end - where.start + 1)
     if screen is not None and not printed:
         note("no event is like that")
     return left_out
@@ -90,7 +107,7 @@ async def print_events(asked: EventFilter, *, follow: bool = False, screen: Scre
 def _line(message: Message, screen: Screen | None) -> bytes:
     if screen is not None:
         return line(message, screen).encode(errors="backslashreplace") + b"\n"
-    shown = with_sequence(message.body, message.seq)
+    shown = with_place(message)
     if shown is not None:
         return shown + b"\n"
     warn(f"what is stored at sequence {message.seq} on {message.subject} is no event; it is in quarantine")

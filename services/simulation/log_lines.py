@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from events.codec import StoredEvent, Unreadable, decode
-from events.times import nanoseconds
+from events.times import nanoseconds_exact
 from services.simulation.csv_table import invalid
 from trainshed_client import subjects
 from trainshed_client.subjects import EventSubject, Role, Scope
@@ -27,13 +27,15 @@ class _Line(msgspec.Struct):
     subject: str
     time: str
     data: _Data
+    storedtime: str | None = None
 
 
 _LINE = msgspec.json.Decoder(_Line)
 
 
 def messages_of(lines: Iterable[bytes], label: str) -> Iterator[StoredEvent | Unreadable]:
-    """The messages of a file in the order of the log. Their times are those of their writers, and never go back.
+    """The messages of a file in the order of the log. Their times are those of storing, or of their writers where a line
+    bears none (those of older releases), and never go back.
 
     Raises TrainshedError (invalid) where a line is none of `trainshed events`.
     """
@@ -44,7 +46,7 @@ def messages_of(lines: Iterable[bytes], label: str) -> Iterator[StoredEvent | Un
             continue
         try:
             line = _LINE.decode(body)
-            stored_ns = max(stored_ns, nanoseconds(line.time))
+            stored_ns = max(stored_ns, nanoseconds_exact(line.storedtime or line.time))
             number = int(line.sequence)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise invalid(

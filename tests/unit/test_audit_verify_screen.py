@@ -7,7 +7,8 @@ import pytest
 from projections.audit.legality import Acceptance, NotCounted
 from projections.audit.verify import Verdict
 from projections.audit.violation import MAX_VIOLATIONS, Violation
-from services.cli.audit_verify import LONG_LOG, NOT_CHECKED, _print, not_checked, replaying
+from services.cli.audit_verify import NOT_CHECKED, _print, not_checked
+from services.cli.how_far import MANY, how_far
 from services.cli.text import time_of_day
 
 
@@ -77,11 +78,11 @@ def test_what_is_named_may_not_be_all(capsys: pytest.CaptureFixture[str]) -> Non
     assert "100 or more violations" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("terminal", "end"), [(False, LONG_LOG), (True, LONG_LOG - 1)])
+@pytest.mark.parametrize(("terminal", "end"), [(False, MANY), (True, MANY - 1)])
 def test_a_short_log_or_a_pipe_sees_no_bar(
     terminal: bool, end: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with replaying(terminal) as progress:
+    with how_far("replaying", terminal) as progress:
         progress(end // 2, end)
         progress(end, end)
     assert capsys.readouterr() == ("", "")
@@ -91,9 +92,9 @@ def test_a_long_log_shows_how_far_it_is_on_stderr(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with replaying(True) as progress:
-        progress(LONG_LOG // 4, LONG_LOG)
-        progress(LONG_LOG, LONG_LOG)
+    with how_far("replaying", True) as progress:
+        progress(MANY // 4, MANY)
+        progress(MANY, MANY)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "replaying" in printed.err and " 25%" in printed.err and "100%" in printed.err

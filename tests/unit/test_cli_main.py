@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
+from events.feed import Message
 from services.cli import main as command
-from services.cli.event_lines import with_sequence
+from services.cli.event_lines import with_place
 from services.cli.verb import Verb, VerbGroup
 
 ROOT = Path(command.__file__).parents[2]
@@ -213,11 +214,16 @@ def test_a_folder_of_the_same_names_beside_the_caller_hides_nothing(tmp_path: Pa
     assert "trainshed up" in done.stderr
 
 
-def test_an_event_is_printed_with_its_sequence_and_nothing_else_changed() -> None:
+def test_an_event_is_printed_with_its_place_last_and_nothing_else_changed() -> None:
+    def shown(body: bytes) -> bytes | None:
+        return with_place(Message(42, 1_795_508_260_123_456_789, "x", body))
+
+    place = b',"sequence":"00000000000000000042","storedtime":"2026-11-24T08:17:40.123456789Z"}'
     body = '{"id":"x","data":{"n":1.0,"text":"é","big":9007199254740993}}'.encode()
-    assert with_sequence(body, 42) == body[:-1] + b',"sequence":"00000000000000000042"}'
-    assert with_sequence(b"noise", 1) is None
-    assert with_sequence(b"[1]", 1) is None
+    assert shown(body) == body[:-1] + place
+    assert shown(b'{"sequence":"7","id":"x","storedtime":"never"}') == b'{"id":"x"' + place
+    assert shown(b"noise") is None
+    assert shown(b"[1]") is None
 
 
 @pytest.mark.parametrize("words", [(), ("audit",), ("node",)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from events.feed import Message
 from events.times import nanoseconds
 from events.types import EVENT_KINDS
 from services.cli.event_filter import EventFilter, chosen
-from services.cli.event_lines import line
+from services.cli.event_lines import SEQUENCE, STORED_TIME, line, with_place
 from services.cli.main import run
 from services.cli.moment import parse_moment
 from services.cli.table import PLAIN, Screen
+from services.simulation.log_lines import messages_of
 from tests.support.builders import EXAMPLES, START_NS
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.subjects import Role
@@ -49,6 +51,30 @@ def test_each_event_has_a_line_with_its_place_type_and_words(name: str) -> None:
     assert (seq, type_) == ("7", name)
     assert about == message(name).subject.split(".")[3]
     assert words and "unreadable" not in shown
+
+
+def test_the_tree_of_the_log_can_be_made_of_its_lines_of_json() -> None:
+    names = [name for name in EVENT_KINDS if name != "elected"]
+    stored = [
+        message(name, seq)._replace(stored_ns=START_NS + seq * 1_000_001) for seq, name in enumerate(names, 1)
+    ]
+    lines = [with_place(one) or b"" for one in stored]
+    read = []
+    for text, found in zip(lines, messages_of(lines, "log.jsonl"), strict=True):
+        event = json.loads(text)
+        place = f',"sequence":"{event[SEQUENCE]}","storedtime":"{event[STORED_TIME]}"}}'
+        body = text.removesuffix(place.encode()) + b"}"
+        read.append(Message(found.seq, found.stored_ns, str(found.subject), body))
+    assert read == stored
+
+
+def test_a_log_of_an_older_release_has_its_writers_times() -> None:
+    text = with_place(message("failed")._replace(stored_ns=START_NS + 5)) or b""
+    (found,) = messages_of([text], "log.jsonl")
+    assert found.stored_ns == START_NS + 5
+    older = text.partition(b',"storedtime"')[0] + b"}"
+    (found,) = messages_of([older], "log.jsonl")
+    assert found.stored_ns == START_NS
 
 
 def test_a_line_is_cut_to_the_terminal_and_coloured_by_how_it_ended() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from services.cli import artifacts as command
 from services.cli import path as path_command
+from services.cli.whole_file import whole_file
 from tests.support.timeline import entry
 from tests.unit.test_cli_words import record
 from trainshed_client import subjects
@@ -106,7 +107,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_is_at_its_place_once_it_is_whole(tmp_path: Path) -> None:
-    with command._whole(str(tmp_path / "m")) as file:
+    with whole_file(str(tmp_path / "m")) as file:
         file.write(b"half")
         assert names(tmp_path) == []
         file.write(b", whole")
@@ -119,12 +120,12 @@ def test_half_a_file_never_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if not nameless:  # storage that has no files without names
         monkeypatch.setattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL)
     (tmp_path / "m").write_bytes(b"before")
-    with pytest.raises(TrainshedError), command._whole(str(tmp_path / "m")) as file:
+    with pytest.raises(TrainshedError), whole_file(str(tmp_path / "m")) as file:
         file.write(b"half")
         raise TrainshedError(ErrorCode.CONFLICT, "changed")
     assert (tmp_path / "m").read_bytes() == b"before"
     assert names(tmp_path) == ["m"]
-    with command._whole(str(tmp_path / "m")) as file:
+    with whole_file(str(tmp_path / "m")) as file:
         file.write(b"after")
     assert (tmp_path / "m").read_bytes() == b"after"
     assert names(tmp_path) == ["m"]
@@ -134,7 +135,7 @@ def test_a_file_that_is_written_over_keeps_its_mode_and_its_links(tmp_path: Path
     (tmp_path / "m").write_bytes(b"before")
     (tmp_path / "m").chmod(0o640)
     (tmp_path / "link").symlink_to("m")
-    with command._whole(str(tmp_path / "link")) as file:
+    with whole_file(str(tmp_path / "link")) as file:
         file.write(b"after")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "m").read_bytes() == b"after"
@@ -142,13 +143,13 @@ def test_a_file_that_is_written_over_keeps_its_mode_and_its_links(tmp_path: Path
 
 
 def test_what_is_no_file_is_written_to_and_not_replaced() -> None:
-    with command._whole(os.devnull) as file:
+    with whole_file(os.devnull) as file:
         file.write(b"x")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
 def test_where_nothing_can_be_put_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(TrainshedError) as caught, command._whole(str(tmp_path / "nosuch/m")):
+    with pytest.raises(TrainshedError) as caught, whole_file(str(tmp_path / "nosuch/m")):
         pass
     assert caught.value.exit_code == 2
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.times import nanoseconds, rfc3339
+from events.times import nanoseconds, nanoseconds_exact, rfc3339, rfc3339_exact
 
 YEAR_9999_NS = 253_402_300_799_999_999_999
 
@@ -26,6 +26,25 @@ def test_times_are_written_in_utc_with_microseconds(ns: int, text: str) -> None:
 @given(st.integers(min_value=0, max_value=YEAR_9999_NS))
 def test_a_time_is_read_as_it_was_written_to_the_microsecond(ns: int) -> None:
     assert nanoseconds(rfc3339(ns)) == ns // 1000 * 1000
+
+
+@given(st.integers(min_value=0, max_value=YEAR_9999_NS))
+def test_an_exact_time_is_read_to_the_nanosecond_as_it_was_written(ns: int) -> None:
+    assert nanoseconds_exact(rfc3339_exact(ns)) == ns
+    assert nanoseconds_exact(rfc3339(ns)) == nanoseconds(rfc3339(ns)) == nanoseconds(rfc3339_exact(ns))
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction_ns"),
+    [
+        ("2026-11-24T08:17:40Z", 0),
+        ("2026-11-24T08:17:40.5Z", 500_000_000),
+        ("2026-11-24T09:17:40.000000007+01:00", 7),
+        ("2026-11-24T08:17:40.12345678Z", 123_456_780),
+    ],
+)
+def test_an_exact_time_has_as_many_digits_as_it_likes(text: str, fraction_ns: int) -> None:
+    assert nanoseconds_exact(text) == nanoseconds("2026-11-24T08:17:40Z") + fraction_ns
 
 
 @given(st.lists(st.integers(min_value=0, max_value=YEAR_9999_NS), min_size=2, max_size=2))

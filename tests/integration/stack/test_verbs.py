@@ -148,6 +148,24 @@ def test_events_are_chosen_by_time_type_and_node_and_exported_the_same(stack: St
     assert "before the first event" in stack.trainshed("events", "--until", "2001-01-01", code=2).stderr
 
 
+def test_an_export_is_a_whole_file_or_none(stack: Stack, tmp_path: Path) -> None:
+    stack.wait(stack.submit("--new", "--", "true"))
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b"before")
+    end = str(len(stack.trainshed("audit", "export").lines))
+    refused = stack.trainshed("audit", "export", "-o", str(file), "--until", "2001-01-01", code=2)
+    assert "before the first event" in refused.stderr and file.read_bytes() == b"before"
+    assert stack.trainshed("audit", "export", "-o", str(file), "--to", end).stdout == b""
+    exported = stack.trainshed("audit", "export", "--to", end)
+    assert file.read_bytes() == exported.stdout and len(exported.lines) == int(end)
+    assert exported.stderr == ""
+    assert "is a folder" in stack.trainshed("audit", "export", "-o", str(tmp_path), code=2).stderr
+    assert "-o" in stack.trainshed("audit", "export", "-o", str(tmp_path / "no/such"), code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    events = [json.loads(line) for line in exported.lines]
+    assert all(event["storedtime"] >= event["time"] for event in events if event["source"] == "gateway")
+
+
 def test_a_config_is_one_run_however_it_is_spelled_and_new_makes_another(stack: Stack) -> None:
     plain = {"entry_point": "/bin/true", "labels": {"a": "1", "b": "2"}}
     spelled = {
