@@ -207,6 +207,8 @@ class NodeJoined(NodeEvent, frozen=True, kw_only=True):
     """An agent's session begins; ``attempts`` are those whose end it has not seen acknowledged.
 
     ``memory_enforced``: whether a worker that needs more than its ``memory_mb`` is ended; None: an older agent's.
+    ``witness``: the key with which the node cosigns the log's checkpoints, as signed-note writes a verifier key; None: an
+    older agent's, or it has none.
     """
 
     host: str
@@ -217,6 +219,7 @@ class NodeJoined(NodeEvent, frozen=True, kw_only=True):
     borrowed: bool = False
     version: str | None = None
     memory_enforced: bool | None = None
+    witness: str | None = None
 
 
 class NodeLeft(NodeEvent, frozen=True, kw_only=True):
@@ -402,13 +405,40 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[AttemptMemory, ...] = ()
 
 
+class NodeCosignature(msgspec.Struct, frozen=True, kw_only=True):
+    """That the node has seen the log's tree at this size, with this root, at this time (s since 1970, as it is signed);
+    ``root`` and ``signature``, the 64 bytes of Ed25519, in base64."""
+
+    size: int
+    root: str
+    time: int
+    signature: str
+
+
+class NodeObjection(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node as a witness has against the log. ``kept_size``: of the checkpoint that it holds to; ``size``: of the
+    one that does not fit it; ``since``: RFC 3339; ``text``: for people."""
+
+    kind: str
+    kept_size: int
+    size: int
+    since: str
+    text: str
+
+
 class NodeHeartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The node is alive. ``disk_free_mb``: MiB free where its runs' folders lie; None where that is not known."""
+    """The node is alive. ``disk_free_mb``: MiB free where its runs' folders lie; None where that is not known.
+
+    ``cosignature``: the last that it gave as a witness of the log; ``objection``: what it has against it (docs/protocol.md
+    rule 20).
+    """
 
     node: str
     incarnation: str
     gpus: tuple[GpuReading, ...] = ()
     disk_free_mb: int | None = None
+    cosignature: NodeCosignature | None = None
+    objection: NodeObjection | None = None
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):

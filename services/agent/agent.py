@@ -40,6 +40,8 @@ all that meanwhile is made again every few seconds: markers and sockets here, th
 left is hashed after that (`attempts/hashing.py`), and what of its stdout was not counted in time is (`attempts/late_metrics.py`). Its files stay until an operator asks for their deletion
 (`prune/service.py`), which decides what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave
 half done (`prune/trash.py`).
+
+Beside all that the node is a witness of the log (`witness/witness.py`), with a key of its own (`witness/key.py`).
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ from services.agent.reports.heartbeats import NodeHeartbeats
 from services.agent.reports.membership import Membership
 from services.agent.session.shell import SessionShell
 from services.agent.session.values import Begun, LeaveAsked, SessionState
+from services.agent.witness.witness import Witness
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
@@ -222,6 +225,7 @@ class AgentService:
             node=identity.node,
             environment=self._environment,
         )
+        witness = Witness(self._folders.witness, identity.log_id, identity.node)
         membership = Membership(
             appender,
             self._heartbeats,
@@ -230,6 +234,7 @@ class AgentService:
             host=self._host,
             borrowed=self._borrowed,
             memory_enforced=workers.memory_enforced,
+            vkey=witness.vkey,
             clock=self._clock,
         )
         intents = Intents(
@@ -283,6 +288,7 @@ class AgentService:
                     ended=self._devices.ended,
                 )
                 try:
+                    self._tasks.create_task(witness.run())
                     await self._begin_folders(session)
                     self._tasks.create_task(self._disk.run())
                     self._tasks.create_task(output.run())

@@ -109,6 +109,7 @@ EXAMPLES: dict[str, tuple[Role, Event]] = {
             attempts=(AttemptRef("r1", 1),),
             borrowed=True,
             version="0.1.0",
+            witness="trainshed/0/gpu01+00000000+BA==",
         ),
     ),
     "node_left": (

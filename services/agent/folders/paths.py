@@ -83,6 +83,11 @@ class Folders(msgspec.Struct, frozen=True):
         """The command line of this release alone, for workers: its venv is not in their PATH."""
         return self.state_dir / "bin"
 
+    @property
+    def witness(self) -> Path:
+        """What this node keeps as a witness of the log."""
+        return self.state_dir / "witness"
+
     def make_roots(self) -> None:
         """Make what every attempt needs once in the node's own state. Raises OSError."""
         self._link_command_line()

@@ -6,7 +6,7 @@ Owns those events and the refusal's text (docs/protocol.md rules 8 and 11); when
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from events.types import AttemptRef, NodeJoined, NodeLeft
 from services.agent.identity import Identity
@@ -38,6 +38,7 @@ class Membership:
         host: str,
         borrowed: bool,
         memory_enforced: bool,
+        vkey: Callable[[], Awaitable[str | None]],
         clock: Callable[[], int],
     ) -> None:
         self._appender = appender
@@ -47,6 +48,7 @@ class Membership:
         self._host = host
         self._borrowed = borrowed
         self._memory_enforced = memory_enforced
+        self._vkey = vkey
         self._clock = clock
 
     async def read_name(self) -> NameRead:
@@ -66,6 +68,7 @@ class Membership:
             borrowed=self._borrowed,
             version=VERSION,
             memory_enforced=self._memory_enforced,
+            witness=await self._vkey(),
         )
         seq = await self._appender.join(event, guard)
         failpoint("agent.joined")
