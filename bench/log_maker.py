@@ -28,6 +28,8 @@ from trainshed_client.subjects import Role
 
 BASE_NS = 1_790_000_000_000_000_000
 STEP_NS = 1_000_000
+FIFO = SchedulerInfo(name="fifo", version=1)
+"""A scheduler of no release."""
 
 
 class LogMaker:
@@ -70,9 +72,14 @@ class LogMaker:
 
     # --- a few words that most logs need ------------------------------------------------------------------
 
-    def elect(self, name: str = "dispatcher-1", *, rules: int = KNOWN) -> int:
+    def elect(
+        self,
+        name: str = "dispatcher-1",
+        *,
+        rules: int = KNOWN,
+        scheduler: SchedulerInfo = FIFO,
+    ) -> int:
         """A dispatcher's election."""
-        scheduler = SchedulerInfo(name="fifo", version=1)
         self.epoch = self.by_dispatcher(Elected(name=name, scheduler=scheduler, rules=rules))
         return self.epoch
 

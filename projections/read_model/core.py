@@ -8,10 +8,12 @@ that changes none leaves it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from events.change import Change
 from events.codec import StoredEvent, Unreadable
 from events.evolve import ended_runs_needed, evolve
-from events.state import State
+from events.state import NO_HISTORY, Run, State
 from events.types import ArtifactsHashed, AttemptEnd, Dispatched, NodeEvent, Started
 from projections.read_model.nodes import node_changed, set_used, use_changed
 from projections.read_model.runs import artifacts_hashed, late, runs_changed
@@ -30,6 +32,8 @@ class Projection:
         self, committed: CommittedRows, state: State | None = None, state_hash: int = 0, seq: int = 0
     ) -> None:
         self.working = WorkingSet(committed, state or State(), state_hash, seq)
+        self.history: Mapping[str, Run] = NO_HISTORY
+        """The ended runs that the last event was folded with, as they were before it."""
 
     def begin(self, run_ids: set[str]) -> None:
         """Load the ended runs that a batch speaks of, in one go."""
@@ -40,7 +44,8 @@ class Projection:
         working, event = self.working, stored.event
         working.seq = stored.seq
         state, needed = working.state, ended_runs_needed(working.state, stored)
-        change = evolve(state, stored, working.history(needed)) if needed else evolve(state, stored)
+        self.history = working.history(needed) if needed else NO_HISTORY
+        change = evolve(state, stored, self.history)
         if isinstance(event, AttemptEnd):
             unknown = (FailureReason.UNSPECIFIED, AtFault.UNSPECIFIED)
             fields = ("failure_reason", "at_fault")

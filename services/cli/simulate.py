@@ -27,9 +27,10 @@ from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
     from events.types import NodeJoined
+    from services.dispatcher.decided_again import DecidedAgain
     from services.simulation.csv_table import CsvTable
     from services.simulation.figures import Figures
-    from services.simulation.recorded import DecidedAgain, Recording
+    from services.simulation.recorded import Recording
     from services.simulation.trace import Task
     from services.simulation.what_if import WhatIf
 
@@ -230,18 +231,12 @@ def _decided_again(again: DecidedAgain) -> list[str]:
     decided = again.same + again.different
     lines = [f"nothing is changed: of {decided:,} grants decided again {again.same:,} came out as recorded"]
     if again.unchecked:
-        lines.append(f"not decided again: {again.unchecked:,} grants that another scheduler had made")
-    if (first := again.first) is not None:
-        recorded, decided_event = first.recorded, first.decided
-        now = "not granted"
-        if decided_event is not None:
-            run_id = getattr(decided_event, "run_id", "")
-            node, slots = getattr(decided_event, "node", ""), getattr(decided_event, "slots", ())
-            now = f"{type(decided_event).__name__} of run {run_id} on {node} {list(slots)}"
         lines.append(
-            f"the first that did not, at {first.seq}: run {recorded.run_id} attempt {recorded.attempt} was granted "
-            f"{recorded.node} {list(recorded.slots)}; now it is {now}"
+            f"not decided again: {again.unchecked:,} grants that another scheduler or other settings had made, or whose view "
+            "lies too far back"
         )
+    for first in again.differences[:1]:
+        lines.append(f"the first that did not, at {first.seq}: {first}")
     return lines
 
 

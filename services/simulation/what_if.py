@@ -12,9 +12,10 @@ import msgspec
 
 from events.config import Needs, stored_config
 from events.types import NodeEvent, NodeJoined, RetryRequested, Submitted
+from services.dispatcher.decided_again import DecidedAgain
 from services.simulation.figures import Figures, figures_of
 from services.simulation.nodes import EmptyNodes, joins
-from services.simulation.recorded import DecidedAgain, Recording, lasting, without_priority
+from services.simulation.recorded import Recording, lasting, without_priority
 from services.simulation.timetable import Job, Span, Timetable
 from services.simulation.trace import Task, given_by, nanoseconds_of, run_id_of
 from services.simulation.world import Given, simulate
