@@ -32,7 +32,7 @@ from trainshed_client.endpoint import write_endpoint
 from trainshed_client.nats_client import SafeClient, connect
 
 NODES, SLOTS = 8, 8
-OPTIONS = ((),)
+OPTIONS = ((), ("--decisions",))
 MB = 1024
 
 

@@ -26,6 +26,8 @@ from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 MAX_DIFFERENCES = 100
+SHOWN = 80
+"""Characters of a value that a message shows."""
 _T = TypeVar("_T")
 
 
@@ -46,6 +48,18 @@ class Part(msgspec.Struct, frozen=True):
     part: int
     table: str
     rows: list[msgspec.Raw]
+
+
+class Unlike(msgspec.Struct, frozen=True):
+    """Where a read model is not what the log says: in a column, in a row as a whole (``column`` None: a side that lacks it has
+    None), or in none that has a name (``table`` None)."""
+
+    message: str
+    table: str | None = None
+    key: tuple[str | int, ...] = ()
+    column: str | None = None
+    live: Any = None
+    replayed: Any = None
 
 
 class LiveRows:
@@ -91,9 +105,9 @@ class LiveRows:
             self._file.seek(offset)
             yield from map(bytes, _decoded(self._file.read(length), Part).rows)
 
-    def differences(self, head: Head, database: Database, replayed_hash: int) -> list[str]:
-        """Where these are not the rows of the replay in ``database``, as text; the first hundred."""
-        found: list[str] = []
+    def differences(self, head: Head, database: Database, replayed_hash: int) -> list[Unlike]:
+        """Where these are not the rows of the replay in ``database``; the first hundred."""
+        found: list[Unlike] = []
         state_hash = 0
         with database.reading() as connection:
             for name in tables.HASHED:
@@ -103,15 +117,15 @@ class LiveRows:
                     found += more
                 state_hash = (state_hash + digests) % MODULUS
         if head.state_hash != f"{state_hash:064x}":
-            found.append("the kept state hash is not that of the tables' rows")
+            found.append(Unlike("the kept state hash is not that of the tables' rows"))
         if state_hash != replayed_hash and not found:
-            found.append("the state hash is not that of the replay")
+            found.append(Unlike("the state hash is not that of the replay"))
         return found[:MAX_DIFFERENCES]
 
     def _in_step(self, table: str, connection: Connection) -> int | None:
         """The sum of the digests of a table's rows; None as soon as one is not that of the replay in its place."""
         digests = 0
-        for raw, expected in zip_longest(self.rows(table), _replayed(table, connection)):
+        for raw, expected in zip_longest(self.rows(table), replayed_rows(table, connection)):
             if raw is None or expected is None:
                 return None
             if raw != record_json(expected):
@@ -121,25 +135,29 @@ class LiveRows:
             digests += digest(expected)
         return digests
 
-    def _row_by_row(self, table: str, connection: Connection) -> tuple[int, list[str]]:
+    def _row_by_row(self, table: str, connection: Connection) -> tuple[int, list[Unlike]]:
         """The sum of the digests of a table's rows, and what differs by key."""
-        found: list[str] = []
+        found: list[Unlike] = []
         index = _Index(self._folder / f"{table}.db")
         try:
             digests = 0
             for raw in self.rows(table):
                 row = row_from(table, msgspec.json.decode(raw))
                 digests += digest(row)
-                if not index.put(row):
-                    found.append(f"{table} {_key(row)}: is there twice")
-            for row in _replayed(table, connection):
-                there, expected = index.pop(_key(row)), hashed_fields(row)
-                if there != expected:
-                    message = "is missing" if there is None else _difference(there, expected)
-                    found.append(f"{table} {_key(row)}: {message}")
+                if not index.put(row, raw):
+                    found.append(_whole(row, "is there twice", hashed_fields(row), None))
+            for row in replayed_rows(table, connection):
+                raw_there, expected = index.pop(row), hashed_fields(row)
+                if raw_there is None:
+                    found.append(_whole(row, "is missing", None, expected))
+                else:
+                    there = hashed_fields(row_from(table, msgspec.json.decode(raw_there)))
+                    found += _columns(row, there, expected)
                 if len(found) >= MAX_DIFFERENCES:
                     return digests, found
-            found += [f"{table} {key}: the log knows nothing of it" for key in index.rest()]
+            for raw in index.rest():
+                row = row_from(table, msgspec.json.decode(raw))
+                found.append(_whole(row, "is in no replay of the log", hashed_fields(row), None))
         finally:
             index.close()
         return digests, found
@@ -158,26 +176,26 @@ class _Index:
     def close(self) -> None:
         self._db.close()
 
-    def put(self, row: Row) -> bool:
-        """Keep a row; False where its key is there already."""
-        fields = msgspec.json.encode(hashed_fields(row))
-        return self._db.execute("INSERT OR IGNORE INTO live VALUES (?, ?)", (_key(row), fields)).rowcount == 1
+    def put(self, row: Row, raw: bytes) -> bool:
+        """Keep a row as it came; False where its key is there already."""
+        return self._db.execute("INSERT OR IGNORE INTO live VALUES (?, ?)", (_key(row), raw)).rowcount == 1
 
-    def pop(self, key: str) -> dict[str, Any] | None:
-        """Take a row out: what remains at the end is in no replay."""
+    def pop(self, row: Row) -> bytes | None:
+        """Take out the row with this one's key: what remains at the end is in no replay."""
+        key = _key(row)
         found = self._db.execute("SELECT row FROM live WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
         self._db.execute("DELETE FROM live WHERE key = ?", (key,))
-        row: dict[str, Any] = json.loads(found[0])
-        return row
+        return bytes(found[0])
 
-    def rest(self) -> list[str]:
-        """The keys that nobody took out (at most as many as are named)."""
-        return [key for (key,) in self._db.execute("SELECT key FROM live LIMIT ?", (MAX_DIFFERENCES,))]
+    def rest(self) -> list[bytes]:
+        """The rows that nobody took out (at most as many as are named)."""
+        found = self._db.execute("SELECT row FROM live ORDER BY key LIMIT ?", (MAX_DIFFERENCES,))
+        return [bytes(row) for (row,) in found]
 
 
-def _replayed(name: str, connection: Connection) -> Iterator[Row]:
+def replayed_rows(name: str, connection: Connection) -> Iterator[Row]:
     table = tables.HASHED[name]
     columns = [column for column in table.c if column.name not in tables.NOT_RECORD]
     statement = select(*columns).order_by(*table.primary_key.columns)
@@ -203,11 +221,29 @@ def _key(row: Row) -> str:
     return " ".join(map(str, key_of(row)))
 
 
-def _difference(there: dict[str, Any], expected: dict[str, Any]) -> str:
-    names = [name for name in expected if there.get(name) != expected[name]]
-    return ", ".join(
-        f"{name} is {there.get(name)!r:.80}, the log says {expected[name]!r:.80}" for name in names
-    )
+def _whole(row: Row, message: str, live: Any, replayed: Any) -> Unlike:
+    return Unlike(f"{row.table} {_key(row)} {message}", row.table, key_of(row), None, live, replayed)
+
+
+def _columns(row: Row, there: dict[str, Any], expected: dict[str, Any]) -> list[Unlike]:
+    """Where the status differs a side may leave columns out (`hashed_fields`): what only one side has is not compared."""
+    return [
+        Unlike(
+            f"{row.table} {_key(row)}: {name} is {_shown(there, name)}, the log says {_shown(expected, name)}",
+            row.table,
+            key_of(row),
+            name,
+            there.get(name),
+            expected.get(name),
+        )
+        for name in sorted(there.keys() | expected.keys())
+        if name in there and name in expected and there[name] != expected[name]
+    ]
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    text = json.dumps(fields[name], ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 def _decoded(message: bytes, kind: type[_T]) -> _T:

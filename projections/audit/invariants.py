@@ -25,7 +25,8 @@ class Invariants:
         self._on_device: dict[str, dict[tuple[str, int], Placement]] = {}
         self._joined: dict[str, int] = {}
         self._older: set[tuple[str, int]] = set()
-        self._ended: set[str] = set()
+        self._ended: set[int] = set()
+        """Runs, by their hash: very many are to fit."""
 
     def observe(self, stored: StoredEvent, change: Change) -> None:
         """Check one event and what it did."""
@@ -53,9 +54,9 @@ class Invariants:
             ):
                 self._granted_devices(stored.seq, run.run_id, phase)
             if isinstance(phase, Ended):
-                self._ended.add(run.run_id)
-            elif run.run_id in self._ended:
-                self._ended.discard(run.run_id)
+                self._ended.add(hash(run.run_id))
+            elif hash(run.run_id) in self._ended:
+                self._ended.discard(hash(run.run_id))
                 if not isinstance(stored.event, RetryRequested):
                     what = "submitted again" if isinstance(stored.event, Submitted) else stored.subject.type
                     self._violated(

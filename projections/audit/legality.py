@@ -72,13 +72,13 @@ class Legality:
 
     def message(self, seq: int) -> None:
         """The next message of the log, readable or not."""
-        if seq != self._last + 1:
-            missing = f"{self._last + 1}" if seq == self._last + 2 else f"{self._last + 1} to {seq - 1}"
-            self._violated(
-                self._last + 1, f"the log has no sequence {missing}: what was stored there is gone"
-            )
+        self._whole_up_to(seq - 1)
         self._last = seq
         self.unreadable += 1  # until it is observed
+
+    def close(self, end: int) -> None:
+        """That was the last message; the log's last sequence is ``end``."""
+        self._whole_up_to(end)
 
     def observe(self, stored: StoredEvent, change: Change) -> None:
         """What the last message was, and what it did."""
@@ -103,6 +103,12 @@ class Legality:
             name = stored.subject.type
             before = self._not_counted.get(name) or NotCounted(name, 0, stored.seq)
             self._not_counted[name] = NotCounted(name, before.count + 1, before.first)
+
+    def _whole_up_to(self, seq: int) -> None:
+        first = self._last + 1
+        if first <= seq:
+            missing = f"{first}" if first == seq else f"{first} to {seq}"
+            self._violated(first, f"the log has no sequence {missing}: what was stored there is gone")
 
     def _named(self, seq: int, event: Submitted) -> None:
         """A run is called what its config is, and nothing else."""

@@ -1,47 +1,60 @@
 """Audit: replay the log with the projector's own core, compare the live tables with it, check what must always hold.
 
-Owns the replay and the verdict; appends nothing and changes no read model.
+Owns the order of that and the verdict; appends nothing and changes no read model.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from events.change import Change
 from events.codec import StoredEvent
+from events.feed import Message
 from events.log import EventLog
+from events.state import Run
 from projections.audit.acknowledged import SubmitAnswer
 from projections.audit.against import Against
-from projections.audit.comparison import LiveRows, unavailable
+from projections.audit.comparison import Head, LiveRows, Unlike, unavailable
 from projections.audit.invariants import Invariants
 from projections.audit.legality import Acceptance, Legality, NotCounted
-from projections.audit.violation import MAX_VIOLATIONS, Violation
+from projections.audit.replay import Progress, Replay, unseen
+from projections.audit.setters import Setters
+from projections.audit.violation import MAX_VIOLATIONS, Violation, of_row
+from projections.read_model.core import Projection
 from projections.read_model.database import Database
-from projections.read_model.projector import Projector
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
 PART_TIMEOUT_S = 10.0
-Progress = Callable[[int, int], None]
-"""Is told the sequence that a replay has come to, and the one where it ends."""
 
 
-def unseen(seq: int, end: int) -> None:
-    """Nobody looks how far it is."""
+class AuditCheck(Protocol):
+    """What a caller has checked besides while the log is read: by rules that no read model knows."""
+
+    def take(self, stored: StoredEvent, history: Mapping[str, Run]) -> None:
+        """The next event that can be read, with the ended runs that it refers to as they were before it."""
+        ...
+
+    def violations(self) -> Sequence[Violation]:
+        """All that was found, the log having been read whole."""
+        ...
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What ``audit verify`` found. ``events`` were replayed, up to ``seq``; at most 100 violations are named.
+    """What ``audit verify`` found: the log's ``events`` were checked, up to ``end``, and the tables compared as of ``seq``, with
+    ``state_hash``. At most 100 violations are named.
 
     Of the events ``late`` are ends after their attempt's first, and ``unreadable`` are in quarantine.
     """
 
     ok: bool
     seq: int
+    end: int
     events: int
     state_hash: str
     violations: tuple[Violation, ...]
@@ -76,9 +89,10 @@ async def verify(
     rows: AsyncIterator[bytes],
     acks: Iterable[SubmitAnswer] = (),
     against: Against | None = None,
+    checks: Sequence[AuditCheck] = (),
     progress: Progress = unseen,
 ) -> Verdict:
-    """Replay the log as far as the rows are, and compare row for row and by state hash.
+    """Read the log to its present end, and compare row for row and by state hash where the rows are.
 
     ``rows`` are the messages of ``audit.rows``, ``acks`` answers whose events must be in the log, ``against`` what must
     fit its tree. The replay and the rows lie in temporary files, not in memory. Raises TrainshedError where the rows do not come whole.
@@ -89,39 +103,66 @@ async def verify(
             head = await live.take(rows)
             if against is not None:
                 against.of_log(await log.log_id())
-            invariants, legality = Invariants(acks), Legality()
-            database = Database(Path(folder) / "replay.db")
-            try:
-                replayed = await replay(log, database, head.seq, (invariants, legality), against, progress)
-                violations = invariants.at_the_end() + legality.violations
-                if against is not None:
-                    violations += await _misfits(log, against, replayed.seq)
-                if await log.log_id() != head.log_id:
-                    violations.append(
-                        Violation("I4", head.seq, f"the tables are of another log ({head.log_id})")
-                    )
-                if replayed.seq < head.seq:
-                    violations.append(
-                        Violation(
-                            "I4",
-                            head.seq,
-                            f"the tables are at {head.seq}, the log ends at {replayed.seq}: the log was cut",
-                        )
-                    )
-                violations += [
-                    Violation("I4", head.seq, text)
-                    for text in live.differences(head, database, replayed.state_hash)
-                ]
-            finally:
-                database.close()
+            return await _verdict(log, live, head, Path(folder), Invariants(acks), against, checks, progress)
         finally:
             live.close()
+
+
+async def _verdict(
+    log: EventLog,
+    live: LiveRows,
+    head: Head,
+    folder: Path,
+    invariants: Invariants,
+    against: Against | None,
+    checks: Sequence[AuditCheck],
+    progress: Progress,
+) -> Verdict:
+    legality = Legality()
+
+    def arrived(messages: Sequence[Message]) -> None:
+        for message in messages:
+            legality.message(message.seq)
+        if against is not None:
+            against.take(messages)
+
+    def observe(stored: StoredEvent, change: Change, projection: Projection) -> None:
+        invariants.observe(stored, change)
+        legality.observe(stored, change)
+        for check in checks:
+            check.take(stored, projection.history)
+
+    database = Database(folder / "replay.db")
+    try:
+        end = await log.end()  # no answer, checkpoint or row that was given before is of anything later
+        async with Replay(log, database, max(end, head.seq), progress) as replay:
+            await replay.to(min(end, head.seq), observe, arrived)
+            state_hash = replay.state_hash
+            unlike = live.differences(head, database, state_hash)
+            await replay.to(end, observe, arrived)
+        legality.close(end)
+    finally:
+        database.close()
+    found = invariants.at_the_end() + legality.violations
+    if against is not None:
+        found += [Violation("I8", misfit.seq, misfit.message) for misfit in against.misfits()]
+    if (log_id := await log.log_id()) != head.log_id:
+        found.append(
+            Violation("I4", head.seq, f"the tables are of another log ({head.log_id}, not {log_id})")
+        )
+    if end < head.seq:
+        text = f"the tables say that they are at {head.seq}, and the log ends at {end}: one of them was cut or made up"
+        found.append(Violation("I4", head.seq, text))
+    found += await _of_rows(log, unlike, min(end, head.seq), folder, progress)
+    for check in checks:
+        found += check.violations()
     return Verdict(
-        ok=not violations,
+        ok=not found,
         seq=head.seq,
-        events=replayed.events,
-        state_hash=f"{replayed.state_hash:064x}",
-        violations=tuple(violations[:MAX_VIOLATIONS]),
+        end=end,
+        events=replay.events,
+        state_hash=f"{state_hash:064x}",
+        violations=tuple(found[:MAX_VIOLATIONS]),
         late=legality.late,
         unreadable=legality.unreadable,
         not_counted=legality.not_counted,
@@ -129,56 +170,21 @@ async def verify(
     )
 
 
-async def _misfits(log: EventLog, against: Against, seq: int) -> list[Violation]:
-    """What does not fit, once what the checkpoints speak of was fed: the read model may be behind them."""
-    if against.folded < against.size:
-        async for message in log.read_raw(start_seq=seq + 1):
-            against.take([message])
-            if against.folded >= against.size:
-                break
-    return [Violation("I8", misfit.seq, misfit.message) for misfit in against.misfits()]
-
-
-class Replayed(msgspec.Struct, frozen=True):
-    """Where a replay ended."""
-
-    seq: int
-    events: int
-    state_hash: int
-
-
-async def replay(
-    log: EventLog,
-    database: Database,
-    up_to_seq: int,
-    checks: tuple[Invariants, Legality],
-    against: Against | None = None,
-    progress: Progress = unseen,
-) -> Replayed:
-    """Build the read model of the log up to and with ``up_to_seq`` in an empty ``database``; feed checks and ``against``."""
-    invariants, legality = checks
-
-    def observe(stored: StoredEvent, change: Change) -> None:
-        invariants.observe(stored, change)
-        legality.observe(stored, change)
-
-    projector = Projector.open(database, "replay", up_to_seq)
-    events = 0
-    try:
-        end = min(up_to_seq, await log.end())
-        if end > 0:
-            async with log.follow(1) as feed:
-                while projector.seq < end:
-                    messages = [message for message in await feed.batch() if message.seq <= end]
-                    events += len(messages)
-                    for message in messages:
-                        legality.message(message.seq)
-                    projector.apply(messages, observe, with_records=False)
-                    if against is not None:
-                        against.take(messages)
-                    progress(projector.seq, end)
-                    if not messages:
-                        break
-        return Replayed(projector.seq, events, projector.projection.working.state_hash)
-    finally:
-        projector.close()
+async def _of_rows(
+    log: EventLog, unlike: Sequence[Unlike], seq: int, folder: Path, progress: Progress
+) -> list[Violation]:
+    """What is not as the log says, with the events that made it so: the log is folded once more where rows differ."""
+    of_events = [one for one in unlike if one.table != "timeline" or one.replayed is not None]
+    rows = [(one.table, one.key) for one in of_events if one.table is not None]
+    setters = Setters(rows)
+    if rows:
+        database = Database(folder / "again.db")
+        try:
+            async with Replay(log, database, seq, progress) as replay:
+                await replay.to(seq, setters.observe)
+        finally:
+            database.close()
+    return [
+        of_row(seq, one, None if one.table is None else setters.of(one.table, one.key, one.column))
+        for one in unlike
+    ]

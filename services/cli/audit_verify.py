@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from projections.audit.acknowledged import SubmitAnswer
     from projections.audit.against import Against
     from projections.audit.verify import Verdict
+    from services.cli.audit_decisions import DecisionsCheck
+    from services.dispatcher.decided_again import DecidedAgain
 
 NOT_CHECKED = {
     "acks": "whether what was acknowledged is there (--acks FILE)",
@@ -41,6 +43,7 @@ NOT_CHECKED = {
     "after_checkpoints": "the same of what was stored after the last of the checkpoints",
     "decisions": "whether the scheduler would grant the same again",
     "files": "workers' output and artifacts",
+    "unhashed": "columns outside the state hash: configs, and what heartbeats told of what is live",
 }
 """What a verdict says nothing of, by its name in JSON."""
 
@@ -64,9 +67,16 @@ NOT_CHECKED = {
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A copy of <state>/audit from before: names the very event where it is no longer the same.",
 )
+@click.option(
+    "--decisions",
+    is_flag=True,
+    help="Decide each grant again from what its dispatcher saw: where this scheduler made it, with these settings.",
+)
 @json_option
 @nats_option
-def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path | None) -> None:
+def verify(
+    as_json: bool, acks: Path | None, against: Path | None, tiles: Path | None, decisions: bool
+) -> None:
     """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
 
     Exit code 1 where they differ or an invariant does not hold.
@@ -74,14 +84,18 @@ def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path |
     if tiles is not None and against is None:
         raise click.BadParameter("is of use with --against alone: the checkpoints", param_hint="--tiles")
     kept = None if against is None else _kept(against, tiles)
-    verdict = run_async(_verify(_answers(acks) if acks is not None else [], kept))
-    unchecked = not_checked(acks is not None, None if kept is None else kept.size, verdict.events)
+    again = _again() if decisions else None
+    verdict = run_async(_verify(_answers(acks) if acks is not None else [], kept, again))
+    decided = None if again is None else again.result
+    size = None if kept is None else kept.size
+    unchecked = not_checked(acks=acks is not None, kept=size, events=verdict.events, decisions=decisions)
     if as_json:
         print_json(
             {
                 "v": 1,
                 "ok": verdict.ok,
                 "seq": verdict.seq,
+                "end": verdict.end,
                 "events": verdict.events,
                 "state_hash": verdict.state_hash,
                 "violations": verdict.violations,
@@ -89,19 +103,30 @@ def verify(as_json: bool, acks: Path | None, against: Path | None, tiles: Path |
                 "unreadable": verdict.unreadable,
                 "not_counted": verdict.not_counted,
                 "accepted": verdict.accepted,
+                "decisions": None if decided is None else counts(decided),
                 "not_checked": unchecked,
             }
         )
     else:
-        _print(verdict, unchecked)
+        _print(verdict, unchecked, decided)
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
 
 
-def not_checked(acks: bool, kept: int | None, events: int) -> list[str]:
+def not_checked(*, acks: bool, kept: int | None, events: int, decisions: bool) -> list[str]:
     """What was not checked, as keys of NOT_CHECKED. ``kept``: the size of the largest checkpoint; None: there was none."""
     after = kept is not None and kept < events
-    left_out = {"acks": not acks, "checkpoints": kept is None, "after_checkpoints": after}
+    left_out = {
+        "acks": not acks,
+        "checkpoints": kept is None,
+        "after_checkpoints": after,
+        "decisions": not decisions,
+    }
     return [name for name in NOT_CHECKED if left_out.get(name, True)]
+
+
+def counts(decided: DecidedAgain) -> dict[str, int]:
+    """How the grants came out that were decided again, for JSON."""
+    return {"same": decided.same, "different": decided.different, "unchecked": decided.unchecked}
 
 
 def _answers(path: Path) -> list[SubmitAnswer]:
@@ -124,7 +149,15 @@ def _kept(path: Path, tiles: Path | None) -> Against:
     return Against(heads, None if tiles is None else Tiles(tiles))
 
 
-async def _verify(acks: list[SubmitAnswer], against: Against | None) -> Verdict:
+def _again() -> DecisionsCheck:
+    from services.cli.audit_decisions import DecisionsCheck
+
+    return DecisionsCheck()
+
+
+async def _verify(
+    acks: list[SubmitAnswer], against: Against | None, decisions: DecisionsCheck | None
+) -> Verdict:
     from events.log import EventLog
     from projections.audit.verify import rows_from
     from projections.audit.verify import verify as replay_and_compare
@@ -133,26 +166,33 @@ async def _verify(acks: list[SubmitAnswer], against: Against | None) -> Verdict:
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                with how_far("replaying", sys.stderr.isatty()) as progress:
-                    return await replay_and_compare(EventLog(trainshed.nc), rows, acks, against, progress)
+                with how_far(
+                    "replaying", sys.stderr.isatty(), again="once more, for what set it"
+                ) as progress:
+                    checks = [] if decisions is None else [decisions]
+                    log = EventLog(trainshed.nc)
+                    return await replay_and_compare(log, rows, acks, against, checks, progress)
 
 
-def _print(verdict: Verdict, unchecked: list[str]) -> None:
+def _print(verdict: Verdict, unchecked: list[str], decided: DecidedAgain | None = None) -> None:
     from projections.audit.violation import MAX_VIOLATIONS
 
-    replayed = f"replayed {verdict.events:,} events, up to {verdict.seq}"
+    replayed = f"replayed {verdict.events:,} events, up to {verdict.end}"
     if verdict.ok:
-        click.echo(f"{replayed}: the tables are the same (state hash {verdict.state_hash[:12]}…)")
-        _print_uncounted(verdict)
-        _print_unchecked(unchecked)
-        return
-    count = len(verdict.violations)
-    more = "or more " if count == MAX_VIOLATIONS else ""
-    click.echo(f"{replayed}: {count} {more}violation{'' if count == 1 else 's'}")
-    for violation in verdict.violations:
-        click.echo(f"  {violation.invariant} at {violation.seq}: {violation.message}")
+        as_of = "" if verdict.seq == verdict.end else f" as of {verdict.seq}"
+        click.echo(f"{replayed}: the tables are the same{as_of} (state hash {verdict.state_hash[:12]}…)")
+    else:
+        count = len(verdict.violations)
+        more = "or more " if count == MAX_VIOLATIONS else ""
+        click.echo(f"{replayed}: {count} {more}violation{'' if count == 1 else 's'}")
+        for violation in verdict.violations:
+            click.echo(f"  {violation.invariant} at {violation.seq}: {clean(violation.message)}")
+    if decided is not None:
+        _print_decided(decided)
     _print_uncounted(verdict)
     _print_unchecked(unchecked)
+    if verdict.ok:
+        return
     if any(violation.invariant == "I8" for violation in verdict.violations):
         note(
             "the log is not what was signed before: it was altered, cut or restored from a backup; keep both, and ask who did"
@@ -166,6 +206,15 @@ def _print(verdict: Verdict, unchecked: list[str]) -> None:
         )
     else:
         note("the tables are not what the log says: keep both, and tell us")
+
+
+def _print_decided(decided: DecidedAgain) -> None:
+    from services.dispatcher.decided_again import UNCHECKED
+
+    otherwise = f", {decided.different:,} otherwise" if decided.different else ""
+    click.echo(f"  grants decided again: {decided.same:,} the same{otherwise}")
+    if decided.unchecked:
+        click.echo(f"  grants not checked: {decided.unchecked:,} ({UNCHECKED})")
 
 
 def _print_unchecked(unchecked: list[str]) -> None:

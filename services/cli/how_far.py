@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
@@ -18,22 +18,21 @@ HowFar = Callable[[int, int], None]
 
 
 @contextmanager
-def how_far(label: str, terminal: bool) -> Iterator[HowFar]:
-    """A bar for many events, on a ``terminal`` alone."""
-    bar = click.progressbar(length=1, label=label, file=sys.stderr)
-    shown = False
+def how_far(label: str, terminal: bool, *, again: str = "") -> Iterator[HowFar]:
+    """A bar for many events, on a ``terminal`` alone. What begins anew has another, with the label ``again``."""
+    at = 0
+    update: Callable[[int], None] | None = None
+    with ExitStack() as bars:
 
-    def progress(done: int, of: int) -> None:
-        nonlocal shown
-        if not terminal or (of < MANY and not shown):
-            return
-        if not shown:
-            shown, bar.length = True, of
-            bar.__enter__()
-        bar.update(done - bar.pos)
+        def progress(done: int, of: int) -> None:
+            nonlocal at, update
+            if not terminal or (update is None and of < MANY):
+                return
+            if update is None or done < at:
+                bars.close()
+                bar = click.progressbar(length=of, label=again if update else label, file=sys.stderr)
+                update, at = bars.enter_context(bar).update, 0
+            update(done - at)
+            at = done
 
-    try:
         yield progress
-    finally:
-        if shown:
-            bar.__exit__(None, None, None)

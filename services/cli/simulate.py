@@ -228,13 +228,12 @@ def _remarks(found: WhatIf, form: str | None) -> list[str]:
 
 
 def _decided_again(again: DecidedAgain) -> list[str]:
+    from services.dispatcher.decided_again import UNCHECKED
+
     decided = again.same + again.different
     lines = [f"nothing is changed: of {decided:,} grants decided again {again.same:,} came out as recorded"]
     if again.unchecked:
-        lines.append(
-            f"not decided again: {again.unchecked:,} grants that another scheduler or other settings had made, or whose view "
-            "lies too far back"
-        )
+        lines.append(f"not decided again: {again.unchecked:,} grants, since {UNCHECKED}")
     for first in again.differences[:1]:
         lines.append(f"the first that did not, at {first.seq}: {first}")
     return lines

@@ -23,6 +23,8 @@ from services.scheduling.scheduler import SCHEDULER
 MAX_DIFFERENCES = 100
 MOST_BEHIND = 10_000
 """So many events a decision's view may lie behind its grant: these are in memory."""
+UNCHECKED = "another scheduler or other settings had made them, or their view lies too far back"
+"""Why grants are not decided again."""
 Folded = Callable[[State, StoredEvent, Change], None]
 
 
@@ -120,7 +122,7 @@ class GrantsAgain:
         if places[:1] == [0]:
             self.result.same += 1
         else:
-            self._differs(seq, grant, f"decided again from its view {_words(decided)}")
+            self._differs(seq, grant, f"decided again from its view {_decision_text(decided)}")
 
     def _differs(self, seq: int, grant: Dispatched, otherwise: str) -> None:
         self.result.different += 1
@@ -179,7 +181,7 @@ def _placed(grant: Dispatched) -> tuple[object, ...]:
     )
 
 
-def _words(decided: Event | None) -> str:
+def _decision_text(decided: Event | None) -> str:
     match decided:
         case None:
             return "nothing is granted"

@@ -17,6 +17,7 @@ from typing import Any, cast
 from events.feed import Message
 from events.log import EventLog
 from projections.audit.verify import rows_from, verify
+from services.cli.audit_decisions import DecisionsCheck
 from tests.faults import processes
 from tests.faults.cluster import Cluster
 from tests.faults.follower import Follower
@@ -104,12 +105,12 @@ def at_rest(cluster: Cluster) -> list[Violation]:
 
 
 async def replayed(follower: Follower) -> list[Violation]:
-    """I4, and what else `audit verify` checks: waits until the projector answers with everything."""
+    """I4, and what else `audit verify --decisions` checks: waits until the projector answers with everything."""
     deadline = time.monotonic() + VERIFY_WITHIN_S
     while True:
         try:
             async with aclosing(cast("Any", rows_from(follower.nc))) as rows:
-                verdict = await verify(EventLog(follower.nc), rows)
+                verdict = await verify(EventLog(follower.nc), rows, checks=[DecisionsCheck()])
         except (TrainshedError, TimeoutError) as error:
             if time.monotonic() > deadline:
                 return [Violation("I4", f"the read model does not answer: {error}")]

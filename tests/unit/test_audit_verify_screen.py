@@ -10,12 +10,14 @@ from projections.audit.violation import MAX_VIOLATIONS, Violation
 from services.cli.audit_verify import NOT_CHECKED, _print, not_checked
 from services.cli.how_far import MANY, how_far
 from services.cli.text import time_of_day
+from services.dispatcher.decided_again import UNCHECKED, DecidedAgain
 
 
 def verdict(*violations: Violation) -> Verdict:
     return Verdict(
         ok=not violations,
         seq=9,
+        end=9,
         events=9,
         state_hash="ab" * 32,
         violations=violations,
@@ -27,16 +29,18 @@ def verdict(*violations: Violation) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("acks", "kept", "expected"),
+    ("acks", "kept", "decisions", "expected"),
     [
-        (False, None, ["acks", "checkpoints", "decisions", "files"]),
-        (True, None, ["checkpoints", "decisions", "files"]),
-        (False, 9, ["acks", "decisions", "files"]),
-        (True, 8, ["after_checkpoints", "decisions", "files"]),
+        (False, None, False, ["acks", "checkpoints", "decisions", "files", "unhashed"]),
+        (True, None, False, ["checkpoints", "decisions", "files", "unhashed"]),
+        (False, 9, True, ["acks", "files", "unhashed"]),
+        (True, 8, False, ["after_checkpoints", "decisions", "files", "unhashed"]),
     ],
 )
-def test_what_was_not_asked_for_was_not_checked(acks: bool, kept: int | None, expected: list[str]) -> None:
-    assert not_checked(acks, kept, 9) == expected
+def test_what_was_not_asked_for_was_not_checked(
+    acks: bool, kept: int | None, decisions: bool, expected: list[str]
+) -> None:
+    assert not_checked(acks=acks, kept=kept, events=9, decisions=decisions) == expected
 
 
 def test_a_verdict_says_what_counted_for_nothing_and_what_it_knows_nothing_of(
@@ -98,3 +102,21 @@ def test_a_long_log_shows_how_far_it_is_on_stderr(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "replaying" in printed.err and " 25%" in printed.err and "100%" in printed.err
+
+
+def test_a_replay_that_begins_anew_has_a_bar_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with how_far("replaying", True, again="once more") as progress:
+        progress(MANY, MANY)
+        progress(MANY // 2, MANY - 1)
+    printed = capsys.readouterr().err
+    assert printed.index("100%") < printed.index("once more")
+
+
+def test_what_was_decided_again_is_counted_and_what_was_not_too(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(verdict(), [], DecidedAgain(same=1200, different=1, unchecked=2))
+    printed = capsys.readouterr().out
+    assert "  grants decided again: 1,200 the same, 1 otherwise\n" in printed
+    assert f"  grants not checked: 2 ({UNCHECKED})\n" in printed

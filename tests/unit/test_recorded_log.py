@@ -38,10 +38,17 @@ class Stack:
         self.log.at_s = 0.0
         self.decisions = Decisions()
         self.submitted = 0
-        self.epoch = self.log.put(Role.DISPATCHER, elected())
+        self.elect()
         self.log.join("n0", slots=2, cpus=6)
         self.log.join("n1", slots=4, cpus=6)
         self.fold(3)
+
+    def elect(self) -> None:
+        """Another dispatcher folds up to its own election, and decides nothing before."""
+        self.epoch = self.log.put(Role.DISPATCHER, elected())
+        self.fold(len(self.log.log))
+        self.decisions = Decisions()
+        self.decisions.rebuild(self.own.state)
 
     def fold(self, count: int) -> None:
         """The dispatcher reads so many events more."""
@@ -53,30 +60,40 @@ class Stack:
     def step(self) -> None:
         """Something happens."""
         assert self.log.at_s is not None
-        self.log.at_s += self.random.choice([0.5, 3.0])
+        self.log.at_s += self.random.choice([0.0, 0.5, 3.0])
         live = [one for one in self.log.state.runs.values() if one.status == "RUNNING"]
         granted = [one for one in self.log.state.runs.values() if one.status == "DISPATCHING"]
-        match self.random.randrange(6):
-            case 0 | 1:
+        over = [one for one in self.log.past.values() if one.run_id not in self.log.state.runs]
+        match self.random.randrange(24):
+            case 0 | 1 | 2 | 3 | 4 | 5 | 6:
                 self.submitted += 1
                 asked = self.random.choice([0, 1, 1, 2, 4])
                 limit = {"max_duration_seconds": 20} if self.random.random() < 0.5 else {}
+                after = [self.random.choice(over).run_id] if over and self.random.random() < 0.2 else []
                 self.log.submit(
                     f"r{self.submitted}",
                     resources=needs(asked),
                     priority=self.random.randrange(2),
                     schedule=limit,
                     retry={"max_attempts": 2, "backoff_s": 1.5},
+                    after=after,
                 )
-            case 2 if granted:
+            case 7 | 8 | 9 if granted:
                 one = self.random.choice(granted)
                 self.log.start(one.run_id, one.attempt, node=one.phase.nodes[0])  # type: ignore[union-attr]
-            case 3 if live:
+            case 10 | 11 | 12 | 13 if live:
                 one = self.random.choice(live)
                 end = self.random.choice([self.log.complete, self.log.fail])
                 end(one.run_id, one.attempt, node=one.phase.nodes[0])  # type: ignore[union-attr]
-            case 4:
+            case 14 | 15 | 16 | 17:
                 self.fold(self.random.randrange(6))
+            case 18 if over:
+                one = self.random.choice(over)
+                self.log.retry(one.run_id, one.attempt)
+            case 19 if self.log.state.runs:
+                self.log.cancel(self.random.choice([*self.log.state.runs]))
+            case 20 if self.random.random() < 0.3:
+                self.elect()
             case _:
                 self.decide()
 
@@ -135,7 +152,9 @@ def test_a_fault_of_the_scheduler_shows_in_the_grants_that_are_decided_again(
 def test_grants_of_another_scheduler_are_counted_and_not_checked() -> None:
     log = a_log(1)
     other = msgspec.structs.replace(elected(), scheduler=msgspec.structs.replace(SCHEDULER, version=1))
-    log[0] = msgspec.structs.replace(log[0], event=other)
+    log = [
+        msgspec.structs.replace(one, event=other) if isinstance(one.event, Elected) else one for one in log
+    ]
     again = recording_of(log).again
     assert again.unchecked and not again.same and not again.different
 
@@ -244,7 +263,7 @@ def test_a_log_in_a_file_is_decided_again_and_drawn(
     assert "HAPPENED" in said.out
     assert (
         len(ElementTree.parse(picture).getroot().findall(".//{http://www.w3.org/2000/svg}title"))
-        >= grants // 2
+        >= grants // 3
     )
     assert run(["simulate", "--log", str(log), "--nodes", "2x8", "--policy", "fifo", "--json"]) == 0
     assert '"v":1' in capsys.readouterr().out
