@@ -41,7 +41,11 @@ left is hashed after that (`attempts/hashing.py`), and what of its stdout was no
 (`prune/service.py`), which decides what may go (`prune/prune.py`) and takes it away in a way that a kill cannot leave
 half done (`prune/trash.py`).
 
-Beside all that the node is a witness of the log (`witness/witness.py`), with a key of its own (`witness/key.py`).
+Beside all that the node is a witness of the log (`witness/witness.py`), with a key of its own (`witness/key.py`). It
+hears of checkpoints (`witness/published.py`), and what one means for it is again a pure step (`witness/machine.py`; its
+values: `witness/values.py`). Of what this agent appended some is looked for in them (`witness/own_events.py`), and what
+it takes is kept (`witness/keeping.py`), without anything waiting for the disk (`witness/file_writer.py`), before a
+heartbeat says it.
 """
 
 from __future__ import annotations
@@ -207,9 +211,17 @@ class AgentService:
 
     async def _serve(self, identity: Identity) -> None:
         writer = Writer(Role.AGENT, self._clock, self._ids, identity.node)
-        appender = Appender(self._log, writer, identity.node)
-        self._append_node_event = appender.append_node_event
         self._heartbeats = NodeHeartbeats(self._nc, writer, identity.node, identity.incarnation)
+        witness = self._witness = Witness(
+            self._log,
+            self._folders.witness,
+            log_id=identity.log_id,
+            node=identity.node,
+            clock=self._clock,
+            report_soon=self._heartbeats.soon,
+        )
+        appender = Appender(self._log, writer, identity.node, acknowledged=witness.acknowledged)
+        self._append_node_event = appender.append_node_event
         self._devices = Devices(
             self._gpus,
             self._inventory.gpus,
@@ -225,7 +237,6 @@ class AgentService:
             node=identity.node,
             environment=self._environment,
         )
-        witness = Witness(self._folders.witness, identity.log_id, identity.node)
         membership = Membership(
             appender,
             self._heartbeats,
@@ -340,7 +351,9 @@ class AgentService:
         self._devices.joined()
         if not self.ready.is_set():
             self.ready.set()
-            self._tasks.create_task(self._heartbeats.run(self._devices.readings, self._disk.free_mb))
+            self._tasks.create_task(
+                self._heartbeats.run(self._devices.readings, self._disk.free_mb, self._witness.witnessed)
+            )
             self._tasks.create_task(self._devices.run(self._append_node_event))
             if self._session is not None:
                 self._tasks.create_task(self._session.attempts.hashing.run())

@@ -44,6 +44,8 @@ POINTS: dict[str, Point] = {
     "agent.end_appended": Point(Role.AGENT, "the end is stored, the agent does not know it"),
     "agent.end_noted": Point(Role.AGENT, "the end is stored and its marker removed"),
     "agent.hashed_appended": Point(Role.AGENT, "ArtifactsHashed is stored, its marker not removed"),
+    "agent.witness_cosigned": Point(Role.AGENT, "a checkpoint is cosigned, nothing is kept or said"),
+    "agent.witness_kept": Point(Role.AGENT, "the cosigned checkpoint is kept, no heartbeat says so"),
     "agent.left": Point(Role.AGENT, "NodeLeft is stored, the agent not gone", first_only=True, by_term=True),
     "shim.locked": Point(Role.AGENT, "the shim holds the lock, started.json is not written", first_only=True),
     "shim.started_written": Point(

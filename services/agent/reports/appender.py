@@ -6,6 +6,7 @@ Owns guards and unknown outcomes of an agent's appends (docs/protocol.md rules 2
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from events.codec import NewEvent, StoredEvent, Unreadable, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome, reconnected
@@ -34,12 +35,18 @@ REMEMBERED = 1_000
 
 
 class Appender:
-    """What this agent appends. Every call returns only when its outcome is known, however long that takes."""
+    """What this agent appends. Every call returns only when its outcome is known, however long that takes.
 
-    def __init__(self, log: EventLog, writer: Writer, node: str) -> None:
+    ``acknowledged`` is called with each event that the log says it has, and its sequence.
+    """
+
+    def __init__(
+        self, log: EventLog, writer: Writer, node: str, *, acknowledged: Callable[[int, NewEvent], None]
+    ) -> None:
         self._log = log
         self._writer = writer
         self.node = node
+        self._acknowledged = acknowledged
         self._last: dict[str, int] = {}
 
     async def append(self, event: AttemptEvent) -> int:
@@ -53,6 +60,7 @@ class Appender:
             guard = Guard(guarded, self._last.get(event.run_id, 0))
             try:
                 seq = (await self._log.append(new, guard)).seq
+                self._acknowledged(seq, new)
             except Conflict:
                 seq = await self._resolve(new, event)
             except UnknownOutcome:
@@ -69,7 +77,8 @@ class Appender:
     async def append_node_event(self, event: NodeEvent) -> None:
         """Append an event of the node that needs no guard. Gives up after a minute: the caller asks again."""
         try:
-            await self._log.append_surely(self._writer.new(event))
+            new = self._writer.new(event)
+            self._acknowledged((await self._log.append_surely(new)).seq, new)
         except (UnknownOutcome, Refused) as error:
             _log.warning("not appended", type=type(event).__name__, error=str(error))
 
@@ -110,7 +119,9 @@ class Appender:
     async def _guarded(self, new: NewEvent, guard: Guard) -> int | None:
         while True:
             try:
-                return (await self._log.append(new, guard)).seq
+                seq = (await self._log.append(new, guard)).seq
+                self._acknowledged(seq, new)
+                return seq
             except UnknownOutcome:
                 await reconnected(self._log.nc)
             except Refused as error:

@@ -17,7 +17,15 @@ import nats.errors
 from events.codec import Writer, decode_heartbeat, event_id
 from events.log import Conflict, Guard, Refused, UnknownOutcome, last_message, publish
 from events.times import rfc3339
-from events.types import AttemptRef, GpuReading, NodeHeartbeat, RunHeartbeat, WorkerReport
+from events.types import (
+    AttemptRef,
+    GpuReading,
+    NodeCosignature,
+    NodeHeartbeat,
+    NodeObjection,
+    RunHeartbeat,
+    WorkerReport,
+)
 from services.agent.machine.gpus import GpuSample
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -48,6 +56,7 @@ class NodeHeartbeats:
         self._subject = subjects.node_heartbeat(node)
         self._seq: int | None = None
         self._stored_one = False
+        self._now = asyncio.Event()
         self._sent: deque[str] = deque(maxlen=_REMEMBERED_IDS)
 
     async def last_heard(self, now_ns: int) -> str | None:
@@ -58,19 +67,36 @@ class NodeHeartbeats:
                 return ago((now_ns - found.stored_ns) / 1e9)
         return None
 
+    def soon(self) -> None:
+        """The next one goes out now: there is something to say."""
+        self._now.set()
+
     async def run(
-        self, readings: Callable[[], tuple[GpuReading, ...]], disk_free_mb: Callable[[], int | None]
+        self,
+        readings: Callable[[], tuple[GpuReading, ...]],
+        disk_free_mb: Callable[[], int | None],
+        witnessed: Callable[[], tuple[NodeCosignature | None, NodeObjection | None]],
     ) -> None:
         """Heartbeats until cancelled. Raises TrainshedError (CONFLICT) where another speaks for this node."""
         while True:
             begun = time.monotonic()
-            await self._publish(readings(), disk_free_mb())
-            await asyncio.sleep(max(0.0, NODE_EVERY_S - (time.monotonic() - begun)))
+            self._now.clear()
+            cosignature, objection = witnessed()
+            await self._publish(
+                NodeHeartbeat(
+                    node=self._node,
+                    incarnation=self._incarnation,
+                    gpus=readings(),
+                    disk_free_mb=disk_free_mb(),
+                    cosignature=cosignature,
+                    objection=objection,
+                )
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, NODE_EVERY_S - (time.monotonic() - begun))):
+                    await self._now.wait()
 
-    async def _publish(self, gpus: tuple[GpuReading, ...], disk_free_mb: int | None) -> None:
-        heartbeat = NodeHeartbeat(
-            node=self._node, incarnation=self._incarnation, gpus=gpus, disk_free_mb=disk_free_mb
-        )
+    async def _publish(self, heartbeat: NodeHeartbeat) -> None:
         subject, id_, body = self._writer.heartbeat(heartbeat)
         try:
             if self._seq is None:
