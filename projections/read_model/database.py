@@ -20,6 +20,12 @@ CONNECT_WITHIN_S = 5
 _HAVE_CONNECT_TIMEOUT = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 _T = TypeVar("_T")
 
+# sqlite3 knows how to bind None and True only after it has asked both the value and a protocol how they adapt, which takes
+# longer than all else of a parameter, and half of a row's are None. These adapters give back what they are given, at once.
+_SAME: dict[None, None] = {}
+sqlite3.register_adapter(type(None), _SAME.get)
+sqlite3.register_adapter(bool, int)
+
 
 class Database:
     """One read model's database. ``url``: an SQLAlchemy URL, or a path of an SQLite file (made with its folder).
