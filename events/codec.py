@@ -35,7 +35,7 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(event name, version) → its data as the next version has it. The one place for old versions."""
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """CloudEvents 1.0, structured mode."""
 
     specversion: str
@@ -166,15 +166,17 @@ def event_subject(event: Event, role: Role, agent_node: str | None = None) -> Ev
 
 def decode(subject: str, body: bytes, seq: int, stored_ns: int) -> StoredEvent | Unreadable:
     """One message of the event log. Total: what is wrong with it is returned, never raised."""
-    where = _parsed(subject)
-    if where is None:
+    where = subjects.parse_event_subject(subject)
+    kind = EVENT_KINDS.get(where.type) if where is not None else None
+    if where is None or (kind is not None and (where.scope != kind.scope or where.role not in kind.roles)):
         return Unreadable(seq, stored_ns, subject, "the subject is none of an event's", body)
-    kind = EVENT_KINDS.get(where.type)
     if kind is None:
         return Unreadable(seq, stored_ns, subject, f"unknown event type {where.type!r}", body)
     try:
         envelope = _ENVELOPE.decode(body)
-        version = _version(envelope.type, where)
+        present, version = _PRESENT[where.type]
+        if envelope.type != present:
+            version = _version(envelope.type, where)
         if version == kind.version:
             event = _DECODERS[where.type].decode(envelope.data)
         else:
@@ -227,16 +229,12 @@ _NODE_HEARTBEAT = msgspec.json.Decoder(NodeHeartbeat)
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     name: msgspec.json.Decoder(kind.type) for name, kind in EVENT_KINDS.items()
 }
-
-
-def _parsed(subject: str) -> EventSubject | None:
-    where = subjects.parse_event_subject(subject)
-    if where is None:
-        return None
-    kind = EVENT_KINDS.get(where.type)
-    if kind is not None and (where.scope != kind.scope or where.role not in kind.roles):
-        return None
-    return where
+_PRESENT = {
+    name: (f"{_TYPE_PREFIX}{kind.scope}.{name}.v{kind.version}", kind.version)
+    for name, kind in EVENT_KINDS.items()
+}
+"""Event name → the CloudEvents type that this release writes, and its version."""
+_AGENT, _DISPATCHER = Role.AGENT, Role.DISPATCHER  # up to Python 3.11 an enum looks its members up slowly
 
 
 def _version(type_: str, where: EventSubject) -> int:
@@ -266,7 +264,7 @@ def _disagreement(where: EventSubject, envelope: Envelope, event: Event) -> str 
         return f"CloudEvents specversion {envelope.specversion!r} is not {SPEC_VERSION!r}"
     if envelope.subject != where.id:
         return f"the body is about {envelope.subject!r}"
-    by_agent = where.role == Role.AGENT
+    by_agent = where.role == _AGENT
     if envelope.source != (f"agent/{where.node}" if by_agent else where.role):
         return f"the body is from {envelope.source!r}"
     match event:
@@ -285,6 +283,6 @@ def _disagreement(where: EventSubject, envelope: Envelope, event: Event) -> str 
         case _:
             own = _OF_CONTROL[where.type]
             return None if where == own else f"the one subject of {where.type} is {own}"
-    if where.role == Role.DISPATCHER and getattr(event, "epoch", None) is None:
+    if where.role == _DISPATCHER and getattr(event, "epoch", None) is None:
         return "a dispatcher's event without an epoch"
     return None

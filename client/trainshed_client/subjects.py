@@ -36,6 +36,7 @@ OFFSET_HEADER = "Trainshed-Offset"
 SIZE_HEADER = "Trainshed-Size"
 FILE_HEADER = "Trainshed-File"
 
+_BEGIN = f"{EVENTS}."
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """A longer one could make a subject for which the server hangs up (its ``max_control_line``)."""
 
@@ -74,12 +75,12 @@ def parse_event_subject(subject: str) -> EventSubject | None:
 
     A raw client can store a literal ``*`` or ``>`` as a token: those are no event subjects.
     """
-    parts = subject.split(".")
-    if len(parts) != 7 or parts[0] != "trainshed" or parts[1] != "events":
+    parts = subject.split(".", 7)
+    if len(parts) != 7 or not subject.startswith(_BEGIN) or ".." in subject or not parts[6]:
         return None
-    if "*" in subject or ">" in subject or "" in parts:
+    if "*" in subject or ">" in subject:
         return None
-    return EventSubject(*parts[2:])
+    return tuple.__new__(EventSubject, parts[2:])  # half of the time of EventSubject(*parts[2:])
 
 
 def run_events(run_id: str) -> str:
