@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from events.config import RunConfig
 from events.state import Active, Run
 from events.types import AttemptRef
 from trainshed_client.statuses import FailureReason, RunStatus
@@ -31,7 +32,8 @@ class EndedAttempt(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """What one event did. Empty where it does not count; ``late`` is an end after the attempt's first.
 
-    ``unreadable`` says why an event's content cannot be folded: it belongs in quarantine.
+    ``unreadable`` says why an event's content cannot be folded: it belongs in quarantine. ``config`` is that of a Submitted
+    that counted, which was read to fold it.
     """
 
     runs: tuple[RunChange, ...] = ()
@@ -39,6 +41,7 @@ class Change(msgspec.Struct, frozen=True):
     ended: tuple[EndedAttempt, ...] = ()
     late: AttemptRef | None = None
     unreadable: str | None = None
+    config: RunConfig | None = None
 
 
 NOTHING = Change()

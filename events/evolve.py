@@ -21,6 +21,8 @@ from events.types import Elected, Event, NodeEvent, RetryRequested, RunEvent, Su
 from trainshed_client.errors import TrainshedError
 from trainshed_client.subjects import Role
 
+_DISPATCHER = Role.DISPATCHER  # up to Python 3.11 an enum looks its members up slowly
+
 
 def ended_runs_needed(state: State, stored: StoredEvent) -> tuple[str, ...]:
     """The ended runs that ``stored`` refers to: whoever folds reads each one's past back and hands it to evolve."""
@@ -43,7 +45,7 @@ def evolve(state: State, stored: StoredEvent, history: Mapping[str, Run] = NO_HI
         return NOTHING
     state.seq = stored.seq
     event = stored.event
-    if stored.subject.role == Role.DISPATCHER and not _of_present_epoch(state, event):
+    if stored.subject.role == _DISPATCHER and not _of_present_epoch(state, event):
         return NOTHING
     match event:
         case RunEvent():

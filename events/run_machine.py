@@ -38,6 +38,9 @@ from trainshed_client.subjects import Role
 
 SECOND_NS = 1_000_000_000
 NOT_STARTED_MAX_BACKOFF_S = 60
+_DISPATCHER = Role.DISPATCHER  # up to Python 3.11 an enum looks its members up slowly
+_COMPLETED, _FAILED, _NODE = RunStatus.COMPLETED, RunStatus.FAILED, AtFault.NODE
+_NOT_STARTED, _SPAWN_ERROR = FailureReason.NOT_STARTED, FailureReason.SPAWN_ERROR
 MAX_BACKOFF_S = 100 * 365 * 86_400
 """More than anybody waits for; keeps every time in the range that clocks and calendars have."""
 
@@ -71,7 +74,8 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
         config = stored_config(event.config)
     except TrainshedError as error:
         return Change(unreadable=str(error))
-    if len(bytes(event.config)) > MAX_BYTES or not _in_range(config):
+    raw = bytes(event.config)
+    if len(raw) > MAX_BYTES or not _in_range(config):
         return Change(unreadable="the run config is too large, or a number in it is")
     waiting: set[str] = set()
     failed: str | None = None
@@ -82,14 +86,14 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
         elif past.phase.status is not RunStatus.COMPLETED:
             failed = dependency
     phase = Pending(attempt=1, waiting_for=frozenset(waiting), failed_dependency=failed)
-    run = run_of_config(event.run_id, stored.seq, bytes(event.config), config, phase)
+    run = run_of_config(event.run_id, stored.seq, raw, config, phase)
     if event.caller_path is not None:  # interned: a sweep's runs bear one and the same
         run = msgspec.structs.replace(run, caller_path=sys.intern(event.caller_path))
     if event.provenance is not None and config.code is not None:
         folder, ignore = sys.intern(event.provenance.folder), event.provenance.ignore
         run = msgspec.structs.replace(run, code_folder=folder, code_ignore=ignore)
     state.put_run(run)
-    return Change(runs=(RunChange(None, run),))
+    return Change(runs=(RunChange(None, run),), config=config)
 
 
 def run_of_config(run_id: str, submit_seq: int, raw: bytes, config: RunConfig, phase: Phase) -> Run:
@@ -149,10 +153,9 @@ def _devices(state: State, event: Dispatched) -> tuple[tuple[str, ...], tuple[st
     node = state.nodes.get(event.node)
     if node is None or node.incarnation != event.incarnation:
         return (), ()
-    uuids = {d.uuid for d in node.gpus if d.uuid is not None and d.index in event.slots}
-    shared = {
-        d.uuid for d in node.gpus if d.uuid in uuids and d.gpu is not None and d.index not in event.slots
-    }
+    slots = event.slots
+    uuids = {d.uuid for d in node.gpus if d.index in slots and d.uuid is not None}
+    shared = {d.uuid for d in node.gpus if d.gpu is not None and d.index not in slots and d.uuid in uuids}
     return tuple(sorted(uuids)), tuple(sorted(uuids & shared))
 
 
@@ -169,7 +172,7 @@ def _stopping(state: State, run: Run | None, event: Stopping) -> Change:
 def _stop_appended(state: State, name: str, ref: AttemptRef) -> tuple[str, ...]:
     """A listed attempt of the node needs no Stopping any more; the node's name where that changed it."""
     node = state.nodes.get(name)
-    if node is None or ref not in node.to_stop:
+    if node is None or not node.to_stop or ref not in node.to_stop:
         return ()
     state.put_node(msgspec.structs.replace(node, to_stop=node.to_stop - {ref}))
     return (name,)
@@ -185,14 +188,14 @@ def _started(state: State, stored: StoredEvent, run: Run, event: Started) -> Cha
 
 
 def _attempt_end(state: State, stored: StoredEvent, run: Run | None, event: AttemptEnd) -> Change:
-    if stored.subject.role == Role.DISPATCHER:
+    if stored.subject.role == _DISPATCHER:
         return _dispatchers_end(state, stored, run, event)
     ref = AttemptRef(event.run_id, event.attempt)
     nodes = _stop_appended(state, stored.subject.node, ref)
     if run is None or not isinstance(run.phase, Active) or not _is_of(run.phase, event.attempt, stored):
         return Change(late=ref, nodes=nodes)
     at_fault = None if run.phase.started else blame.fault_of(state, event)
-    if at_fault is AtFault.NODE and isinstance(event, Failed):
+    if at_fault is _NODE and isinstance(event, Failed):
         blame.could_not_start(state, stored, run.phase, event)
     return end_attempt(state, run, run.phase, *outcome(event), stored, at_fault)
 
@@ -238,7 +241,7 @@ def outcome(event: AttemptEnd) -> tuple[RunStatus, FailureReason | None]:
     """How an attempt stands after this end."""
     match event:
         case Completed():
-            return RunStatus.COMPLETED, None
+            return _COMPLETED, None
         case Cancelled(failure_reason=reason):
             return RunStatus.CANCELLED, reason
         case Failed(failure_reason=reason) | TimedOut(failure_reason=reason):
@@ -257,26 +260,26 @@ def end_attempt(
     at_fault: AtFault | None = None,
 ) -> Change:
     """The end of an attempt ends the run or queues it again: never through FAILED (docs/protocol.md rules 3, 4, 9, 19)."""
-    if reason is FailureReason.NOT_STARTED and active.started and state.rules >= rules.BLAMING:
+    if reason is _NOT_STARTED and active.started and state.rules >= rules.BLAMING:
         reason = FailureReason.SHIM_LOST  # its agent found no started.json any more, and could not know
     change = Change(
         nodes=active.nodes,
         ended=(EndedAttempt(run.run_id, active, status, reason),),
     )
-    no_fault = reason is FailureReason.NOT_STARTED or at_fault is AtFault.NODE
+    no_fault = reason is _NOT_STARTED or at_fault is _NODE
     tries, tried = run.tries if no_fault else run.tries + 1, run.tried
-    if state.rules >= rules.BLAMING and (reason is FailureReason.SPAWN_ERROR or at_fault is AtFault.NODE):
+    if state.rules >= rules.BLAMING and (reason is _SPAWN_ERROR or at_fault is _NODE):
         tried = tuple(sorted({*tried, *active.nodes}))
-    if status is not RunStatus.COMPLETED and run.cancel_requested:
+    if status is not _COMPLETED and run.cancel_requested:
         status, reason = RunStatus.CANCELLED, None
-    elif status is RunStatus.FAILED and no_fault:
+    elif status is _FAILED and no_fault:
         backoff_s = float(min(2 ** min(run.unstarted, 10), NOT_STARTED_MAX_BACKOFF_S))
         return _requeue(state, run, stored, backoff_s, change, tries, run.unstarted + 1, tried)
     elif (
-        status is RunStatus.FAILED
+        status is _FAILED
         and _is_retried(state, run, reason)
         and tries < run.retry.max_attempts
-        and (reason is not FailureReason.SPAWN_ERROR or blame.may_start_elsewhere(state, run, tried))
+        and (reason is not _SPAWN_ERROR or blame.may_start_elsewhere(state, run, tried))
     ):
         return _requeue(state, run, stored, run.retry.backoff_s, change, tries, 0, tried)
     ended = Ended(attempt=active.attempt, status=status, reason=reason)
@@ -318,7 +321,7 @@ def _end_run(state: State, before: Run, after: Run, change: Change) -> Change:
     dependents = sorted(state.waiting.get(before.run_id, ()))
     state.put_run(after)
     changes = [RunChange(before, after)]
-    completed = after.status is RunStatus.COMPLETED
+    completed = after.status is _COMPLETED
     for run_id in dependents:
         run = state.runs.get(run_id)
         if run is None or not isinstance(run.phase, Pending):

@@ -309,7 +309,9 @@ class State:
             case Active(placements=placements):
                 ref = run.ref
                 for placement in placements:
-                    usage = self.usage.setdefault(placement.node, Usage({}, set()))
+                    usage = self.usage.get(placement.node)
+                    if usage is None:
+                        usage = self.usage[placement.node] = Usage({}, set())
                     usage.attempts.add(ref)
                     usage.cpus += placement.cpus
                     usage.memory_mb += placement.memory_mb

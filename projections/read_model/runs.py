@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from events.change import Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
-from events.config import stored_config
+from events.config import RunConfig
 from events.run_machine import outcome
 from events.state import Ended, Run
 from events.times import nanoseconds
@@ -58,7 +58,7 @@ def runs_changed(working: WorkingSet, stored: StoredEvent, event: Event, change:
         run = run_change.after
         run_id = run.run_id
         if isinstance(event, Submitted) and run_id == own:
-            _submitted(working, stored, event, run, time)
+            _submitted(working, stored, event, change.config, run, time)
             continue
         item = working.runs[run_id]
         item.run = run
@@ -75,9 +75,11 @@ def runs_changed(working: WorkingSet, stored: StoredEvent, event: Event, change:
         # else: a run that waited for the one that ended. None of its columns changes
 
 
-def _submitted(working: WorkingSet, stored: StoredEvent, event: Submitted, run: Run, time: str) -> None:
+def _submitted(
+    working: WorkingSet, stored: StoredEvent, event: Submitted, config: RunConfig | None, run: Run, time: str
+) -> None:
+    assert config is not None
     run_id = run.run_id
-    config = stored_config(event.config)
     needs = run.needs
     row = RunRow(
         attempt=1,
