@@ -227,10 +227,12 @@ async def last_message(
 
 
 async def next_message(
-    nc: SafeClient, stream: str, seq: int, *, timeout_s: float = APPEND_TIMEOUT_S
+    nc: SafeClient, stream: str, seq: int, *, subject: str = ">", timeout_s: float = APPEND_TIMEOUT_S
 ) -> Message | None:
-    """The message at ``seq``, or the first after it. Raises UnknownOutcome where nobody answers."""
-    return await _direct_get(nc, stream, msgspec.json.encode({"seq": seq, "next_by_subj": ">"}), timeout_s)
+    """The message at ``seq``, or the first after it; of a ``subject``, if one is given. Raises UnknownOutcome where nobody
+    answers."""
+    asked = msgspec.json.encode({"seq": seq, "next_by_subj": subject})
+    return await _direct_get(nc, stream, asked, timeout_s)
 
 
 async def _direct_get(nc: SafeClient, of: str, asked: bytes, timeout_s: float) -> Message | None:

@@ -122,6 +122,49 @@ class ArtifactPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     v: int = 1
 
 
+class OutputNow(msgspec.Struct, frozen=True, kw_only=True):
+    """How large the files of an attempt's output are; None: there is none."""
+
+    stdout: int | None = None
+    stderr: int | None = None
+
+
+class FileNow(msgspec.Struct, frozen=True, kw_only=True):
+    """A file as it is on its node's disk. ``bytes`` is None where there is none; ``sha256`` also of more than 64 MiB."""
+
+    path: str
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt left, as it is on its node's disk: output, ``list`` (artifacts.json), and the files that were asked for.
+
+    ``pruned_at``: when all of it was deleted by `trainshed prune`; ``error``: why it cannot be read.
+    """
+
+    run_id: str
+    attempt: int
+    output: OutputNow = OutputNow()
+    list: FileNow | None = None
+    artifacts: tuple[FileNow, ...] = ()
+    pruned_at: str | None = None
+    error: str | None = None
+
+
+class NodeFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call had a node look at, in the order of the question.
+
+    ``handled``: of how many attempts all that was asked for is there; of the one after these perhaps the first files.
+    """
+
+    node: str
+    incarnation: str
+    handled: int
+    attempts: list[AttemptFiles] = msgspec.field(default_factory=list)
+    v: int = 1
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What every query's answer bears: the log sequence it is true at.
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -43,6 +43,17 @@ class _Piece(NamedTuple):
     file: str
 
 
+class AttemptOnNode(Protocol):
+    """What names an attempt and the node that has its files, as its record does."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def node(self) -> str: ...
+
+
 async def run_folder(asks: Requests, attempt: AttemptRecord) -> RunFolder:
     """Where the attempt's run has its folder on its node. Raises NOT_FOUND and UNAVAILABLE as for its output."""
     return await _ask(asks, subjects.node_folder(attempt.node), _named(attempt), RunFolder)
@@ -71,9 +82,14 @@ def is_hashed(view: RunView, attempt: AttemptRecord) -> bool:
     return happened[-1:] == ["artifacts_hashed"]
 
 
+async def artifacts_list(asks: Requests, attempt: AttemptOnNode) -> bytes:
+    """artifacts.json, as it lies in the run's folder there. Raises as `artifact`."""
+    return b"".join([piece async for piece in _pieces(asks, attempt, "artifacts", None)])
+
+
 async def _hashes(asks: Requests, attempt: AttemptRecord) -> dict[str, str]:
     try:
-        body = b"".join([piece async for piece in _pieces(asks, attempt, "artifacts", None)])
+        body = await artifacts_list(asks, attempt)
         listed = msgspec.json.decode(body, type=_Listed).artifacts
     except msgspec.MsgspecError:
         return {}  # somebody else wrote it
@@ -105,7 +121,7 @@ async def artifact(
 
 
 async def _pieces(
-    asks: Requests, attempt: AttemptRecord, stream: str, path: str | None
+    asks: Requests, attempt: AttemptOnNode, stream: str, path: str | None
 ) -> AsyncGenerator[bytes]:
     request = {**_named(attempt), "stream": stream, "limit": RANGE_BYTES, **({"path": path} if path else {})}
     piece = await _piece(asks, attempt.node, {**request, "offset": 0})
@@ -144,7 +160,7 @@ async def _piece(asks: Requests, node: str, request: dict[str, object]) -> _Piec
         raise error_in(answer.data) or _unreadable(node) from None
 
 
-def _named(attempt: AttemptRecord) -> dict[str, object]:
+def _named(attempt: AttemptOnNode) -> dict[str, object]:
     return {"run_id": attempt.run_id, "attempt": attempt.attempt}
 
 

@@ -88,6 +88,11 @@ def run_events(run_id: str) -> str:
     return f"{EVENTS}.run.{run_id}.>"
 
 
+def grants(run_id: str) -> str:
+    """Every Dispatched of one run."""
+    return f"{EVENTS}.run.{run_id}.dispatcher.dispatched.*"
+
+
 def submitted(run_id: str) -> str:
     """The literal subject of a run's one Submitted."""
     return f"{EVENTS}.run.{run_id}.gateway.submitted.{NO_NODE}"

@@ -34,13 +34,13 @@ PART_TIMEOUT_S = 10.0
 
 
 class AuditCheck(Protocol):
-    """What a caller has checked besides while the log is read: by rules that no read model knows."""
+    """What a caller has checked besides while the log is read: by rules, or of things, that no read model knows."""
 
     def take(self, stored: StoredEvent, history: Mapping[str, Run]) -> None:
         """The next event that can be read, with the ended runs that it refers to as they were before it."""
         ...
 
-    def violations(self) -> Sequence[Violation]:
+    async def violations(self) -> Sequence[Violation]:
         """All that was found, the log having been read whole."""
         ...
 
@@ -155,7 +155,7 @@ async def _verdict(
         found.append(Violation("I4", head.seq, text))
     found += await _of_rows(log, unlike, min(end, head.seq), folder, progress)
     for check in checks:
-        found += check.violations()
+        found += await check.violations()
     return Verdict(
         ok=not found,
         seq=head.seq,

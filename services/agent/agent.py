@@ -24,7 +24,8 @@ comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the na
 what it watches waits to be written (`inside/watches.py`). While the worker runs its output is published as it grows
 (`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (`output/telemetry.py`) and
 served to whoever asks for a range (`output/service.py`), as are the files that it leaves (`output/run_files.py`), where
-they lie and their list (`output/folder_service.py`; threads read them all, few at a time: `output/readers.py`). What
+they lie and their list (`output/folder_service.py`), and what an audit compares with the log (`output/files_service.py`,
+`output/files_now.py`; threads read them all, few at a time: `output/readers.py`). What
 lines of JSON in its output measure (`output/measured.py`) is handed to the shim (`processes/hand_in.py`; after that to
 the file itself), which writes metrics.jsonl; what that gains is published too (`output/metrics_tail.py`), and ranges of
 it are numbered so that they stay (`output/metrics_range.py`). What it
@@ -77,6 +78,7 @@ from services.agent.machine.disk import Disk
 from services.agent.machine.gpus import Gpus
 from services.agent.machine.inventory import Inventory
 from services.agent.machine.owners import Owners
+from services.agent.output.files_service import FilesService
 from services.agent.output.folder_service import FolderService
 from services.agent.output.readers import Readers
 from services.agent.output.service import OutputService
@@ -311,6 +313,7 @@ class AgentService:
                     async with (
                         OutputService(self._nc, identity.node, self._folders, readers),
                         FolderService(self._nc, identity.node, self._folders, readers),
+                        FilesService(self._nc, identity, self._folders, readers),
                         PruneService(self._nc, identity.node, self._folders, self._clock),
                     ):
                         session.feed(Begun(await session.attempts.found()))

@@ -28,6 +28,6 @@ class DecisionsCheck:
         """See AuditCheck."""
         self._grants.take(stored, history)
 
-    def violations(self) -> list[Violation]:
+    async def violations(self) -> list[Violation]:
         """See AuditCheck."""
         return [Violation("I11", one.seq, str(one)) for one in self.result.differences]

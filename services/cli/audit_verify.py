@@ -6,12 +6,13 @@ Owns what is printed and the exit code; replay and comparison are projections.au
 from __future__ import annotations
 
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
+from services.cli.audit_files import files_audit, print_compared
 from services.cli.common import (
     connected,
     exit_with,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from projections.audit.acknowledged import SubmitAnswer
     from projections.audit.against import Against
+    from projections.audit.files import FilesCompared
     from projections.audit.verify import Verdict
     from services.cli.audit_decisions import DecisionsCheck
     from services.dispatcher.decided_again import DecidedAgain
@@ -41,8 +43,8 @@ NOT_CHECKED = {
     "acks": "whether what was acknowledged is there (--acks FILE)",
     "checkpoints": "whether a well-made event was put in another's place, or the end cut off (--against FILE)",
     "after_checkpoints": "the same of what was stored after the last of the checkpoints",
-    "decisions": "whether the scheduler would grant the same again",
-    "files": "workers' output and artifacts",
+    "decisions": "whether the scheduler would grant the same again (--decisions)",
+    "files": "workers' output and artifacts (--files)",
     "unhashed": "columns outside the state hash: configs, and what heartbeats told of what is live",
 }
 """What a verdict says nothing of, by its name in JSON."""
@@ -72,10 +74,20 @@ NOT_CHECKED = {
     is_flag=True,
     help="Decide each grant again from what its dispatcher saw: where this scheduler made it, with these settings.",
 )
+@click.option(
+    "--files",
+    is_flag=True,
+    help="Ask each node: have its runs' output and artifacts the sizes and hashes that the log says?",
+)
 @json_option
 @nats_option
 def verify(
-    as_json: bool, acks: Path | None, against: Path | None, tiles: Path | None, decisions: bool
+    as_json: bool,
+    acks: Path | None,
+    against: Path | None,
+    tiles: Path | None,
+    decisions: bool,
+    files: bool,
 ) -> None:
     """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
 
@@ -85,10 +97,13 @@ def verify(
         raise click.BadParameter("is of use with --against alone: the checkpoints", param_hint="--tiles")
     kept = None if against is None else _kept(against, tiles)
     again = _again() if decisions else None
-    verdict = run_async(_verify(_answers(acks) if acks is not None else [], kept, again))
+    answers = _answers(acks) if acks is not None else []
+    verdict, compared = run_async(_verify(answers, kept, again, with_files=files))
     decided = None if again is None else again.result
     size = None if kept is None else kept.size
-    unchecked = not_checked(acks=acks is not None, kept=size, events=verdict.events, decisions=decisions)
+    unchecked = not_checked(
+        acks=acks is not None, kept=size, events=verdict.events, decisions=decisions, files=files
+    )
     if as_json:
         print_json(
             {
@@ -104,15 +119,16 @@ def verify(
                 "not_counted": verdict.not_counted,
                 "accepted": verdict.accepted,
                 "decisions": None if decided is None else counts(decided),
+                "files": compared,
                 "not_checked": unchecked,
             }
         )
     else:
-        _print(verdict, unchecked, decided)
+        _print(verdict, unchecked, decided, compared)
     exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
 
 
-def not_checked(*, acks: bool, kept: int | None, events: int, decisions: bool) -> list[str]:
+def not_checked(*, acks: bool, kept: int | None, events: int, decisions: bool, files: bool) -> list[str]:
     """What was not checked, as keys of NOT_CHECKED. ``kept``: the size of the largest checkpoint; None: there was none."""
     after = kept is not None and kept < events
     left_out = {
@@ -120,6 +136,7 @@ def not_checked(*, acks: bool, kept: int | None, events: int, decisions: bool) -
         "checkpoints": kept is None,
         "after_checkpoints": after,
         "decisions": not decisions,
+        "files": not files,
     }
     return [name for name in NOT_CHECKED if left_out.get(name, True)]
 
@@ -156,8 +173,8 @@ def _again() -> DecisionsCheck:
 
 
 async def _verify(
-    acks: list[SubmitAnswer], against: Against | None, decisions: DecisionsCheck | None
-) -> Verdict:
+    acks: list[SubmitAnswer], against: Against | None, decisions: DecisionsCheck | None, *, with_files: bool
+) -> tuple[Verdict, FilesCompared | None]:
     from events.log import EventLog
     from projections.audit.verify import rows_from
     from projections.audit.verify import verify as replay_and_compare
@@ -166,15 +183,22 @@ async def _verify(
         with log_errors(trainshed):
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                with how_far(
-                    "replaying", sys.stderr.isatty(), again="once more, for what set it"
-                ) as progress:
-                    checks = [] if decisions is None else [decisions]
-                    log = EventLog(trainshed.nc)
-                    return await replay_and_compare(log, rows, acks, against, checks, progress)
+                terminal, log = sys.stderr.isatty(), EventLog(trainshed.nc)
+                with (
+                    files_audit(trainshed, log, terminal) if with_files else nullcontext() as files,
+                    how_far("replaying", terminal, again="once more, for what set it") as progress,
+                ):
+                    checks = [check for check in (decisions, files) if check is not None]
+                    verdict = await replay_and_compare(log, rows, acks, against, checks, progress)
+                    return verdict, None if files is None else files.compared
 
 
-def _print(verdict: Verdict, unchecked: list[str], decided: DecidedAgain | None = None) -> None:
+def _print(
+    verdict: Verdict,
+    unchecked: list[str],
+    decided: DecidedAgain | None = None,
+    files: FilesCompared | None = None,
+) -> None:
     from projections.audit.violation import MAX_VIOLATIONS
 
     replayed = f"replayed {verdict.events:,} events, up to {verdict.end}"
@@ -189,22 +213,27 @@ def _print(verdict: Verdict, unchecked: list[str], decided: DecidedAgain | None 
             click.echo(f"  {violation.invariant} at {violation.seq}: {clean(violation.message)}")
     if decided is not None:
         _print_decided(decided)
+    if files is not None:
+        print_compared(files)
     _print_uncounted(verdict)
     _print_unchecked(unchecked)
     if verdict.ok:
         return
-    if any(violation.invariant == "I8" for violation in verdict.violations):
+    broken = {violation.invariant for violation in verdict.violations}
+    if "I10" in broken:
+        note("what lies on the nodes is not what the log says: keep it as it is, and ask who wrote there")
+    if "I8" in broken:
         note(
             "the log is not what was signed before: it was altered, cut or restored from a backup; keep both, and ask who did"
         )
-    elif any(violation.invariant == "I6" for violation in verdict.violations):
+    elif "I6" in broken:
         note("the log lacks what was acknowledged: keep it and its server's files as they are, and tell us")
-    elif any(violation.invariant != "I4" for violation in verdict.violations):
+    elif broken - {"I4", "I10"}:
         note(
             "the log holds what no part of Trainshed should have written, or lacks what it held: keep it and its server's "
             "files as they are, ask who can write to it, and tell us"
         )
-    else:
+    elif "I4" in broken:
         note("the tables are not what the log says: keep both, and tell us")
 
 

@@ -18,15 +18,15 @@ HowFar = Callable[[int, int], None]
 
 
 @contextmanager
-def how_far(label: str, terminal: bool, *, again: str = "") -> Iterator[HowFar]:
-    """A bar for many events, on a ``terminal`` alone. What begins anew has another, with the label ``again``."""
+def how_far(label: str, terminal: bool, *, again: str = "", many: int = MANY) -> Iterator[HowFar]:
+    """A bar where there are ``many``, on a ``terminal`` alone. What begins anew has another, with the label ``again``."""
     at = 0
     update: Callable[[int], None] | None = None
     with ExitStack() as bars:
 
         def progress(done: int, of: int) -> None:
             nonlocal at, update
-            if not terminal or (update is None and of < MANY):
+            if not terminal or (update is None and of < many):
                 return
             if update is None or done < at:
                 bars.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from projections.audit.files import FilesCompared, NodeAway
 from projections.audit.legality import Acceptance, NotCounted
 from projections.audit.verify import Verdict
 from projections.audit.violation import MAX_VIOLATIONS, Violation
@@ -40,7 +41,9 @@ def verdict(*violations: Violation) -> Verdict:
 def test_what_was_not_asked_for_was_not_checked(
     acks: bool, kept: int | None, decisions: bool, expected: list[str]
 ) -> None:
-    assert not_checked(acks=acks, kept=kept, events=9, decisions=decisions) == expected
+    assert not_checked(acks=acks, kept=kept, events=9, decisions=decisions, files=False) == expected
+    without = [name for name in expected if name != "files"]
+    assert not_checked(acks=acks, kept=kept, events=9, decisions=decisions, files=True) == without
 
 
 def test_a_verdict_says_what_counted_for_nothing_and_what_it_knows_nothing_of(
@@ -57,11 +60,42 @@ def test_a_verdict_says_what_counted_for_nothing_and_what_it_knows_nothing_of(
     ]
 
 
+def test_what_of_the_files_was_compared_and_what_was_not_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    away = [NodeAway("gpu02", 1, "it is not\x1b there")]
+    files = FilesCompared(
+        attempts=1_007,
+        compared=1_000,
+        pruned=2,
+        unreadable=1,
+        unknown=3,
+        output_unknown=4,
+        artifacts=10,
+        not_hashed=1,
+        left_out=5,
+        away=away,
+    )
+    assert files.done == files.attempts
+    _print(verdict(), [], None, files)
+    said = [line for line in capsys.readouterr().out.splitlines() if "compared" in line]
+    assert said == [
+        "  files: 1,000 of 1,007 attempts compared, with 10 artifacts (1 by size alone, without a hash in the log)",
+        "  files not compared: 1 attempt on gpu02: it is not\\x1b there",
+        "  files not compared: 2 attempts: deleted by `trainshed prune`",
+        "  files not compared: 1 attempt: their storage does not answer, or cannot be read",
+        "  files not compared: 3 attempts: the log says nothing of their files",
+        "  output not compared: 4 attempts: the log does not say how large it was",
+        "  artifacts not compared: 5: a later attempt of their run had them in hand, or no hash list names them",
+    ]
+
+
 @pytest.mark.parametrize(
     ("invariants", "note"),
     [
         (("I4",), "the tables are not what the log says"),
         (("I4", "I9"), "no part of Trainshed should have written"),
+        (("I10",), "what lies on the nodes is not what the log says"),
+        (("I10", "I4"), "the tables are not what the log says"),
+        (("I10", "I2"), "no part of Trainshed should have written"),
         (("I2",), "no part of Trainshed should have written"),
         (("I9", "I6"), "the log lacks what was acknowledged"),
         (("I8", "I9"), "not what was signed before"),

@@ -116,7 +116,7 @@ def test_a_view_that_knows_of_another_election_is_told() -> None:
     assert "another dispatcher was elected" in str(difference)
 
 
-def test_the_check_names_each_as_a_violation() -> None:
+async def test_the_check_names_each_as_a_violation() -> None:
     told = Story()
     told.put(Role.DISPATCHER, elected())
     told.submit("waits")
@@ -124,7 +124,7 @@ def test_the_check_names_each_as_a_violation() -> None:
     check = DecisionsCheck()
     for stored in told.log:
         check.take(stored, {})
-    [violation] = check.violations()
+    [violation] = await check.violations()
     assert (violation.invariant, violation.seq) == ("I11", at)
     assert check.result.different == 1
 

@@ -114,7 +114,14 @@ def test_its_state_folder_is_gone_on_from_after_a_reboot(tmp_path: Path) -> None
         assert stack.trainshed("logs", runs["ended away"]).text == "away\n"
         assert stack.stdout(runs["queued"]) == "waited for both\n"
         assert stack.holders() == [None, None]
-        assert stack.trainshed("audit", "verify", json=True)["ok"] is True
+        verdict = stack.trainshed("audit", "verify", "--files", json=True)
+        assert verdict["ok"] is True
+        files = verdict["files"]  # of what it ended the sizes of the output are not in the log
+        counts = {"attempts": 14, "compared": 5, "unknown": 9, "output_unknown": 1, "artifacts": 1}
+        assert {name: count for name, count in files.items() if count} == counts
+        (stack.run_dir(runs["completed"]) / "artifacts.json").write_text("[]")
+        (found,) = stack.trainshed("audit", "verify", "--files", json=True, code=1)["violations"]
+        assert found["invariant"] == "I10" and "artifacts.json has the SHA-256" in found["message"]
     finally:
         stack.close()
 
