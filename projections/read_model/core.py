@@ -21,6 +21,11 @@ from projections.read_model.times import stored_time
 from projections.read_model.working_set import Batch, CommittedRows, Quarantined, WorkingSet
 from trainshed_client.statuses import AtFault, FailureReason
 
+# up to Python 3.11 an enum looks its members up slowly, and a union is made anew wherever it stands
+_MAY_BE_UNKNOWN = ("failure_reason", "at_fault")
+_UNKNOWN = (FailureReason.UNSPECIFIED, AtFault.UNSPECIFIED)
+_MOVING = (Dispatched, Started)
+
 
 class Projection:
     """The fold and the rows of what is live. Feed it in order: ``begin``, ``apply`` each, ``finish``.
@@ -47,9 +52,7 @@ class Projection:
         self.history = working.history(needed) if needed else NO_HISTORY
         change = evolve(state, stored, self.history)
         if isinstance(event, AttemptEnd):
-            unknown = (FailureReason.UNSPECIFIED, AtFault.UNSPECIFIED)
-            fields = ("failure_reason", "at_fault")
-            if found := [name for name in fields if getattr(event, name, None) in unknown]:
+            if found := [name for name in _MAY_BE_UNKNOWN if getattr(event, name, None) in _UNKNOWN]:
                 self._set_aside(stored, f"an unknown {' and '.join(found)}, taken as UNSPECIFIED", body)
             if change.late is not None:
                 late(working, stored, event)
@@ -63,7 +66,7 @@ class Projection:
             if isinstance(event, NodeEvent):
                 node_changed(working, stored, event.node)
             else:
-                moves = bool(change.ended) or isinstance(event, Dispatched | Started)
+                moves = bool(change.ended) or isinstance(event, _MOVING)
                 for name in change.nodes:
                     use_changed(working, name, moves)
         return change

@@ -21,6 +21,7 @@ from projections.read_model.times import stored_time
 from projections.read_model.working_set import WorkingRow, WorkingSet
 from trainshed_client.statuses import NodeStatus
 
+_REMOVED = NodeStatus.REMOVED  # up to Python 3.11 an enum looks its members up slowly
 _KEPT = ("seq", "cpus_used", "memory_used_mb", "slots_used", *reports.OF_NODE)
 """The columns of a node that its own events leave as they are."""
 
@@ -70,9 +71,12 @@ def _slot(working: WorkingSet, node: str, index: int) -> WorkingRow[SlotRow]:
 
 def _device(working: WorkingSet, name: str, index: int) -> Device | None:
     node = working.state.nodes.get(name)
-    if node is None or node.status is NodeStatus.REMOVED:
+    if node is None or node.status is _REMOVED:
         return None
-    return next((device for device in node.gpus if device.index == index), None)
+    for device in node.gpus:
+        if device.index == index:
+            return device
+    return None
 
 
 def use_changed(working: WorkingSet, name: str, moves: bool) -> None:
@@ -121,7 +125,7 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
     before = working.touch_node(item)  # its fold may have changed where its columns did not
     for column in _KEPT:
         setattr(row, column, getattr(before, column))
-    if row != before or node.status is NodeStatus.REMOVED:
+    if row != before or node.status is _REMOVED:
         row.seq = stored.seq
         item.row = row
 

@@ -43,8 +43,8 @@ class ReportColumns(NamedTuple):
 
     def set_in(self, row: RunRow | AttemptRow) -> None:
         """Set them in a row."""
-        for name, value in zip(self._fields, self, strict=True):
-            setattr(row, name, value)
+        row.ready_at, row.last_heartbeat_at, row.step, row.progress = self[:4]
+        row.status_text, row.primary_metric, row.metrics, row.passed_over = self[4:]
 
 
 NO_REPORT = ReportColumns()

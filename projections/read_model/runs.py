@@ -14,7 +14,6 @@ from events.codec import StoredEvent
 from events.config import RunConfig
 from events.run_machine import outcome
 from events.state import Ended, Run
-from events.times import nanoseconds
 from events.types import (
     ArtifactsHashed,
     AttemptEnd,
@@ -39,7 +38,7 @@ from projections.read_model.rows import (
     fitting,
     sorted_json,
 )
-from projections.read_model.times import stored_time
+from projections.read_model.times import stored_ns, stored_time
 from projections.read_model.working_set import WorkingRow, WorkingRun, WorkingSet
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason, RunStatus
@@ -179,7 +178,7 @@ def _queued(row: RunRow, run: Run, time: str) -> None:
 
 def _leave_queue(row: RunRow, time: str) -> None:
     if row.queued_at is not None:
-        waited_ns = nanoseconds(time) - nanoseconds(row.queued_at)
+        waited_ns = stored_ns(time) - stored_ns(row.queued_at)
         row.waited_s = round(row.waited_s + max(0, waited_ns) / 1e9, 6)
         row.queued_at = None
 

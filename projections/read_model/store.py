@@ -19,6 +19,7 @@ from projections.read_model import reports, tables
 from projections.read_model.core import Projection
 from projections.read_model.database import Database, in_chunks
 from projections.read_model.rows import (
+    EMPTY_OBJECT,
     AttemptRow,
     NodeRow,
     Row,
@@ -83,15 +84,17 @@ class Columns:
     """How rows of one struct become parameters: JSON columns as text, and last."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self._plain = attrgetter(*(name for name in names if name not in JSON_COLUMNS))
+        plain = tuple(name for name in names if name not in JSON_COLUMNS)
         json = tuple(name for name in names if name in JSON_COLUMNS)
-        self._json = tuple(attrgetter(name) for name in json)
-        self.names = (*(name for name in names if name not in JSON_COLUMNS), *json)
+        self.names = (*plain, *json)
+        self._all = attrgetter(*self.names)
+        self._plain = len(plain)
 
     def of(self, row: Row) -> tuple[Any, ...]:
         """The row's values in the order of ``names``."""
-        values: tuple[Any, ...] = self._plain(row)
-        return values + tuple([str(get(row), "utf-8") for get in self._json])
+        values: tuple[Any, ...] = self._all(row)
+        texts = ["{}" if json is EMPTY_OBJECT else str(json, "utf-8") for json in values[self._plain :]]
+        return values[: self._plain] + tuple(texts)
 
 
 class Store:

@@ -46,6 +46,7 @@ from trainshed_client.statuses import FailureReason, RunStatus
 MAX_TEXT = 300
 MAX_NAMED = 3
 _ENCODER = msgspec.json.Encoder()
+_CANCELLED = RunStatus.CANCELLED  # up to Python 3.11 an enum looks its members up slowly
 
 
 class _After(msgspec.Struct, frozen=True):
@@ -127,7 +128,7 @@ def of_end(event: Event, ended: EndedAttempt, change: RunChange, stored_ns: int)
         case Pending(attempt=attempt, not_before_ns=not_before_ns):
             wait_s = max(0.0, (not_before_ns - stored_ns) / 1e9)
             return replace(how, next=NextAttempt(attempt=attempt, wait_s=wait_s))
-        case _ if after.status is RunStatus.CANCELLED and ended.status is not RunStatus.CANCELLED:
+        case _ if after.status is _CANCELLED and ended.status is not _CANCELLED:
             return replace(how, cancelled=True)
         case _:
             return how
