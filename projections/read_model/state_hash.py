@@ -10,6 +10,7 @@ and slots always, are left out of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from hashlib import sha256
 from typing import Any
@@ -22,6 +23,15 @@ from projections.read_model.rows import AttemptRow, NodeRow, Row, RunRow, SlotRo
 from trainshed_client.statuses import LIVE
 
 MODULUS = 1 << 256
+_LIVE = frozenset(map(str, LIVE))
+_UNTIL_THE_END = (RunRow, AttemptRow)
+"""Of these, heartbeat columns are left out while they are live alone: an end bears the last report."""
+_LEFT_OUT: Mapping[type[Row], tuple[str, ...]] = {
+    RunRow: reports.OF_RUN,
+    AttemptRow: reports.OF_ATTEMPT,
+    SlotRow: reports.OF_SLOT,
+    NodeRow: reports.OF_NODE,
+}
 _ENCODER = msgspec.json.Encoder()  # rows have their fields in alphabetical order
 
 
@@ -43,17 +53,9 @@ def hashed_fields(row: Row) -> dict[str, Any]:
 
 def _hashed(row: Row) -> Row:
     """The row, less the columns that are left out."""
-    match row:
-        case RunRow() if row.status in LIVE:
-            left_out: tuple[str, ...] = reports.OF_RUN
-        case AttemptRow() if row.status in LIVE:
-            left_out = reports.OF_ATTEMPT
-        case SlotRow():
-            left_out = reports.OF_SLOT
-        case NodeRow():
-            left_out = reports.OF_NODE
-        case _:
-            return row
+    left_out = _LEFT_OUT.get(type(row))
+    if left_out is None or (isinstance(row, _UNTIL_THE_END) and row.status not in _LIVE):
+        return row
     other = copy(row)
     for name in left_out:
         setattr(other, name, UNSET)
