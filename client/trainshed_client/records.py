@@ -208,12 +208,25 @@ class ListedSlotRecord(SlotRecord, frozen=True, kw_only=True):
     run_name: str | None = None
 
 
+class WitnessObjection(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node as a witness has against the log: the checkpoint of ``kept_size`` leaves, which it holds to, does not go
+    with that of ``size``. ``text``: that for people; ``since``: RFC 3339."""
+
+    kind: str
+    kept_size: int
+    size: int
+    since: str
+    text: str
+
+
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A machine with an agent, what it has and what is granted of it.
 
     ``disk_free_mb``: MiB free where its runs' folders lie, by its last heartbeat. ``suspect_since``: when the first of the
     last three runs ended that it could not start, and ``suspect_reason`` why the last of them was not; None where it starts
-    what it is granted.
+    what it is granted. ``witness``: the key with which it cosigns the log's checkpoints; by its last heartbeat
+    ``witnessed_size``, ``witnessed_root`` (base64), ``witnessed_at`` (s since 1970) and ``witness_signature`` (base64): the
+    last that it cosigned; ``witness_objection``: what it has against the log.
     """
 
     node: str
@@ -234,6 +247,12 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     memory_enforced: bool | None = None
     suspect_since: str | None = None
     suspect_reason: str | None = None
+    witness: str | None = None
+    witnessed_size: int | None = None
+    witnessed_root: str | None = None
+    witnessed_at: int | None = None
+    witness_signature: str | None = None
+    witness_objection: WitnessObjection | None = None
     seq: int = 0
 
 

@@ -20,6 +20,7 @@ from projections.queries.live import Live
 from projections.queries.naming import called
 from projections.read_model import tables
 from projections.read_model.rows import (
+    NULL,
     NodeRow,
     SlotRow,
     record_json,
@@ -167,12 +168,14 @@ class Queries:
         with self._database.reading() as connection:
             at = connection.execute(tables.checkpoint.select()).mappings().one_or_none()
             quarantined = connection.execute(select(func.count()).select_from(tables.quarantine)).scalar_one()
+            objects = [row.node for row in _nodes(connection) if row.witness_objection != NULL]
         return {
             "v": 1,
             "seq": at["seq"] if at is not None else 0,
             "state_hash": at["state_hash"] if at is not None else f"{0:064x}",
             "schema_version": tables.SCHEMA_VERSION,
             "quarantined": quarantined,
+            "objections": objects,
         }
 
     def audit_rows(self) -> Generator[bytes, None, None]:

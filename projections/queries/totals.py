@@ -19,10 +19,17 @@ ENDED_SHARE = 20
 """All ended runs are counted anew only after this many times what the last count took: a long history costs time."""
 
 
+class _Objection(msgspec.Struct, frozen=True):
+    """What is read of an objection here."""
+
+    kind: str
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums at ``seq``. ``oldest_pending_at``: when the longest-queued run was submitted (RFC 3339), None for none.
 
-    ``suspect``: why each node that is up is suspect; None: it is not.
+    ``suspect``: why each node that is up is suspect; None: it is not. ``objects``: what kind of objection each node has
+    against the log as its witness (None: none); ``witnessed``: the size of the last checkpoint that each cosigned (0: none).
     """
 
     seq: int
@@ -32,6 +39,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     slots_used: int
     nodes: Mapping[str, int]
     suspect: Mapping[str, str | None]
+    objects: Mapping[str, str | None]
+    witnessed: Mapping[str, int]
     quarantined: int
 
 
@@ -67,6 +76,11 @@ class Adder:
                 select(node.node, node.suspect_reason).where(node.status == NodeStatus.UP)
             )
             suspect = {str(name): reason for name, reason in up}
+            witnesses = connection.execute(
+                select(node.node, node.witness_objection, node.witnessed_size).where(
+                    node.witness.is_not(None)
+                )
+            ).all()
             slots, used = _slots(connection)
             quarantined = connection.execute(select(func.count()).select_from(tables.quarantine)).scalar_one()
         return Totals(
@@ -77,6 +91,8 @@ class Adder:
             slots_used=used,
             nodes=nodes,
             suspect=suspect,
+            objects={str(name): _kind_of(objection) for name, objection, _ in witnesses},
+            witnessed={str(name): int(size or 0) for name, _, size in witnesses},
             quarantined=int(quarantined),
         )
 
@@ -107,3 +123,11 @@ def _slots(connection: Connection) -> tuple[int, int]:
         select(func.count(), func.count(slot.run_id)).select_from(joined).where(there)
     ).one()
     return int(row[0]), int(row[1])
+
+
+def _kind_of(objection: str) -> str | None:
+    found = _OBJECTION.decode(objection)
+    return None if found is None else found.kind
+
+
+_OBJECTION = msgspec.json.Decoder(_Objection | None)

@@ -15,7 +15,7 @@ from events.state import Active, Run
 from events.types import AttemptRef, NodeHeartbeat, RunHeartbeat
 from projections.read_model.core import Projection
 from projections.read_model.projector import Applied, Projector, changed_run, changed_slot
-from projections.read_model.reports import ReportColumns
+from projections.read_model.reports import ReportColumns, WitnessColumns
 from projections.read_model.rows import (
     AttemptRow,
     NodeRow,
@@ -98,6 +98,7 @@ def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: 
     if item is None or item.row is None or item.row.incarnation != heartbeat.incarnation:
         return
     item.row.last_heartbeat_at, item.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
+    WitnessColumns.of(heartbeat).set_in(item.row)
     changed.nodes.append(item.row)
     if heartbeat.gpus:
         _slots(projection, heartbeat, time, changed)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from events.codec import StoredEvent
 from events.resources import slots_of_devices
 from events.state import Node
-from events.types import Device, Dispatched, SlotUnhealthy
+from events.types import Device, Dispatched, Event, NodeJoined, SlotUnhealthy
 from projections.read_model import reports
 from projections.read_model.rows import NodeRow, SlotRow, fitting
 from projections.read_model.times import stored_time
@@ -22,7 +22,7 @@ from projections.read_model.working_set import WorkingRow, WorkingSet
 from trainshed_client.statuses import NodeStatus
 
 _REMOVED = NodeStatus.REMOVED  # up to Python 3.11 an enum looks its members up slowly
-_KEPT = ("seq", "cpus_used", "memory_used_mb", "slots_used", *reports.OF_NODE)
+_KEPT = ("seq", "cpus_used", "memory_used_mb", "slots_used", "witness", *reports.OF_NODE)
 """The columns of a node that its own events leave as they are."""
 
 
@@ -120,14 +120,23 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
             item = working.nodes[name] = WorkingRow(row)
         else:
             item.row = row
+        _set_witness(row, event)
         working.touch_node(item)
         return
     before = working.touch_node(item)  # its fold may have changed where its columns did not
     for column in _KEPT:
         setattr(row, column, getattr(before, column))
+    _set_witness(row, event)
     if row != before or node.status is _REMOVED:
         row.seq = stored.seq
         item.row = row
+
+
+def _set_witness(row: NodeRow, event: Event) -> None:
+    """A join names the node's key; what was cosigned with another is none of its cosignatures."""
+    if isinstance(event, NodeJoined) and event.witness != row.witness:
+        row.witness = event.witness
+        reports.WitnessColumns().set_in(row)
 
 
 def set_used(working: WorkingSet) -> None:

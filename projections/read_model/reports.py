@@ -9,8 +9,17 @@ from typing import NamedTuple
 
 from msgspec import Raw
 
-from events.types import WorkerReport
-from projections.read_model.rows import EMPTY_OBJECT, AttemptRow, RunRow, plain_number, sorted_json
+from events.types import NodeHeartbeat, WorkerReport
+from projections.read_model.rows import (
+    EMPTY_OBJECT,
+    NULL,
+    AttemptRow,
+    NodeRow,
+    RunRow,
+    fitting,
+    plain_number,
+    sorted_json,
+)
 
 
 class ReportColumns(NamedTuple):
@@ -47,8 +56,31 @@ class ReportColumns(NamedTuple):
         row.status_text, row.primary_metric, row.metrics, row.passed_over = self[4:]
 
 
+class WitnessColumns(NamedTuple):
+    """What a node last reported of the log as its witness: the checkpoint that it cosigned, and what it has against it."""
+
+    witnessed_size: int | None = None
+    witnessed_root: str | None = None
+    witnessed_at: int | None = None
+    witness_signature: str | None = None
+    witness_objection: Raw = NULL
+
+    @classmethod
+    def of(cls, heartbeat: NodeHeartbeat) -> WitnessColumns:
+        """From its heartbeat."""
+        objection = NULL if heartbeat.objection is None else sorted_json(heartbeat.objection)
+        if (seen := heartbeat.cosignature) is None:
+            return cls(witness_objection=objection)
+        return cls(fitting(seen.size), seen.root, fitting(seen.time), seen.signature, objection)
+
+    def set_in(self, row: NodeRow) -> None:
+        """Set them in a row."""
+        for name, value in zip(self._fields, self, strict=True):
+            setattr(row, name, value)
+
+
 NO_REPORT = ReportColumns()
 OF_ATTEMPT = (*ReportColumns._fields, "gpu_memory_mb")
 OF_RUN = (*ReportColumns._fields, "updated_at")
 OF_SLOT = ("memory_used_mb", "attempt_memory_mb", "utilisation", "other_pids", "updated_at")
-OF_NODE = ("last_heartbeat_at", "disk_free_mb")
+OF_NODE = ("last_heartbeat_at", "disk_free_mb", *WitnessColumns._fields)

@@ -15,6 +15,7 @@ from projections.read_model.tables import BOOLEAN_COLUMNS, JSON_COLUMNS
 
 EMPTY_OBJECT = Raw(b"{}")
 EMPTY_LIST = Raw(b"[]")
+NULL = Raw(b"null")
 
 _SORTED = msgspec.json.Encoder(order="sorted")
 _ENCODER = msgspec.json.Encoder()
@@ -155,6 +156,12 @@ class NodeRow(msgspec.Struct, gc=False):
     status: str = ""
     suspect_reason: str | None = None
     suspect_since: str | None = None
+    witness: str | None = None
+    witness_objection: Any = NULL
+    witness_signature: Any = None
+    witnessed_at: Any = None
+    witnessed_root: Any = None
+    witnessed_size: Any = None
 
 
 class TimelineRow(msgspec.Struct, gc=False):
@@ -211,7 +218,9 @@ def row_from(table: str, columns: Mapping[Any, Any]) -> Row:
 
 def sorted_json(value: object) -> Raw:
     """A JSON column's value."""
-    return Raw(_SORTED.encode(value)) if value else (EMPTY_OBJECT if isinstance(value, dict) else EMPTY_LIST)
+    if value:
+        return Raw(_SORTED.encode(value))
+    return EMPTY_OBJECT if isinstance(value, dict) else NULL if value is None else EMPTY_LIST
 
 
 def plain_number(value: float | None) -> int | float | None:

@@ -109,6 +109,7 @@ class Store:
         self._attempt = Columns(AttemptRow.__struct_fields__)
         self._slot = Columns(SlotRow.__struct_fields__)
         self._node = Columns(NodeRow.__struct_fields__)
+        self._node_reports = Columns(reports.OF_NODE)
         self._put_run = db.upsert(tables.runs, (*self._run.names, "config", "fold"), ("run_id",))
         self._change_run = db.update(tables.runs, (*self._run_changes.names, "fold"), "run_id")
         attempt_key = ("submit_seq", "attempt")
@@ -300,8 +301,8 @@ class Store:
 
     def put_last_heartbeats(self, rows: list[NodeRow]) -> None:
         """Put what nodes' last heartbeats report, within the caller's transaction."""
-        statement = self.database.update(tables.nodes, reports.OF_NODE, "node")
-        values = [(*(getattr(row, name) for name in reports.OF_NODE), row.node) for row in rows]
+        statement = self.database.update(tables.nodes, self._node_reports.names, "node")
+        values = [(*self._node_reports.of(row), row.node) for row in rows]
         self.database.many(self.connection, statement, values)
 
     def _fresh(self, item: WorkingRun) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 18
+SCHEMA_VERSION = 19
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -34,7 +34,17 @@ IS_LIVE = text("ended_at IS NULL")
 IS_ENDED = text("ended_at IS NOT NULL")
 BOOLEAN_COLUMNS = frozenset({"named", "cancel_requested", "healthy", "drained", "memory_enforced"})
 JSON_COLUMNS = frozenset(
-    {"labels", "slots", "command", "metrics", "passed_over", "usage", "other_pids", "data"}
+    {
+        "labels",
+        "slots",
+        "command",
+        "metrics",
+        "passed_over",
+        "usage",
+        "other_pids",
+        "data",
+        "witness_objection",
+    }
 )
 """Lists and objects are kept as their JSON text: it is what answers and the state hash need."""
 
@@ -172,6 +182,12 @@ nodes = Table(
     Column("memory_enforced", Boolean),
     Column("suspect_since", Text),
     Column("suspect_reason", Text),
+    Column("witness", Text),  # the key of its last join
+    Column("witnessed_size", _BIG),
+    Column("witnessed_root", Text),
+    Column("witnessed_at", _BIG),
+    Column("witness_signature", Text),
+    Column("witness_objection", Text, nullable=False),
     Column("seq", _BIG, nullable=False),
     Column("fold", Text, nullable=False),  # events.state.Node as JSON
 )

@@ -22,7 +22,7 @@ from services.cli.common import (
 )
 from services.cli.describe import NOTHING, memory_limit
 from services.cli.table import Cell, Column, Screen, print_lines, render
-from services.cli.text import clean, format_bytes, seconds_between
+from services.cli.text import clean, format_bytes, seconds_between, time_of_day
 from services.cli.verb import verb
 from trainshed_client.answers import NodePage
 from trainshed_client.records import NodeRecord
@@ -40,7 +40,8 @@ _STYLES = {NodeStatus.UP: "green", NodeStatus.LOST: "red", NodeStatus.LEFT: "yel
 def nodes(as_json: bool) -> None:
     """List the machines: status, what is in use of what they have, when they were last heard.
 
-    DISK FREE is what their last heartbeat said of the disk where their runs' folders lie.
+    DISK FREE is what their last heartbeat said of the disk where their runs' folders lie. WITNESS is how many events of
+    the log the node has vouched for, or that it objects to the log.
     """
     body = run_async(_read())
     page = msgspec.json.decode(body, type=NodePage)
@@ -65,11 +66,15 @@ def nodes(as_json: bool) -> None:
                 f"{node.node} could start none of the last three runs: {clean(node.suspect_reason or 'no reason known')}. Single "
                 f"runs are tried there, a minute apart at first. Once it is mended: trainshed resume {node.node}"
             )
+    for text in objections(page):
+        note(text)
 
 
 def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
     """The table; of slots, where a GPU is several somewhere."""
     several = any(_slots(node) != node.gpus for node in page.nodes)
+    objects = any(node.witness_objection is not None for node in page.nodes)
+    witnessed = objects or any(node.witnessed_size is not None for node in page.nodes)
     return render(
         (
             Column("NODE"),
@@ -79,11 +84,22 @@ def lines(page: NodePage, at: str, screen: Screen) -> list[str]:
             Column("MEMORY", right=True),
             Column("DISK FREE", right=True),
             Column("HEARD"),
+            *([Column("WITNESS", extra=not objects)] if witnessed else []),
             Column("HOST", shrink=10),
         ),
-        [_row(node, at) for node in page.nodes],
+        [_row(node, at, witnessed) for node in page.nodes],
         screen,
     )
+
+
+def objections(page: NodePage) -> Iterator[str]:
+    """What nodes have against the log, and what to do, one line each."""
+    for node in page.nodes:
+        if (objection := node.witness_objection) is not None:
+            yield (
+                f"{node.node} objects to the log since {time_of_day(objection.since)}: {clean(objection.text)}. Ask who changed it: "
+                "trainshed audit verify. If it was restored from a backup: trainshed audit accept --reason TEXT"
+            )
 
 
 def memory_limits(page: NodePage) -> Iterator[str]:
@@ -99,7 +115,7 @@ async def _read() -> bytes:
         return await trainshed.call("node.list", {})
 
 
-def _row(node: NodeRecord, at: str) -> list[str | Cell]:
+def _row(node: NodeRecord, at: str, witnessed: bool) -> list[str | Cell]:
     heard = seconds_between(node.last_heartbeat_at, at)
     suspect = node.suspect_since is not None and node.status is NodeStatus.UP
     status = ", ".join(
@@ -113,8 +129,15 @@ def _row(node: NodeRecord, at: str) -> list[str | Cell]:
         f"{node.memory_used_mb}/{node.memory_mb} MB",
         _disk(node.disk_free_mb),
         NOTHING if heard is None else ago(heard),
+        *([_witness(node)] if witnessed else []),
         clean(node.host),
     ]
+
+
+def _witness(node: NodeRecord) -> Cell:
+    if node.witness_objection is not None:
+        return Cell("objects", "red")
+    return Cell(NOTHING if node.witnessed_size is None else f"ok {node.witnessed_size:,}")
 
 
 def _slots(node: NodeRecord) -> int:

@@ -224,7 +224,24 @@ class Metrics:
         families = [
             _gauges("trainshed_runs", "Runs by status.", "status", totals.runs),
             _gauges("trainshed_nodes", "Nodes by status.", "status", totals.nodes),
-            _suspects(totals.suspect),
+            _reasons(
+                "trainshed_node_suspect",
+                "Of each node that is up 1 where it could start none of the last three runs, with why; else 0.",
+                "reason",
+                totals.suspect,
+            ),
+            _reasons(
+                "trainshed_node_objects",
+                "Of each node that witnesses the log 1 where it objects to it, with which kind of objection; else 0.",
+                "kind",
+                totals.objects,
+            ),
+            _gauges(
+                "trainshed_node_witnessed_size",
+                "The leaves of the last checkpoint of the log that each node cosigned.",
+                "node",
+                totals.witnessed,
+            ),
             _gauge("trainshed_queue_depth", "Runs that wait to be dispatched.", totals.runs["PENDING"]),
             _gauge(
                 "trainshed_queue_oldest_wait_seconds",
@@ -323,12 +340,9 @@ def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Gaug
     return family
 
 
-def _suspects(reasons: Mapping[str, str | None]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(
-        "trainshed_node_suspect",
-        "Of each node that is up 1 where it could start none of the last three runs, with why; else 0.",
-        labels=("node", "reason"),
-    )
+def _reasons(name: str, text: str, label: str, reasons: Mapping[str, str | None]) -> GaugeMetricFamily:
+    """Of each node 1 where it has a reason, which is the label's value, else 0."""
+    family = GaugeMetricFamily(name, text, labels=("node", label))
     for node, reason in sorted(reasons.items()):
         family.add_metric((node, reason or ""), float(reason is not None))
     return family

@@ -176,7 +176,7 @@ class Answers:
         call.fields()
         await self._is_open()
         behind = await self._behind()
-        answer = await self._read(self._queries.health)
+        answer = await self._read(lambda: {**self._queries.health(), "gap": self._proofs.tree().gap})
         return {**answer, "ok": behind is None, "records": self._keeps_records, **_stale(behind)}
 
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:

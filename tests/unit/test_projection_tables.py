@@ -72,6 +72,9 @@ ROWS = [
     AttemptRow(run_id="r", attempt=1, status="RUNNING", step=5),
     SlotRow(node="n", index=0, utilisation=99, updated_at="now"),
     NodeRow(node="n", last_heartbeat_at="now"),
+    NodeRow(
+        node="n", witness="n+1", witnessed_size=3, witness_objection=sorted_json({"kind": "rolled_back"})
+    ),
     TimelineRow(run_id="r", seq=4, time="t", type="submitted", data=sorted_json({"by": "ada"})),
 ]
 LEFT_OUT = {

@@ -43,6 +43,7 @@ from trainshed_client.records import (
     TimelineEntry,
     Wait,
     WaitsFor,
+    WitnessObjection,
 )
 from trainshed_client.rendering.timeline import (
     CancelRequestedData,
@@ -346,6 +347,20 @@ NODES = NodePage(
         ),
     ],
 )  # fmt: skip
+WITNESSES = NodePage(
+    seq=1300,
+    nodes=[
+        msgspec.structs.replace(NODES.nodes[0], witness="k", witnessed_size=1234),
+        msgspec.structs.replace(
+            NODES.nodes[1], witness="k", witnessed_size=1180,
+            witness_objection=WitnessObjection(
+                kind="rolled_back", kept_size=1180, size=977, since=at("09:41:07"),
+                text="the log has 977 events, this node has seen 1,180",
+            ),
+        ),
+        NODES.nodes[2],
+    ],
+)  # fmt: skip
 SHARED_NODES = NodePage(
     seq=120, nodes=[msgspec.structs.replace(NODES.nodes[0], slots_total=8, slots_used=3), NODES.nodes[1]]
 )
@@ -361,6 +376,10 @@ SCREENS: dict[str, Lines] = {
     "slots": lambda screen: slots.lines(SLOTS, screen),
     "slots-shared": lambda screen: slots.lines(SHARED_SLOTS, screen),
     "nodes": lambda screen: [*nodes.lines(NODES, NOW, screen), *nodes.memory_limits(NODES)],
+    "nodes-witnesses": lambda screen: [
+        *nodes.lines(WITNESSES, NOW, screen),
+        *nodes.objections(WITNESSES),
+    ],
     "nodes-shared": lambda screen: nodes.lines(SHARED_NODES, NOW, screen),
     "explain-waiting": lambda screen: explain.lines(
         Explanation(seq=120, run=WAITING, waiting=WAITS), NOW, screen

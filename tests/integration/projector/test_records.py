@@ -8,16 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from bench.log_maker import LogMaker
 from events.codec import Writer, uuid7
-from events.log import publish
+from events.log import EventLog, publish
 from events.streams import ensure_streams
-from events.types import GpuReading, NodeHeartbeat, RunHeartbeat
+from events.types import GpuReading, NodeCosignature, NodeHeartbeat, NodeObjection, RunHeartbeat
 from projections import records
 from projections.read_model.database import Database
 from tests.support import NatsServer, eventually
+from tests.support.control import joined, say
 from tests.support.read_model import dump, kept_hash, recomputed_hash
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client.nats_client import SafeClient
@@ -306,6 +308,50 @@ async def test_a_nodes_heartbeat_sets_its_slots_readings(nats_server: NatsServer
             return bool((await _bucket(nc, "trainshed_slots"))["gpu01.0"]["utilisation"] == 97)
 
         await eventually(is_in_bucket)
+
+
+async def test_what_a_node_says_as_a_witness_is_shown_until_it_joins_with_another_key(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    event_log = EventLog(nc)
+    await say(event_log, Role.AGENT, replace(joined(), witness="k1"), "gpu01")
+    seen = NodeCosignature(size=1, root="cm9vdA==", time=1_764_412_800, signature="c2ln")
+    objection = NodeObjection(kind="rolled_back", kept_size=9, size=1, since="then", text="it was cut")
+    own = (
+        "witness",
+        "witnessed_size",
+        "witnessed_root",
+        "witnessed_at",
+        "witness_signature",
+        "witness_objection",
+    )
+
+    async def is_shown(*expected: object) -> bool:
+        (node,) = (await ask(nc, "node.list"))["nodes"]
+        return tuple(node[name] for name in own) == expected
+
+    path = tmp_path / "t.db"
+    async with projecting(await nats_server.client(), path, records=True):
+        hashed = (await ask(nc, "health"))["state_hash"]
+        assert await is_shown("k1", None, None, None, None, None)
+        await _heartbeat(
+            nc, NodeHeartbeat(node="gpu01", incarnation="a", cosignature=seen, objection=objection)
+        )
+        told = msgspec.to_builtins(objection)
+        await eventually(lambda: is_shown("k1", 1, seen.root, seen.time, seen.signature, told), 10)
+        health = await ask(nc, "health")
+        assert (health["state_hash"], health["objections"], health["gap"]) == (hashed, ["gpu01"], None)
+    async with projecting(await nats_server.client(), path, records=True):
+        assert await is_shown("k1", 1, seen.root, seen.time, seen.signature, told)
+        await _heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="a", cosignature=seen))
+        await eventually(lambda: is_shown("k1", 1, seen.root, seen.time, seen.signature, None), 10)
+        await say(event_log, Role.AGENT, replace(joined(), witness="k1"), "gpu01")
+        assert await is_shown("k1", 1, seen.root, seen.time, seen.signature, None)
+        await say(event_log, Role.AGENT, replace(joined(), witness="k2"), "gpu01")
+        assert await is_shown("k2", None, None, None, None, None)
+        assert (await ask(nc, "health"))["objections"] == []
 
 
 async def test_a_rebuild_puts_each_record_once_and_not_all_of_history(
