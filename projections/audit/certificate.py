@@ -14,8 +14,10 @@ from events.feed import Message
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of, proof_text
 from projections.transparency.fold import leaf_of
 from projections.transparency.note import VerifierKey, bad, unbase64
+from projections.transparency.policy import WitnessPolicy
 from projections.transparency.tree import HASH_BYTES, inclusion_proof, is_included, leaf_hash
 from trainshed_client import subjects
+from trainshed_client.errors import TrainshedError
 
 
 class ProvedEvent(msgspec.Struct, frozen=True):
@@ -42,11 +44,17 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 class CheckedCertificate(msgspec.Struct, frozen=True):
-    """What a certificate says, and what of it does not hold: nothing, where ``wrong`` is empty."""
+    """What a certificate says, and what of it does not hold: nothing, where ``wrong`` is empty.
+
+    ``cosigners``: who cosigned its checkpoint, as the policy calls them; ``strangers``: the names of all other keys that
+    claim to have, which nobody verified.
+    """
 
     head: TreeHead
     events: tuple[Message, ...]
     wrong: tuple[str, ...]
+    cosigners: tuple[str, ...]
+    strangers: tuple[str, ...]
 
 
 def proved_event(message: Message, index: int, proof: Sequence[str]) -> ProvedEvent:
@@ -68,8 +76,11 @@ def read_certificate(data: bytes) -> Certificate:
     return found
 
 
-def check(certificate: Certificate) -> CheckedCertificate:
-    """Check a certificate by itself. Raises TrainshedError (invalid) that names a field of the wrong form."""
+def check(certificate: Certificate, policy: WitnessPolicy | None = None) -> CheckedCertificate:
+    """Check a certificate by itself, and whether its checkpoint is valid by ``policy``.
+
+    Raises TrainshedError (invalid) that names a field of the wrong form.
+    """
     key = VerifierKey.parse(certificate.vkey)
     signed = SignedHead.parse(certificate.checkpoint)
     head, wrong = signed.head, list[str]()
@@ -107,7 +118,19 @@ def check(certificate: Certificate) -> CheckedCertificate:
             wrong.append(
                 f"event {event.seq} is not in the tree of the checkpoint: it or its proof was altered"
             )
-    return CheckedCertificate(head, tuple(messages), tuple(wrong))
+    cosigners, known = tuple[str, ...](), {(key.name, key.key_id)}
+    if policy is not None:
+        try:
+            signers = policy.signers(signed.note, "checkpoint")
+        except TrainshedError as error:
+            wrong.append(f"the checkpoint: {error.message}")
+        else:
+            cosigners = policy.cosigners(signers)
+            known |= {(each.name, each.key_id) for each in signers}
+            if (lacks := policy.lacks(head.origin, signers)) is not None:
+                wrong.append(f"the checkpoint is not valid by the policy: it lacks {lacks}")
+    strangers = [each.name for each in signed.note.signatures if (each.name, each.key_id) not in known]
+    return CheckedCertificate(head, tuple(messages), tuple(wrong), cosigners, tuple(strangers))
 
 
 def proof_files(certificate: Certificate) -> dict[str, str]:

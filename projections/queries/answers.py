@@ -163,6 +163,11 @@ class Queries:
         shown = [row for row in nodes if row.status not in GONE or row.node in busy]
         return {"v": 1, "seq": seq, "nodes": [msgspec.Raw(record_json(row)) for row in shown]}
 
+    def witnesses(self) -> list[NodeRow]:
+        """The nodes that have a key to cosign with, those that left among them."""
+        with self._database.reading() as connection:
+            return [row for row in _nodes(connection) if row.witness is not None]
+
     def health(self) -> dict[str, Any]:
         """``health``, what the database knows of it."""
         with self._database.reading() as connection:

@@ -66,6 +66,10 @@ class Proofs:
             raise TileMissing(f"a tile of the tree of {size} leaves is damaged")
         return root
 
+    def root_at(self, tree: StoredTree, size: int) -> bytes:
+        """The same of a size that somebody names. Raises TrainshedError (invalid) for one that it did not have."""
+        return self.root(tree, _size(size, tree, "size"))
+
     def consistency(self, first: int, second: int | None) -> dict[str, Any]:
         """What ``audit.consistency`` answers. Raises TrainshedError (invalid)."""
         tree = self.tree()

@@ -66,22 +66,3 @@ def proof_text(index: int, proof: Sequence[bytes], checkpoint: str) -> str:
     """A tlog-proof file; ``checkpoint``: a whole signed note."""
     hashes = "".join(f"{base64.b64encode(each).decode()}\n" for each in proof)
     return f"{_PROOF}\nindex {index}\n{hashes}\n{checkpoint}"
-
-
-def parse_proof(text: str, field: str = "proof") -> tuple[int, tuple[bytes, ...], SignedHead]:
-    """(index, hashes, checkpoint) of a tlog-proof file. Raises TrainshedError (invalid)."""
-    above, gap, checkpoint = text.partition("\n\n")
-    first, *lines = above.split("\n")
-    if not gap or first != _PROOF:
-        raise bad(
-            f"is no tlog-proof: it begins with {_PROOF!r} and has a checkpoint after an empty line", field
-        )
-    if lines and lines[0].startswith("extra "):
-        lines = lines[1:]
-    index = lines[0].removeprefix("index ") if lines and lines[0].startswith("index ") else ""
-    if not _NUMBER.fullmatch(index):
-        raise bad("has no line `index NUMBER`", field)
-    hashes = tuple(unbase64(line, field) for line in lines[1:])
-    if any(len(each) != HASH_BYTES for each in hashes):
-        raise bad(f"a hash of its proof has not {HASH_BYTES} bytes", field)
-    return int(index), hashes, SignedHead.parse(checkpoint, field)

@@ -6,12 +6,12 @@ Owns where files are written; what a certificate is, is projections.audit.certif
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from services.cli.common import connected, log_errors, nats_option, run_async
+from services.cli.common import connected, log_errors, nats_option, note, run_async
 from services.cli.run_argument import RUN
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -19,6 +19,7 @@ from trainshed_client.os_errors import cause
 
 if TYPE_CHECKING:
     from projections.audit.certificate import Certificate
+    from trainshed_client.client import Trainshed
 
 
 @verb("trainshed audit prove ppo-cartpole", name="prove")
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 def prove(run: str, folder: Path | None) -> None:
     """Write RUN's certificate into this folder, as <run id>.certificate.json, and print its name.
 
-    It has every event of the run, and the proof that each is in the log that a signed checkpoint speaks of.
-    `trainshed audit check` verifies it anywhere.
+    It has every event of the run, and the proof that each is in the log that a signed checkpoint speaks of: one that nodes
+    have cosigned, where there is one with all these events. `trainshed audit check` verifies it anywhere.
     """
     from projections.audit.certificate import check, proof_files
 
-    certificate = run_async(_certificate(run))
+    certificate, cosigned = run_async(_certificate(run))
     if wrong := check(certificate).wrong:
         raise TrainshedError(
             ErrorCode.CONFLICT,
@@ -57,24 +58,44 @@ def prove(run: str, folder: Path | None) -> None:
             ErrorCode.INVALID, f"cannot be written: {cause(error)}", "--tlog-proof"
         ) from None
     click.echo(str(path))
+    if not cosigned:
+        note(
+            "no node has cosigned all of these events yet: some seconds after a run's end its nodes have; ask again"
+        )
 
 
-async def _certificate(run: str) -> Certificate:
+async def _certificate(run: str) -> tuple[Certificate, bool]:
+    """And whether a node has cosigned its checkpoint."""
     from events.log import EventLog
     from projections.audit.certificate import Certificate, proved_event
     from trainshed_client import subjects
 
     async with connected() as trainshed:
         run_id = (await trainshed.resolve(run)).run_id
-        signed = msgspec.json.decode(await trainshed.call("audit.checkpoint", {}))
+        signed: dict[str, Any] = msgspec.json.decode(await trainshed.call("audit.checkpoint", {}))
         events = []
         with log_errors(trainshed):
             log = EventLog(trainshed.nc)
-            async for message in log.read_raw((subjects.run_events(run_id),), end_seq=signed["seq"]):
-                question = {"event": message.seq, "size": signed["size"]}
-                proof = msgspec.json.decode(await trainshed.call("audit.inclusion", question))
+            messages = [
+                message
+                async for message in log.read_raw((subjects.run_events(run_id),), end_seq=signed["seq"])
+            ]
+            last = await _proof(trainshed, messages[-1].seq, signed["size"])
+            cosigned = msgspec.json.decode(await trainshed.call("audit.checkpoint", {"cosigned": True}))
+            if cosigned["cosigned_by"] and last["index"] < cosigned["size"] <= signed["size"]:
+                signed = cosigned
+            for message in messages:
+                proof = await _proof(trainshed, message.seq, signed["size"])
                 events.append(proved_event(message, proof["index"], proof["proof"]))
             log_id = await log.log_id()
-    return Certificate(
+    certificate = Certificate(
         1, log_id, signed["origin"], signed["vkey"], run_id, signed["checkpoint"], tuple(events)
     )
+    return certificate, bool(signed["cosigned_by"])
+
+
+async def _proof(trainshed: Trainshed, event: int, size: int) -> dict[str, Any]:
+    proof: dict[str, Any] = msgspec.json.decode(
+        await trainshed.call("audit.inclusion", {"event": event, "size": size})
+    )
+    return proof

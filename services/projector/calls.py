@@ -19,7 +19,9 @@ from events.feed import ApiError
 from events.log import EventLog
 from projections.queries.answers import FoundOne, Queries
 from projections.queries.listing import run_query
-from projections.queries.proofs import Proofs
+from projections.queries.proofs import Proofs, StoredTree
+from projections.transparency.checkpoint import TreeHead
+from projections.transparency.cosignatures import most_cosigned, valid_cosignatures
 from projections.transparency.tiles import TileMissing
 from services.api import Call
 from services.parent import LABEL, seen_by, unseen
@@ -146,11 +148,28 @@ class Answers:
             parts.close()
 
     async def _audit_checkpoint(self, call: Call) -> object:
-        call.fields()
+        fields = call.fields(size=int, cosigned=bool)
+        if fields["size"] is not None and fields["cosigned"]:
+            raise TrainshedError(ErrorCode.INVALID, "goes without a size: it asks for one", "cosigned")
         await self._is_open()
         signer = self._signer()
         assert signer is not None, "the database is open, and whoever opened it made the signer"
-        return await self._answer(lambda: signer.answer(self._proofs.tree()))
+        return await self._prove(partial(self._checkpoint, signer, fields["size"], bool(fields["cosigned"])))
+
+    def _checkpoint(self, signer: Signer, size: int | None, cosigned: bool) -> dict[str, Any]:
+        """A signed checkpoint of one size, or of that which most nodes have cosigned, by default of the whole tree; with
+        all cosignatures of it that there are."""
+        tree = self._proofs.tree()
+        found = valid_cosignatures(self._queries.witnesses(), signer.origin)
+        head = signer.head(tree)
+        if size is not None:
+            head = TreeHead(signer.origin, size, self._proofs.root_at(tree, size))
+        elif cosigned:
+            head = most_cosigned(found, partial(self._fits, tree)) or head
+        return signer.answer(tree, head, found)
+
+    def _fits(self, tree: StoredTree, head: TreeHead) -> bool:
+        return head.size <= tree.edge.size and self._proofs.root(tree, head.size) == head.root
 
     async def _audit_consistency(self, call: Call) -> object:
         fields = call.fields(**{"from": int, "to": int})

@@ -15,7 +15,7 @@ import nats.errors
 from events.feed import ApiError, Message
 from events.log import UnknownOutcome
 from projections.queries.proofs import StoredTree
-from projections.transparency.checkpoint import SignedHead, TreeHead
+from projections.transparency.checkpoint import TreeHead
 from projections.transparency.tiles import TileMissing
 from services.position import Position
 from services.projector.signer import Signer
@@ -88,11 +88,11 @@ class Publisher:
                 if tree.gap is None:
                     return None  # it was stored a moment ago: the next tree has it, and of this one nobody need know
                 accepted = None
-            checkpoint = self._signer.checkpoint(tree)
+            checkpoint = self._signer.checkpoint(head := self._signer.head(tree))
             message = msgspec.json.encode(self._signer.published(checkpoint, accepted))
             await self._nc.publish(subjects.WATCH_CHECKPOINT, message)
         except (nats.errors.Error, UnknownOutcome, ApiError) as error:  # while the server is away
             _log.debug("a checkpoint was not published: %s", error)
             return None
         await asyncio.to_thread(self._signer.keep, checkpoint)
-        return SignedHead.parse(checkpoint).head
+        return head

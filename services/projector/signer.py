@@ -9,13 +9,15 @@ import base64
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from events.feed import Message
 from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
-from projections.transparency.note import KeyKind, SignerKey, signed
+from projections.transparency.cosignatures import Cosigned
+from projections.transparency.note import KeyKind, NoteSignature, SignerKey, signed
 from trainshed_client.errors import TrainshedError
 
 _log = logging.getLogger("trainshed.projector")
@@ -36,21 +38,26 @@ class Signer:
         self._key = self._kept_key() or self._new_key()
         self.vkey = str(self._key.verifier)
 
-    def checkpoint(self, tree: StoredTree) -> str:
-        """A signed checkpoint of the whole tree."""
-        text = TreeHead(self.origin, tree.edge.size, tree.edge.root).text
-        return signed(text, [self._key.sign(text)])
+    def head(self, tree: StoredTree) -> TreeHead:
+        """The whole tree."""
+        return TreeHead(self.origin, tree.edge.size, tree.edge.root)
 
-    def answer(self, tree: StoredTree) -> dict[str, Any]:
-        """What ``audit.checkpoint`` answers."""
+    def checkpoint(self, head: TreeHead, cosignatures: Sequence[NoteSignature] = ()) -> str:
+        """A signed checkpoint of the tree at one size."""
+        return signed(head.text, [self._key.sign(head.text), *cosignatures])
+
+    def answer(self, tree: StoredTree, head: TreeHead, cosigned: Sequence[Cosigned]) -> dict[str, Any]:
+        """What ``audit.checkpoint`` answers; of ``cosigned`` those of that head count."""
+        of_head = [one for one in cosigned if one.head == head]
         return {
             "v": 1,
             "seq": tree.seq,
             "origin": self.origin,
-            "size": tree.edge.size,
-            "root": base64.b64encode(tree.edge.root).decode(),
+            "size": head.size,
+            "root": base64.b64encode(head.root).decode(),
             "vkey": self.vkey,
-            "checkpoint": self.checkpoint(tree),
+            "checkpoint": self.checkpoint(head, [one.signature for one in of_head]),
+            "cosigned_by": [one.node for one in of_head],
             "gap": tree.gap,
         }
 

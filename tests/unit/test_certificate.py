@@ -11,15 +11,17 @@ import pytest
 
 from bench.log_maker import LogMaker
 from projections.audit.certificate import Certificate, check, proof_files, proved_event, read_certificate
-from projections.transparency.checkpoint import TreeHead, origin_of, parse_proof
+from projections.transparency.checkpoint import TreeHead, origin_of
 from projections.transparency.fold import TreeFold, leaf_of
 from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.tiles import StoredHashes
 from projections.transparency.tree import inclusion_proof, is_included, leaf_hash
 from services.cli.main import run as trainshed
+from tests.support.tree import proof_in
 from trainshed_client.errors import ExitCode, TrainshedError
 
 KEY = SignerKey(origin_of("of-this-test"), KeyKind.ED25519, b"k" * 32)
+NODES = [SignerKey(f"{KEY.name}/gpu0{n}", KeyKind.COSIGNATURE, bytes([n]) * 32) for n in (1, 2)]
 
 
 def made() -> Certificate:
@@ -44,7 +46,7 @@ def made() -> Certificate:
         for message in log.messages
         if f".run.{run_id}." in message.subject
     ]
-    checkpoint = signed(text, [KEY.sign(text)])
+    checkpoint = signed(text, [KEY.sign(text), *(key.sign(text, 1_764_412_800) for key in NODES)])
     return Certificate(1, "of-this-test", KEY.name, str(KEY.verifier), run_id, checkpoint, tuple(events))
 
 
@@ -60,7 +62,7 @@ def test_a_certificate_holds_and_its_proof_files_do() -> None:
     ]
     files = proof_files(certificate)
     for message in checked.events:
-        index, proof, head = parse_proof(files[f"{message.seq}.tlog-proof"])
+        index, proof, head = proof_in(files[f"{message.seq}.tlog-proof"])
         assert is_included(leaf_hash(leaf_of(*message)), index, head.head.size, head.head.root, proof)
 
 
@@ -138,3 +140,76 @@ def test_audit_check_says_what_it_proves_and_what_not(
     assert trainshed(["audit", "check", str(tmp_path / "none.json")]) == ExitCode.BAD_INPUT
     file.write_bytes(b"[]")
     assert trainshed(["audit", "check", str(file)]) == ExitCode.BAD_INPUT
+
+
+def _policy(tmp_path: Path, *lines: str) -> str:
+    file = tmp_path / "p.policy"
+    witnesses = [f"witness w{n} {key.verifier}" for n, key in enumerate(NODES, 1)]
+    file.write_text("\n".join([*witnesses, *lines]))
+    return str(file)
+
+
+def _checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], certificate: Certificate, *lines: str
+) -> tuple[int, str]:
+    file = tmp_path / "c.json"
+    file.write_bytes(msgspec.json.encode(certificate))
+    code = trainshed(
+        ["audit", "check", str(file), *(["--policy", _policy(tmp_path, *lines)] if lines else [])]
+    )
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def test_whose_cosignatures_count_is_the_policys_to_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = _checked(tmp_path, capsys, made())
+    assert code == ExitCode.OK
+    assert f"that these cosigned it, whose keys nobody here knows: {NODES[0].name}, {NODES[1].name}" in told
+    assert "whose key that is" in told
+    log = f"log {KEY.verifier}"
+    code, told = _checked(tmp_path, capsys, made(), log, "group both all w1 w2", "quorum both")
+    assert code == ExitCode.OK
+    assert "p.policy, cosigned by w1, w2\n" in told
+    assert "whose key" not in told
+    other = SignerKey(KEY.name, KeyKind.ED25519, b"o" * 32).verifier
+    code, told = _checked(tmp_path, capsys, made(), f"log {other}", "quorum w1")
+    assert (code, told) == (
+        ExitCode.VIOLATION,
+        "the checkpoint is not valid by the policy: it lacks the signature of a log of the policy\n",
+    )
+
+
+def test_a_cosignature_that_is_missing_or_altered_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = made()
+    lines = whole.checkpoint.split("\n")
+    assert "gpu02" in lines[-2]
+    without = msgspec.structs.replace(whole, checkpoint="\n".join([*lines[:-2], ""]))
+    log = f"log {KEY.verifier}"
+    assert _checked(tmp_path, capsys, without, log, "quorum w1")[0] == ExitCode.OK
+    code, told = _checked(tmp_path, capsys, without, log, "group both all w1 w2", "quorum both")
+    assert (code, told) == (
+        ExitCode.VIOLATION,
+        "the checkpoint is not valid by the policy: it lacks a cosignature of w2\n",
+    )
+    name, signature = lines[-2].rsplit(" ", 1)
+    raw = bytearray(base64.b64decode(signature))
+    raw[11] ^= 1  # the last byte of its time
+    line = f"{name} {base64.b64encode(raw).decode()}"
+    forged = msgspec.structs.replace(whole, checkpoint="\n".join([*lines[:-2], line, ""]))
+    assert _checked(tmp_path, capsys, forged)[0] == ExitCode.OK  # nobody knows whose it would be
+    code, told = _checked(tmp_path, capsys, forged, log, "quorum w1")
+    assert code == ExitCode.VIOLATION
+    assert f"the signature of {NODES[1].name} does not hold" in told
+
+
+def test_a_bad_policy_is_bad_input_by_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = _checked(tmp_path, capsys, made(), "quorum w3")
+    assert code == ExitCode.BAD_INPUT
+    assert "--policy" in told and "p.policy, line 3: no witness and no group above is called 'w3'" in told
+    file = tmp_path / "c.json"
+    assert trainshed(["audit", "check", str(file), "--policy", str(tmp_path / "none")]) == ExitCode.BAD_INPUT
+    assert "--policy" in capsys.readouterr().err

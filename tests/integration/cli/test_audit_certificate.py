@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from projections.transparency.checkpoint import SignedHead, parse_proof
+from projections.transparency.checkpoint import SignedHead
 from projections.transparency.note import VerifierKey, verified
 from tests.support.stack import Stack, clean_environment, run_trainshed
+from tests.support.tree import proof_in
 
 
 def test_a_run_is_proved_and_its_certificate_checked_without_a_stack(stack: Stack, tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_a_run_is_proved_and_its_certificate_checked_without_a_stack(stack: Stac
     events = stack.events(run)
     assert [int(event["sequence"]) for event in events] == [each["seq"] for each in certificate["events"]]
     for each in certificate["events"]:
-        proof = parse_proof((tmp_path / "proofs" / f"{each['seq']}.tlog-proof").read_text())
+        proof = proof_in((tmp_path / "proofs" / f"{each['seq']}.tlog-proof").read_text())
         assert proof[0] == each["index"]
     nowhere = clean_environment(tmp_path / "no-stack")
     checked = run_trainshed("audit", "check", told.text.strip(), environment=nowhere, cwd=tmp_path)

@@ -11,19 +11,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bench.log_maker import LogMaker
 from events.feed import Message, api_call
-from events.log import EventLog
+from events.log import EventLog, publish
 from events.streams import ensure_buckets, ensure_streams, events_stream, heartbeats_stream
-from events.types import CancelRequested, LogAccepted
-from projections.transparency.checkpoint import SignedHead, TreeHead
+from events.types import CancelRequested, LogAccepted, NodeCosignature, NodeHeartbeat, NodeLeft
+from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.fold import TreeFold, leaf_of
-from projections.transparency.note import VerifierKey, verified
+from projections.transparency.note import KeyKind, SignerKey, VerifierKey, verified
 from projections.transparency.tiles import full_tiles, tile_path
-from projections.transparency.tree import is_extended, is_included, leaf_hash
+from projections.transparency.tree import EMPTY_ROOT, is_extended, is_included, leaf_hash
 from tests.support import NatsServer, eventually
-from tests.support.control import say
+from tests.support.control import joined, say, writer
 from tests.support.stored_log import ask, projecting, store
 from tests.support.tree import folded, tile_files
 from trainshed_client import subjects
@@ -256,6 +257,78 @@ async def test_a_published_checkpoint_bears_the_last_acceptance_of_its_tree(
                 assert is_included(leaf, proved["index"], head.size, head.root, proof_of(proved))
 
 
+async def test_a_checkpoint_bears_the_cosignatures_of_it_that_hold(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    log = EventLog(nc)
+    origin = origin_of(await log.log_id())
+    keys = {
+        name: SignerKey(f"{origin}/{name}", KeyKind.COSIGNATURE, name.encode().ljust(32))
+        for name in ("gpu01", "gpu02", "gpu03", "gpu04", "gpu05")
+    }
+    for name, key in keys.items():
+        await say(log, Role.AGENT, replace(joined(name), witness=str(key.verifier)), name)
+    await store(nc, made_log(300))
+    tree, roots = TreeFold(), dict[int, bytes]()
+    async for message in log.read_raw():
+        tree.extend([message])
+        roots[tree.size] = tree.root
+
+    async def cosign(name: str, size: int, root: bytes, signed_root: bytes) -> None:
+        text = TreeHead(origin, size, signed_root).text
+        signature = keys[name].sign(text, 1_764_412_800).signature[8:]
+        seen = NodeCosignature(
+            size=size,
+            root=base64.b64encode(root).decode(),
+            time=1_764_412_800,
+            signature=base64.b64encode(signature).decode(),
+        )
+        heartbeat = NodeHeartbeat(node=name, incarnation="a", cosignature=seen)
+        subject, id_, body = writer(Role.AGENT, name).heartbeat(heartbeat)
+        await publish(nc, subject, id_, body)
+
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+        whole = await ask(nc, "audit.checkpoint", {"cosigned": True})
+        assert (whole["size"], whole["cosigned_by"]) == (tree.size, [])
+        await cosign("gpu02", 280, roots[280], roots[280])
+        await cosign("gpu01", 280, roots[280], roots[280])
+        await cosign("gpu03", 290, roots[290], roots[290])
+        await cosign("gpu04", 280, roots[280], roots[279])  # is no signature of what it says
+        await cosign("gpu05", 280, roots[279], roots[279])  # is one, of another tree
+
+        async def all_are_read() -> bool:
+            nodes = (await ask(nc, "node.list"))["nodes"]
+            return all(node["witnessed_size"] is not None for node in nodes)
+
+        await eventually(all_are_read, 10)
+        for asked, size, by in (
+            ({"cosigned": True}, 280, ["gpu01", "gpu02"]),
+            ({"size": 280}, 280, ["gpu01", "gpu02"]),
+            ({"size": 290}, 290, ["gpu03"]),
+            ({"size": 0}, 0, []),
+            ({}, tree.size, []),
+        ):
+            told = await ask(nc, "audit.checkpoint", asked)
+            signed = SignedHead.parse(told["checkpoint"])
+            log_key = VerifierKey.parse(told["vkey"])
+            assert (told["size"], told["cosigned_by"]) == (size, by)
+            assert (signed.head.size, signed.head.root) == (size, roots.get(size, EMPTY_ROOT))
+            everyone = [log_key, *(key.verifier for key in keys.values())]
+            assert verified(signed.note, everyone) == (log_key, *(keys[name].verifier for name in by))
+            assert len(signed.note.signatures) == 1 + len(by)
+        for asked, path in (
+            ({"size": tree.size + 1}, "size"),
+            ({"size": -1}, "size"),
+            ({"size": 1, "cosigned": True}, "cosigned"),
+        ):
+            error = (await ask(nc, "audit.checkpoint", asked))["error"]
+            assert (error["code"], error["path"]) == ("invalid", path)
+        await say(log, Role.AGENT, NodeLeft(node="gpu01", incarnation="a", upto=1), "gpu01")
+        await say(log, Role.AGENT, NodeLeft(node="gpu02", incarnation="a", upto=1), "gpu02")
+        told = await ask(nc, "audit.checkpoint", {"cosigned": True})
+        assert (told["size"], told["cosigned_by"]) == (290, ["gpu03"])  # who is gone does not keep it old
+
+
 async def test_a_log_that_was_rolled_back_is_told_at_the_next_start(
     nats_server: NatsServer, nc: SafeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,7 +343,7 @@ async def test_a_log_that_was_rolled_back_is_told_at_the_next_start(
         tree.extend(made_log(12))
         from projections.queries.proofs import StoredTree
 
-        forged = signer.checkpoint(StoredTree(12, tree.edge))
+        forged = signer.checkpoint(signer.head(StoredTree(12, tree.edge)))
     (audit / "checkpoint").write_text(forged)
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
         await eventually(lambda: any("rolled back" in each.getMessage() for each in caplog.records), 10)
