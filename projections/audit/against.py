@@ -1,11 +1,12 @@
 """The log against checkpoints that were kept from before: does its tree still begin with theirs, and where does it not?
 
-Owns reading such a file and the comparison; verifies no signature, since who kept it knows where it came from.
+Owns reading such a file and the comparison; verifies no signature: who kept it knows where it came from, and who hands in
+another's word has verified it (`witnessed.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -26,7 +27,14 @@ class Misfit(msgspec.Struct, frozen=True):
     message: str
 
 
-def read_checkpoints(data: bytes, file: str) -> list[TreeHead]:
+class KeptHead(msgspec.Struct, frozen=True):
+    """A checkpoint from before. ``by``: whose word it is, as it stands behind it in a sentence; empty: a file's."""
+
+    head: TreeHead
+    by: str = ""
+
+
+def read_checkpoints(data: bytes, file: str) -> list[SignedHead]:
     """The checkpoints of a file, one after the other, by size. Raises TrainshedError (invalid)."""
     notes, signed = list[str](), True
     for line in data.decode(errors="replace").splitlines(keepends=True):
@@ -38,51 +46,55 @@ def read_checkpoints(data: bytes, file: str) -> list[TreeHead]:
         signed = line.startswith("— ")
     if not notes:
         raise bad(f"{file} has no checkpoint; expected: what `trainshed audit checkpoint` prints", OPTION)
-    heads = [SignedHead.parse(note, OPTION).head for note in notes]
-    return sorted(heads, key=lambda head: head.size)
+    return sorted((SignedHead.parse(note, OPTION) for note in notes), key=lambda signed: signed.head.size)
+
+
+def of_this_log(signed: Iterable[SignedHead], log_id: str) -> None:
+    """Raises TrainshedError (invalid) where a checkpoint of a file is of another log."""
+    for each in signed:
+        if each.head.origin != origin_of(log_id):
+            raise bad(
+                f"is a checkpoint of {each.head.origin!r:.100}; expected: {origin_of(log_id)!r}, this log",
+                OPTION,
+            )
 
 
 class Against:
-    """Feed it every message of the log in order; then ask for ``misfits``. ``tiles``: those that were kept as well."""
+    """Feed it every message of the log in order; then ask for ``misfits``. ``tiles``: those that were kept as well; ``found``:
+    misfits that are known before, and are named with the others."""
 
-    def __init__(self, heads: Sequence[TreeHead], tiles: Tiles | None = None) -> None:
-        self._heads = heads
+    def __init__(
+        self, kept: Iterable[KeptHead], tiles: Tiles | None = None, found: Sequence[Misfit] = ()
+    ) -> None:
+        self._found = found
+        self._kept = sorted(kept, key=lambda one: one.head.size)
         self._tiles = tiles
         self._fold = TreeFold()
         self._next = 0
+        self._fitting: set[TreeHead] = set()
         self._fits = 0
-        self._misfit: TreeHead | None = None
+        self._misfits: dict[str, tuple[KeptHead, int]] = {}
+        """The first of each whose word is kept, and the size of the last before it that fits."""
         self._differs: int | None = None
 
     @property
     def size(self) -> int:
         """The size of the largest checkpoint: so many events are needed."""
-        return max(head.size for head in self._heads)
+        return max((one.head.size for one in self._kept), default=0)
 
     @property
     def folded(self) -> int:
         """How many events were fed."""
         return self._fold.size
 
-    def of_log(self, log_id: str) -> None:
-        """Raises TrainshedError (invalid) where a checkpoint is of another log."""
-        for head in self._heads:
-            if head.origin != origin_of(log_id):
-                raise bad(
-                    f"is a checkpoint of {head.origin!r:.100}; expected: {origin_of(log_id)!r}, this log",
-                    OPTION,
-                )
-
     def take(self, messages: Sequence[Message]) -> None:
         """Fold what comes next, and compare wherever a checkpoint was made."""
         start = 0
         while start < len(messages):
-            while self._next < len(self._heads) and self._heads[self._next].size <= self._fold.size:
-                self._compare(self._heads[self._next])
-                self._next += 1
+            self._compare_here()
             end = len(messages)
-            if self._next < len(self._heads):
-                end = min(end, start + self._heads[self._next].size - self._fold.size)
+            if self._next < len(self._kept):
+                end = min(end, start + self._kept[self._next].head.size - self._fold.size)
             before = self._fold.size
             self._fold.extend(messages[start:end])
             self._look_at_tiles()
@@ -92,35 +104,46 @@ class Against:
 
     def misfits(self) -> list[Misfit]:
         """What does not fit, the log having been fed whole."""
-        found = list[Misfit]()
-        while self._next < len(self._heads) and self._heads[self._next].size <= self._fold.size:
-            self._compare(self._heads[self._next])
-            self._next += 1
+        found = list(self._found)
+        self._compare_here()
         first = self._fold.first or 1
         if self._fold.stopped is not None:
             found.append(Misfit(self._fold.stopped, f"the log has no event {self._fold.stopped}"))
-        if self._misfit is not None:
-            start, end = first + self._fits, first + self._misfit.size - 1
+        for one, fits in self._misfits.values():
+            start, end = first + fits, first + one.head.size - 1
             here = f"one of the events {start} to {end} is not what it was"
-            if self._differs is not None and start <= self._differs <= end:
+            if start > end:
+                start, here = end, "who has it was shown another log"
+            elif self._differs is not None and start <= self._differs <= end:
                 start = self._differs
                 here = f"event {start} is not what it was: its hash in the kept tiles is another"
-            text = f"the checkpoint of {self._misfit.size} leaves no longer fits; the last that does has {self._fits}: {here}"
+            text = f"the checkpoint of {one.head.size} leaves{one.by} no longer fits; the last that does has {fits}: {here}"
             found.append(Misfit(start, text))
-        elif self._differs is not None:
+        if self._differs is not None and not self._misfits:
             found.append(Misfit(self._differs, f"event {self._differs} is not what the kept tiles have"))
-        if self._next < len(self._heads):
-            head, end = self._heads[-1], first + self._fold.size
-            text = f"the log has {self._fold.size} events, the checkpoint {head.size}: what was stored from {end} on is gone"
+        end = first + self._fold.size
+        for one in {one.by: one for one in self._kept[self._next :]}.values():
+            text = (
+                f"the log has {self._fold.size} events, the checkpoint{one.by} has {one.head.size}: what was stored from {end} "
+                "on is gone"
+            )
             found.append(Misfit(end, text))
         return found
 
-    def _compare(self, head: TreeHead) -> None:
-        root = EMPTY_ROOT if head.size == 0 else self._fold.root  # folded up to just there
-        if root != head.root:
-            self._misfit = self._misfit or head
-        elif self._misfit is None:
-            self._fits = head.size
+    def fits(self, head: TreeHead) -> bool:
+        """Whether one that was handed in is the log's, which was fed whole."""
+        return head in self._fitting
+
+    def _compare_here(self) -> None:
+        while self._next < len(self._kept) and self._kept[self._next].head.size <= self._fold.size:
+            one = self._kept[self._next]
+            self._next += 1
+            root = EMPTY_ROOT if one.head.size == 0 else self._fold.root  # folded up to just there
+            if root == one.head.root:
+                self._fits = one.head.size
+                self._fitting.add(one.head)
+            else:
+                self._misfits.setdefault(one.by, (one, self._fits))
 
     def _look_at_tiles(self) -> None:
         full, _ = self._fold.take_changes()

@@ -101,8 +101,6 @@ async def verify(
         live = LiveRows(Path(folder))
         try:
             head = await live.take(rows)
-            if against is not None:
-                against.of_log(await log.log_id())
             return await _verdict(log, live, head, Path(folder), Invariants(acks), against, checks, progress)
         finally:
             live.close()

@@ -22,13 +22,26 @@ _SIGNATURE_BYTES = 64
 class WitnessingNode(Protocol):
     """What is read of a node: its record or its row."""
 
-    node: str
-    status: str
-    witness: str | None
-    witnessed_size: int | None
-    witnessed_root: str | None
-    witnessed_at: int | None
-    witness_signature: str | None
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def witness(self) -> str | None: ...
+
+    @property
+    def witnessed_size(self) -> int | None: ...
+
+    @property
+    def witnessed_root(self) -> str | None: ...
+
+    @property
+    def witnessed_at(self) -> int | None: ...
+
+    @property
+    def witness_signature(self) -> str | None: ...
 
 
 class Cosigned(msgspec.Struct, frozen=True):

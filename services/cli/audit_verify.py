@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from services.cli.audit_files import files_audit, print_compared
+from services.cli.audit_witnesses import Brought, Evidence, brought, gathered
 from services.cli.common import (
     connected,
     exit_with,
@@ -24,16 +25,16 @@ from services.cli.common import (
     run_async,
 )
 from services.cli.how_far import how_far
+from services.cli.policy_option import policy_option, read_policy
 from services.cli.text import clean, time_of_day
 from services.cli.verb import verb
 from trainshed_client.errors import ExitCode
 from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from projections.audit.acknowledged import SubmitAnswer
-    from projections.audit.against import Against
     from projections.audit.files import FilesCompared
     from projections.audit.verify import Verdict
     from services.cli.audit_decisions import DecisionsCheck
@@ -43,6 +44,7 @@ NOT_CHECKED = {
     "acks": "whether what was acknowledged is there (--acks FILE)",
     "checkpoints": "whether a well-made event was put in another's place, or the end cut off (--against FILE)",
     "after_checkpoints": "the same of what was stored after the last of the checkpoints",
+    "keys": "whose the nodes' keys are: they came from the log itself (--policy FILE)",
     "decisions": "whether the scheduler would grant the same again (--decisions)",
     "files": "workers' output and artifacts (--files)",
     "unhashed": "columns outside the state hash: configs, and what heartbeats told of what is live",
@@ -79,6 +81,7 @@ NOT_CHECKED = {
     is_flag=True,
     help="Ask each node: have its runs' output and artifacts the sizes and hashes that the log says?",
 )
+@policy_option
 @json_option
 @nats_option
 def verify(
@@ -88,27 +91,35 @@ def verify(
     tiles: Path | None,
     decisions: bool,
     files: bool,
+    policy: Path | None,
 ) -> None:
-    """Replay the whole log here and compare with the stack's own tables, row for row and by state hash.
+    """Replay the whole log here and compare with the stack's own tables, row for row and by state hash, and with what the
+    nodes have cosigned of it.
 
-    Exit code 1 where they differ or an invariant does not hold.
+    Exit code 1 where they differ, an invariant does not hold, or no checkpoint of the log is what the policy asks for.
     """
     if tiles is not None and against is None:
         raise click.BadParameter("is of use with --against alone: the checkpoints", param_hint="--tiles")
-    kept = None if against is None else _kept(against, tiles)
+    own = brought(against, tiles, read_policy(policy))
     again = _again() if decisions else None
     answers = _answers(acks) if acks is not None else []
-    verdict, compared = run_async(_verify(answers, kept, again, with_files=files))
+    verdict, evidence, compared = run_async(_verify(answers, own, again, with_files=files))
     decided = None if again is None else again.result
-    size = None if kept is None else kept.size
+    by_policy = evidence.judged()
+    ok = verdict.ok and (by_policy is None or by_policy.met)
     unchecked = not_checked(
-        acks=acks is not None, kept=size, events=verdict.events, decisions=decisions, files=files
+        acks=acks is not None,
+        kept=evidence.size,
+        events=verdict.events,
+        keys=policy is not None or not evidence.by_nodes,
+        decisions=decisions,
+        files=files,
     )
     if as_json:
         print_json(
             {
                 "v": 1,
-                "ok": verdict.ok,
+                "ok": ok,
                 "seq": verdict.seq,
                 "end": verdict.end,
                 "events": verdict.events,
@@ -118,23 +129,33 @@ def verify(
                 "unreadable": verdict.unreadable,
                 "not_counted": verdict.not_counted,
                 "accepted": verdict.accepted,
+                "cosigned": evidence.borne_out(),
+                "policy": by_policy,
                 "decisions": None if decided is None else counts(decided),
                 "files": compared,
                 "not_checked": unchecked,
             }
         )
     else:
-        _print(verdict, unchecked, decided, compared)
-    exit_with(ExitCode.OK if verdict.ok else ExitCode.VIOLATION)
+        _print(verdict, unchecked, decided, compared, evidence.lines(by_policy, str(policy)))
+        if by_policy is not None and not by_policy.met:
+            note(
+                "whoever altered a log could leave out who cosigned it: ask the policy's witnesses, or whoever kept a checkpoint"
+            )
+    exit_with(ExitCode.OK if ok else ExitCode.VIOLATION)
 
 
-def not_checked(*, acks: bool, kept: int | None, events: int, decisions: bool, files: bool) -> list[str]:
-    """What was not checked, as keys of NOT_CHECKED. ``kept``: the size of the largest checkpoint; None: there was none."""
+def not_checked(
+    *, acks: bool, kept: int | None, events: int, keys: bool, decisions: bool, files: bool
+) -> list[str]:
+    """What was not checked, as keys of NOT_CHECKED. ``kept``: the size of the largest checkpoint, of a file or a node; None:
+    there was none. ``keys``: whether it is known whose they are that cosigned."""
     after = kept is not None and kept < events
     left_out = {
         "acks": not acks,
         "checkpoints": kept is None,
         "after_checkpoints": after,
+        "keys": not keys,
         "decisions": not decisions,
         "files": not files,
     }
@@ -155,17 +176,6 @@ def _answers(path: Path) -> list[SubmitAnswer]:
         raise click.BadParameter(f"{path}: {why(error)}", param_hint="--acks") from None
 
 
-def _kept(path: Path, tiles: Path | None) -> Against:
-    from projections.audit.against import OPTION, Against, read_checkpoints
-    from projections.transparency.tiles import Tiles
-
-    try:
-        heads = read_checkpoints(path.read_bytes(), str(path))
-    except OSError as error:
-        raise click.BadParameter(f"{path}: {why(error)}", param_hint=OPTION) from None
-    return Against(heads, None if tiles is None else Tiles(tiles))
-
-
 def _again() -> DecisionsCheck:
     from services.cli.audit_decisions import DecisionsCheck
 
@@ -173,24 +183,26 @@ def _again() -> DecisionsCheck:
 
 
 async def _verify(
-    acks: list[SubmitAnswer], against: Against | None, decisions: DecisionsCheck | None, *, with_files: bool
-) -> tuple[Verdict, FilesCompared | None]:
+    acks: list[SubmitAnswer], own: Brought, decisions: DecisionsCheck | None, *, with_files: bool
+) -> tuple[Verdict, Evidence, FilesCompared | None]:
     from events.log import EventLog
     from projections.audit.verify import rows_from
     from projections.audit.verify import verify as replay_and_compare
 
     async with connected() as trainshed:
         with log_errors(trainshed):
+            log = EventLog(trainshed.nc)
+            evidence = await gathered(trainshed, log, own)
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:
-                terminal, log = sys.stderr.isatty(), EventLog(trainshed.nc)
+                terminal = sys.stderr.isatty()
                 with (
                     files_audit(trainshed, log, terminal) if with_files else nullcontext() as files,
                     how_far("replaying", terminal, again="once more, for what set it") as progress,
                 ):
                     checks = [check for check in (decisions, files) if check is not None]
-                    verdict = await replay_and_compare(log, rows, acks, against, checks, progress)
-                    return verdict, None if files is None else files.compared
+                    verdict = await replay_and_compare(log, rows, acks, evidence.against, checks, progress)
+                    return verdict, evidence, None if files is None else files.compared
 
 
 def _print(
@@ -198,6 +210,7 @@ def _print(
     unchecked: list[str],
     decided: DecidedAgain | None = None,
     files: FilesCompared | None = None,
+    witnessed: Sequence[str] = (),
 ) -> None:
     from projections.audit.violation import MAX_VIOLATIONS
 
@@ -215,6 +228,8 @@ def _print(
         _print_decided(decided)
     if files is not None:
         print_compared(files)
+    for line in witnessed:
+        click.echo(f"  {line}")
     _print_uncounted(verdict)
     _print_unchecked(unchecked)
     if verdict.ok:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,29 +15,14 @@ from projections.transparency.fold import TreeFold
 from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.tiles import StoredHashes
 from projections.transparency.tree import consistency_proof, inclusion_proof
+from tests.support.golang import SOURCE, built, flipped, flipped_line, ran
 
-REQUIRED = "GO_REQUIRED"
-PACKAGES = Path("/usr/share/gocode/src/golang.org/x/mod/sumdb")
 OLD, NEW = 300, 701
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("go") is None or not PACKAGES.is_dir():
-        assert not os.environ.get(REQUIRED), "golang-go and golang-golang-x-mod-dev are not installed"
-        pytest.skip("no Go here (Debian: golang-go, golang-golang-x-mod-dev)")
-    folder = tmp_path_factory.mktemp("go")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "GO111MODULE": "off",
-        "GOPATH": "/usr/share/gocode",
-        "GOCACHE": str(folder / "cache"),
-        "CGO_ENABLED": "0",
-    }
-    source = Path(__file__).with_name("check.go")
-    subprocess.run(["go", "build", "-o", folder / "check", source], env=environment, check=True)
-    return folder / "check"
+    return built(tmp_path_factory.mktemp("go"))
 
 
 def made() -> dict[str, Any]:
@@ -83,32 +64,17 @@ def made() -> dict[str, Any]:
     }
 
 
-def flipped(text: str) -> str:
-    """A base64 text with one bit of its middle byte the other way."""
-    data = bytearray(base64.b64decode(text))
-    data[len(data) // 2] ^= 1
-    return base64.b64encode(data).decode()
-
-
-def _line(text: str, number: int) -> str:
-    """A note with one bit of the base64 that ends a line the other way."""
-    lines = text.split("\n")
-    before, space, last = lines[number].rpartition(" ")
-    lines[number] = before + space + flipped(last)
-    return "\n".join(lines)
-
-
 def _put(place: dict[str, Any] | list[Any], key: Any, change: Callable[[Any], Any]) -> None:
     place[key] = change(place[key])
 
 
 ALTERED: dict[str, Callable[[dict[str, Any]], None]] = {
-    "root": lambda told: _put(told, "checkpoint", lambda text: _line(text, 2)),
+    "root": lambda told: _put(told, "checkpoint", lambda text: flipped_line(text, 2)),
     "size": lambda told: _put(told, "checkpoint", lambda text: text.replace("\n701\n", "\n702\n")),
-    "signature": lambda told: _put(told, "checkpoint", lambda text: _line(text, 4)),
-    "cosignature": lambda told: _put(told, "checkpoint", lambda text: _line(text, 5)),
-    "old root": lambda told: _put(told, "old", lambda text: _line(text, 2)),
-    "old signature": lambda told: _put(told, "old", lambda text: _line(text, 4)),
+    "signature": lambda told: _put(told, "checkpoint", lambda text: flipped_line(text, 4)),
+    "cosignature": lambda told: _put(told, "checkpoint", lambda text: flipped_line(text, 5)),
+    "old root": lambda told: _put(told, "old", lambda text: flipped_line(text, 2)),
+    "old signature": lambda told: _put(told, "old", lambda text: flipped_line(text, 4)),
     "key": lambda told: _put(
         told, "vkey", lambda text: text[:-20] + ("A" if text[-20] != "A" else "B") + text[-19:]
     ),
@@ -119,12 +85,6 @@ ALTERED: dict[str, Callable[[dict[str, Any]], None]] = {
     "time": lambda told: _put(told["events"][3], "stored_ns", lambda number: number + 1),
     "sequence": lambda told: _put(told["events"][3], "seq", lambda number: number + 1),
 }
-
-
-def ran(program: Path, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [program], input=json.dumps(told), capture_output=True, text=True, check=False, timeout=30
-    )
 
 
 def test_go_verifies_what_trainshed_signs_and_proves(program: Path) -> None:
@@ -143,4 +103,4 @@ def test_go_refuses_one_altered_byte_of(program: Path, what: str) -> None:
 
 
 def test_the_program_is_short() -> None:
-    assert len(Path(__file__).with_name("check.go").read_text().splitlines()) <= 80
+    assert len(SOURCE.read_text().splitlines()) <= 80

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.feed import Message
-from projections.audit.against import Against, Misfit, read_checkpoints
+from projections.audit.against import Against, KeptHead, Misfit, of_this_log, read_checkpoints
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.fold import TreeFold
 from projections.transparency.note import KeyKind, SignerKey, signed
@@ -34,7 +34,7 @@ def head(size: int) -> TreeHead:
 
 
 def misfits(log: list[Message], sizes: list[int], batch: int, tiles: Tiles | None = None) -> list[Misfit]:
-    against = Against([head(size) for size in sorted(sizes)], tiles)
+    against = Against([KeptHead(head(size)) for size in sizes], tiles)
     for at in range(0, len(log), batch):
         against.take(log[at : at + batch])
     return against.misfits()
@@ -56,7 +56,9 @@ def test_the_range_that_is_named_has_the_altered_event(sizes: list[int], altered
 
 def test_a_log_that_was_rolled_back_or_has_a_gap_is_told() -> None:
     [gone] = misfits(log_of(40), [30, 50], 7)
-    assert gone == Misfit(41, "the log has 40 events, the checkpoint 50: what was stored from 41 on is gone")
+    assert gone == Misfit(
+        41, "the log has 40 events, the checkpoint has 50: what was stored from 41 on is gone"
+    )
     log = log_of(60)
     del log[19]
     found = misfits(log, [10, 50], 60)
@@ -81,13 +83,40 @@ def test_with_tiles_from_before_the_event_itself_is_named(altered: int, tmp_path
 
 def test_a_file_has_one_checkpoint_or_several() -> None:
     texts = [signed(head(size).text, [KEY.sign(head(size).text)] * many) for size, many in ((7, 1), (3, 2))]
-    assert read_checkpoints(texts[0].encode(), "f") == [head(7)]
+    assert [one.head for one in read_checkpoints(texts[0].encode(), "f")] == [head(7)]
     for between in ("", "\n", "\n\n"):
-        assert read_checkpoints(between.join(texts).encode(), "f") == [head(3), head(7)]
+        several = read_checkpoints(between.join(texts).encode(), "f")
+        assert [one.head for one in several] == [head(3), head(7)]
     for wrong in ("", "\n", texts[0][:-3], "noise\n", texts[0] + "noise\n"):
         with pytest.raises(TrainshedError) as refused:
             read_checkpoints(wrong.encode(), "f")
         assert refused.value.path == "--against"
     with pytest.raises(TrainshedError, match="this log"):
-        Against([head(3)]).of_log("another")
-    Against([head(3)]).of_log("of-this-test")
+        of_this_log(several, "another")
+    of_this_log(several, "of-this-test")
+
+
+def test_each_whose_word_is_kept_is_named_by_the_first_of_theirs_that_does_not_fit() -> None:
+    """The log's event 35 was altered; gpu03 was shown another log before."""
+    forked = TreeHead(ORIGIN, 30, bytes(32))
+    kept = [
+        *(KeptHead(head(size)) for size in (20, 40, 50)),
+        KeptHead(head(30), " that gpu01 cosigned"),
+        KeptHead(head(45), " that gpu02 cosigned"),
+        KeptHead(forked, " that gpu03 cosigned"),
+        KeptHead(head(70), " that gpu04 cosigned"),
+    ]
+    against = Against(kept)
+    against.take(log_of(60, altered=35))
+    forked_found, *found = against.misfits()
+    assert forked_found == Misfit(
+        30,
+        "the checkpoint of 30 leaves that gpu03 cosigned no longer fits; the last that does has 30: who has it was "
+        "shown another log",
+    )
+    assert [misfit.message.partition(": one of")[0] for misfit in found] == [
+        "the checkpoint of 40 leaves no longer fits; the last that does has 30",
+        "the checkpoint of 45 leaves that gpu02 cosigned no longer fits; the last that does has 30",
+        "the log has 60 events, the checkpoint that gpu04 cosigned has 70: what was stored from 61 on is gone",
+    ]
+    assert [against.fits(one.head) for one in kept] == [True, False, False, True, False, False, False]

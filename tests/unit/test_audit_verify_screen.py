@@ -30,20 +30,22 @@ def verdict(*violations: Violation) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("acks", "kept", "decisions", "expected"),
+    ("acks", "kept", "keys", "decisions", "expected"),
     [
-        (False, None, False, ["acks", "checkpoints", "decisions", "files", "unhashed"]),
-        (True, None, False, ["checkpoints", "decisions", "files", "unhashed"]),
-        (False, 9, True, ["acks", "files", "unhashed"]),
-        (True, 8, False, ["after_checkpoints", "decisions", "files", "unhashed"]),
+        (False, None, True, False, ["acks", "checkpoints", "decisions", "files", "unhashed"]),
+        (True, None, True, False, ["checkpoints", "decisions", "files", "unhashed"]),
+        (False, 9, True, True, ["acks", "files", "unhashed"]),
+        (True, 8, True, False, ["after_checkpoints", "decisions", "files", "unhashed"]),
+        (True, 9, False, True, ["keys", "files", "unhashed"]),
     ],
 )
 def test_what_was_not_asked_for_was_not_checked(
-    acks: bool, kept: int | None, decisions: bool, expected: list[str]
+    acks: bool, kept: int | None, keys: bool, decisions: bool, expected: list[str]
 ) -> None:
-    assert not_checked(acks=acks, kept=kept, events=9, decisions=decisions, files=False) == expected
+    asked = {"acks": acks, "keys": keys, "decisions": decisions}
+    assert not_checked(kept=kept, events=9, files=False, **asked) == expected
     without = [name for name in expected if name != "files"]
-    assert not_checked(acks=acks, kept=kept, events=9, decisions=decisions, files=True) == without
+    assert not_checked(kept=kept, events=9, files=True, **asked) == without
 
 
 def test_a_verdict_says_what_counted_for_nothing_and_what_it_knows_nothing_of(

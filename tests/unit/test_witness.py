@@ -478,7 +478,7 @@ def test_the_hours_are_a_file_that_verify_reads_and_stay_few(
         for _ in range(2):
             kept.keep_hourly(note_of(size))
         sizes = [
-            head.size for head in read_checkpoints((tmp_path / "checkpoints").read_bytes(), "checkpoints")
+            one.head.size for one in read_checkpoints((tmp_path / "checkpoints").read_bytes(), "checkpoints")
         ]
         assert len(sizes) <= 10
         assert sizes == sorted(set(sizes))

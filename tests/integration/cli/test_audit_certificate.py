@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from projections.transparency.checkpoint import SignedHead
@@ -41,7 +42,7 @@ def test_a_run_is_proved_and_its_certificate_checked_without_a_stack(stack: Stac
     lines = kept.read_text().split("\n")
     kept.write_text("\n".join([lines[0], lines[1], "A" * 43 + "=", *lines[3:]]))
     refused = stack.trainshed("audit", "verify", "--against", str(kept), code=1)
-    assert f"I8 at 1: the checkpoint of {lines[1]} leaves no longer fits" in refused.text
+    assert re.search(rf"I8 at \d+: the checkpoint of {lines[1]} leaves no longer fits", refused.text)
     kept.write_text("\n".join(["trainshed/other", *lines[1:]]))
     assert "--against" in stack.trainshed("audit", "verify", "--against", str(kept), code=2).stderr
     assert "--tiles" in stack.trainshed("audit", "verify", "--tiles", str(tmp_path), code=2).stderr
