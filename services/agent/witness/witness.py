@@ -329,6 +329,7 @@ class Witness:
 
     def _begin_anew(self, wanted: BeginAnew) -> None:
         self._own_events.forget()
+        self._cosigned = None  # it is of the log that was given up, and would speak against this one
         objection = wanted.before.objection
         _log.warning(
             "an operator accepted the event log as it is: this node begins anew with it",

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +201,35 @@ def test_full_disk(home: Home) -> None:
     home.stack.trainshed("retry", done)
     until(lambda: home.stack.record(done)["attempt"] == 2 and home.stack.record(done)["ended_at"])
     assert home.stack.record(done)["status"] == "COMPLETED"
+
+
+def test_a_log_restored_from_a_backup(home: Home) -> None:
+    verify, accept = blocks("A log restored from a backup")
+    stack, store = home.stack, home.stack.state_dir / "nats"
+
+    def witness() -> dict[str, Any]:
+        (node,) = stack.trainshed("nodes", json=True)["nodes"]
+        return dict(node)
+
+    home.type("trainshed up --detach; trainshed run -- true; trainshed down")
+    shutil.copytree(store, home.folder / "backup", symlinks=True)
+    home.type("trainshed up --detach; trainshed run --name lost -- true")
+    until(lambda: (witness()["witnessed_size"] or 0) > 10, 30.0, what="a cosignature of what will be lost")
+    home.type("trainshed down")
+    shutil.rmtree(store)
+    shutil.copytree(home.folder / "backup", store, symlinks=True)
+    home.type("trainshed up --detach")
+    until(lambda: witness()["witness_objection"], 30.0, what="an objection")
+    shown = stack.trainshed("nodes")
+    assert "objects" in shown.text and "trainshed audit accept --reason TEXT" in shown.stderr
+    found = home.type(verify, code=1)
+    assert "I8 at " in found and "box objects to the log since" in found and "is gone" in found
+    home.type(accept)
+    until(lambda: witness()["witness_objection"] is None, 30.0, what="its end")
+    verified = home.type(verify)
+    assert "the tables are the same" in verified
+    assert "restored from last night's backup" in verified
+    assert len(list((stack.state_dir / "witness").iterdir())) > 1
 
 
 def test_room(home: Home) -> None:
