@@ -74,7 +74,7 @@ def judged(
         try:
             signers, altered = policy.signers(each.note), None
         except TrainshedError as error:
-            signers, altered = (), error.message
+            signers, altered = (), f"signatures that hold: {error.message}"
         lacks = altered or policy.lacks(each.head.origin, signers)
         if lacks is None and not fits(each.head):
             lacks = "a log that begins as it says"

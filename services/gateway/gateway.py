@@ -36,6 +36,8 @@ _log = get_logger("gateway")
 
 MAX_REQUEST_BYTES = 1_000_000
 """Of any call; a batch of run configs is as large as this at most."""
+MAX_REASON = 2_000
+"""Of an acceptance, which is published with every checkpoint from then on."""
 FOLD_WAIT_S = 5.0
 PING_WITHIN_S = 0.5
 STARTING_WAIT_S = 1.0
@@ -151,12 +153,14 @@ class Gateway:
 
     async def _accept(self, call: Call) -> dict[str, Any]:
         """Nothing is decided here: whether anybody objects to the log is the nodes' to know."""
-        reason = call.fields(reason=str)["reason"]
-        if reason is None or not reason.strip():
+        reason = (call.fields(reason=str)["reason"] or "").strip()
+        if not 0 < len(reason) <= MAX_REASON:
             raise TrainshedError(
-                ErrorCode.INVALID, "must be given: why the log is not what was signed before", "reason"
+                ErrorCode.INVALID,
+                f"must say why the log is not what was signed before, in 1 to {MAX_REASON:,} characters",
+                "reason",
             )
-        return {"seq": await self._append_all([LogAccepted(reason=reason.strip(), accepted_by=call.by)])}
+        return {"seq": await self._append_all([LogAccepted(reason=reason, accepted_by=call.by)])}
 
     async def _command_run(self, command: decisions.Cancel | decisions.Retry) -> dict[str, Any]:
         run_id = command.run_id

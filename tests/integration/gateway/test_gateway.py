@@ -585,7 +585,7 @@ async def test_drain_and_resume(served: Served) -> None:
 async def test_rule_21_the_log_is_accepted_with_a_reason_and_nothing_else_changes(served: Served) -> None:
     await served.say(Role.AGENT, joined(), "gpu01")
     before = msgspec.json.encode(served.fold.state.nodes)
-    for reason in (None, "", "  \n"):
+    for reason in (None, "", "  \n", "x" * 2_001):
         error = await served.error("audit.accept", {"reason": reason})
         assert (error["code"], error["path"]) == ("invalid", "reason")
     assert await ask(served.log.nc, "audit.accept", {"reason": " restored "}) == {"seq": 2}

@@ -52,6 +52,8 @@ def _asking(run: str, node: str) -> list[tuple[str, ...]]:
         ("events", "-f"),
         ("audit", "verify"),
         ("audit", "accept", "--reason", "none"),
+        ("audit", "checkpoint"),
+        ("audit", "prove", run),
         ("simulate",),
         ("prune", "--older-than", "30d"),
     ]
