@@ -1,4 +1,4 @@
-"""What must hold: I1 to I7, each from another source than the one that is checked.
+"""What must hold: I1 to I8, each from another source than the one that is checked.
 
 Owns the checks; each returns what is violated, and knows no fault.
 """
@@ -16,13 +16,19 @@ from typing import Any, cast
 
 from events.feed import Message
 from events.log import EventLog
+from projections.audit.against import Against
 from projections.audit.verify import rows_from, verify
+from projections.audit.witnessed import reported
+from projections.transparency.checkpoint import origin_of
 from services.cli.audit_decisions import DecisionsCheck
 from tests.faults import processes
 from tests.faults.cluster import Cluster
 from tests.faults.follower import Follower
 from tests.faults.ledger import Violation
 from tests.faults.workload import Ack
+from trainshed_client import subjects
+from trainshed_client.answers import NodePage
+from trainshed_client.asking import decoded
 from trainshed_client.errors import TrainshedError
 
 STILL_S = 90.0
@@ -122,6 +128,18 @@ async def replayed(follower: Follower) -> list[Violation]:
                     found.append(Violation("I4", what))
                 return found
         await asyncio.sleep(0.3)
+
+
+async def cosigned(follower: Follower) -> tuple[list[Violation], int]:
+    """I8: the log is what its nodes have cosigned of it, and none objects; and how many have cosigned anything."""
+    log = EventLog(follower.nc)
+    answer = await follower.nc.request(subjects.api("node.list"), b"{}", timeout=VERIFY_WITHIN_S)
+    report = reported(decoded(answer.data, NodePage).nodes, origin_of(await log.log_id()))
+    against = Against(report.kept, None, report.misfits)
+    async for message in log.read_raw():
+        against.take([message])
+    found = [Violation("I8", misfit.message, misfit.seq) for misfit in against.misfits()]
+    return found, len(report.kept)
 
 
 async def acknowledged(follower: Follower, acks: Iterable[Ack]) -> list[Violation]:
