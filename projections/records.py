@@ -96,6 +96,11 @@ class RecordBuckets:
         except nats.errors.Error as error:
             self._failed(str(error))
 
+    def fill_again(self) -> None:
+        """What is in them is not what it should be."""
+        self._made = ()
+        self.lost.set()
+
     async def are_whole(self) -> bool:
         """True where the buckets are those last filled and all that was put since is in them."""
         return bool(self._made) and not self._unacknowledged and await self._identity() == self._made

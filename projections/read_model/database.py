@@ -1,6 +1,6 @@
 """The database behind the read model: how it is opened, and all that is special to SQLite or PostgreSQL.
 
-Owns engines, pragmas, transactions and the text of upserts; knows no event and no record.
+Owns engines, pragmas, transactions, how one takes another's place and the text of upserts; knows no event and no record.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, make_url
 from sqlalchemy.pool import NullPool, StaticPool
 
+from projections.read_model.readers_gate import ReadersGate
+
 BUSY_TIMEOUT_S = 10.0
+GATHER_WITHIN_MS = 200
 CONNECT_WITHIN_S = 5
 _HAVE_CONNECT_TIMEOUT = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+BESIDE = "rebuild"
+"""The end of the name of a file that is built beside."""
+SCHEMA_BESIDE = f"trainshed_{BESIDE}"
+_SQLITES_OWN = ("-wal", "-shm")
 _T = TypeVar("_T")
 
 # sqlite3 knows how to bind None and True only after it has asked both the value and a protocol how they adapt, which takes
@@ -27,16 +34,30 @@ sqlite3.register_adapter(type(None), _SAME.get)
 sqlite3.register_adapter(bool, int)
 
 
+class DatabaseGone(Exception):
+    """Somebody deleted the file of a database that is open, or (``replaced``) put another in its place."""
+
+    def __init__(self, *, replaced: bool) -> None:
+        super().__init__("another file was put in its place" if replaced else "its file was deleted")
+        self.replaced = replaced
+
+
 class Database:
     """One read model's database. ``url``: an SQLAlchemy URL, or a path of an SQLite file (made with its folder).
+
+    ``beside``: it is only built beside that one, and thrown away if anything happens to it: nothing waits for its storage.
 
     The writer's transactions begin IMMEDIATE: two writers then wait for each other at the start and neither fails in
     the middle. SQLite runs in WAL mode, so readers never wait, with ``synchronous=NORMAL``: a crash of the machine
     may lose the last commits, never the file, and what is lost is folded again, since the checkpoint is lost with it.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, *, beside: bool = False) -> None:
         text = str(url)
+        self._is_beside = beside
+        self.readers = ReadersGate()
+        self._file: tuple[int, int] | None = None
+        """Which file the writer has open; None: not known, or none."""
         self.url = make_url(text if "://" in text else f"sqlite:///{Path(text).absolute()}")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if self.is_sqlite and self._on_disk else None
@@ -53,12 +74,15 @@ class Database:
     def _engine(self) -> Engine:
         if not self.is_sqlite:
             bounded = self.url.drivername in _HAVE_CONNECT_TIMEOUT and "connect_timeout" not in self.url.query
+            more: dict[str, Any] = {"connect_timeout": CONNECT_WITHIN_S} if bounded else {}
+            if self._is_beside:
+                more["options"] = f"-csearch_path={SCHEMA_BESIDE}"
             return create_engine(
                 self.url,
                 pool_size=2,
                 max_overflow=4,
                 isolation_level="REPEATABLE READ",
-                connect_args={"connect_timeout": CONNECT_WITHIN_S} if bounded else {},
+                connect_args=more,
             )
         # a connection in memory is the database itself; one of a file costs 0.1 ms to open, less than a pool's care
         engine = create_engine(
@@ -74,7 +98,7 @@ class Database:
             for pragma in (
                 "page_size=8192",
                 "journal_mode=WAL",
-                "synchronous=NORMAL",
+                f"synchronous={'OFF' if self._is_beside else 'NORMAL'}",
                 "cache_size=-4000",
             ):
                 connection.execute(f"PRAGMA {pragma}")
@@ -92,9 +116,27 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One read transaction: all its queries see the same moment."""
-        with self.engine.connect() as connection, connection.begin():
-            yield connection
+        """One read transaction: all its queries see the same moment. Raises DatabaseGone."""
+        with self.readers.one():
+            self.look()
+            with self.engine.connect() as connection, connection.begin():
+                yield connection
+
+    def remember(self) -> None:
+        """The writer has it open now: this file, and no other, is the one that is read."""
+        self._file = self._at_path()
+
+    def look(self) -> None:
+        """Raises DatabaseGone where the file is no longer the one that the writer has open."""
+        if self._file is not None and (found := self._at_path()) != self._file:
+            raise DatabaseGone(replaced=found is not None and os.path.getsize(str(self.path)) > 0)
+
+    def _at_path(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path) if self.path is not None else None
+        except FileNotFoundError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
 
     def try_writing(self) -> None:
         """Write something that changes nothing. Raises sqlalchemy's OperationalError where there is no room for it."""
@@ -114,11 +156,86 @@ class Database:
             return None
         kept = self.path.with_name(f"{self.path.name}.{suffix}")
         os.replace(self.path, kept)
-        for tail in ("-wal", "-shm"):
-            beside = self.path.with_name(self.path.name + tail)
+        for beside, kept_beside in zip(_sqlites_own(self.path), _sqlites_own(kept), strict=True):
             if beside.exists():
-                os.replace(beside, kept.with_name(kept.name + tail))
+                os.replace(beside, kept_beside)
         return kept
+
+    def erase(self) -> bool:
+        """Delete the file, and what lies beside it; False where there is none, but tables."""
+        self.close()
+        if self.path is None:
+            return False
+        for each in (self.path, *_sqlites_own(self.path)):  # SQLite itself passes over the log of no file
+            each.unlink(missing_ok=True)
+        return True
+
+    # --- one that is built beside -------------------------------------------------------------------------
+
+    def beside(self) -> Database | None:
+        """An empty database beside this one; None where there cannot be one (in memory)."""
+        self.clear_beside()
+        if not self.is_sqlite:
+            with self.writer() as connection, connection.begin():
+                connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA_BESIDE}")
+            return Database(self.url.render_as_string(hide_password=False), beside=True)
+        return None if self.path is None else Database(self._path_beside, beside=True)
+
+    @property
+    def _path_beside(self) -> Path:
+        assert self.path is not None, "it is a file"
+        return self.path.with_name(f"{self.path.name}.{BESIDE}")
+
+    def clear_beside(self) -> None:
+        """Delete what was built beside this one and did not take its place."""
+        if not self.is_sqlite:
+            with self.writer() as connection, connection.begin():
+                connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {SCHEMA_BESIDE} CASCADE")
+        elif self.path is not None:
+            for each in (self._path_beside, *_sqlites_own(self._path_beside)):
+                each.unlink(missing_ok=True)
+
+    def gather(self, connection: Connection) -> bool:
+        """Have all that ``connection`` wrote in the one file, and on storage; False where another program reads it."""
+        if self.path is None:
+            return True
+        sqlite = connection.connection.driver_connection  # in no transaction
+        assert isinstance(sqlite, sqlite3.Connection)
+        sqlite.execute(f"PRAGMA busy_timeout={GATHER_WITHIN_MS}")
+        ((busy, _, _),) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        sqlite.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        if not busy and self._is_beside:
+            _sync(self.path)
+        return not busy
+
+    def sync(self) -> None:
+        """Have what is in the file on storage, which may take long: beside whoever writes there."""
+        if self.path is not None:
+            _sync(self.path)
+
+    def take(self, built: Database, tables: MetaData) -> None:
+        """Become ``built``, of which nothing stays. Nobody may have either open, and both must be gathered: whoever dies on
+        the way leaves the one or the other whole."""
+        built.close()
+        if self.path is None:
+            self._take_schema(tables)
+            return
+        self.close()
+        # SQLite deletes them with the last connection; another program's may be left, and would be the new file's
+        for each in _sqlites_own(self.path):
+            each.unlink(missing_ok=True)
+        os.replace(self._path_beside, self.path)
+        _sync(self.path.parent)
+
+    def _take_schema(self, tables: MetaData) -> None:
+        with self.writer() as connection, connection.begin():
+            here = self._quote(connection.exec_driver_sql("SELECT current_schema()").scalar_one())
+            for table in tables.sorted_tables:
+                name = self._quote(table.name)
+                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {here}.{name}")
+                connection.exec_driver_sql(f"ALTER TABLE {SCHEMA_BESIDE}.{name} SET SCHEMA {here}")
+            connection.exec_driver_sql(f"DROP SCHEMA {SCHEMA_BESIDE} CASCADE")
+        self.close()  # no connection knows the tables of before
 
     # --- statements of the hot path -----------------------------------------------------------------------
 
@@ -166,3 +283,17 @@ def in_chunks(items: Iterable[_T], size: int = 500) -> Iterator[tuple[_T, ...]]:
     everything = list(items)
     for start in range(0, len(everything), size):
         yield tuple(everything[start : start + size])
+
+
+def _sqlites_own(path: Path) -> tuple[Path, ...]:
+    """What SQLite has beside a file: its write-ahead log, and what it knows of that."""
+    return tuple(path.with_name(path.name + tail) for tail in _SQLITES_OWN)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's names, on storage."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -13,6 +13,7 @@ from events.codec import decode_heartbeat
 from events.feed import Message
 from events.state import Active, Run
 from events.types import AttemptRef, NodeHeartbeat, RunHeartbeat
+from projections.read_model import reports
 from projections.read_model.core import Projection
 from projections.read_model.projector import Applied, Projector, changed_run, changed_slot
 from projections.read_model.reports import ReportColumns, WitnessColumns
@@ -24,7 +25,7 @@ from projections.read_model.rows import (
     sorted_json,
 )
 from projections.read_model.times import stored_time
-from projections.read_model.working_set import WorkingRun
+from projections.read_model.working_set import R, WorkingRow, WorkingRun
 from trainshed_client.subjects import parse_heartbeat_subject
 
 
@@ -57,19 +58,55 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
                 _node(projection, heartbeat, time, changed)
             case None:
                 pass
+    _put(projector, changed)
+    return Applied(
+        projector.seq,
+        tuple(changed_run(item.row) for item in changed.runs if item.row is not None),
+        tuple(changed_slot(slot) for slot in changed.slots),
+    )
+
+
+def carry_over(old: Projector, new: Projector) -> None:
+    """Set the heartbeat columns of ``new``, which has the same events, to those of ``old``: a record then has the heartbeat
+    that it had, also one that is no longer stored."""
+    before, after = old.projection.working, new.projection.working
+    changed = ChangedRows([], [], [], [])
+    for run_id, run in after.runs.items():
+        if _carried(before.runs.get(run_id), run, reports.OF_RUN):
+            changed.runs.append(run)
+    for key, attempt in after.attempts.items():
+        if _carried(before.attempts.get(key), attempt, reports.OF_ATTEMPT) and attempt.row is not None:
+            changed.attempts.append((key[0], attempt.row))
+    for name, slots in after.slots.items():
+        for index, slot in slots.items():
+            known = before.slots.get(name, {}).get(index)
+            if _carried(known, slot, reports.OF_SLOT) and slot.row is not None:
+                changed.slots.append(slot.row)
+    for name, node in after.nodes.items():
+        if _carried(before.nodes.get(name), node, reports.OF_NODE) and node.row is not None:
+            changed.nodes.append(node.row)
+    _put(new, changed)
+
+
+def _carried(old: WorkingRow[R] | None, new: WorkingRow[R], names: Iterable[str]) -> bool:
+    """Whether there was anything to carry over."""
+    if old is None or old.row is None or new.row is None:
+        return False
+    differing = [name for name in names if getattr(new.row, name) != getattr(old.row, name)]
+    for name in differing:
+        setattr(new.row, name, getattr(old.row, name))
+    return bool(differing)
+
+
+def _put(projector: Projector, changed: ChangedRows) -> None:
     if not (changed.runs or changed.attempts or changed.slots or changed.nodes):
-        return Applied(projector.seq)
+        return
     store = projector.store
     with store.connection.begin():
         store.put_runs(changed.runs)
         store.put_attempts(changed.attempts)
         store.put_slots(changed.slots)
         store.put_last_heartbeats(changed.nodes)
-    return Applied(
-        projector.seq,
-        tuple(changed_run(item.row) for item in changed.runs if item.row is not None),
-        tuple(changed_slot(slot) for slot in changed.slots),
-    )
 
 
 def _run(projection: Projection, heartbeat: RunHeartbeat, node: str, time: str, changed: ChangedRows) -> None:

@@ -20,7 +20,7 @@ from projections.read_model.core import Projection
 from projections.read_model.database import Database
 from projections.read_model.rows import RunRow, SlotRow, record_json
 from projections.read_model.store import Store
-from projections.read_model.tables import SCHEMA_VERSION
+from projections.read_model.tables import SCHEMA_VERSION, metadata
 from projections.read_model.working_set import Batch
 from projections.transparency.fold import TreeFold
 from projections.transparency.tiles import Tiles
@@ -30,6 +30,8 @@ from trainshed_client.subjects import EVENTS
 _log = logging.getLogger("trainshed.projector")
 
 LONG_BATCH = 500
+KEPT_OUT_S = 0.2
+"""So long a query may be held up where one database takes another's place."""
 Observer = Callable[[StoredEvent, Change], None]
 
 
@@ -68,6 +70,8 @@ class Projector:
         self.tree = tree
         self.tiles: Tiles | None = None
         """Where full tiles of the tree are written; None: nowhere."""
+        self.warns = True
+        """Whether what is quarantined is logged."""
 
     @classmethod
     def open(
@@ -83,9 +87,11 @@ class Projector:
 
         ``damage``: what was found wrong with it while it was in use. ``tiles``: where the tree's full tiles are written.
 
-        What is not used is moved aside with a WARNING, never mixed. Raises sqlalchemy's OperationalError where the
-        database cannot be reached or written.
+        What is not used is moved aside with a WARNING, never mixed; of an older schema, which says nothing that the log
+        does not, nothing is kept. What a rebuild left that was ended in the middle is deleted. Raises sqlalchemy's
+        OperationalError where the database cannot be reached or written.
         """
+        database.clear_beside()
         projector = cls._opened(database, log_id, log_end, damage)
         projector.tiles = tiles
         return projector
@@ -114,7 +120,8 @@ class Projector:
             elif at.log_id != log_id:
                 why = f"is of another event log ({at.log_id}, not {log_id})"
             elif at.schema_version != SCHEMA_VERSION:
-                why = f"has schema version {at.schema_version}, not {SCHEMA_VERSION}"
+                store.close()
+                return cls._migrated(database, log_id, at.schema_version)
             elif at.seq > log_end:
                 why = f"is at sequence {at.seq}, beyond the log's end {log_end}"
             if why is None:
@@ -137,8 +144,67 @@ class Projector:
             _log.warning("the read model %s: rebuilt from the log", why)
             store = Store(database)
             store.drop()
+        return cls._empty(store, log_id)
+
+    @classmethod
+    def _migrated(cls, database: Database, log_id: str, version: int) -> Projector:
+        """Begin anew in the place of tables that this release cannot read: who dies on the way goes on there."""
+        _log.info(
+            "the read model %s has schema version %d, not %d: it is made again of the log",
+            database.path or database.url,
+            version,
+            SCHEMA_VERSION,
+        )
+        erased = database.erase()
+        store = Store(database)
+        if not erased:
+            store.drop()
+        return cls._empty(store, log_id)
+
+    @classmethod
+    def _empty(cls, store: Store, log_id: str) -> Projector:
         store.create()
         return cls(store, Projection(store), log_id, TreeFold())
+
+    def begin_beside(self) -> Projector | None:
+        """A new read model beside this one, of which nothing is folded yet; None where there can be none (in memory)."""
+        database = self.store.database.beside()
+        if database is None:
+            return None
+        store = Store(database)
+        try:
+            projector = self._empty(store, self.log_id)
+        except BaseException:
+            store.close()
+            raise
+        projector.tiles, projector.warns = self.tiles, False  # all of it was told before
+        return projector
+
+    def give_way_to(self, built: Projector, between: Callable[[], None]) -> Projector | None:
+        """Put what ``built`` made beside this one in this one's place: the projector that goes on with it there. None where
+        the tables are being read just now, and will be again: nothing has happened then.
+
+        ``between`` is called in the middle. After an exception both are to be thrown away.
+        """
+        database, fold = self.store.database, built.projection
+        self.store.gather()  # most of it, while queries go on
+        with database.readers.kept_out(KEPT_OUT_S) as gone:
+            if not (gone and built.store.gather() and self.store.gather()):
+                return None
+            self.store.close()
+            built.store.close()
+            between()
+            database.take(built.store.database, metadata)
+            store = Store(database)
+        fold.working.committed = store
+        projector = Projector(store, fold, self.log_id, built.tree)
+        projector.tiles = self.tiles
+        return projector
+
+    @property
+    def state_hash(self) -> int:
+        """That of what is committed."""
+        return self.projection.working.state_hash
 
     @property
     def seq(self) -> int:
@@ -174,7 +240,7 @@ class Projector:
             batch = projection.finish()
             levels = self._grow_tree(messages, last)
             self.store.write(batch, self.log_id, self.tree.first, levels)
-        for kept in batch.quarantine:
+        for kept in batch.quarantine if self.warns else ():
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
         return _applied(batch) if with_records else Applied(batch.seq)
 

@@ -103,6 +103,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.connection: Connection = database.writer()
+        database.remember()
         db = database
         self._run = Columns(_RUN)
         self._run_changes = Columns(_CHANGES)
@@ -127,6 +128,10 @@ class Store:
     def close(self) -> None:
         """Give the connection back; what is not committed is undone."""
         self.connection.close()
+
+    def gather(self) -> bool:
+        """See ``Database.gather``."""
+        return self.database.gather(self.connection)
 
     # --- opening ------------------------------------------------------------------------------------------
 

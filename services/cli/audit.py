@@ -23,6 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "services.cli.audit_accept:accept",
         "Answer for it that the log is not what was signed before.",
     ),
+    "rebuild": (
+        "services.cli.audit_rebuild:rebuild",
+        "Build the read model again from the log, beside the live one.",
+    ),
     "export": ("services.cli.audit_export:export", "Print the log, or a part of it, as CloudEvents."),
     "check": ("services.cli.audit_check:check", "Check a certificate, without any stack."),
 }

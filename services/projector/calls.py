@@ -20,6 +20,7 @@ from events.log import EventLog
 from projections.queries.answers import FoundOne, Queries
 from projections.queries.listing import run_query
 from projections.queries.proofs import Proofs, StoredTree
+from projections.read_model.database import DatabaseGone
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.cosignatures import most_cosigned, valid_cosignatures
 from projections.transparency.tiles import TileMissing
@@ -38,6 +39,10 @@ _log = logging.getLogger("trainshed.projector")
 FRESH_WITHIN_S = 2.0
 
 T = TypeVar("T")
+
+
+class AskAgain(TrainshedError):
+    """The database was opened again while it was asked: what is there now is another moment's."""
 
 
 class InReader(Protocol):
@@ -65,6 +70,7 @@ class Answers:
         proofs: Proofs,
         tiles_lost: Callable[[], None],
         signer: Callable[[], Signer | None],
+        rebuild: Callable[[], AsyncIterator[bytes]],
         keeps_records: bool,
     ) -> None:
         self._queries = queries
@@ -78,6 +84,7 @@ class Answers:
         self._proofs = proofs
         self._tiles_lost = tiles_lost
         self._signer = signer
+        self._rebuild = rebuild
         self._keeps_records = keeps_records
         self._lags = False
 
@@ -90,6 +97,7 @@ class Answers:
             "slot.list": self._slot_list,
             "node.list": self._node_list,
             "audit.rows": self._audit_rows,
+            "audit.rebuild": self._audit_rebuild,
             "audit.consistency": self._audit_consistency,
             "audit.inclusion": self._audit_inclusion,
             "health": self._health,
@@ -147,6 +155,19 @@ class Answers:
         finally:
             parts.close()
 
+    async def _audit_rebuild(self, call: Call) -> AsyncIterator[bytes]:
+        """Have this very read model built again beside itself; of several projectors it is the one that answers."""
+        call.fields()
+        await self._is_open()
+        self._trouble.refuse_any()
+        behind = await self._behind()
+        if behind is not None:
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"the read model is only being built from the log ({behind.text}): ask again when it has everything",
+            )
+        return self._rebuild()
+
     async def _audit_checkpoint(self, call: Call) -> object:
         fields = call.fields(size=int, cosigned=bool)
         if fields["size"] is not None and fields["cosigned"]:
@@ -201,6 +222,12 @@ class Answers:
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Ask the database once it has all that was acknowledged before; where that takes more than 2 s answer without,
         marked stale. Raises UNAVAILABLE where it has nothing yet."""
+        try:
+            return await self._answer_now(query)
+        except AskAgain:
+            return await self._answer_now(query)
+
+    async def _answer_now(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         await self._is_open()
         behind = await self._behind()
         if behind is not None and behind.folded == 0:
@@ -235,10 +262,16 @@ class Answers:
         self._trouble.refuse_damaged()
 
     async def _read(self, query: Callable[[], T]) -> T:
-        """Ask the database. Raises UNAVAILABLE where it fails."""
+        """Ask the database. Raises UNAVAILABLE where it fails; AskAgain where somebody deleted it and there is another."""
         self._trouble.refuse_damaged()
+        openings = self._trouble.openings
         try:
             return await self._in_reader(query)
+        except DatabaseGone as error:
+            await self._trouble.opened_after(openings, FRESH_WITHIN_S)
+            raise AskAgain(
+                ErrorCode.UNAVAILABLE, f"the read model was opened again ({error}); ask again"
+            ) from None
         except (SQLAlchemyError, msgspec.MsgspecError) as error:
             self._trouble.query_failed(error)
 

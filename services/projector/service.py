@@ -6,8 +6,6 @@ Owns the order of its work (fold, commit, then put records); knows no table and 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from events.log import EventLog, last_message
 from projections.queries.answers import Queries
 from projections.queries.proofs import Proofs, StoredTree
 from projections.queries.totals import Adder, Totals
+from projections.read_model.database import DatabaseGone
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Applied, Projector
 from projections.records import Filling, RecordBuckets
@@ -33,8 +32,10 @@ from services.lifecycle import first_cause
 from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.calls import Answers
+from services.projector.memory import give_back_memory
 from services.projector.mending import claim, mend
 from services.projector.publishing import Publisher
+from services.projector.rebuild import Rebuilds
 from services.projector.signer import Signer
 from services.projector.start import Start, ends
 from services.projector.trouble import (
@@ -46,6 +47,7 @@ from services.projector.trouble import (
     start_refused,
 )
 from services.projector.waiting import WaitingRuns
+from services.projector.writing import Writing
 from trainshed_client import subjects
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
@@ -57,6 +59,8 @@ AGAIN_AFTER_MAX_S = 60.0
 """Between one rebuild of a database that turns out damaged every time and the next."""
 HEARTBEATS_EVERY_S = 0.2
 """At the most so often heartbeats are written; those that come meanwhile are written together."""
+LOOK_EVERY_S = 2.0
+"""So often it is seen to that the database's file is still there, beside each query's look."""
 LINGER_S = 0.008
 """What is stored so closely is one transaction; and no row is written while a run that was just submitted is started."""
 BATCH = 1_000
@@ -107,11 +111,13 @@ class ProjectorService:
         self._start: Start | None = start
         """For whom it starts; None once the database was open."""
         self._trouble = Trouble(self._where)
-        self._writing = asyncio.Lock()  # a commit and its puts: records go out in the order of commits
-        self._writer = ThreadPoolExecutor(1, "projector-writer")
+        self._writing = Writing()
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._buckets = RecordBuckets(nc) if records else None
         self._filled = False
+        self._rebuilds = Rebuilds(
+            self._log, self._writing, self._position, where=self._where, differs=self._put_again
+        )
         self._answers = Answers(
             self._queries,
             WaitingRuns(clock),
@@ -124,6 +130,7 @@ class ProjectorService:
             proofs=self._proofs,
             tiles_lost=self._tiles_lost.set,
             signer=lambda: self._signer,
+            rebuild=self._rebuilds.parts,
             keeps_records=records,
         )
 
@@ -140,10 +147,10 @@ class ProjectorService:
                     if self._opened.is_set():
                         self._set_ready()
                     await self._stop.wait()
+                    self._rebuilds.give_up("the projector stops")
                 work.cancel()
         finally:
-            # a transaction under way is finished, not left to another projector's opening
-            await asyncio.to_thread(self._writer.shutdown)
+            await asyncio.to_thread(self._writing.close)
             await asyncio.to_thread(self._readers.shutdown)
             self._database.close()
 
@@ -177,7 +184,7 @@ class ProjectorService:
         pause_s = AGAIN_AFTER_S
         refusal: TrainshedError | None = None
         while True:
-            before = self._position.seq
+            before, gone = self._position.seq, False
             try:
                 await self._project(damage)
             except* (TimeoutError, nats.errors.Error, ApiError) as errors:
@@ -186,13 +193,14 @@ class ProjectorService:
             except* FAILURES as errors:
                 refusal = self._refusal(first_cause(errors))
                 if refusal is None:
+                    gone = isinstance(first_cause(errors), DatabaseGone)
                     damage = self._trouble.failed(first_cause(errors))
                     self._set_ready()
             if refusal is not None:
                 raise refusal
             rebuilt_in_vain = damage is not None and self._position.seq <= before
             pause_s = min(2 * pause_s, AGAIN_AFTER_MAX_S) if rebuilt_in_vain else AGAIN_AFTER_S
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(0 if gone else pause_s)
 
     def _refusal(self, error: BaseException) -> TrainshedError | None:
         """The error that ends a start with this one; None where it is not to end."""
@@ -216,9 +224,11 @@ class ProjectorService:
 
     async def _project(self, damage: str | None) -> None:
         log_id, end = await self._log.log_id(), await self._log.end()
-        await self._in_writer(self._take_folder, log_id)
-        projector = await self._in_writer(
-            Projector.open, self._database, log_id, end, damage=damage, tiles=self._tiles
+        await self._writing.run(self._take_folder, log_id)
+        projector = self._writing.begin(
+            await self._writing.run(
+                Projector.open, self._database, log_id, end, damage=damage, tiles=self._tiles
+            )
         )
         self._filled = False
         self._position.advance(projector.seq)
@@ -228,14 +238,16 @@ class ProjectorService:
             _log.info("folding %d events into the read model", end - projector.seq)
         try:
             if self._trouble.text is not None:
-                await self._in_writer(self._database.try_writing)
+                await self._writing.run(self._database.try_writing)
             self._trouble.over()
             self._start = None
             self._set_ready()
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._fold(projector, end))
+                tasks.create_task(self._fold(projector.seq, end))
                 tasks.create_task(self._trouble.heed_queries())
-                tasks.create_task(self._heartbeats(projector))
+                tasks.create_task(self._look_after_file())
+                tasks.create_task(self._heartbeats())
+                tasks.create_task(self._rebuilds.run())
                 tasks.create_task(self._keep_tiles())
                 if self._signer is not None:
                     publisher = Publisher(
@@ -250,7 +262,13 @@ class ProjectorService:
                 if self._buckets is not None:
                     tasks.create_task(self._keep_buckets(self._buckets))
         finally:
-            await asyncio.shield(self._in_writer(projector.close))
+            await asyncio.shield(self._writing.run(self._writing.end))
+
+    async def _look_after_file(self) -> None:
+        """Raises DatabaseGone once somebody took the file away: what is committed from then on is nowhere."""
+        while True:
+            await self._trouble.doubted(LOOK_EVERY_S)
+            await self._in_reader(self._database.look)
 
     def _take_folder(self, log_id: str) -> None:
         """Make the audit folder this log's own, with the signer's key where the records are kept."""
@@ -276,15 +294,16 @@ class ProjectorService:
     async def _root_at(self, tree: StoredTree, size: int) -> bytes:
         return await self._in_reader(self._proofs.root, tree, size)
 
-    async def _fold(self, projector: Projector, end: int) -> None:
-        backlog = end - projector.seq
-        async with self._log.follow(projector.seq + 1) as feed:
+    async def _fold(self, seq: int, end: int) -> None:
+        backlog = end - seq
+        async with self._log.follow(seq + 1) as feed:
             self._fill_when(backlog <= 0)
             while True:
                 messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
-                async with self._writing:
+                async with self._writing.turn:
                     failpoint("projector.read")
-                    applied = await self._in_writer(_apply, projector, messages, with_records=self._filled)
+                    projector = self._writing.projector
+                    applied = await self._writing.run(_apply, projector, messages, with_records=self._filled)
                     failpoint("projector.committed")
                     self._position.advance(applied.seq)
                     await self._put(applied)
@@ -308,6 +327,11 @@ class ProjectorService:
             _log.info("the read model is up to date")
             give_back_memory()
 
+    def _put_again(self) -> None:
+        """Fill the buckets from tables that are no longer what they were."""
+        if self._buckets is not None:
+            self._buckets.fill_again()
+
     async def _put(self, applied: Applied) -> None:
         if self._buckets is not None and self._filled:
             await self._buckets.put(applied)
@@ -317,7 +341,7 @@ class ProjectorService:
             while True:
                 await buckets.lost.wait()
                 buckets.lost.clear()
-                async with self._writing:
+                async with self._writing.turn:
                     if self._filled and not await self._are_whole(buckets):
                         await buckets.fill(await self._in_reader(self._filling))
 
@@ -331,7 +355,7 @@ class ProjectorService:
         live, ended = self._queries.bucket_runs()
         return Filling(live, ended, self._queries.bucket_slots())
 
-    async def _heartbeats(self, projector: Projector) -> None:
+    async def _heartbeats(self) -> None:
         """The newest heartbeat of each subject, once all that was stored before it is folded."""
         newest: dict[str, Message] = {}
         arrived = asyncio.Event()
@@ -344,29 +368,23 @@ class ProjectorService:
             ) as feed,
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(self._write_heartbeats(projector, newest, arrived))
+            tasks.create_task(self._write_heartbeats(newest, arrived))
             while True:
                 for message in await feed.batch():
                     newest[message.subject] = message
                 arrived.set()
 
-    async def _write_heartbeats(
-        self, projector: Projector, newest: dict[str, Message], arrived: asyncio.Event
-    ) -> None:
+    async def _write_heartbeats(self, newest: dict[str, Message], arrived: asyncio.Event) -> None:
         while True:
             await arrived.wait()
             arrived.clear()
             messages = list(newest.values())
             newest.clear()
             await self._position.reached(await self._log_end())
-            async with self._writing:
-                applied = await self._in_writer(apply_heartbeats, projector, messages)
+            async with self._writing.turn:
+                applied = await self._writing.run(apply_heartbeats, self._writing.projector, messages)
                 await self._put(applied)
             await asyncio.sleep(HEARTBEATS_EVERY_S)
-
-    async def _in_writer(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``work`` in the one thread that writes, so that the loop goes on answering."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, partial(work, *args, **kwargs))
 
     async def _in_reader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query's ``work`` beside the loop."""
@@ -385,11 +403,3 @@ class ProjectorService:
 def _apply(projector: Projector, messages: Sequence[Message], *, with_records: bool) -> Applied:
     time.sleep(delay("projector.batch"))  # in the thread that writes: the loop goes on answering
     return projector.apply(messages, with_records=with_records)
-
-
-def give_back_memory() -> None:
-    """Return free memory to the system, where the C library can (glibc keeps it otherwise)."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

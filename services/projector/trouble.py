@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from projections.read_model.database import Database
+from projections.read_model.database import Database, DatabaseGone
 from services.plain_trouble import plain
 from services.projector.start import Hindrance, Start
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -45,7 +45,7 @@ class Damaged(Exception):
     """A query found the database to be damaged; the text is how."""
 
 
-FAILURES = (SQLAlchemyError, Damaged, OSError, msgspec.MsgspecError, ValueError)
+FAILURES = (SQLAlchemyError, Damaged, DatabaseGone, OSError, msgspec.MsgspecError, ValueError)
 """What a database that is damaged, full or gone may make of reading and writing it."""
 
 
@@ -62,6 +62,8 @@ def damage_in(error: BaseException) -> str | None:
             OperationalError() | DataError() | ProgrammingError()
         ):  # the latter two: a value that it cannot take
             return message if any(sign in message for sign in _SIGNS_OF_DAMAGE) else None
+        case DatabaseGone():
+            return message if error.replaced else None
         case DatabaseError() | Damaged() | msgspec.MsgspecError() | ValueError():
             return message
         case _:
@@ -145,6 +147,10 @@ class Trouble:
         self._damaged = False
         self._found = ""
         self._is_found = asyncio.Event()
+        self._doubted = asyncio.Event()
+        self._opened = asyncio.Event()
+        self.openings = 0
+        """So often the database was opened."""
         self.text: str | None = None
         """None: it is well."""
 
@@ -157,6 +163,10 @@ class Trouble:
             self.text = (
                 f"the read model {self._where} is damaged ({damage}); it is rebuilt from the event log"
             )
+        elif isinstance(error, DatabaseGone):
+            self.text = (
+                f"the read model {self._where} is gone ({error}); it is built again from the event log"
+            )
         else:
             self.text = f"the read model {self._where} cannot be used ({message_of(error)}); it is tried again until it can"
         now = self._clock()
@@ -168,6 +178,9 @@ class Trouble:
     def over(self) -> None:
         """It is open and can be written."""
         self._is_found.clear()
+        self.openings += 1
+        opened, self._opened = self._opened, asyncio.Event()
+        opened.set()
         if self.text is not None:
             self.text = None
             self._damaged = False
@@ -198,6 +211,29 @@ class Trouble:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE, f"the read model {what} ({message_of(error)}); ask again"
         ) from None
+
+    async def opened_after(self, openings: int, within_s: float) -> None:
+        """A query found the file gone that was opened so often: wait until there is another. Raises UNAVAILABLE where that
+        takes longer."""
+        self._doubted.set()
+        try:
+            async with asyncio.timeout(within_s):
+                while self.openings <= openings:
+                    await self._opened.wait()
+        except TimeoutError:
+            self.refuse_any()
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE, f"the read model {self._where} is being opened again; ask again"
+            ) from None
+
+    async def doubted(self, within_s: float) -> None:
+        """Wait until a query found the file gone, and so long at the most."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._doubted.wait()
+        except TimeoutError:
+            return
+        self._doubted.clear()
 
     async def heed_queries(self) -> NoReturn:
         """Raises Damaged once a query has found damage."""

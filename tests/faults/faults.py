@@ -189,7 +189,8 @@ class Injector:
 
     async def _failpoint(self, kind: Kind, rng: random.Random, stop: asyncio.Event) -> bool:
         """Start a service again with one point armed, which strikes once; True if it did while we waited."""
-        points = [n for n, p in POINTS.items() if kind is Kind.FAILPOINT or not n.startswith("shim.")]
+        every = [name for name, point in POINTS.items() if not point.by_hand]
+        points = [name for name in every if kind is Kind.FAILPOINT or not name.startswith("shim.")]
         name = rng.choice(points)
         point = POINTS[name]
         if point.role is Role.DISPATCHER:

@@ -11,12 +11,14 @@ from tests.faults.cluster import Role
 
 
 class Point(NamedTuple):
-    """``first_only``: a process passes it once in its life. ``by_term``: only on its way out."""
+    """``first_only``: a process passes it once in its life. ``by_term``: only on its way out. ``by_hand``: only where somebody
+    asks for it, which the suite does not."""
 
     role: Role
     where: str
     first_only: bool = False
     by_term: bool = False
+    by_hand: bool = False
 
 
 POINTS: dict[str, Point] = {
@@ -57,4 +59,13 @@ POINTS: dict[str, Point] = {
     "projector.read": Point(Role.PROJECTOR, "events have arrived, nothing is committed"),
     "projector.committed": Point(Role.PROJECTOR, "rows and position are committed, no record is put"),
     "projector.put": Point(Role.PROJECTOR, "the records are put"),
+    "projector.rebuilding": Point(
+        Role.PROJECTOR, "events are committed to a read model that is built beside the live one", by_hand=True
+    ),
+    "projector.swapping": Point(
+        Role.PROJECTOR, "both read models are whole and closed, the new one not in its place", by_hand=True
+    ),
+    "projector.swapped": Point(
+        Role.PROJECTOR, "the new read model is in its place, nobody is told", by_hand=True
+    ),
 }

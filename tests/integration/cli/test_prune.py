@@ -192,7 +192,7 @@ async def asked(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Asked]
 
 
 async def test_nothing_is_deleted_by_a_read_model_that_is_behind(asked: Asked) -> None:
-    async with asked.projector._writing:  # as a commit that takes long
+    async with asked.projector._writing.turn:  # as a commit that takes long
         await asked.retry(asked.runs[0])
         said = await asked.prune(code=3)
         assert "the read side is behind the event log" in said.stderr
@@ -219,7 +219,7 @@ async def test_a_read_model_that_falls_behind_meanwhile_leaves_the_rest(asked: A
 
     async def fall_behind() -> None:
         asked.on_request = None
-        await held.enter_async_context(asked.projector._writing)
+        await held.enter_async_context(asked.projector._writing.turn)
         await asked.retry(asked.requests[0][1])
 
     asked.on_request = fall_behind

@@ -99,7 +99,7 @@ async def test_an_answer_that_may_miss_something_says_so_and_the_lag_is_logged_o
 ) -> None:
     known = lab.made.submit()
     await lab.ask("run.get", {"run_id": known})
-    async with lab.service._writing:  # as a commit that takes long
+    async with lab.service._writing.turn:  # as a commit that takes long
         unknown = lab.made.submit()
         await lab.store()
         answers = await asyncio.gather(
