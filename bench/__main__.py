@@ -18,7 +18,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Callable[[], list[Figure]]]
     "start_up": (start_up.figures, lambda: start_up.figures(2_500, times=2)),
 }
 PRINTING = ("scheduler", "nodes", "projector_rebuild")
-"""Those that print for themselves: they need no stack. (`bench.audit_verify` is called by itself: its log takes minutes.)"""
+"""Those that print for themselves: they need no stack. (`bench.audit_verify` and `bench.audit_rebuild` are called by themselves: their log takes minutes.)"""
 
 
 def main() -> int:

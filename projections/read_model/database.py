@@ -154,9 +154,10 @@ class Database:
         self.close()
         if self.path is None or not self.path.exists():
             return None
-        kept = self.path.with_name(f"{self.path.name}.{suffix}")
-        os.replace(self.path, kept)
-        for beside, kept_beside in zip(_sqlites_own(self.path), _sqlites_own(kept), strict=True):
+        file = self._file_itself
+        kept = file.with_name(f"{file.name}.{suffix}")
+        os.replace(file, kept)
+        for beside, kept_beside in zip(_sqlites_own(file), _sqlites_own(kept), strict=True):
             if beside.exists():
                 os.replace(beside, kept_beside)
         return kept
@@ -166,7 +167,8 @@ class Database:
         self.close()
         if self.path is None:
             return False
-        for each in (self.path, *_sqlites_own(self.path)):  # SQLite itself passes over the log of no file
+        file = self._file_itself
+        for each in (file, *_sqlites_own(file)):  # SQLite itself passes over the log of no file
             each.unlink(missing_ok=True)
         return True
 
@@ -182,9 +184,14 @@ class Database:
         return None if self.path is None else Database(self._path_beside, beside=True)
 
     @property
-    def _path_beside(self) -> Path:
+    def _file_itself(self) -> Path:
+        """What SQLite names its own files by: somebody's link to storage elsewhere stays a link."""
         assert self.path is not None, "it is a file"
-        return self.path.with_name(f"{self.path.name}.{BESIDE}")
+        return self.path.resolve()
+
+    @property
+    def _path_beside(self) -> Path:
+        return self._file_itself.with_name(f"{self._file_itself.name}.{BESIDE}")
 
     def clear_beside(self) -> None:
         """Delete what was built beside this one and did not take its place."""
@@ -222,10 +229,11 @@ class Database:
             return
         self.close()
         # SQLite deletes them with the last connection; another program's may be left, and would be the new file's
-        for each in _sqlites_own(self.path):
+        file = self._file_itself
+        for each in _sqlites_own(file):
             each.unlink(missing_ok=True)
-        os.replace(self._path_beside, self.path)
-        _sync(self.path.parent)
+        os.replace(self._path_beside, file)
+        _sync(file.parent)
 
     def _take_schema(self, tables: MetaData) -> None:
         with self.writer() as connection, connection.begin():

@@ -71,7 +71,7 @@ class Projector:
         self.tiles: Tiles | None = None
         """Where full tiles of the tree are written; None: nowhere."""
         self.warns = True
-        """Whether what is quarantined is logged."""
+        """Whether what is wrong with the log is logged: what is quarantined, a gap."""
 
     @classmethod
     def open(
@@ -257,7 +257,7 @@ class Projector:
                 _log.warning(
                     "the log gives another tile of its tree than it did before: the old one is %s", kept
                 )
-        if tree.stopped != was_stopped:
+        if tree.stopped != was_stopped and self.warns:
             _log.warning(
                 "the event log has no sequence %d: its tree ends there, with %d leaves",
                 tree.stopped,

@@ -397,6 +397,18 @@ async def test_a_file_that_was_put_in_its_place_is_moved_aside(
     assert (tmp_path / "t.db.old").read_bytes().startswith(b"somebody's")
 
 
+async def test_somebodys_link_to_storage_elsewhere_stays_one(nats_server: NatsServer, tmp_path: Path) -> None:
+    nc = await nats_server.client()
+    _, end = await _small_log(nc)
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "t.db"
+    path.symlink_to("elsewhere/t.db")
+    async with folded(nats_server, path, end):
+        assert (await rebuilt(nc))[-1]["same"] is True
+        assert path.is_symlink() and files(tmp_path) == {"t.db"}
+        assert files(tmp_path / "elsewhere") == {"t.db"}
+
+
 async def test_tables_of_another_schema_are_made_again_and_nothing_of_them_is_kept(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:

@@ -71,6 +71,39 @@ def test_a_deleted_database_is_built_again(new_stack: NewStack) -> None:
     assert stack.trainshed("audit", "verify", json=True)["ok"] is True
 
 
+def test_a_rebuild_that_is_asked_for_gives_the_same_and_says_so(new_stack: NewStack) -> None:
+    stack = new_stack()
+    live = stack.submit("--gpus", "1", "--", "sleep", "60")
+    stack.running(live)
+    runs = _sweep(stack, 10, "rebuilt")
+    stack.wait(*runs, code=1)
+    before = stack.trainshed("ls", "--all", json=True)["runs"]
+    answer = stack.trainshed("audit", "rebuild", json=True)
+    assert (answer["v"], answer["same"]) == (1, True)
+    assert answer["database"] == str(stack.state_dir / DATABASE)
+    assert answer["state_hash"] == stack.trainshed("audit", "verify", json=True)["state_hash"]
+    after = stack.trainshed("ls", "--all", json=True)["runs"]
+    assert [run["run_id"] for run in after] == [run["run_id"] for run in before]
+    assert [run for run in after if run["run_id"] != live] == [run for run in before if run["run_id"] != live]
+    done = stack.trainshed("audit", "rebuild")
+    assert "the same as before" in done.text and str(stack.state_dir / DATABASE) in done.text
+    assert done.stderr == ""
+    stack.trainshed("cancel", live)
+    stack.wait(live, code=125)
+
+
+def test_a_database_deleted_under_the_stack_is_no_ones_trouble(new_stack: NewStack) -> None:
+    stack = new_stack()
+    runs = _sweep(stack, 10, "deleted")
+    stack.wait(*runs, code=1)
+    before = stack.trainshed("ls", "--all", json=True)["runs"]
+    for path in stack.state_dir.glob(f"{DATABASE}*"):
+        path.unlink()
+    assert stack.trainshed("ls", "--all", json=True)["runs"] == before
+    assert stack.trainshed("audit", "verify", json=True)["ok"] is True
+    assert not (stack.state_dir / f"{DATABASE}.old").exists()
+
+
 def test_answers_that_were_given_are_looked_for_in_the_log(new_stack: NewStack, tmp_path: Path) -> None:
     stack = new_stack()
     acks = tmp_path / "acks.jsonl"
