@@ -149,8 +149,8 @@ class Projector:
     @classmethod
     def _migrated(cls, database: Database, log_id: str, version: int) -> Projector:
         """Begin anew in the place of tables that this release cannot read: who dies on the way goes on there."""
-        _log.info(
-            "the read model %s has schema version %d, not %d: it is made again of the log",
+        _log.warning(
+            "the read model %s has schema version %d, not %d: rebuilt from the log",
             database.path or database.url,
             version,
             SCHEMA_VERSION,
