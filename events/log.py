@@ -149,6 +149,11 @@ class EventLog:
         info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
         return int(info["state"]["last_seq"])
 
+    async def bounds(self) -> tuple[int, int]:
+        """The first sequence of the log and the last; (1, 0) for an empty one."""
+        state = (await api_call(self.nc, f"STREAM.INFO.{self.stream}"))["state"]
+        return max(1, int(state["first_seq"])), int(state["last_seq"])
+
     async def first_since(self, ns: int) -> int:
         """The sequence of the first event stored at ``ns`` (since 1970) or later; one more than the end where none was.
 

@@ -6,7 +6,7 @@ why a run waits. Each answer is of one read transaction, and its ``seq`` is the 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -79,12 +79,29 @@ class HasReadModel(Protocol):
         ...
 
 
-class Queries:
-    """The read side of one database; every call is one read transaction."""
+class HasState(Protocol):
+    """Whoever knows all that is live at a transaction's moment."""
 
-    def __init__(self, database: HasReadModel) -> None:
+    def state(self, connection: Connection) -> State:
+        """See the class."""
+        ...
+
+
+class Queries:
+    """The read side of one database; every call is one read transaction.
+
+    ``run_parts``: the tables in which the runs are, all together.
+    """
+
+    def __init__(
+        self,
+        database: HasReadModel,
+        live: HasState | None = None,
+        run_parts: Sequence[Table] = (tables.runs,),
+    ) -> None:
         self._database = database
-        self._live = Live()
+        self._live = live or Live()
+        self._run_parts = run_parts
 
     # --- answers ------------------------------------------------------------------------------------------
 
@@ -107,7 +124,8 @@ class Queries:
                 limit = 0  # these were all
             matching = None
             if query.before_seq is None:
-                matching = total(connection, query) if limit and query.run is None else len(runs)
+                counted = limit and query.run is None
+                matching = total(connection, query, self._run_parts) if counted else len(runs)
             waits = any(found.waits for found in runs)
             return FoundRuns(seq, runs, matching, self._live.state(connection) if waits else None)
 

@@ -5,11 +5,11 @@ Owns the conditions and what is read of a listed run; knows neither the answer's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 from sqlalchemy import Row as SqlRow
 
 from events.times import nanoseconds, rfc3339
@@ -124,17 +124,22 @@ def selected(query: RunQuery) -> Select[Any]:
     return statement.order_by(runs.seq.desc() if query.ended else runs.submit_seq.desc())
 
 
-def total(connection: Connection, query: RunQuery) -> int:
-    """How many runs match, their labels too."""
+def total(connection: Connection, query: RunQuery, parts: Iterable[Table]) -> int:
+    """How many runs of these tables match, their labels too."""
+    return sum(_matching(connection, query, part) for part in parts)
+
+
+def _matching(connection: Connection, query: RunQuery, runs: Table) -> int:
+    where = _conditions(query, runs)
     if not query.labels:
-        counted = select(func.count()).select_from(tables.runs).where(*_conditions(query))
+        counted = select(func.count()).select_from(runs).where(*where)
         return int(connection.execute(counted).scalar_one())
-    labels = connection.execute(select(tables.runs.c.labels).where(*_conditions(query))).scalars()
+    labels = connection.execute(select(runs.c.labels).where(*where)).scalars()
     return sum(has_labels(found, query.labels) for found in labels)
 
 
-def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
-    runs = tables.runs.c
+def _conditions(query: RunQuery, table: Table = tables.runs) -> list[ColumnElement[bool]]:
+    runs = table.c
     where: list[ColumnElement[bool]] = []
     if query.status:
         where.append(runs.status.in_(query.status))

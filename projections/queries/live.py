@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from events.state import Run, State
 from projections.read_model import tables
-from projections.read_model.store import node_of, run_of
+from projections.read_model.folds import node_of, run_of
 
 _MOMENT = select(tables.checkpoint.c.seq, tables.checkpoint.c.state_hash)
 _RUNS = select(

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from events.change import Change
 from events.codec import StoredEvent, Unreadable
 from events.evolve import ended_runs_needed, evolve
-from events.state import NO_HISTORY, Run, State
+from events.state import NO_HISTORY, Run, Snapshot, State, restore
 from events.types import ArtifactsHashed, AttemptEnd, Dispatched, NodeEvent, Started
 from projections.read_model.nodes import node_changed, set_used, use_changed
 from projections.read_model.runs import artifacts_hashed, late, runs_changed
 from projections.read_model.times import stored_time
-from projections.read_model.working_set import Batch, CommittedRows, Quarantined, WorkingSet
+from projections.read_model.working_set import Batch, CommittedRows, LiveSet, Quarantined, WorkingSet
 from trainshed_client.statuses import AtFault, FailureReason
 
 # up to Python 3.11 an enum looks its members up slowly, and a union is made anew wherever it stands
@@ -39,6 +39,25 @@ class Projection:
         self.working = WorkingSet(committed, state or State(), state_hash, seq)
         self.history: Mapping[str, Run] = NO_HISTORY
         """The ended runs that the last event was folded with, as they were before it."""
+
+    @classmethod
+    def restored(cls, committed: CommittedRows, live: LiveSet) -> Projection:
+        """One that goes on from where another stood."""
+        # by the last change of their rows, so that an index that depends on the order is made as it was
+        runs = sorted(live.runs, key=lambda pair: pair[0].seq)
+        state = restore(
+            Snapshot(
+                seq=live.seq,
+                epoch=live.epoch,
+                epoch_of=live.epoch_of,
+                rules=live.rules,
+                runs=tuple(run for _, run in runs),
+                nodes=tuple(node for _, node in live.nodes),
+            )
+        )
+        projection = cls(committed, state, live.state_hash, live.seq)
+        projection.working.restore(live)
+        return projection
 
     def begin(self, run_ids: set[str]) -> None:
         """Load the ended runs that a batch speaks of, in one go."""

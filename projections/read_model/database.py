@@ -138,6 +138,28 @@ class Database:
             return None
         return None if found is None else (found.st_dev, found.st_ino)
 
+    @contextmanager
+    def reading_aside(self) -> Iterator[Connection]:
+        """As :meth:`reading`, and temporary tables and views may be made in it: they are gone after it."""
+        with self.reading() as connection:
+            yield connection
+            if (transaction := connection.get_transaction()) is not None:
+                transaction.rollback()
+
+    def own_schema(self, connection: Connection) -> str:
+        """Where the tables are, for whoever has temporary ones of the same names before them; ready for a statement."""
+        if self.is_sqlite:
+            return "main"
+        return self._quote(str(connection.exec_driver_sql("SELECT current_schema()").scalar_one()))
+
+    def mostly(self, condition: str) -> str:
+        """A condition that holds for most rows, so that no index is chosen for its sake (SQLite expects few rows)."""
+        return f"likelihood({condition}, 0.95)" if self.is_sqlite else condition
+
+    def names(self, columns: Iterable[str]) -> str:
+        """Columns, as a statement has them."""
+        return ", ".join(map(self._quote, columns))
+
     def try_writing(self) -> None:
         """Write something that changes nothing. Raises sqlalchemy's OperationalError where there is no room for it."""
         if self.is_sqlite:

@@ -226,18 +226,7 @@ class Projector:
         if not messages or messages[-1].seq <= last:
             return Applied(last)
         with _without_gc(len(messages)), self.store.connection.begin():
-            projection.begin({run_id for message in messages if (run_id := _run_of(message.subject))})
-            for seq, stored_ns, subject, body in messages:
-                if seq <= last:
-                    continue
-                event = decode(subject, body, seq, stored_ns)
-                if isinstance(event, Unreadable):
-                    projection.quarantine(event)
-                else:
-                    change = projection.apply(event, body)
-                    if observe is not None:
-                        observe(event, change)
-            batch = projection.finish()
+            batch = fold(projection, messages, observe)
             levels = self._grow_tree(messages, last)
             self.store.write(batch, self.log_id, self.tree.first, levels)
         for kept in batch.quarantine if self.warns else ():
@@ -264,6 +253,23 @@ class Projector:
                 tree.size,
             )
         return levels
+
+
+def fold(projection: Projection, messages: Sequence[Message], observe: Observer | None = None) -> Batch:
+    """Have the projection fold what it has not folded yet, and return what that changed."""
+    last = projection.working.seq
+    projection.begin({run_id for message in messages if (run_id := _run_of(message.subject))})
+    for seq, stored_ns, subject, body in messages:
+        if seq <= last:
+            continue
+        event = decode(subject, body, seq, stored_ns)
+        if isinstance(event, Unreadable):
+            projection.quarantine(event)
+        else:
+            change = projection.apply(event, body)
+            if observe is not None:
+                observe(event, change)
+    return projection.finish()
 
 
 @contextmanager

@@ -73,6 +73,26 @@ class RunRow(msgspec.Struct, gc=False):
     waited_s: float = 0.0
 
 
+NEVER_CHANGES = frozenset(
+    {
+        "cpus",
+        "command",
+        "digest",
+        "gpus",
+        "labels",
+        "max_steps",
+        "name",
+        "named",
+        "priority",
+        "run_id",
+        "submit_seq",
+        "submitted_at",
+        "submitted_by",
+    }
+)
+"""What of a run's row its Submitted says, for good."""
+
+
 class AttemptRow(msgspec.Struct, gc=False):
     """A row of ``attempts``."""
 

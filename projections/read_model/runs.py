@@ -39,7 +39,7 @@ from projections.read_model.rows import (
     sorted_json,
 )
 from projections.read_model.times import stored_ns, stored_time
-from projections.read_model.working_set import WorkingRow, WorkingRun, WorkingSet
+from projections.read_model.working_set import WorkingAttempt, WorkingRun, WorkingSet
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import FailureReason, RunStatus
 
@@ -60,8 +60,8 @@ def runs_changed(working: WorkingSet, stored: StoredEvent, event: Event, change:
             _submitted(working, stored, event, change.config, run, time)
             continue
         item = working.runs[run_id]
-        item.run = run
         row = working.touch_run(item)
+        item.run = run
         end = ended.get(run_id)
         if end is not None:
             _attempt_ended(working, stored, event, end, run_change, row, time)
@@ -112,8 +112,8 @@ def _submitted(
 
 
 def _forget_attempts(working: WorkingSet, submit_seq: int) -> None:
-    for row in working.committed.attempts(submit_seq):
-        working.attempts.setdefault((submit_seq, row.attempt), WorkingRow(row, None))
+    for row, since in working.committed.attempts(submit_seq):
+        working.attempts.setdefault((submit_seq, row.attempt), WorkingAttempt(row, since, None))
     for key, item in list(working.attempts.items()):
         if key[0] == submit_seq:
             working.touch_attempt(key, item)
@@ -133,7 +133,7 @@ def _dispatched(working: WorkingSet, event: Event, row: RunRow, run: Run, time: 
         slots=slots,
         status="DISPATCHING",
     )
-    working.touch_attempt((row.submit_seq, event.attempt), WorkingRow(attempt))
+    working.touch_attempt((row.submit_seq, event.attempt), WorkingAttempt(attempt))
     for index in event.slots:
         hold(working, event.node, index, event, time)
 
@@ -269,7 +269,7 @@ def artifacts_hashed(working: WorkingSet, stored: StoredEvent, event: ArtifactsH
 
 def _had(
     working: WorkingSet, stored: StoredEvent, event: AttemptEnd | ArtifactsHashed
-) -> tuple[RunRow, WorkingRow[AttemptRow]] | None:
+) -> tuple[RunRow, WorkingAttempt] | None:
     """The rows of the event's run and attempt; None where another node had it, or none."""
     run = working.runs.get(event.run_id)
     if run is None or run.row is None:

@@ -12,47 +12,28 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection, Table
 
-from events.config import stored_config
-from events.run_machine import run_of_config
-from events.state import Node, Run, RunProgress, Snapshot, restore
+from events.state import Node, Run
 from projections.read_model import reports, tables
+from projections.read_model.committed import StoredRows, row_of, run_pair
 from projections.read_model.core import Projection
 from projections.read_model.database import Database, in_chunks
+from projections.read_model.folds import fold_of, fold_of_node, node_of
 from projections.read_model.rows import (
     EMPTY_OBJECT,
+    NEVER_CHANGES,
     AttemptRow,
     NodeRow,
     Row,
     RunRow,
     SlotRow,
-    row_from,
 )
 from projections.read_model.tables import JSON_COLUMNS, SCHEMA_VERSION
-from projections.read_model.working_set import Batch, WorkingRun
+from projections.read_model.working_set import Batch, LiveSet, RunBefore, WorkingRun
 from projections.transparency.fold import RightEdge, TreeFold
 
 _T = TypeVar("_T")
-_NEVER_CHANGES = frozenset(
-    {
-        "cpus",
-        "command",
-        "digest",
-        "gpus",
-        "labels",
-        "name",
-        "priority",
-        "run_id",
-        "submit_seq",
-        "submitted_at",
-        "submitted_by",
-    }
-)
 _RUN = RunRow.__struct_fields__
-_CHANGES = tuple(name for name in _RUN if name not in _NEVER_CHANGES)
-_ENCODER = msgspec.json.Encoder(
-    order="deterministic"
-)  # sets too: a row is the same whichever process wrote it
-_NODE_FOLD = msgspec.json.Decoder(Node)
+_CHANGES = tuple(name for name in _RUN if name not in NEVER_CHANGES)
 _ENTRY = ("submit_seq", "run_id", "seq", "time", "type", "data")
 _CHECKPOINT = (
     "id",
@@ -104,6 +85,7 @@ class Store:
         self.database = database
         self.connection: Connection = database.writer()
         database.remember()
+        self._stored = StoredRows(database, self.connection)
         db = database
         self._run = Columns(_RUN)
         self._run_changes = Columns(_CHANGES)
@@ -114,7 +96,11 @@ class Store:
         self._put_run = db.upsert(tables.runs, (*self._run.names, "config", "fold"), ("run_id",))
         self._change_run = db.update(tables.runs, (*self._run_changes.names, "fold"), "run_id")
         attempt_key = ("submit_seq", "attempt")
-        self._put_attempt = db.upsert(tables.attempts, ("submit_seq", *self._attempt.names), attempt_key)
+        attempt = ("submit_seq", "since_seq", *self._attempt.names)
+        self._put_attempt = db.upsert(tables.attempts, attempt, attempt_key)
+        past_run = ("until_seq", *self._run.names, "config", "fold")
+        self._put_past_run = db.insert(tables.past_runs, past_run)
+        self._put_past_attempt = db.insert(tables.past_attempts, ("until_seq", *attempt))
         self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
         self._put_node = db.upsert(tables.nodes, (*self._node.names, "fold"), ("node",))
         self._put_entry = db.insert(tables.timeline, _ENTRY)
@@ -181,22 +167,21 @@ class Store:
             live = self._live_runs()
             attempts = self._live_attempts(live)
             slots = [row for row in self._all(tables.slots, SlotRow)]
-            node_rows, nodes = self._all_nodes()
-        # by the last change of their rows, so that an index that depends on the order is made as it was
-        runs = sorted(live, key=lambda pair: pair[0].seq)
-        state = restore(
-            Snapshot(
+            nodes = self._all_nodes()
+        return Projection.restored(
+            self,
+            LiveSet(
                 seq=at.seq,
+                state_hash=at.state_hash,
                 epoch=at.epoch,
                 epoch_of=at.epoch_of,
                 rules=at.rules,
-                runs=tuple(run for _, run in runs),
-                nodes=tuple(nodes),
-            )
+                runs=live,
+                attempts=attempts,
+                slots=slots,
+                nodes=nodes,
+            ),
         )
-        projection = Projection(self, state, at.state_hash, at.seq)
-        projection.working.restore(live, attempts, slots, node_rows)
-        return projection
 
     def _live_runs(self) -> list[tuple[RunRow, Run]]:
         statement = tables.runs.select().where(tables.IS_LIVE).order_by(tables.runs.c.submit_seq)
@@ -207,42 +192,26 @@ class Store:
         return [
             row
             for submit_seqs in in_chunks(active)
-            for submit_seq, row in self._attempts(submit_seqs)
+            for submit_seq, row, _ in self._stored.attempts_of(submit_seqs)
             if active[submit_seq] == row.attempt
         ]
 
     def _all(self, table: Table, kind: type[_T]) -> list[_T]:
-        return [_row(kind, row) for row in self.connection.execute(table.select()).mappings()]
+        return [row_of(kind, row) for row in self.connection.execute(table.select()).mappings()]
 
-    def _all_nodes(self) -> tuple[list[NodeRow], list[Node]]:
-        rows = list(self.connection.execute(tables.nodes.select()).mappings())
-        return [_row(NodeRow, row) for row in rows], [node_of(row["fold"]) for row in rows]
+    def _all_nodes(self) -> list[tuple[NodeRow, Node]]:
+        rows = self.connection.execute(tables.nodes.select()).mappings()
+        return [(row_of(NodeRow, row), node_of(row["fold"])) for row in rows]
 
     # --- committed rows -------------------------------------------------------------------------------------
 
     def runs(self, run_ids: Iterable[str]) -> list[tuple[RunRow, Run]]:
         """See ``CommittedRows``."""
-        names = (*_RUN, "fold", "config")
-        found: list[tuple[RunRow, Run]] = []
-        for chunk in in_chunks(run_ids):
-            statement = self.database.select(tables.runs, names, self.database.one_of("run_id", len(chunk)))
-            for values in self.connection.exec_driver_sql(statement, chunk):
-                columns = dict(zip(names, values, strict=True))
-                found.append(run_pair(columns))
-        return found
+        return self._stored.runs(run_ids)
 
-    def attempts(self, submit_seq: int) -> list[AttemptRow]:
+    def attempts(self, submit_seq: int) -> list[tuple[AttemptRow, int]]:
         """See ``CommittedRows``."""
-        return [row for _, row in self._attempts((submit_seq,))]
-
-    def _attempts(self, submit_seqs: tuple[int, ...]) -> list[tuple[int, AttemptRow]]:
-        names = ("submit_seq", *self._attempt.names)
-        where = self.database.one_of("submit_seq", len(submit_seqs))
-        statement = self.database.select(tables.attempts, names, where)
-        return [
-            (values[0], _row(AttemptRow, dict(zip(names, values, strict=True))))
-            for values in self.connection.exec_driver_sql(statement, submit_seqs)
-        ]
+        return self._stored.attempts(submit_seq)
 
     # --- writing ------------------------------------------------------------------------------------------
 
@@ -254,7 +223,8 @@ class Store:
         many(conn, self._drop_node, [(name,) for name in batch.gone_nodes])
         many(conn, self._put_run, [self._fresh(item) for item in batch.fresh_runs])
         many(conn, self._change_run, [self._changed(item) for item in batch.runs])
-        many(conn, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in batch.attempts])
+        of_attempt = self._attempt.of
+        many(conn, self._put_attempt, [(seq, since, *of_attempt(row)) for seq, since, row in batch.attempts])
         self.put_slots(batch.slots)
         many(
             conn,
@@ -273,6 +243,15 @@ class Store:
             conn,
             self._put_quarantine,
             [(kept.seq, kept.time, kept.subject, kept.reason, kept.body) for kept in batch.quarantine],
+        )
+        many(conn, self._put_past_run, [self._past_run(past) for past in batch.past_runs])
+        many(
+            conn,
+            self._put_past_attempt,
+            [
+                (*(past.until_seq, past.submit_seq, past.since_seq), *of_attempt(past.row))
+                for past in batch.past_attempts
+            ],
         )
         conn.exec_driver_sql(
             self._put_checkpoint,
@@ -295,9 +274,9 @@ class Store:
         self.database.many(self.connection, self._put_slot, [self._slot.of(row) for row in rows])
 
     def put_attempts(self, rows: list[tuple[int, AttemptRow]]) -> None:
-        """Put attempts' rows, with their runs' ``submit_seq``, within the caller's transaction."""
+        """Put live attempts' rows, with their runs' ``submit_seq``, within the caller's transaction."""
         self.database.many(
-            self.connection, self._put_attempt, [(seq, *self._attempt.of(row)) for seq, row in rows]
+            self.connection, self._put_attempt, [(seq, 0, *self._attempt.of(row)) for seq, row in rows]
         )
 
     def put_runs(self, runs: list[WorkingRun]) -> None:
@@ -314,59 +293,9 @@ class Store:
         assert item.row is not None
         return (*self._run.of(item.row), item.run.config.decode(), fold_of(item.run))
 
+    def _past_run(self, past: RunBefore) -> tuple[Any, ...]:
+        return (past.until_seq, *self._run.of(past.row), past.run.config.decode(), fold_of(past.run))
+
     def _changed(self, item: WorkingRun) -> tuple[Any, ...]:
         assert item.row is not None
         return (*self._run_changes.of(item.row), fold_of(item.run), item.row.run_id)
-
-
-_PROGRESS = RunProgress.__struct_fields__
-_PROGRESS_OF = attrgetter(*_PROGRESS)
-_PROGRESS_JSON = msgspec.json.Decoder(RunProgress)
-
-
-def fold_of(run: Run) -> str:
-    """A run's fold as the table keeps it. (JSON: it holds any number that an event can bear.)"""
-    return _ENCODER.encode(RunProgress(*_PROGRESS_OF(run))).decode()
-
-
-def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
-    """The inverse of :func:`fold_of`: what the config decides is made of it as ``evolve`` did at first."""
-    kept = _PROGRESS_JSON.decode(fold)
-    raw = config.encode()
-    run = run_of_config(run_id, submit_seq, raw, stored_config(msgspec.Raw(raw)), kept.phase)
-    return msgspec.structs.replace(run, **{name: getattr(kept, name) for name in _PROGRESS})
-
-
-def fold_of_node(node: Node) -> str:
-    """A node's fold as the table keeps it."""
-    return _ENCODER.encode(_ordered(node)).decode()
-
-
-def _ordered(value: Any) -> Any:
-    """``value`` with its sets as sorted lists: of structs, which have no order of their own."""
-    match value:
-        case msgspec.Struct():
-            return {name: _ordered(getattr(value, name)) for name in value.__struct_fields__}
-        case frozenset():
-            return sorted(map(_ordered, value), key=_ENCODER.encode)
-        case tuple():
-            return list(map(_ordered, value))
-        case _:
-            return value
-
-
-def node_of(fold: str) -> Node:
-    """A node's fold."""
-    return _NODE_FOLD.decode(fold)
-
-
-def run_pair(columns: Any) -> tuple[RunRow, Run]:
-    """A run's row and its fold, from all columns of ``runs``."""
-    row = _row(RunRow, columns)
-    return row, run_of(columns["fold"], row.run_id, row.submit_seq, columns["config"])
-
-
-def _row(kind: type[_T], columns: Any) -> _T:
-    row = row_from(kind.table, columns)  # type: ignore[attr-defined]
-    assert isinstance(row, kind)
-    return row

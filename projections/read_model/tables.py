@@ -5,6 +5,8 @@ Owns columns, keys and indexes of every table; knows neither events nor how rows
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -14,12 +16,13 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     text,
 )
 
-SCHEMA_VERSION = 19
+SCHEMA_VERSION = 20
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -137,6 +140,9 @@ attempts = Table(
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),
     Column("late_result", Text),
+    Column(
+        "since_seq", _BIG, nullable=False
+    ),  # the event that gave an ended one this form; 0 while it is live
     sqlite_with_rowid=False,
 )
 
@@ -228,6 +234,42 @@ checkpoint = Table(
     Column("first_seq", _BIG, nullable=False),  # of the log's tree: 0 while it has no leaf
 )
 
+
+def _columns_of(table: Table) -> list[Column[Any]]:
+    return [Column(column.name, column.type, nullable=column.nullable) for column in table.columns]
+
+
+# What stood in the tables before: for whoever asks how things were at an earlier moment (projections/past).
+
+past_runs = Table(
+    "past_runs",
+    metadata,
+    *_columns_of(runs),
+    Column("until_seq", _BIG, nullable=False),  # the event that changed the row of a run that had ended
+    PrimaryKeyConstraint("submit_seq", "until_seq"),
+    Index("past_runs_run_id", "run_id"),
+    sqlite_with_rowid=False,
+)
+
+past_attempts = Table(
+    "past_attempts",
+    metadata,
+    *_columns_of(attempts),
+    Column("until_seq", _BIG, nullable=False),  # the event that changed the row of an attempt that had ended
+    PrimaryKeyConstraint("submit_seq", "attempt", "until_seq"),
+    sqlite_with_rowid=False,
+)
+
+frames = Table(
+    "frames",
+    metadata,
+    Column("seq", _ROWID, primary_key=True, autoincrement=False),
+    Column(
+        "base_seq", _BIG, nullable=False
+    ),  # of the last whole frame; the others say what changed since the one before
+    Column("data", LargeBinary, nullable=False),  # projections.read_model.frames.Frame
+)
+
 tree = Table(
     "tree",
     metadata,
@@ -243,5 +285,5 @@ HASHED: dict[str, Table] = {
     "timeline": timeline,
 }
 """The tables that the state hash is made of."""
-NOT_RECORD = frozenset({"config", "fold"})
+NOT_RECORD = frozenset({"config", "fold", "since_seq"})
 """Columns that are no part of a record, nor of the state hash."""

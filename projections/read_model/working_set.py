@@ -7,10 +7,12 @@ live it asks of the committed rows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, Protocol, TypeVar
+from copy import copy
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from events import rules
 from events.codec import StoredEvent
 from events.state import Ended, Node, Run, State
 from projections.read_model.rows import AttemptRow, NodeRow, RunRow, SlotRow, TimelineRow
@@ -42,6 +44,16 @@ class WorkingRun(WorkingRow[RunRow]):
         self.run, self.fresh = run, False
 
 
+class WorkingAttempt(WorkingRow[AttemptRow]):
+    """An attempt's row. ``since``: the event that gave it its form, once it has ended."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, row: AttemptRow, since: int = 0, digest: int | None = 0) -> None:
+        super().__init__(row, digest)
+        self.since = since
+
+
 class CommittedRows(Protocol):
     """What was committed: asked for runs that are no longer live."""
 
@@ -49,8 +61,8 @@ class CommittedRows(Protocol):
         """Those of the named runs that exist, with their folds."""
         ...
 
-    def attempts(self, submit_seq: int) -> list[AttemptRow]:
-        """All attempts of the run with this Submitted."""
+    def attempts(self, submit_seq: int) -> list[tuple[AttemptRow, int]]:
+        """All attempts of the run with this Submitted, each with the event that gave it its form."""
         ...
 
 
@@ -64,6 +76,37 @@ class Quarantined(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class RunBefore(NamedTuple):
+    """The form that the row of an ended run had, from its ``seq`` on, before the event ``until_seq`` changed it."""
+
+    row: RunRow
+    run: Run
+    until_seq: int
+
+
+class AttemptBefore(NamedTuple):
+    """The form that the row of an ended attempt had from ``since_seq`` on, before ``until_seq``."""
+
+    submit_seq: int
+    row: AttemptRow
+    since_seq: int
+    until_seq: int
+
+
+class LiveSet(msgspec.Struct, kw_only=True):
+    """What is live after the event ``seq``, as rows and folds, and where the projection stands."""
+
+    seq: int = 0
+    state_hash: int = 0
+    epoch: int = 0
+    epoch_of: str = ""
+    rules: int = rules.FIRST
+    runs: list[tuple[RunRow, Run]] = []
+    attempts: list[AttemptRow] = []
+    slots: list[SlotRow] = []
+    nodes: list[tuple[NodeRow, Node]] = []
+
+
 class Batch(msgspec.Struct):
     """The rows that a batch of events changed, each in its last form, and where the projection stands after it."""
 
@@ -74,8 +117,8 @@ class Batch(msgspec.Struct):
     rules: int
     fresh_runs: list[WorkingRun]
     runs: list[WorkingRun]
-    attempts: list[tuple[int, AttemptRow]]
-    """With their runs' ``submit_seq``, as the timeline."""
+    attempts: list[tuple[int, int, AttemptRow]]
+    """(``submit_seq`` of the run, ``since_seq``, row)."""
     slots: list[SlotRow]
     nodes: list[tuple[NodeRow, Node]]
     gone_attempts: list[tuple[int, int]]
@@ -83,7 +126,10 @@ class Batch(msgspec.Struct):
     gone_slots: list[tuple[str, int]]
     gone_nodes: list[str]
     timeline: list[tuple[int, TimelineRow]]
+    """With their runs' ``submit_seq``."""
     quarantine: list[Quarantined]
+    past_runs: list[RunBefore]
+    past_attempts: list[AttemptBefore]
 
 
 class WorkingSet:
@@ -98,7 +144,7 @@ class WorkingSet:
         self.seq = seq
         self.state_hash = state_hash
         self.runs: dict[str, WorkingRun] = {}
-        self.attempts: dict[tuple[int, int], WorkingRow[AttemptRow]] = {}
+        self.attempts: dict[tuple[int, int], WorkingAttempt] = {}
         """(``submit_seq`` of the run, attempt) → its row."""
         self.slots: dict[str, dict[int, WorkingRow[SlotRow]]] = {}
         self.nodes: dict[str, WorkingRow[NodeRow]] = {}
@@ -109,30 +155,48 @@ class WorkingSet:
         self._absent: set[str] = set()
         self._dirty_runs: list[WorkingRun] = []
         self._loaded: list[str] = []
-        self._dirty_attempts: list[tuple[tuple[int, int], WorkingRow[AttemptRow]]] = []
+        self._dirty_attempts: list[tuple[tuple[int, int], WorkingAttempt]] = []
         self._dirty_slots: list[tuple[str, int, WorkingRow[SlotRow]]] = []
         self._timeline: list[tuple[int, TimelineRow]] = []
+        self._past_runs: list[RunBefore] = []
+        self._past_attempts: list[AttemptBefore] = []
 
-    def restore(
-        self,
-        runs: Iterable[tuple[RunRow, Run]],
-        attempts: Iterable[AttemptRow],
-        slots: Iterable[SlotRow],
-        nodes: Iterable[NodeRow],
-    ) -> None:
-        """Take up the committed rows of what is live."""
-        for row, run in runs:
+    def restore(self, live: LiveSet) -> None:
+        """Take up the rows of what is live."""
+        for row, run in live.runs:
             self.runs[row.run_id] = WorkingRun(row, run, None)
-        for attempt in attempts:
+        for attempt in live.attempts:
             run_row = self.runs[attempt.run_id].row
             assert run_row is not None
-            self.attempts[run_row.submit_seq, attempt.attempt] = WorkingRow(attempt, None)
-        for slot in slots:
+            self.attempts[run_row.submit_seq, attempt.attempt] = WorkingAttempt(attempt, 0, None)
+        for slot in live.slots:
             self.slots.setdefault(slot.node, {})[slot.index] = WorkingRow(slot, None)
             if slot.run_id is not None:
                 self.held[slot.node] = self.held.get(slot.node, 0) + 1
-        for node in nodes:
+        for node, _ in live.nodes:
             self.nodes[node.node] = WorkingRow(node, None)
+
+    def live(self) -> LiveSet:
+        """What is live, between two batches."""
+        state = self.state
+        return LiveSet(
+            seq=self.seq,
+            state_hash=self.state_hash,
+            epoch=state.epoch,
+            epoch_of=state.epoch_of,
+            rules=state.rules,
+            runs=[(item.row, item.run) for item in self.runs.values() if item.row is not None],
+            attempts=[item.row for item in self.attempts.values() if item.row is not None],
+            slots=[
+                item.row
+                for of_node in self.slots.values()
+                for item in of_node.values()
+                if item.row is not None
+            ],
+            nodes=[
+                (item.row, state.nodes[name]) for name, item in self.nodes.items() if item.row is not None
+            ],
+        )
 
     # --- what is committed ----------------------------------------------------------------------------------
 
@@ -151,20 +215,22 @@ class WorkingSet:
         self.load(set(run_ids) - self.runs.keys())
         return {run_id: self.runs[run_id].run for run_id in run_ids if run_id in self.runs}
 
-    def attempt(self, submit_seq: int, number: int) -> WorkingRow[AttemptRow] | None:
+    def attempt(self, submit_seq: int, number: int) -> WorkingAttempt | None:
         """The row of an attempt of this run, live or ended; None where it has none."""
         item = self.attempts.get((submit_seq, number))
         if item is None:
-            for row in self.committed.attempts(submit_seq):
+            for row, since in self.committed.attempts(submit_seq):
                 if row.attempt == number:
-                    item = WorkingRow(row, None)
+                    item = WorkingAttempt(row, since, None)
         return item if item is not None and item.row is not None else None
 
     # --- touching -----------------------------------------------------------------------------------------
 
     def touch_run(self, item: WorkingRun) -> RunRow:
-        """The run's row, to be changed."""
+        """The run's row, to be changed; and before its fold is, of which an ended one's last value is kept too."""
         assert item.row is not None
+        if item.row.ended_at is not None:
+            self._past_runs.append(RunBefore(copy(item.row), item.run, self.seq))
         if not item.dirty:
             item.dirty = True
             self._dirty_runs.append(item)
@@ -172,8 +238,11 @@ class WorkingSet:
                 item.digest = digest(item.row)
         return item.row
 
-    def touch_attempt(self, key: tuple[int, int], item: WorkingRow[AttemptRow]) -> None:
+    def touch_attempt(self, key: tuple[int, int], item: WorkingAttempt) -> None:
         """Before an attempt's row is changed, or made."""
+        if item.row is not None and item.row.ended_at is not None:
+            self._past_attempts.append(AttemptBefore(key[0], copy(item.row), item.since, self.seq))
+        item.since = self.seq
         if not item.dirty:
             item.dirty = True
             self._dirty_attempts.append((key, item))
@@ -210,7 +279,14 @@ class WorkingSet:
     def take_batch(self) -> Batch:
         """The rows that changed since the last batch; what is no longer live is let go of."""
         total = self.state_hash
-        batch = Batch(0, 0, 0, "", 0, [], [], [], [], [], [], [], [], self._timeline, self.quarantine)
+        batch = Batch(
+            *(0, 0, 0, "", 0),
+            *([], [], [], [], [], [], [], []),
+            self._timeline,
+            self.quarantine,
+            self._past_runs,
+            self._past_attempts,
+        )
         for item in self._dirty_runs:
             assert item.row is not None
             new = digest(item.row)
@@ -230,8 +306,9 @@ class WorkingSet:
                 batch.gone_attempts.append(key)
                 self.attempts.pop(key, None)
             else:
-                batch.attempts.append((key[0], attempt.row))
-                if attempt.row.ended_at is not None:
+                ended = attempt.row.ended_at is not None
+                batch.attempts.append((key[0], attempt.since if ended else 0, attempt.row))
+                if ended:
                     self.attempts.pop(key, None)
         for node, index, slot in self._dirty_slots:
             total += self._hash_change(slot)
@@ -258,6 +335,7 @@ class WorkingSet:
         batch.rules = self.state.rules
         self._dirty_runs, self._dirty_attempts, self._dirty_slots, self.dirty_nodes = [], [], [], []
         self._timeline, self.quarantine, self._loaded = [], [], []
+        self._past_runs, self._past_attempts = [], []
         self._absent.clear()
         return batch
 

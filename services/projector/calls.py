@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError
 from events.log import EventLog
+from events.times import rfc3339
 from projections.queries.answers import FoundOne, Queries
 from projections.queries.listing import run_query
 from projections.queries.proofs import Proofs, StoredTree
@@ -28,6 +30,7 @@ from services.api import Call
 from services.parent import LABEL, seen_by, unseen
 from services.position import Position
 from services.projector.backlog import Backlog
+from services.projector.past import Answering, PastMoments, Then
 from services.projector.signer import Signer
 from services.projector.trouble import Trouble
 from services.projector.waiting import WaitingRuns
@@ -67,6 +70,7 @@ class Answers:
         trouble: Trouble,
         in_reader: InReader,
         *,
+        past: PastMoments,
         proofs: Proofs,
         tiles_lost: Callable[[], None],
         signer: Callable[[], Signer | None],
@@ -74,7 +78,8 @@ class Answers:
         keeps_records: bool,
     ) -> None:
         self._queries = queries
-        self._waiting = waiting
+        self._now = Answering(queries, waiting)
+        self._past = past
         self._log = log
         self._position = position
         self._opened = opened
@@ -98,6 +103,7 @@ class Answers:
             "node.list": self._node_list,
             "audit.rows": self._audit_rows,
             "audit.rebuild": self._audit_rebuild,
+            "audit.at": self._audit_at,
             "audit.consistency": self._audit_consistency,
             "audit.inclusion": self._audit_inclusion,
             "health": self._health,
@@ -107,12 +113,12 @@ class Answers:
         return calls
 
     async def _run_get(self, call: Call) -> object:
-        run_id = _run_id(call)
-        return await self._answer(lambda: self._waiting.run(_seen(self._queries.run(run_id), call.parent)))
+        run_id, at = _run_id(call)
+        return await self._of(at, lambda of: of.waiting.run(_seen(of.queries.run(run_id), call.parent)))
 
     async def _run_explain(self, call: Call) -> object:
-        run_id = _run_id(call)
-        return await self._answer(lambda: self._waiting.explain(self._queries.run(run_id)))
+        run_id, at = _run_id(call)
+        return await self._of(at, lambda of: of.waiting.explain(of.queries.run(run_id)))
 
     async def _run_list(self, call: Call) -> object:
         fields = call.fields(
@@ -126,19 +132,35 @@ class Answers:
             ended_before=str,
             limit=int,
             before_seq=int,
+            at=int,
         )
+        at = fields.pop("at")
         if call.parent is not None:
             fields["labels"] = {**(fields["labels"] or {}), LABEL: call.parent}
         query = run_query(**fields)
-        return await self._answer(lambda: self._waiting.listing(self._queries.runs(query)))
+        return await self._of(at, lambda of: of.waiting.listing(of.queries.runs(query)))
 
     async def _slot_list(self, call: Call) -> object:
-        call.fields()
-        return await self._answer(self._queries.slots)
+        return await self._of(call.fields(at=int)["at"], lambda of: of.queries.slots())
 
     async def _node_list(self, call: Call) -> object:
-        call.fields()
-        return await self._answer(self._queries.nodes)
+        return await self._of(call.fields(at=int)["at"], lambda of: of.queries.nodes())
+
+    async def _audit_at(self, call: Call) -> object:
+        fields = call.fields(seq=int, time=str)
+        seq, time = fields["seq"], fields["time"]
+        if (seq is None) == (time is None):
+            wanted = "the sequence of an event, or in its place a time"
+            raise TrainshedError(ErrorCode.INVALID, f"required: {wanted}", "seq")
+        if seq is None:
+            seq = await self._past.last_at(time)
+        then = await self._found(seq, "seq")
+        return {
+            "v": 1,
+            "seq": seq,
+            "time": rfc3339(then.moment.stored_ns),
+            "state_hash": f"{then.moment.live.state_hash:064x}",
+        }
 
     async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
         call.fields()
@@ -219,6 +241,33 @@ class Answers:
         answer = await self._read(lambda: {**self._queries.health(), "gap": self._proofs.tree().gap})
         return {**answer, "ok": behind is None, "records": self._keeps_records, **_stale(behind)}
 
+    async def _of(self, at: int | None, question: Callable[[Answering], dict[str, Any]]) -> dict[str, Any]:
+        """Ask of the present, or of how things were after an event."""
+        if at is None:
+            return await self._answer(partial(question, self._now))
+        try:
+            return await self._of_then(at, question)
+        except AskAgain:
+            return await self._of_then(at, question)
+
+    async def _of_then(self, at: int, question: Callable[[Answering], dict[str, Any]]) -> dict[str, Any]:
+        then = await self._found(at, "at")
+        try:
+            return await self._read(partial(question, then.source), self._past.beside)
+        except TrainshedError as error:
+            if error.code is not ErrorCode.NOT_FOUND:
+                raise
+            raise TrainshedError(
+                ErrorCode.NOT_FOUND,
+                f"there was no such run after event {at}. List those that were: trainshed ls --all --at {at}",
+            ) from None
+
+    async def _found(self, seq: int, field: str) -> Then:
+        """How things were after an event. Raises what :meth:`_read` does, and INVALID by that field."""
+        await self._is_open()
+        async with self._asking():
+            return await self._past.at(seq, field)
+
     async def _answer(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Ask the database once it has all that was acknowledged before; where that takes more than 2 s answer without,
         marked stale. Raises UNAVAILABLE where it has nothing yet."""
@@ -261,12 +310,17 @@ class Answers:
             ) from None
         self._trouble.refuse_damaged()
 
-    async def _read(self, query: Callable[[], T]) -> T:
+    async def _read(self, query: Callable[[], T], in_reader: InReader | None = None) -> T:
         """Ask the database. Raises UNAVAILABLE where it fails; AskAgain where somebody deleted it and there is another."""
+        async with self._asking():
+            return await (in_reader or self._in_reader)(query)
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
         self._trouble.refuse_damaged()
         openings = self._trouble.openings
         try:
-            return await self._in_reader(query)
+            yield
         except DatabaseGone as error:
             await self._trouble.opened_after(openings, FRESH_WITHIN_S)
             raise AskAgain(
@@ -320,8 +374,9 @@ def _required(fields: dict[str, Any], name: str, what: str) -> int:
     return int(fields[name])
 
 
-def _run_id(call: Call) -> str:
-    run_id = call.fields(run_id=str)["run_id"]
-    if not run_id:
+def _run_id(call: Call) -> tuple[str, int | None]:
+    """The run that is asked about, and as of which event."""
+    fields = call.fields(run_id=str, at=int)
+    if not fields["run_id"]:
         raise TrainshedError(ErrorCode.INVALID, "required: the id of a run", "run_id")
-    return str(run_id)
+    return str(fields["run_id"]), fields["at"]

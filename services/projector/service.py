@@ -18,6 +18,7 @@ import nats.errors
 
 from events.feed import ApiError, Feed, Message
 from events.log import EventLog, last_message
+from projections.past.moment import Past
 from projections.queries.answers import Queries
 from projections.queries.proofs import Proofs, StoredTree
 from projections.queries.totals import Adder, Totals
@@ -34,6 +35,7 @@ from services.projector.backlog import Backlog
 from services.projector.calls import Answers
 from services.projector.memory import give_back_memory
 from services.projector.mending import claim, mend
+from services.projector.past import PastMoments
 from services.projector.publishing import Publisher
 from services.projector.rebuild import Rebuilds
 from services.projector.signer import Signer
@@ -113,6 +115,7 @@ class ProjectorService:
         self._trouble = Trouble(self._where)
         self._writing = Writing()
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
+        self._past = PastMoments(Past(self._database), self._log, self._position, clock)
         self._buckets = RecordBuckets(nc) if records else None
         self._filled = False
         self._rebuilds = Rebuilds(
@@ -127,6 +130,7 @@ class ProjectorService:
             lambda: self._backlog,
             self._trouble,
             self._in_reader,
+            past=self._past,
             proofs=self._proofs,
             tiles_lost=self._tiles_lost.set,
             signer=lambda: self._signer,
@@ -152,6 +156,7 @@ class ProjectorService:
         finally:
             await asyncio.to_thread(self._writing.close)
             await asyncio.to_thread(self._readers.shutdown)
+            await asyncio.to_thread(self._past.close)
             self._database.close()
 
     def stop(self) -> None:
@@ -231,6 +236,7 @@ class ProjectorService:
             )
         )
         self._filled = False
+        self._past.forget()
         self._position.advance(projector.seq)
         if projector.seq < end:
             self._backlog = Backlog(projector.seq, asyncio.get_running_loop().time())

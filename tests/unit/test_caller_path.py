@@ -6,7 +6,7 @@ import msgspec
 
 from events.state import Run, Snapshot, restore, snapshot
 from events.types import Dispatched, Submitted, View
-from projections.read_model.store import fold_of, run_of
+from projections.read_model.folds import fold_of, run_of
 from services.dispatcher.decisions import dispatched
 from services.scheduling.scheduler import Grant
 from tests.support.builders import Story, config

@@ -16,7 +16,9 @@ from bench.log_maker import LogMaker
 from events.state import Pending, Run, RunProgress
 from events.times import rfc3339
 from projections.read_model import reports, tables
+from projections.read_model.committed import run_pair
 from projections.read_model.database import Database
+from projections.read_model.folds import fold_of, run_of
 from projections.read_model.projector import Projector
 from projections.read_model.rows import (
     ROW_TYPES,
@@ -31,7 +33,6 @@ from projections.read_model.rows import (
     sorted_json,
 )
 from projections.read_model.state_hash import digest
-from projections.read_model.store import fold_of, run_of, run_pair
 from projections.read_model.times import stored_time
 from tests.support.builders import Story
 from tests.support.random_log import RandomLog

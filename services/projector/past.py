@@ -1,0 +1,165 @@
+"""How things were at an earlier moment, for the projector's calls: found out once, and kept for the questions that follow.
+
+Owns which moments are accepted, how the log is read for one and how many are kept; knows no table and no query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import nats.errors
+
+from events.feed import ApiError, Message
+from events.log import EventLog, UnknownOutcome, next_message
+from events.times import nanoseconds, rfc3339
+from projections.past.moment import Moment, Past
+from projections.queries.answers import Queries
+from services.position import Position
+from services.projector.waiting import WaitingRuns
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.fold_progress import FoldProgress
+
+KEPT = 4
+"""So many moments are kept: the pages of a listing, and two that are compared."""
+WITHIN_S = 2.0
+READ_WITHIN_S = 5.0
+
+T = TypeVar("T")
+
+
+class Answering(NamedTuple):
+    """What answers of one moment, be it the present."""
+
+    queries: Queries
+    waiting: WaitingRuns
+
+
+class Then(NamedTuple):
+    """A moment that was found out, and what answers of it."""
+
+    moment: Moment
+    source: Answering
+
+
+class PastMoments:
+    """The moments of one projector, with a thread of their own: no other query waits for one. The clock (ns) says what is
+    in the future."""
+
+    def __init__(self, past: Past, log: EventLog, position: Position, clock: Callable[[], int]) -> None:
+        self._past = past
+        self._log = log
+        self._position = position
+        self._thread = ThreadPoolExecutor(1, "projector-past")
+        self._clock = clock
+        self._kept: OrderedDict[int, Then] = OrderedDict()
+        self._finding = asyncio.Lock()
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._thread.shutdown()
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in that thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def forget(self) -> None:
+        """Let go of all that is kept: the log may be another one."""
+        self._kept.clear()
+
+    async def at(self, seq: int, field: str = "at") -> Then:
+        """How things were after event ``seq``. Raises TrainshedError: INVALID by that field, UNAVAILABLE."""
+        first, end = await self._bounds()
+        if not first <= seq <= end:
+            raise TrainshedError(ErrorCode.INVALID, _accepted(first, end, seq), field)
+        await self._folded(seq, end)
+        async with self._finding:
+            then = self._kept.get(seq)
+            if then is None:
+                then = await self._found(seq)
+                self._kept[seq] = then
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(seq)
+        return then
+
+    async def last_at(self, time: str, field: str = "time") -> int:
+        """The sequence of the last event stored at a time or before it; one that is stored within its microsecond counts.
+
+        Raises TrainshedError: INVALID by that field, UNAVAILABLE.
+        """
+        try:
+            ns = nanoseconds(time)
+        except (ValueError, OverflowError):
+            wanted = f"must be a time as in 2026-11-24T08:17:40Z, not {time!r:.60}"
+            raise TrainshedError(ErrorCode.INVALID, wanted, field) from None
+        first, end = await self._bounds()
+        begin, last = await self._stored(first), await self._stored(end)
+        now_ns = max(self._clock(), last.stored_ns)
+        if not begin.stored_ns < ns + 1_000 or ns > now_ns:
+            accepted = f"must be a time from {rfc3339(begin.stored_ns)}, when the log's first event was stored, to now"
+            raise TrainshedError(ErrorCode.INVALID, f"{accepted} ({rfc3339(now_ns)}), not {time:.60}", field)
+        if last.stored_ns < ns + 1_000:
+            return end
+        try:
+            return await self._log.first_since(ns + 1_000) - 1
+        except (UnknownOutcome, nats.errors.Error, ApiError, TimeoutError):
+            raise _no_log() from None
+
+    async def _bounds(self) -> tuple[int, int]:
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                first, end = await self._log.bounds()
+        except (TimeoutError, nats.errors.Error, ApiError):
+            raise _no_log() from None
+        return first, end
+
+    async def _stored(self, seq: int) -> Message:
+        try:
+            found = await next_message(self._log.nc, self._log.stream, seq)
+        except (UnknownOutcome, ApiError):
+            raise _no_log() from None
+        if found is None:
+            raise TrainshedError(ErrorCode.INVALID, "the log has no event yet")
+        return found
+
+    async def _folded(self, seq: int, end: int) -> None:
+        """Wait until the read model has that event. Raises UNAVAILABLE."""
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                await self._position.reached(seq)
+        except TimeoutError:
+            behind = FoldProgress(self._position.seq, end)
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"the read side is behind the event log ({behind.text}) and has no event {seq} yet; ask again",
+                progress=behind,
+            ) from None
+
+    async def _found(self, seq: int) -> Then:
+        kept = await self.beside(partial(self._past.before, seq))
+        try:
+            async with asyncio.timeout(READ_WITHIN_S):
+                since = self._log.read_raw(start_seq=kept.live.seq + 1, end_seq=seq)
+                messages = [message async for message in since]
+        except (TimeoutError, nats.errors.Error, ApiError):
+            raise _no_log() from None
+        moment = await self.beside(partial(self._past.after, kept, messages))
+        return Then(moment, Answering(self._past.queries(seq, moment), WaitingRuns(lambda: moment.stored_ns)))
+
+
+def _accepted(first: int, end: int, seq: int) -> str:
+    if not end:
+        return "the log has no event yet"
+    return f"must be an event's sequence, from {first} to {end} (the log's first and last), not {seq}"
+
+
+def _no_log() -> TrainshedError:
+    return TrainshedError(
+        ErrorCode.UNAVAILABLE,
+        "the event log does not answer, and earlier moments are made from it; ask again",
+    )
