@@ -65,8 +65,8 @@ LOOK_EVERY_S = 2.0
 """So often it is seen to that the database's file is still there, beside each query's look."""
 LINGER_S = 0.008
 """What is stored so closely is one transaction; and no row is written while a run that was just submitted is started."""
-BATCH = 1_000
-"""Events of one transaction: more are hardly faster (bench/projector_rebuild.py) and keep more in memory."""
+BATCH = 2_000
+"""Events of one transaction: a run that began and ended within it is one row, written once (bench/projector_rebuild.py)."""
 MAX_REQUEST_BYTES = 64 * 1024
 LONG_BACKLOG = 2_000
 
