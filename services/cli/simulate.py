@@ -5,9 +5,11 @@ Owns the options and what is printed; the simulation is services.simulation's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -21,6 +23,7 @@ from services.cli.common import (
     print_json,
     run_async,
 )
+from services.cli.how_far import HowFar, how_far
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from services.simulation.trace import Task
     from services.simulation.what_if import WhatIf
 
+SHOWN_EVERY = 1_000
+USUAL_BYTES = 600
+"""Of an event in a file."""
 FORMATS = ("csv", "openb")
 POLICIES = ("default", "fifo")
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -96,7 +102,8 @@ def simulate(
             raise _refused(
                 "--map" if mappings else "--format", "is of a trace; expected --trace FILE with it"
             )
-        found = of_log(_recording(log), there, Policy(policy))
+        changed = there is not None or policy != Policy.DEFAULT
+        found = of_log(_recording(log, changed=changed), there, Policy(policy))
         if not found.simulated.jobs and not found.unplaceable:
             raise _refused("--log" if log else "the log", "has no run that ever began; expected one at least")
     else:
@@ -120,31 +127,49 @@ def simulate(
         exit_with(ExitCode.VIOLATION)
 
 
-def _recording(path: Path | None) -> Recording:
+def _recording(path: Path | None, *, changed: bool) -> Recording:
     from services.simulation.log_lines import messages_of
     from services.simulation.recorded import Recording
 
-    recording = Recording()
-    if path is None:
-        run_async(_read_live(recording))
-        return recording
-    try:
-        with path.open("rb") as lines:
-            for stored in messages_of(lines, str(path)):
-                recording.take(stored)
-    except OSError as error:
-        raise _refused("--log", f"{path}: {why(error)}; expected what `trainshed events` printed") from None
+    recording = Recording(changed=changed)
+    with how_far("reading", sys.stderr.isatty()) as progress:
+        if path is None:
+            run_async(_read_live(recording, progress))
+            return recording
+        try:
+            with path.open("rb") as lines:
+                for stored in messages_of(_shown(lines, progress), str(path)):
+                    recording.take(stored)
+        except OSError as error:
+            raise _refused(
+                "--log", f"{path}: {why(error)}; expected what `trainshed events` printed"
+            ) from None
     recording.close()
     return recording
 
 
-async def _read_live(recording: Recording) -> None:
+def _shown(lines: BinaryIO, progress: HowFar) -> Iterator[bytes]:
+    """A file's lines, telling of every so many how far they are by its size, as events of the usual length."""
+    size, done = os.fstat(lines.fileno()).st_size, 0
+    for place, line in enumerate(lines, 1):
+        done += len(line)
+        if place % SHOWN_EVERY == 0:
+            progress(done // USUAL_BYTES, size // USUAL_BYTES)
+        yield line
+    progress(size // USUAL_BYTES, size // USUAL_BYTES)
+
+
+async def _read_live(recording: Recording, progress: HowFar) -> None:
     from events.log import EventLog
 
     async with connected(of_runs=False) as trainshed:
         with log_errors(trainshed):
-            async for stored in EventLog(trainshed.nc).read():
+            log = EventLog(trainshed.nc)
+            end = await log.end()
+            async for stored in log.read(end_seq=end):
                 recording.take(stored)
+                if stored.seq % SHOWN_EVERY == 0:
+                    progress(stored.seq, end)
     recording.close()
 
 
@@ -208,6 +233,11 @@ def _remarks(found: WhatIf, form: str | None) -> list[str]:
         lines.append(
             "shares of a GPU are rounded up to whole ones; which models of GPU would do is passed over"
         )
+        never = sum(not job.spans for job in found.happened.jobs.values()) if found.happened else 0
+        if never:
+            lines.append(
+                f"never scheduled: {jobs(never)}; simulated they last from creation to deletion, and HAPPENED counts no wait of them"
+            )
     if found.again is not None:
         lines += _decided_again(found.again)
     if found.censored:
@@ -249,8 +279,6 @@ def _plain(figures: Figures) -> dict[str, object]:
 
 
 def _print(found: WhatIf, policy: str) -> None:
-    import sys
-
     from services.cli.table import Column, Screen, print_lines, render
     from services.simulation.figures import figures_of
     from trainshed_client.rendering.durations import format_duration

@@ -30,15 +30,20 @@ from services.simulation.world import Given, Outcome
 from trainshed_client.statuses import AtFault, FailureReason
 from trainshed_client.subjects import Role
 
+_ALIKE = ("phase", "needs", "retry", "caller_path", "code_folder")
+
 
 class Recording:
-    """Give it each message of a log in order (`take`), then `close` it."""
+    """Give it each message of a log in order (`take`), then `close` it. ``changed``: something will be, and what happens in
+    any case is kept for that."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, changed: bool = True) -> None:
         self.timetable = Timetable()
         self.given: list[Given] = []
         self.joined: list[NodeJoined] = []
+        self._changed = changed
         self._past: dict[str, Run] = {}
+        self._shared: dict[object, object] = {}
         self._grants = GrantsAgain(self._folded)
 
     @property
@@ -60,14 +65,25 @@ class Recording:
         self.timetable.observe(state, stored, change)
         for run_change in change.runs:
             if isinstance(run_change.after.phase, Ended):
-                self._past[run_change.after.run_id] = run_change.after
-        self._keep(stored, change, first=first)
+                self._past[run_change.after.run_id] = self._slim(run_change.after)
+        if self._changed:
+            self._keep(stored, change, first=first)
+
+    def _slim(self, run: Run) -> Run:
+        """The same, sharing what many have alike: a long log has very many that ended."""
+        kept = {name: getattr(run, name) for name in _ALIKE}
+        return msgspec.structs.replace(
+            run, **{name: self._shared.setdefault(value, value) for name, value in kept.items()}
+        )
 
     def _keep(self, stored: StoredEvent, change: Change, *, first: bool) -> None:
         """What happened from outside; grants, starts and ends are the simulation's to make."""
         event, counts = stored.event, bool(change.runs or change.nodes)
         if isinstance(event, NodeJoined):
             self.joined.append(event)
+        if first and isinstance(event, Submitted) and change.runs:
+            # as it was decoded it holds on to the whole message
+            event = msgspec.structs.replace(event, config=msgspec.Raw(change.runs[0].after.config))
         if counts and (first or isinstance(event, NodeEvent | RetryRequested)):
             role = Role(stored.subject.role)
             node = stored.subject.node if role is Role.AGENT else None

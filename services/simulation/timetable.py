@@ -5,6 +5,7 @@ Owns these values and how events fill them; knows no scheduler, no trace and no 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import msgspec
@@ -13,12 +14,13 @@ from events.change import Change
 from events.codec import StoredEvent
 from events.run_machine import SECOND_NS
 from events.state import Active, State
-from events.types import AttemptEnd, NodeEvent, Submitted
+from events.types import AttemptEnd, Completed, Failed, NodeEvent, Submitted
 from trainshed_client.statuses import NodeStatus, RunStatus
 
 
 class Span(msgspec.Struct, kw_only=True):
-    """One attempt from its grant to its end (ns since 1970; None: it has not ended), and the event that ended it.
+    """One attempt from its grant to its end (ns since 1970; None: it has not ended), and the event that ended it: how alone,
+    nothing of whose end it was and what was used.
 
     ``cancelled``: with it or after it the run was cancelled.
     """
@@ -56,6 +58,8 @@ class Timetable:
         self.capacity: list[tuple[int, int]] = []
         self.nodes: dict[str, int] = {}
         self.end_ns = 0
+        self._ends: dict[AttemptEnd, AttemptEnd] = {}
+        self._slots: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def observe(self, state: State, stored: StoredEvent, change: Change) -> None:
         """Take in an event and what it changed."""
@@ -63,7 +67,9 @@ class Timetable:
         for ended in change.ended:
             span = self.jobs[ended.run_id].spans[-1]
             span.end_ns = at_ns
-            span.end = stored.event if isinstance(stored.event, AttemptEnd) else None
+            if isinstance(stored.event, AttemptEnd):
+                end = how_alone(stored.event)
+                span.end = self._ends.setdefault(end, end)
         for run_change in change.runs:
             run, phase = run_change.after, run_change.after.phase
             if isinstance(stored.event, Submitted) and run.run_id not in self.jobs:
@@ -73,9 +79,9 @@ class Timetable:
             before = None if run_change.before is None else run_change.before.phase
             if isinstance(phase, Active) and not isinstance(before, Active):
                 for placement in phase.placements:
-                    span = Span(
-                        attempt=phase.attempt, node=placement.node, slots=placement.slots, begin_ns=at_ns
-                    )
+                    slots = self._slots.setdefault(placement.slots, placement.slots)
+                    name = sys.intern(placement.node)
+                    span = Span(attempt=phase.attempt, node=name, slots=slots, begin_ns=at_ns)
                     self.jobs[run.run_id].spans.append(span)
         if isinstance(stored.event, NodeEvent) and change.nodes:
             up = [node for node in state.nodes.values() if node.status is NodeStatus.UP]
@@ -91,6 +97,27 @@ class Timetable:
             total += slots * (at_ns - since)
             since, slots = at_ns, count
         return total / SECOND_NS
+
+
+def how_alone(end: AttemptEnd) -> AttemptEnd:
+    """How an attempt ended, the same for all that ended so: a long log has very many of them."""
+    alone = msgspec.structs.replace(
+        end,
+        run_id="",
+        attempt=0,
+        duration_s=None,
+        last_heartbeat=None,
+        usage=None,
+        code=None,
+        output=None,
+    )
+    match alone:
+        case Completed():
+            return msgspec.structs.replace(alone, artifacts=None)
+        case Failed():
+            return msgspec.structs.replace(alone, output_tail=None, output_of=None)
+        case _:
+            return alone
 
 
 def spans_of(jobs: Iterable[Job]) -> list[tuple[Job, Span]]:

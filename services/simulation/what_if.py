@@ -79,8 +79,6 @@ def of_log(recording: Recording, nodes: Sequence[NodeJoined] | None, policy: Pol
     With its own nodes and the default nothing is changed: then it is decided again grant by grant, by the view of each.
     """
     happened = recording.timetable
-    known = {run_id: lasting(job, happened.end_ns) for run_id, job in happened.jobs.items()}
-    censored = sum(one.censored for one in known.values() if one is not None)
     if nodes is None and policy is Policy.DEFAULT:
         return WhatIf(
             happened=happened,
@@ -89,6 +87,8 @@ def of_log(recording: Recording, nodes: Sequence[NodeJoined] | None, policy: Pol
             slots=sum(happened.nodes.values()),
             again=recording.again,
         )
+    known = {run_id: lasting(job, happened.end_ns) for run_id, job in happened.jobs.items()}
+    censored = sum(one.censored for one in known.values() if one is not None)
     outcomes = {run_id: one.outcomes for run_id, one in known.items() if one is not None}
     empty = EmptyNodes(recording.joined if nodes is None else nodes)
     given: list[Given] = []

@@ -11,10 +11,13 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from events.codec import StoredEvent, Writer, uuid7
+from bench.log_maker import LogMaker
+from events.codec import StoredEvent, Writer, decode, uuid7
 from events.config import Needs
 from events.rules import KNOWN
-from events.types import Dispatched, Elected
+from events.types import Completed, Dispatched, Elected, NodeJoined, Submitted
+from services.cli.event_lines import with_place
+from services.cli.how_far import MANY
 from services.cli.main import run
 from services.dispatcher.decided_again import DecidedAgain
 from services.dispatcher.decisions import Decisions
@@ -286,3 +289,45 @@ def test_what_is_no_log_is_refused(
     log.write_bytes(content)
     assert run(["simulate", "--log", str(log), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_of_an_attempts_end_a_recording_keeps_how_it_ended_once_for_all_that_ended_so() -> None:
+    """And of a log in which nothing is to be changed nothing that happened from outside."""
+    log = LogMaker()
+    log.elect()
+    log.join()
+    runs = [log.submit() for _ in range(2)]
+    for place, run_id in enumerate(runs):
+        log.dispatch(run_id, slots=(place,))
+        log.complete(run_id)
+    recording, unchanged = Recording(), Recording(changed=False)
+    for message in log.messages:
+        stored = decode(message.subject, message.body, message.seq, message.stored_ns)
+        recording.take(stored)
+        unchanged.take(stored)
+    recording.close()
+    unchanged.close()
+    first, second = (
+        (span.end, span.slots) for job in recording.timetable.jobs.values() for span in job.spans
+    )
+    assert first[0] == Completed(run_id="", attempt=0) and first[0] is second[0]
+    assert [type(one.event) for one in recording.given] == [NodeJoined, Submitted, Submitted]
+    assert unchanged.given == [] and unchanged.timetable.jobs == recording.timetable.jobs
+
+
+def test_a_long_file_shows_how_far_it_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    log.dispatch(log.submit({"entry_point": "/bin/true", "arguments": ["x" * MANY]}))
+    lines = [with_place(message) for message in log.messages]
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join(line + b"\n" for line in lines if line is not None))
+    monkeypatch.setattr("services.cli.simulate.SHOWN_EVERY", 2)
+    monkeypatch.setattr("services.cli.simulate.USUAL_BYTES", 1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    run(["simulate", "--log", str(path), "--json"])
+    printed = capsys.readouterr()
+    assert printed.out.startswith('{"v":') and "reading" in printed.err and "100%" in printed.err
