@@ -1,7 +1,7 @@
 """A read model of a long log made again: one that was deleted, and one by `audit rebuild`, asked ten times a second.
 
-Usage: python -m bench.audit_rebuild [EVENTS] [--in FOLDER]. FOLDER keeps the log (bench.history makes one), which takes some minutes.
-The measure is what reading the log and folding it takes alone.
+Usage: python -m bench.audit_rebuild [EVENTS] [--in FOLDER]. FOLDER keeps the log, which takes some minutes to make: a later call,
+or one of bench.audit_verify, takes it up. The measure is what reading the log and folding it takes alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 import nats.errors
 
-from bench.history import write
+from bench.audit_verify import store
 from events.log import EventLog
+from events.streams import ensure_streams
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from projections.transparency.tiles import Tiles
@@ -31,7 +32,6 @@ from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient, connect
 
 ASK_EVERY_S = 0.1
-EVENTS_OF_A_RUN = 4
 
 
 class _Answer(msgspec.Struct):
@@ -157,12 +157,15 @@ async def rebuilt(nc: SafeClient) -> _Answer:
             return answer
 
 
-async def measure(state: Path, folder: Path) -> None:
+async def measure(state: Path, folder: Path, events: int) -> None:
     """Print all figures."""
     server = EmbeddedNats(state)
     await server.start(within_s=600)
     try:
         nc = await connect(server.endpoint, name="bench")
+        await ensure_streams(nc)
+        if await EventLog(nc).end() == 0:
+            await store(nc, events)
         end, alone_s = await read_and_fold(nc, folder)
         print(
             f"{end:,} events: read and folded alone in {alone_s:.1f} s ({end / alone_s:,.0f} a second)",
@@ -196,10 +199,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trainshed-bench-") as made:
         state = options.folder or Path(made) / "state"
-        if not (state / "nats").exists():
-            state.mkdir(parents=True, exist_ok=True)
-            print(asyncio.run(write(state, options.events // EVENTS_OF_A_RUN, 10)), flush=True)
-        asyncio.run(measure(state, Path(made)))
+        state.mkdir(parents=True, exist_ok=True)
+        asyncio.run(measure(state, Path(made), options.events))
 
 
 if __name__ == "__main__":

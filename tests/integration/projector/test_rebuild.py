@@ -38,7 +38,8 @@ from trainshed_client.nats_client import SafeClient
 from trainshed_client.subjects import Role
 
 ASK_EVERY_S = 0.1
-KILLED_AT = ("projector.rebuilding=kill@9", "projector.swapping=kill", "projector.swapped=kill")
+KILLED_AT = ("projector.swapped=kill", "projector.swapping=kill", "projector.rebuilding=kill@9")
+"""The last of them leaves most behind."""
 
 
 async def rebuilt(nc: SafeClient) -> list[dict[str, Any]]:
