@@ -19,7 +19,7 @@ from projections.transparency.tree import leaf_hash
 from services.agent.witness import keeping, machine
 from services.agent.witness.key import witness_key
 from services.agent.witness.own_events import AcknowledgedEvent, Lost, as_stored
-from services.agent.witness.published import cosign, read_published
+from services.agent.witness.published import cosign, has_signed, read_published
 from services.agent.witness.values import (
     Again,
     Answered,
@@ -458,6 +458,9 @@ def test_a_cosigned_checkpoint_verifies_with_both_keys(tmp_path: Any) -> None:
     )
     assert key.verifier.has_signed(found.note.text, raw)
     assert str(key.verifier).startswith(f"trainshed/{LOG_ID}/gpu01+")
+    assert has_signed(key, note)
+    assert not has_signed(key, note_of(7))
+    assert not has_signed(witness_key(tmp_path / "another", LOG_ID, "gpu01"), note)
 
 
 def test_a_key_that_cannot_be_used_is_set_aside(tmp_path: Any) -> None:

@@ -88,11 +88,22 @@ class Keeping:
         notes = thinned([*notes, note.strip("\n")])
         write_private(path, "".join(f"{each}\n\n\n" for each in notes).encode())
 
-    def begin_anew(self, acceptance: LogAcceptance) -> None:
-        """Those of every hour are of the log before: they are kept under another name."""
+    def object(self, noted: Noted, trust: Trust) -> None:
+        """Keep an objection, and the last checkpoint that fits beside those of every hour. Killed in between it objects
+        once more, to the next checkpoint."""
+        self.note(noted)
+        if trust.kept is not None:
+            self.keep_hourly(trust.kept.note)
+        self.keep(trust)
+
+    def begin_anew(self, noted: Noted) -> None:
+        """The log was accepted: its checkpoints of every hour before that are kept under another name."""
+        assert noted.accepted is not None
+        self.note(noted)
         path = self._folder / HOURLY_FILE
-        if path.exists():
-            os.replace(path, path.with_name(f"{HOURLY_FILE}.before-{acceptance.seq}"))
+        before = path.with_name(f"{HOURLY_FILE}.before-{noted.accepted.seq}")
+        if path.exists() and not before.exists():  # else it was killed in between, and begins anew once more
+            os.replace(path, before)
 
     def note(self, noted: Noted) -> None:
         """Add a line to objections.jsonl; of a long file the oldest half goes first."""

@@ -22,8 +22,8 @@ from projections.transparency.tree import leaf_hash
 from services.agent.witness.values import OwnEvent
 
 KEPT = 64
-NEWEST = 2
-SAMPLED = 2
+NEWEST = 1
+SAMPLED = 1
 W = TypeVar("W")
 
 PAUSE_S = 1.0
@@ -95,7 +95,7 @@ class OwnEvents:
 
     def to_be_proven(self, end: int) -> list[OwnEvent]:
         """Of those below ``end`` the newest, and some others."""
-        return self._some([event for event in self._stored if event.seq < end], 2 * NEWEST, 2 * SAMPLED)
+        return self._some([event for event in self._stored if event.seq < end], NEWEST, SAMPLED)
 
     def taken(self, end: int) -> None:
         """A checkpoint with all below ``end`` was taken."""

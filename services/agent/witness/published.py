@@ -56,3 +56,9 @@ def cosign(seen: SeenCheckpoint, key: SignerKey, now_s: int) -> tuple[str, NodeC
         signature=base64.b64encode(own.signature[_TIME_BYTES:]).decode(),
     )
     return signed(found.note.text, [*others, own]), cosignature
+
+
+def has_signed(key: SignerKey, note: str) -> bool:
+    """Whether a signature of this key is below the checkpoint: a key that was lost has another after it."""
+    found, verifier = SignedHead.parse(note), key.verifier
+    return any((line.name, line.key_id) == (verifier.name, verifier.key_id) for line in found.note.signatures)

@@ -30,7 +30,7 @@ from services.agent.witness.file_writer import FileWriter
 from services.agent.witness.keeping import HOURLY_FILE, Keeping, Noted
 from services.agent.witness.key import witness_key
 from services.agent.witness.own_events import OwnEvents
-from services.agent.witness.published import cosign, read_published
+from services.agent.witness.published import cosign, has_signed, read_published
 from services.agent.witness.values import (
     Again,
     Answered,
@@ -64,7 +64,7 @@ _log = get_logger("agent")
 
 KEY_WITHIN_S = 2.0
 """Seconds that a join waits for the key's storage."""
-ANSWER_WITHIN_S = 5.0
+ANSWER_WITHIN_S = 3.0
 AGAIN_S = 5.0
 PAUSE_S = 1.0
 SPREAD_S = 1.0
@@ -135,7 +135,8 @@ class Witness:
         finally:
             self._key_read.set()
         self._state = WitnessState(trust=trust)
-        self._cosigned = trust.cosignature
+        if trust.kept is not None and has_signed(key, trust.kept.note):
+            self._cosigned = trust.cosignature
         if trust.objection is not None:
             self._log_objection(trust.objection)
         hearing = await self._nc.listen(subjects.WATCH_CHECKPOINT, self._hear)
@@ -309,13 +310,8 @@ class Witness:
         assert objection is not None
         self._log_objection(objection)
         self._report_soon()
-        noted = self._noted("objected", seen, trust)
-        self._writer.write(partial(self._keeping.keep, trust), latest="trust")
-        if trust.kept is not None:  # the last that fits, beside those of every hour
-            self._writer.write(partial(self._keeping.keep_hourly, trust.kept.note))
-        self._writer.write(
-            partial(self._keeping.note, replace(noted, kind=objection.kind, text=objection.text))
-        )
+        noted = replace(self._noted("objected", seen, trust), kind=objection.kind, text=objection.text)
+        self._writer.write(partial(self._keeping.object, noted, trust))
 
     def _log_objection(self, objection: NodeObjection) -> None:
         _log.error(
@@ -340,8 +336,7 @@ class Witness:
         noted = self._noted("accepted", wanted.seen, wanted.before)
         if objection is not None:
             noted = replace(noted, kind=objection.kind, text=objection.text)
-        self._writer.write(partial(self._keeping.note, replace(noted, accepted=wanted.acceptance)))
-        self._writer.write(partial(self._keeping.begin_anew, wanted.acceptance))
+        self._writer.write(partial(self._keeping.begin_anew, replace(noted, accepted=wanted.acceptance)))
         self._state = replace(self._state, trust=replace(self._state.trust, hourly_at=0))
 
     def _note_key(self, seen: SeenCheckpoint) -> None:

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from events.feed import api_call
 from events.log import EventLog
 from events.streams import ensure_streams, events_stream
 from projections.transparency.checkpoint import SignedHead
+from services import failpoints
 from services.nats_server.embedded_nats import EmbeddedNats
 from tests.support import eventually
 from tests.support.stack import Stack, until
@@ -100,6 +103,23 @@ def test_a_log_that_is_rolled_back_is_objected_to_until_somebody_accepts_it(
     [before] = (state / "witness").glob("checkpoints.before-*")
     stack.trainshed("audit", "verify", "--against", str(state / "witness/checkpoints"))
     stack.trainshed("audit", "verify", "--against", str(before), code=1)
+
+
+@pytest.mark.parametrize("point", ["agent.witness_cosigned", "agent.witness_kept"])
+def test_a_node_that_is_killed_as_it_signs_keeps_what_it_signed(
+    new_stack: NewStack, tmp_path: Path, point: str
+) -> None:
+    armed = {failpoints.ARMED: f"{point}=kill@2", failpoints.ONCE_IN: str(tmp_path / "struck")}
+    (tmp_path / "struck").mkdir()
+    stack = new_stack(environment=armed)
+    stack.submit(shell="exit 0")
+    assert stack.process.wait(20) == -signal.SIGKILL
+    before = _trust(stack)  # what a heartbeat may have said is never more than that
+    assert before["cosignature"]["size"] == before["kept"]["size"] > 0
+    stack.start()
+    _work(stack)
+    assert _objection(stack) is None
+    assert _size(stack) > before["kept"]["size"]
 
 
 async def _forge(state_dir: Path) -> None:
