@@ -273,6 +273,15 @@ class NodePage(Answer, frozen=True, kw_only=True):
     nodes: list[NodeRecord]
 
 
+class MomentAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the log: its sequence, when it was stored, and the state hash of what was true from then on."""
+
+    seq: int
+    time: str
+    state_hash: str
+    v: int = 1
+
+
 class _Wrong(msgspec.Struct, frozen=True):
     message: str
     path: str | None = None

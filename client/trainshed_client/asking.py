@@ -28,7 +28,7 @@ from trainshed_client.json_limits import MAX_DEPTH, json_value
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "health")
+QUERIES = ("run.get", "run.list", "run.explain", "slot.list", "node.list", "audit.at", "health")
 
 
 class Asking:

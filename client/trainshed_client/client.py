@@ -17,6 +17,7 @@ from trainshed_client.answers import (
     Answer,
     Check,
     Explanation,
+    MomentAnswer,
     NodeAnswer,
     NodePage,
     RunPage,
@@ -60,7 +61,9 @@ class Trainshed:
 
     Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED and TOO_LARGE as the service says,
     UNAVAILABLE where none answers. Where a call takes a run it may be named by its id, its
-    name, or a unique prefix of either. A connection that is lost is made anew for ever.
+    name, or a unique prefix of either. ``at``, where a query takes it, is a sequence of the log (`moment` finds that of
+    a time): the answer is what was true there, without what heartbeats told of what was live then. A connection that is
+    lost is made anew for ever.
     """
 
     def __init__(
@@ -193,40 +196,46 @@ class Trainshed:
 
     # --- queries ------------------------------------------------------------------------------------------
 
-    async def run(self, run: str) -> RunView:
-        """Everything about one run. Of several of a name: the newest."""
-        return decoded(await self.run_json(run), RunView)
+    async def moment(self, *, seq: int | None = None, time: str | None = None) -> MomentAnswer:
+        """An event by its sequence, or the last one stored at or before a time (RFC 3339)."""
+        request = {"seq": seq} if time is None else {"time": time}
+        return await self._asking.ask("audit.at", request, MomentAnswer)
 
-    async def run_json(self, run: str) -> bytes:
+    async def run(self, run: str, *, at: int | None = None) -> RunView:
+        """Everything about one run. Of several of a name: the newest."""
+        return decoded(await self.run_json(run, at=at), RunView)
+
+    async def run_json(self, run: str, *, at: int | None = None) -> bytes:
         """The same as the server's JSON."""
         if is_run_id(run):
             try:
-                return await self.call("run.get", {"run_id": run})
+                return await self.call("run.get", _then({"run_id": run}, at))
             except TrainshedError as error:
                 if error.code is not ErrorCode.NOT_FOUND:
                     raise
-        found = await self.resolve(run)
-        return await self.call("run.get", {"run_id": found.run_id})
+        found = await self.resolve(run, at=at)
+        return await self.call("run.get", _then({"run_id": found.run_id}, at))
 
-    async def explain(self, run: str) -> Explanation:
+    async def explain(self, run: str, *, at: int | None = None) -> Explanation:
         """Why a run waits, or what happened to it last. Of several of a name: the newest."""
-        return decoded(await self.explain_json(run), Explanation)
+        return decoded(await self.explain_json(run, at=at), Explanation)
 
-    async def explain_json(self, run: str) -> bytes:
+    async def explain_json(self, run: str, *, at: int | None = None) -> bytes:
         """The same as the server's JSON."""
-        run_id = run if is_run_id(run) else (await self.resolve(run)).run_id
-        return await self.call("run.explain", {"run_id": run_id})
+        run_id = run if is_run_id(run) else (await self.resolve(run, at=at)).run_id
+        return await self.call("run.explain", _then({"run_id": run_id}, at))
 
-    async def resolve(self, run: str, *, only: bool = False) -> QueuedRunRecord:
+    async def resolve(self, run: str, *, only: bool = False, at: int | None = None) -> QueuedRunRecord:
         """The record of the run that an id, a name, what `ls` shows as one, or a unique prefix of these means.
 
         A name that several runs bear means the newest, or with ``only`` none of them. Raises NOT_FOUND,
         CONFLICT where several are meant, or UNAVAILABLE where the read side does not know yet.
         """
         while True:
-            page = await self._asking.ask("run.list", {"run": run, "limit": SHOWN + 1}, RunPage)
+            request = _then({"run": run, "limit": SHOWN + 1}, at)
+            page = await self._asking.ask("run.list", request, RunPage)
             try:
-                return await self._chosen(run, page.records, only=only)
+                return await self._chosen(run, page.records, only=only, at=at)
             except TrainshedError as error:
                 if error.code is not ErrorCode.NOT_FOUND or page.progress is None:
                     raise
@@ -239,10 +248,13 @@ class Trainshed:
             self._asking.waits_for("the projector", f"stale: {page.progress.text}")
             await asyncio.sleep(STARTING_RETRY_S)
 
-    async def _chosen(self, run: str, found: list[QueuedRunRecord], *, only: bool) -> QueuedRunRecord:
+    async def _chosen(
+        self, run: str, found: list[QueuedRunRecord], *, only: bool, at: int | None
+    ) -> QueuedRunRecord:
         named = [record for record in found if record.name == run]
         if not named and len(found) > SHOWN:  # more prefixes than shown might hide the name
-            found += (await self._asking.ask("run.list", {"name": run, "limit": SHOWN + 1}, RunPage)).records
+            request = _then({"name": run, "limit": SHOWN + 1}, at)
+            found += (await self._asking.ask("run.list", request, RunPage)).records
         return choose(run, found, only=only)
 
     async def runs(
@@ -253,9 +265,12 @@ class Trainshed:
         name: str | None = None,
         live: bool = False,
         limit: int | None = None,
+        at: int | None = None,
     ) -> AsyncIterator[QueuedRunRecord]:
         """Runs, newest first, read page by page while you iterate."""
-        async for page in self.run_pages(status=status, labels=labels, name=name, live=live, limit=limit):
+        async for page in self.run_pages(
+            status=status, labels=labels, name=name, live=live, limit=limit, at=at
+        ):
             for record in page.records:
                 yield record
 
@@ -269,13 +284,14 @@ class Trainshed:
         ended: bool = False,
         ended_before: str | None = None,
         limit: int | None = None,
+        at: int | None = None,
     ) -> AsyncIterator[RunPage]:
         """The same, a page at a time; the first page's ``seq`` and ``total`` are the listing's.
 
         ``ended``: those that ended last, the last first; there is one page of them. ``ended_before``: only those that
         had ended by that time (RFC 3339).
         """
-        request: dict[str, object] = {}
+        request = _then({}, at)
         if status:
             request["status"] = [str(one) for one in status]
         if labels:
@@ -299,13 +315,21 @@ class Trainshed:
             if left is not None:
                 left -= len(page.runs)
 
-    async def slots(self) -> SlotPage:
+    async def slots(self, *, at: int | None = None) -> SlotPage:
         """Every slot and who holds it."""
-        return await self._asking.ask("slot.list", {}, SlotPage)
+        return decoded(await self.slots_json(at=at), SlotPage)
 
-    async def nodes(self) -> NodePage:
+    async def slots_json(self, *, at: int | None = None) -> bytes:
+        """The same as the server's JSON."""
+        return await self.call("slot.list", _then({}, at))
+
+    async def nodes(self, *, at: int | None = None) -> NodePage:
         """Every node; those that left or were removed only while they have attempts."""
-        return await self._asking.ask("node.list", {}, NodePage)
+        return decoded(await self.nodes_json(at=at), NodePage)
+
+    async def nodes_json(self, *, at: int | None = None) -> bytes:
+        """The same as the server's JSON."""
+        return await self.call("node.list", _then({}, at))
 
     async def health(self) -> dict[str, object]:
         """What the read side says of itself."""
@@ -428,6 +452,11 @@ class Trainshed:
             raise group.exceptions[0] from None
         views = [read.result() for read in reads]
         return PresentRuns(min((view.seq for view in views), default=0), [view.run for view in views])
+
+
+def _then(request: dict[str, object], at: int | None) -> dict[str, object]:
+    """A query of a moment of the past, where one is named."""
+    return request if at is None else {**request, "at": at}
 
 
 def _with_reason(request: dict[str, str], reason: str | None) -> dict[str, str]:

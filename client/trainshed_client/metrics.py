@@ -95,8 +95,11 @@ class MetricsCutter:
         return found
 
 
-async def stored_metrics(asks: Requests, run_id: str, attempt: int, node: str) -> AttemptMetrics:
-    """What an attempt's metrics.jsonl holds now. Raises as `read_range`."""
+async def stored_metrics(
+    asks: Requests, run_id: str, attempt: int, node: str, *, until: str | None = None
+) -> AttemptMetrics:
+    """What an attempt's metrics.jsonl holds now; ``until``: what had come by that time (RFC 3339), by its node's clock.
+    Raises as `read_range`."""
     lines: list[MetricsLine] = []
     cutter = MetricsCutter()
     position = 0
@@ -105,6 +108,8 @@ async def stored_metrics(asks: Requests, run_id: str, attempt: int, node: str) -
         if not found.data:
             return AttemptMetrics(attempt, lines, cutter.left_out)
         lines += cutter.feed(found.offset, found.data)
+        if until is not None and lines and lines[-1].time > until:
+            return AttemptMetrics(attempt, [one for one in lines if one.time <= until], cutter.left_out)
         position = found.offset + len(found.data)
 
 

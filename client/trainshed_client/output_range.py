@@ -96,15 +96,27 @@ async def stored_output(
     *,
     streams: Sequence[str] = STREAMS,
     begin: Mapping[str, int] | None = None,
+    ends: Mapping[str, int] | None = None,
 ) -> AsyncIterator[OutputChunk]:
     """What the files of an attempt hold now, both streams in the order of their coming as far as the index knows it.
 
-    ``begin``: where to begin in each stream. Raises as `read_range`.
+    ``begin``: where to begin in each stream; ``ends``: where to end, as `written_by` tells it. Raises as `read_range`.
     """
     index_start, starts = 0, dict(begin or {})
-    if any(starts.values()):
+    if any(starts.values()) and ends is None:  # an end of the past may be far from the index's
         index_start, starts = await _index_start(asks, run_id, attempt, node, starts)
-    files = {name: _File(asks, node, run_id, attempt, name, starts.get(name, 0)) for name in streams}
+    files = {
+        name: _File(
+            asks,
+            node,
+            run_id,
+            attempt,
+            name,
+            starts.get(name, 0),
+            None if ends is None else ends.get(name, 0),
+        )
+        for name in streams
+    }
     for file in files.values():
         await file.look()
     index = _File(asks, node, run_id, attempt, "index", index_start)
@@ -122,6 +134,21 @@ async def stored_output(
             yield chunk
 
 
+async def written_by(asks: Requests, run_id: str, attempt: int, node: str, time: str) -> dict[str, int]:
+    """How many bytes of each stream had come by a time (RFC 3339), by its node's clock. Raises as `read_range`."""
+    ends: dict[str, int] = {}
+    index = _File(asks, node, run_id, attempt, "index")
+    await index.look()
+    async for line in index.lines():
+        try:
+            seen = _SEEN.decode(line)
+        except msgspec.MsgspecError:
+            continue  # torn by a power cut
+        if seen.time <= time:
+            ends[seen.stream] = seen.offset
+    return ends
+
+
 class Tail(NamedTuple):
     """The last lines of an attempt's output, and how much of each stream there was."""
 
@@ -130,31 +157,40 @@ class Tail(NamedTuple):
 
 
 async def last_lines(
-    asks: Requests, run_id: str, attempt: int, node: str, lines: int, *, streams: Sequence[str] = STREAMS
+    asks: Requests,
+    run_id: str,
+    attempt: int,
+    node: str,
+    lines: int,
+    *,
+    streams: Sequence[str] = STREAMS,
+    ends: Mapping[str, int] | None = None,
 ) -> Tail:
     """The last ``lines`` lines of what is stored, of both streams together; reads only the files' ends.
 
-    Raises as `read_range`.
+    ``ends`` as for `stored_output`. Raises as `read_range`.
     """
     begin: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for name in streams:
-        begin[name], sizes[name] = await _lines_start(asks, run_id, attempt, node, name, lines)
+        end = None if ends is None else ends.get(name, 0)
+        begin[name], sizes[name] = await _lines_start(asks, run_id, attempt, node, name, lines, end)
     if lines <= 0:
         return Tail([], sizes)
     chunks = []
     starts = {name: offset for name, offset in begin.items() if sizes[name]}
-    async for chunk in stored_output(asks, run_id, attempt, node, streams=streams, begin=starts):
+    async for chunk in stored_output(asks, run_id, attempt, node, streams=streams, begin=starts, ends=ends):
         chunks.append(chunk)
         sizes[chunk.stream] = chunk.offset + len(chunk.data)
     return Tail(_last(chunks, lines), sizes)
 
 
 async def _lines_start(
-    asks: Requests, run_id: str, attempt: int, node: str, stream: str, lines: int
+    asks: Requests, run_id: str, attempt: int, node: str, stream: str, lines: int, end: int | None
 ) -> tuple[int, int]:
-    """(An offset that has at least the last ``lines`` lines behind it, the stream's size)."""
+    """(An offset that has at least the last ``lines`` lines before ``end`` behind it, the stream's size up to there)."""
     size = (await read_range(asks, node, run_id, attempt, stream, 0, 1)).size
+    size = size if end is None else min(size, end)
     offset, ends = size, -1 if lines > 0 else 0  # the last line's own end tells of no line behind it
     while offset > 0 and ends < lines:
         start = max(0, offset - RANGE_BYTES)
@@ -226,12 +262,20 @@ async def timed_lines(chunks: AsyncIterator[OutputChunk]) -> AsyncIterator[Outpu
 
 
 class _File:
-    """One file, read from ``begin`` to the size that it had when it was looked at, a range at a time."""
+    """One file, read from ``begin`` to the size that it had when it was looked at, or to ``end``; a range at a time."""
 
     def __init__(
-        self, asks: Requests, node: str, run_id: str, attempt: int, name: str, begin: int = 0
+        self,
+        asks: Requests,
+        node: str,
+        run_id: str,
+        attempt: int,
+        name: str,
+        begin: int = 0,
+        end: int | None = None,
     ) -> None:
         self.size = 0
+        self._end = end
         self._asks = asks
         self._node = node
         self._run_id = run_id
@@ -242,7 +286,8 @@ class _File:
 
     async def look(self) -> None:
         """Read the first range; fixes the size, so that a file that grows is not followed for ever."""
-        self._ahead, _, self.size = await self._range(self._position)
+        self._ahead, _, size = await self._range(self._position)
+        self.size = size if self._end is None else min(size, self._end)
 
     async def up_to(self, end: int, time: str | None) -> AsyncIterator[OutputChunk]:
         """The bytes from the position to ``end``."""

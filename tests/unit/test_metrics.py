@@ -6,10 +6,20 @@ import math
 from collections.abc import Mapping
 
 import msgspec
+import pytest
 
 from services.cli.metrics import csv_text, lines, picture
 from services.cli.table import PLAIN
-from trainshed_client.metrics import AttemptMetrics, MetricsLine, joined, parse_line, summaries
+from trainshed_client import subjects
+from trainshed_client.connection import Reply
+from trainshed_client.metrics import (
+    AttemptMetrics,
+    MetricsLine,
+    joined,
+    parse_line,
+    stored_metrics,
+    summaries,
+)
 from trainshed_client.not_finite import JsonNumber
 from trainshed_client.records import RunRecord
 from trainshed_client.statuses import RunStatus
@@ -119,3 +129,34 @@ def test_a_picture_shows_the_course_and_where_it_is_no_number() -> None:
         "▁▂▃▄▅▆▇█"[int(share / 15 * 7 + 0.5)] for share in range(16)
     )
     assert picture([math.nan, math.inf]) == "xx"
+
+
+class _File:
+    """An attempt's metrics.jsonl behind the call that reads ranges of it, some bytes an answer."""
+
+    def __init__(self, lines: int) -> None:
+        self._data = b"".join(
+            msgspec.json.encode({"time": f"2026-11-29T09:00:0{n}.000000Z", "step": n, "metrics": {"loss": n}})
+            + b"\n"
+            for n in range(lines)
+        )
+
+    async def request(self, subject: str, payload: bytes) -> Reply:
+        offset = msgspec.json.decode(payload)["offset"]
+        headers = {subjects.OFFSET_HEADER: str(offset), subjects.SIZE_HEADER: str(len(self._data))}
+        return Reply(self._data[offset : offset + 100], headers)
+
+
+@pytest.mark.parametrize(
+    ("until", "steps"),
+    [
+        (None, [0, 1, 2, 3, 4]),
+        ("2026-11-29T09:00:02.000000Z", [0, 1, 2]),
+        ("2026-11-29T09:00:02.999999Z", [0, 1, 2]),
+        ("2026-11-29T08:59:59.000000Z", []),
+        ("2026-11-30T00:00:00.000000Z", [0, 1, 2, 3, 4]),
+    ],
+)
+async def test_by_a_time_there_was_what_had_been_measured_then(until: str | None, steps: list[int]) -> None:
+    found = await stored_metrics(_File(5), "r" * 26, 1, "gpu01", until=until)
+    assert [line.step for line in found.lines] == steps

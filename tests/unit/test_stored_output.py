@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from trainshed_client import output_range, subjects
 from trainshed_client.connection import Reply
-from trainshed_client.output_range import OutputChunk, last_lines, stored_output, timed_lines
+from trainshed_client.output_range import (
+    OutputChunk,
+    last_lines,
+    stored_output,
+    timed_lines,
+    written_by,
+)
 
 RUN = "a" * 26
 
@@ -26,7 +32,7 @@ class Files:
         self._most = most
         for number, (stream, data) in enumerate(writes):
             self.files[stream] += data
-            seen = {"time": f"T{number}", "stream": stream, "offset": len(self.files[stream])}
+            seen = {"time": f"T{number:06}", "stream": stream, "offset": len(self.files[stream])}
             self.files["index"] += msgspec.json.encode(seen) + b"\n"
 
     async def request(self, subject: str, payload: bytes) -> Reply:
@@ -104,10 +110,34 @@ def test_reading_may_begin_anywhere() -> None:
     assert joined(whole(files, begin={"stdout": 4, "stderr": 4})) == b"three\n"
 
 
+@settings(max_examples=60)
+@given(writes=WRITES, by=st.integers(-1, 30), lines=st.integers(0, 6))
+def test_by_a_time_there_was_what_had_been_written_then(
+    writes: list[tuple[str, bytes]], by: int, lines: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_range, "RANGE_BYTES", 64)
+        files = Files(writes, most=64)
+        ends = asyncio.run(written_by(files, RUN, 1, "gpu01", f"T{by:06}" if by >= 0 else ""))
+        found, last = whole(files, ends=ends), tail(files, lines, ends=ends)
+    then = b"".join(data for _, data in writes[: by + 1])
+    assert joined(found) == then
+    assert joined(last.chunks) == b"".join(then.splitlines(keepends=True)[-lines:] if lines else [])
+
+
+def test_what_one_stream_wrote_long_ago_is_among_the_last_lines_of_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(output_range, "RANGE_BYTES", 256)
+    files = Files([("stdout", b"one\n" * 200), ("stderr", b"two\n"), *[("stdout", b"later\n")] * 300])
+    ends = asyncio.run(written_by(files, RUN, 1, "gpu01", "T000001"))
+    assert joined(tail(files, 2, ends=ends).chunks) == b"one\ntwo\n"
+
+
 def test_every_line_bears_its_time_and_its_stream() -> None:
     files = Files([("stdout", b"one\ntw"), ("stderr", b"err\n"), ("stdout", b"o\n")])
 
     async def read() -> bytes:
         return joined([one async for one in timed_lines(stored_output(files, RUN, 1, "gpu01"))])
 
-    assert asyncio.run(read()) == b"T0 stdout one\nT0 stdout twT1 stderr err\no\n"
+    assert asyncio.run(read()) == b"T000000 stdout one\nT000000 stdout twT000001 stderr err\no\n"
