@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def reading(main: Callable[[Trainshed], Awaitable[T]], *, patient: bool = False) -> T:
+def reading(
+    main: Callable[[Trainshed], Awaitable[T]], *, patient: bool = False, of_the_past: bool = False
+) -> T:
     """What ``main`` reads of the stack; where none answers, of this machine's state folder, and the exit code is 3.
 
-    ``main`` may be called twice, and must print nothing before it was answered once. Raises TrainshedError.
+    ``of_the_past``: as of a moment that the log alone knows, which no state folder tells. ``main`` may be called twice, and must print nothing before it was answered once. Raises TrainshedError.
     """
 
     async def read() -> T:
@@ -35,6 +37,11 @@ def reading(main: Callable[[Trainshed], Awaitable[T]], *, patient: bool = False)
             if not _own_stack():
                 raise
             unanswered = error
+        if of_the_past:
+            raise TrainshedError(
+                ErrorCode.UNAVAILABLE,
+                f"{unanswered.message}\nHow things stood at an earlier moment is read from the event log, by the stack",
+            )
         return await _read_at_rest(main, unanswered)
 
     return run_async(read())

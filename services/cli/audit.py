@@ -27,6 +27,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "services.cli.audit_rebuild:rebuild",
         "Build the read model again from the log, beside the live one.",
     ),
+    "at": ("services.cli.audit_at:at", "Show the queue, the slots and the nodes as they were."),
+    "diff": ("services.cli.audit_diff:diff", "Show what changed between two moments."),
     "export": ("services.cli.audit_export:export", "Print the log, or a part of it, as CloudEvents."),
     "check": ("services.cli.audit_check:check", "Check a certificate, without any stack."),
 }

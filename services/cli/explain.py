@@ -13,7 +13,18 @@ import click
 import msgspec
 
 from services.cli import describe
-from services.cli.clock import now
+from services.cli.as_of import (
+    MomentAsked,
+    PastMoment,
+    as_of,
+    asked,
+    at_option,
+    clock_of,
+    of_then,
+    option_of,
+    seq_of,
+    tell,
+)
 from services.cli.common import (
     connected,
     json_option,
@@ -30,6 +41,7 @@ from services.cli.show import facts, timeline
 from services.cli.table import Column, Screen, print_lines, render
 from services.cli.text import clean, ordinal, seconds_between, short, shown_id, time_of_day
 from services.cli.verb import verb
+from services.cli.written_then import WrittenThen, written_then
 from trainshed_client.answers import Explanation, RunView, Waiting
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord
@@ -46,67 +58,96 @@ Fact = tuple[str, str, str | None]
 _MAY_BE_RETRIED = (RunStatus.FAILED, RunStatus.CANCELLED)
 _WITHOUT_OUTPUT = (FailureReason.SPAWN_ERROR, FailureReason.NODE_LOST, FailureReason.NODE_RECLAIMED)
 """No worker wrote any, or the machine that has it is gone."""
+_TO_DO = ("to follow", "to end", "to help", "see", "again")
 _MOST_RUNS = 50
 """So many runs are looked at, up the chain of those that one comes after."""
 
 
-@verb("trainshed explain k3f2q7", "trainshed explain ppo-cartpole --json")
+@verb(
+    "trainshed explain k3f2q7",
+    "trainshed explain ppo-cartpole --at 2026-11-24T10:32",
+    "trainshed explain ppo-cartpole --json",
+)
 @click.argument("run", metavar="RUN", type=RUN)
 @click.option(
     "--whole", is_flag=True, help="Read the past of an ended run also from a log of over 100,000 events."
 )
+@at_option
 @json_option
 @nats_option
-def explain(run: str, whole: bool, as_json: bool) -> None:
+def explain(run: str, whole: bool, at: str | None, as_json: bool) -> None:
     """Say why a run is waiting, or why it ended, and what happened to it last.
 
     Of a run that has ended: what it waited for and what held that, when that changed, where it was placed and how each
     attempt ended, as the event log has it.
     """
-    found = run_async(_read(run, whole=whole, for_people=not as_json))
-    answer = msgspec.json.decode(found.body, type=Explanation)
+    wanted = asked(at)
+    found = run_async(_read(run, wanted, whole=whole, for_people=not as_json))
+    answer, written = msgspec.json.decode(found.body, type=Explanation), found.written
+    tell(found.moment)
     warn_if_stale(answer.stale, answer.seq, answer.progress)
     if as_json:
         print_json(found.body if found.past is None else _with_past(found.body, found.past))
     else:
         screen = Screen.of(sys.stdout)
-        print_lines(lines(answer, now(), screen, found.to_retry))
+        if written is not None:
+            answer = msgspec.structs.replace(answer, run=written.record)
+        print_lines(
+            lines(answer, clock_of(found.moment), screen, found.to_retry, then=option_of(found.moment))
+        )
         print_lines(past_lines(found.past or (), screen))
+        if written is not None:
+            sys.stdout.flush()
+            note(written.remark)
 
 
 class _Explained(NamedTuple):
-    """The answer; of a run that did not complete those to retry for it to run again; of an ended one its past."""
+    """The answer; of a run that did not complete those to retry for it to run again; of an ended one its past; of one that
+    was live at a moment of the past what its worker had told."""
 
     body: bytes
+    moment: PastMoment | None = None
     to_retry: Sequence[str] = ()
     past: list[PastAttempt] | None = None
+    written: WrittenThen | None = None
 
 
-async def _read(run: str, *, whole: bool, for_people: bool) -> _Explained:
+async def _read(run: str, wanted: MomentAsked | None, *, whole: bool, for_people: bool) -> _Explained:
     async with connected() as trainshed:
-        body = await trainshed.explain_json(run)
+        moment = await as_of(trainshed, wanted)
+        body = await of_then(trainshed.explain_json(run, at=seq_of(moment)), moment)
         answer = msgspec.json.decode(body, type=Explanation)
-        record = answer.run
+        record, found = answer.run, _Explained(body, moment)
         if record.ended_at is None:
-            return _Explained(body)
-        past = await _past(trainshed, answer, whole=whole)
-        if not for_people or record.status not in _MAY_BE_RETRIED:
-            return _Explained(body, past=past)
-        return _Explained(body, await _to_retry(trainshed, await trainshed.run(record.run_id), set()), past)
+            if moment is None or not for_people:
+                return found
+            return found._replace(written=await written_then(trainshed, record, moment))
+        found = found._replace(past=await _past(trainshed, answer, option_of(moment), whole=whole))
+        if moment is not None or not for_people or record.status not in _MAY_BE_RETRIED:
+            return found
+        view = await trainshed.run(record.run_id)
+        return found._replace(to_retry=await _to_retry(trainshed, view, set()))
 
 
-async def _past(trainshed: Trainshed, answer: Explanation, *, whole: bool) -> list[PastAttempt] | None:
+async def _past(
+    trainshed: Trainshed, answer: Explanation, then: str | None, *, whole: bool
+) -> list[PastAttempt] | None:
     """What became of the run; None, and a line that says so, where the log is too long or cannot be read."""
     upto = answer.timeline[-1].seq if answer.timeline else answer.seq
     if upto > MOST_EVENTS and not whole:
-        run = short(answer.run.run_id)
-        note(f"its past takes the log's first {upto:,} events: trainshed explain --whole {run}")
+        asked_as = f"{_at(then)} {short(answer.run.run_id)}"
+        note(f"its past takes the log's first {upto:,} events: trainshed explain --whole{asked_as}")
         return None
     try:
         return await past_of(trainshed, answer.run.run_id, upto)
     except TrainshedError as error:
         warn(f"what it waited for is not known: {error.message}")
         return None
+
+
+def _at(then: str | None) -> str:
+    """The option for a command that is to be asked of the same moment."""
+    return "" if then is None else f" --at {then}"
 
 
 def _with_past(body: bytes, past: list[PastAttempt]) -> bytes:
@@ -127,22 +168,43 @@ async def _to_retry(trainshed: Trainshed, view: RunView, seen: set[str]) -> list
     return [*chain, view.run.run_id]
 
 
-def lines(answer: Explanation, at: str, screen: Screen, to_retry: Sequence[str] = ()) -> list[str]:
-    """The whole answer. ``to_retry``: the runs to retry for this one to run again, by default it alone."""
+def lines(
+    answer: Explanation,
+    at: str,
+    screen: Screen,
+    to_retry: Sequence[str] = (),
+    *,
+    then: str | None = None,
+) -> list[str]:
+    """The whole answer. ``to_retry``: the runs to retry for this one to run again, by default it alone. ``then``: the
+    moment of the past that it is of, where nothing can be done any more."""
     record = answer.run
+    is_was = "is" if then is None else "was"
     status = screen.styled(str(record.status), describe.style_of(record.status))
     shown = [
-        f"run {shown_id(record.run_id, whole=not screen.is_terminal)} ({clean(record.name)}) is {status}"
+        f"run {shown_id(record.run_id, whole=not screen.is_terminal)} ({clean(record.name)}) {is_was} {status}"
     ]
-    shown += facts(list(_why(answer, at, screen, to_retry or (record.run_id,))), screen)
+    why = _why(answer, at, screen, to_retry or (record.run_id,))
+    shown += facts(list(why if then is None else _of_then(why, record, then)), screen)
     if answer.waiting is not None and answer.waiting.holders:
-        shown += ["", *_holders(answer.waiting, at, screen)]
+        shown += ["", *_holders(answer.waiting, at, screen, then)]
     if answer.timeline:
         shown += ["", *timeline(answer.timeline, screen)]
     return shown
 
 
-def _holders(waiting: Waiting, at: str, screen: Screen) -> list[str]:
+def _of_then(why: Iterator[Fact], record: QueuedRunRecord, then: str) -> Iterator[Fact]:
+    """The same without what could be done; the output as it was then."""
+    run = short(record.run_id)
+    for name, text, style in why:
+        if name == "output":
+            yield name, f"trainshed logs{_at(then)} {run}", style
+        elif name not in _TO_DO:
+            yield name, text, style
+    yield "now", f"trainshed explain {run}", None
+
+
+def _holders(waiting: Waiting, at: str, screen: Screen, then: str | None) -> list[str]:
     """Who has what it lacks, and until when by the time limits."""
     rows = [
         [
@@ -165,7 +227,8 @@ def _holders(waiting: Waiting, at: str, screen: Screen) -> list[str]:
     )
     shown = render(columns, rows, screen)
     more = waiting.holders_total - len(rows)
-    return [*shown, f"... and {more:,} more: trainshed ls --status running"] if more > 0 else shown
+    rest = f"... and {more:,} more: trainshed ls --status running{_at(then)}"
+    return [*shown, rest] if more > 0 else shown
 
 
 def _ago(since: str, at: str) -> str:

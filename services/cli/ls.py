@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 import msgspec
 
+from services.cli.as_of import MomentAsked, PastMoment, as_of, asked, at_option, clock_of, seq_of, tell
 from services.cli.at_rest import reading
-from services.cli.clock import now
 from services.cli.common import (
     json_option,
     nats_option,
@@ -60,6 +60,7 @@ class Listing(NamedTuple):
     runs: dict[str, tuple[int, msgspec.Raw]]
     total: int
     progress: FoldProgress | None = None
+    moment: PastMoment | None = None
 
     @property
     def raw(self) -> list[msgspec.Raw]:
@@ -80,6 +81,7 @@ class ListOptions(NamedTuple):
     labels: Sequence[str] = ()
     name: str | None = None
     limit: int | None = None
+    at: MomentAsked | None = None
 
     @property
     def filtered(self) -> bool:
@@ -93,10 +95,16 @@ class ListOptions(NamedTuple):
         command += [value for status in self.statuses for value in ("--status", status.lower())]
         command += [value for label in self.labels for value in ("--label", label)]
         command += ["--name", self.name] if self.name is not None else []
+        command += ["--at", self.at.text] if self.at is not None else []
         return shlex.join(command)
 
 
-@verb("trainshed ls", "trainshed ls --all --status failed --label sweep=a", "trainshed ls --all --json")
+@verb(
+    "trainshed ls",
+    "trainshed ls --all --status failed --label sweep=a",
+    "trainshed ls --at -2h",
+    "trainshed ls --all --json",
+)
 @click.option("-a", "--all", "everything", is_flag=True, help="Every run, however long ago it ended.")
 @click.option(
     "--status",
@@ -108,6 +116,7 @@ class ListOptions(NamedTuple):
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only runs with this label.")
 @click.option("--name", help="Only runs of this name.")
 @click.option("-n", "--limit", type=Number(least=1), help="The N newest, live or ended.", metavar="N")
+@at_option
 @json_option
 @nats_option
 def ls(
@@ -116,6 +125,7 @@ def ls(
     labels: tuple[str, ...],
     name: str | None,
     limit: int | None,
+    at: str | None,
     as_json: bool,
 ) -> None:
     """List runs, the newest first: the live ones and the last that ended.
@@ -127,8 +137,11 @@ def ls(
         _label(label)
     gc.disable()  # this process makes a list and ends; looking for cycles in 10,000 records costs a quarter of it
     statuses = [_status(value) for listed in status for value in listed.split(",")]
-    wanted = ListOptions(everything or bool(statuses), statuses, labels, name, limit)
-    listing = reading(lambda trainshed: _read(trainshed, wanted, whole=as_json))
+    wanted = ListOptions(everything or bool(statuses), statuses, labels, name, limit, asked(at))
+    listing = reading(
+        lambda trainshed: _read(trainshed, wanted, whole=as_json), of_the_past=wanted.at is not None
+    )
+    tell(listing.moment)
     warn_if_stale(listing.stale, listing.seq, listing.progress)
     if as_json:
         stale = {"stale": True, "progress": listing.progress} if listing.stale else {}
@@ -138,12 +151,29 @@ def ls(
         note("no run that was asked for is there yet; ask again: trainshed ls")
         return
     if not listing.runs:
-        note("no run matches" if wanted.filtered else "no runs yet; begin with: trainshed submit -- CMD ...")
+        note(_nothing(wanted))
         return
-    print_lines(lines(_decoded(listing.raw), now(), Screen.of(sys.stdout)))
+    records = _decoded(listing.raw)
+    print_lines(lines(records, clock_of(listing.moment), Screen.of(sys.stdout)))
+    if listing.moment is not None and wanted.at is not None:  # `-2h` is another moment by then
+        wanted = wanted._replace(at=wanted.at._replace(text=listing.moment.option))
     if remark := rest(listing.more, wanted):
         sys.stdout.flush()
         note(remark)
+    if listing.moment is not None and any(record.status in PLACED for record in records):
+        sys.stdout.flush()
+        note(
+            "what workers told of what was live then is in their nodes' files: "
+            f"trainshed metrics --at {listing.moment.option} RUN"
+        )
+
+
+def _nothing(wanted: ListOptions) -> str:
+    if wanted.filtered:
+        return "no run matches"
+    if wanted.at is not None:
+        return "no run had been submitted by then"
+    return "no runs yet; begin with: trainshed submit -- CMD ..."
 
 
 def lines(records: Sequence[QueuedRunRecord], at: str, screen: Screen) -> list[str]:
@@ -161,21 +191,28 @@ def _decoded(raw: Sequence[msgspec.Raw]) -> list[QueuedRunRecord]:
 
 
 async def _read(trainshed: Trainshed, wanted: ListOptions, *, whole: bool) -> Listing:
+    moment = await as_of(trainshed, wanted.at)
+    found = await _listed(trainshed, wanted, seq_of(moment), whole=whole)
+    return found._replace(moment=moment)
+
+
+async def _listed(trainshed: Trainshed, wanted: ListOptions, at: int | None, *, whole: bool) -> Listing:
     if wanted.everything or wanted.limit is not None:
-        return await _collect(trainshed, wanted, wanted.statuses, limit=wanted.limit)
+        return await _collect(trainshed, wanted, at, wanted.statuses, limit=wanted.limit)
     # The live ones first: a run that ends between the two questions is in both, and none in neither.
-    live = await _collect(trainshed, wanted, (), live=True, limit=None if whole else LIVE_SHOWN)
+    live = await _collect(trainshed, wanted, at, live=True, limit=None if whole else LIVE_SHOWN)
     found = [live]
     if live.more:
-        found.append(await _collect(trainshed, wanted, PLACED, live=True, limit=PLACED_SHOWN))
-    ended = await _collect(trainshed, wanted, (), ended=True, limit=ENDED_SHOWN)
+        found.append(await _collect(trainshed, wanted, at, PLACED, live=True, limit=PLACED_SHOWN))
+    ended = await _collect(trainshed, wanted, at, ended=True, limit=ENDED_SHOWN)
     return _merged([*found, ended], _total(live, ended))
 
 
 async def _collect(
     trainshed: Trainshed,
     wanted: ListOptions,
-    status: Sequence[RunStatus],
+    at: int | None,
+    status: Sequence[RunStatus] = (),
     *,
     live: bool = False,
     ended: bool = False,
@@ -186,7 +223,7 @@ async def _collect(
     runs: dict[str, tuple[int, msgspec.Raw]] = {}
     labels = dict(_label(label) for label in wanted.labels)
     async for page in trainshed.run_pages(
-        status=status, labels=labels, name=wanted.name, live=live, ended=ended, limit=limit
+        status=status, labels=labels, name=wanted.name, live=live, ended=ended, limit=limit, at=at
     ):
         first = first or page
         for raw in page.runs:

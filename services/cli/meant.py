@@ -41,6 +41,7 @@ MEANT: Mapping[str, str] = {
     "gc": "prune --older-than 30d",
     "top": "ls (the runs), or trainshed slots (the GPUs and who holds them)",
     "history": "ls --all",
+    "diff": "audit diff A B (what changed between two moments)",
     "start": "submit -- CMD (a run), or trainshed up (the stack)",
     "restart": "retry RUN (a run), or trainshed down and trainshed up (the stack)",
     "rerun": "retry RUN",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from services.cli.as_of import MomentAsked, PastMoment, as_of, asked, at_option, of_then, seq_of, tell, until
 from services.cli.at_rest import reading
 from services.cli.common import (
     exit_with,
@@ -47,6 +48,7 @@ class RunMetrics(NamedTuple):
     view: RunView
     attempts: list[AttemptMetrics]
     missing: list[TrainshedError]
+    moment: PastMoment | None = None
 
 
 @verb(
@@ -56,25 +58,30 @@ class RunMetrics(NamedTuple):
 )
 @click.argument("run", metavar="RUN", type=RUN)
 @click.option("--csv", "as_csv", is_flag=True, help="Every step as a line: step, time, a column a metric.")
+@at_option
 @json_option
 @nats_option
-def metrics(run: str, as_csv: bool, as_json: bool) -> None:
+def metrics(run: str, as_csv: bool, at: str | None, as_json: bool) -> None:
     """Show what a run measured: of each metric the first value, the last, the lowest and the highest.
 
     It is read from the machines where the run is or was. Attempts are joined by step: of what several measured at one
-    step, the latest attempt's counts.
+    step, the latest attempt's counts. With --at it is what had been measured by then, by the clocks of these machines.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one of them")
-    found = reading(lambda trainshed: _read(trainshed, run))
+    wanted = asked(at)
+    found = reading(lambda trainshed: _read(trainshed, run, wanted), of_the_past=wanted is not None)
     from trainshed_client.metrics import joined
 
     points = joined(found.attempts)
+    tell(found.moment)
     warn_if_stale(found.view.stale, found.view.seq, found.view.progress)
     if as_json:
         print_json(_json(found, points))
     elif as_csv:
         sys.stdout.write(csv_text(points))
+    elif not points and found.moment is not None:
+        note(f"run {short(found.view.run.run_id)} had told no metric by then")
     elif not points:
         note(
             f"run {short(found.view.run.run_id)} has told no metric. A worker tells a metric by its notify socket "
@@ -94,15 +101,19 @@ def metrics(run: str, as_csv: bool, as_json: bool) -> None:
         exit_with(ExitCode.NO_SERVICE)
 
 
-async def _read(trainshed: Trainshed, run: str) -> RunMetrics:
+async def _read(trainshed: Trainshed, run: str, wanted: MomentAsked | None) -> RunMetrics:
     """Raises where nothing of it can be read."""
     from trainshed_client.metrics import stored_metrics
 
-    view = await trainshed.run(run)
-    found = RunMetrics(view, [], [])
+    moment = await as_of(trainshed, wanted)
+    view = await of_then(trainshed.run(run, at=seq_of(moment)), moment)
+    found = RunMetrics(view, [], [], moment)
     for one in view.attempts:
         try:
-            found.attempts.append(await stored_metrics(trainshed, one.run_id, one.attempt, one.node))
+            by = until(moment, one)
+            found.attempts.append(
+                await stored_metrics(trainshed, one.run_id, one.attempt, one.node, until=by)
+            )
         except TrainshedError as error:
             where = f"the metrics of attempt {one.attempt} are on {one.node}: {error.message}"
             found.missing.append(TrainshedError(error.code, where))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from services.cli.clock import now
+from services.cli.as_of import MomentAsked, PastMoment, as_of, asked, at_option, clock_of, seq_of, tell
 from services.cli.common import (
     connected,
     json_option,
@@ -35,26 +35,42 @@ _STYLES = {NodeStatus.UP: "green", NodeStatus.LOST: "red", NodeStatus.LEFT: "yel
 
 
 @verb("trainshed nodes", "trainshed nodes --json | jq '.nodes[].node'")
+@at_option
 @json_option
 @nats_option
-def nodes(as_json: bool) -> None:
+def nodes(at: str | None, as_json: bool) -> None:
     """List the machines: status, what is in use of what they have, when they were last heard.
 
     DISK FREE is what their last heartbeat said of the disk where their runs' folders lie. WITNESS is how many events of
     the log the node has vouched for, or that it objects to the log.
     """
-    body = run_async(_read())
+    wanted = asked(at)
+    moment, body = run_async(_read(wanted))
     page = msgspec.json.decode(body, type=NodePage)
+    tell(moment)
     warn_if_stale(page.stale, page.seq, page.progress)
     if as_json:
         print_json(body)
         return
     if not page.nodes:
-        note("no node has joined; start one: trainshed up")
+        note(
+            "no node had joined by then"
+            if moment is not None
+            else "no node has joined; start one: trainshed up"
+        )
         return
-    print_lines(lines(page, now(), Screen.of(sys.stdout)))
+    print_lines(lines(page, clock_of(moment), Screen.of(sys.stdout)))
+    if moment is not None:
+        sys.stdout.flush()
+        note("when each was last heard by then, and its free disk, is not kept")
     for text in memory_limits(page):
         note(text)
+    if moment is None:
+        _advise(page)
+
+
+def _advise(page: NodePage) -> None:
+    """What to do about nodes that are in trouble now."""
     for node in page.nodes:
         if node.status in (NodeStatus.LOST, NodeStatus.LEFT):
             note(
@@ -110,9 +126,10 @@ def memory_limits(page: NodePage) -> Iterator[str]:
             yield f"memory_mb is {memory_limit(enforced)} on {', '.join(names)}"
 
 
-async def _read() -> bytes:
+async def _read(wanted: MomentAsked | None) -> tuple[PastMoment | None, bytes]:
     async with connected() as trainshed:
-        return await trainshed.call("node.list", {})
+        moment = await as_of(trainshed, wanted)
+        return moment, await trainshed.nodes_json(at=seq_of(moment))
 
 
 def _row(node: NodeRecord, at: str, witnessed: bool) -> list[str | Cell]:

@@ -6,6 +6,7 @@ Owns which of the two is asked and how long; prints nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainshed_client import subjects
@@ -43,15 +44,29 @@ async def output_tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:
     if not view.attempts:
         return None
     last = max(view.attempts, key=lambda one: one.attempt)
+    try:
+        return await _of_files(trainshed, last.run_id, last.attempt, last.node, None)
+    except TrainshedError:
+        return await _from_log(trainshed, last.run_id, last.attempt, last.node)
+
+
+async def tail_by(trainshed: Trainshed, run_id: str, attempt: int, node: str, time: str) -> OutputTail | None:
+    """The same of what an attempt had written by a time, by its node's clock. Raises TrainshedError."""
+    from trainshed_client.output_range import written_by
+
+    ends = await written_by(Impatient(trainshed), run_id, attempt, node, time)
+    return await _of_files(trainshed, run_id, attempt, node, ends)
+
+
+async def _of_files(
+    trainshed: Trainshed, run_id: str, attempt: int, node: str, ends: Mapping[str, int] | None
+) -> OutputTail | None:
     from trainshed_client.output_range import last_lines
 
     for stream in ("stderr", "stdout"):
-        try:
-            tail = await last_lines(
-                Impatient(trainshed), last.run_id, last.attempt, last.node, LINES, streams=(stream,)
-            )
-        except TrainshedError:
-            return await _from_log(trainshed, last.run_id, last.attempt, last.node)
+        tail = await last_lines(
+            Impatient(trainshed), run_id, attempt, node, LINES, streams=(stream,), ends=ends
+        )
         if found := shown_lines(b"".join(chunk.data for chunk in tail.chunks).decode(errors="replace")):
             return OutputTail(stream, found)
     return None

@@ -8,21 +8,32 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
 
 from services.cli import describe
+from services.cli.as_of import (
+    MomentAsked,
+    PastMoment,
+    as_of,
+    asked,
+    at_option,
+    clock_of,
+    of_then,
+    seq_of,
+    tell,
+)
 from services.cli.at_rest import reading
-from services.cli.clock import now
-from services.cli.common import json_option, nats_option, print_json, warn_if_stale
+from services.cli.common import json_option, nats_option, note, print_json, warn_if_stale
 from services.cli.output_tail import Impatient, OutputTail, output_tail
 from services.cli.run_argument import RUN
 from services.cli.run_facts import Fact, facts_of
 from services.cli.table import Cell, Column, Screen, print_lines, render, wrapped
 from services.cli.text import clean, time_of_day, zoned
 from services.cli.verb import verb
+from services.cli.written_then import written_then
 from trainshed_client.answers import RunView
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.records import AttemptRecord, TimelineEntry
@@ -36,32 +47,60 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 10
 
 
-@verb("trainshed show ppo-cartpole", "trainshed show k3f2q7 --json")
+class Shown(NamedTuple):
+    """What `show` tells of a run: the answer, and for people what lies on its node. ``remark``: of what it had written by
+    a moment of the past, where that is from."""
+
+    body: bytes
+    view: RunView
+    moment: PastMoment | None = None
+    folder: RunFolder | str | None = None
+    tail: OutputTail | None = None
+    remark: str | None = None
+
+
+@verb("trainshed show ppo-cartpole", "trainshed show k3f2q7 --at -2h", "trainshed show k3f2q7 --json")
 @click.argument("run", metavar="RUN", type=RUN)
+@at_option
 @json_option
 @nats_option
-def show(run: str, as_json: bool) -> None:
+def show(run: str, at: str | None, as_json: bool) -> None:
     """Show one run: its state, config, attempts and what happened to it.
 
-    Of a run that failed, the last lines of its stderr come last.
+    Of a run that failed, the last lines of its stderr come last. With --at what a worker that was live then had measured
+    and written comes from its node's files, by the node's clock.
     """
-    body, view, folder, tail = reading(lambda trainshed: _read(trainshed, run, for_people=not as_json))
-    warn_if_stale(view.stale, view.seq, view.progress)
+    wanted = asked(at)
+    shown = reading(
+        lambda trainshed: _read(trainshed, run, wanted, for_people=not as_json),
+        of_the_past=wanted is not None,
+    )
+    tell(shown.moment)
+    warn_if_stale(shown.view.stale, shown.view.seq, shown.view.progress)
     if as_json:
-        print_json(body)
+        print_json(shown.body)
     else:
-        print_lines(lines(view, folder, tail, now(), Screen.of(sys.stdout)))
+        at_clock = clock_of(shown.moment)
+        print_lines(lines(shown.view, shown.folder, shown.tail, at_clock, Screen.of(sys.stdout)))
+        if shown.remark is not None:
+            sys.stdout.flush()
+            note(shown.remark)
 
 
-async def _read(
-    trainshed: Trainshed, run: str, *, for_people: bool
-) -> tuple[bytes, RunView, RunFolder | str | None, OutputTail | None]:
-    body = await trainshed.run_json(run)
+async def _read(trainshed: Trainshed, run: str, wanted: MomentAsked | None, *, for_people: bool) -> Shown:
+    moment = await as_of(trainshed, wanted)
+    body = await of_then(trainshed.run_json(run, at=seq_of(moment)), moment)
     view = msgspec.json.decode(body, type=RunView)
     if not for_people or not view.attempts:
-        return body, view, None, None
-    folder, tail = await asyncio.gather(_folder(trainshed, view.attempts[-1]), _tail(trainshed, view))
-    return body, view, folder, tail
+        return Shown(body, view, moment)
+    if moment is None:
+        folder, tail = await asyncio.gather(_folder(trainshed, view.attempts[-1]), _tail(trainshed, view))
+        return Shown(body, view, None, folder, tail)
+    written = await written_then(trainshed, view.run, moment)
+    if written is None:
+        return Shown(body, view, moment, None, await _tail(trainshed, view))
+    view = msgspec.structs.replace(view, run=written.record)
+    return Shown(body, view, moment, None, written.tail, written.remark)
 
 
 async def _tail(trainshed: Trainshed, view: RunView) -> OutputTail | None:

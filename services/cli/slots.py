@@ -10,6 +10,7 @@ from collections import Counter
 
 import msgspec
 
+from services.cli.as_of import MomentAsked, PastMoment, as_of, asked, at_option, seq_of, tell
 from services.cli.common import (
     connected,
     json_option,
@@ -28,17 +29,25 @@ from trainshed_client.records import ListedSlotRecord, SlotRecord
 
 
 @verb("trainshed slots", "trainshed slots --json | jq '.slots[] | select(.run_id == null)'")
+@at_option
 @json_option
 @nats_option
-def slots(as_json: bool) -> None:
+def slots(at: str | None, as_json: bool) -> None:
     """List the slots: which run holds each, its memory, and foreign processes on it."""
-    body = run_async(_read())
+    wanted = asked(at)
+    moment, body = run_async(_read(wanted))
     page = msgspec.json.decode(body, type=SlotPage)
+    tell(moment)
     warn_if_stale(page.stale, page.seq, page.progress)
     if as_json:
         print_json(body)
     elif page.slots:
         print_lines(lines(page, Screen.of(sys.stdout)))
+        if moment is not None:
+            sys.stdout.flush()
+            note("what was used of the devices then, and by which other processes, is not kept")
+    elif moment is not None:
+        note("no node with GPUs had joined by then")
     else:
         note(
             "no slots: no node with GPUs has joined. Declare some to try: trainshed down; trainshed up --gpus 2"
@@ -71,9 +80,10 @@ def lines(page: SlotPage, screen: Screen) -> list[str]:
     )
 
 
-async def _read() -> bytes:
+async def _read(wanted: MomentAsked | None) -> tuple[PastMoment | None, bytes]:
     async with connected() as trainshed:
-        return await trainshed.call("slot.list", {})
+        moment = await as_of(trainshed, wanted)
+        return moment, await trainshed.slots_json(at=seq_of(moment))
 
 
 def _row(slot: ListedSlotRecord, *, whole_ids: bool) -> list[str | Cell]:

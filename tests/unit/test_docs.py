@@ -114,7 +114,7 @@ def understood(line: str) -> bool:
     for word in words:
         if word == "--":
             break
-        if word.startswith("-") and word != "-" and word.split("=")[0] not in known | {"--help"}:
+        if re.match(r"-[^\d]", word) and word.split("=")[0] not in known | {"--help"}:
             return False
     return True
 

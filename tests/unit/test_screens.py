@@ -10,13 +10,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 import pytest
 
-from services.cli import explain, ls, nodes, show, slots
+from services.cli import audit_at, audit_diff, explain, ls, nodes, show, slots
+from services.cli.as_of import PastMoment
+from services.cli.changes import SentRecord, changes, of_node, of_run, of_slot
 from services.cli.live import live_table, table
 from services.cli.main import cli
 from services.cli.output_tail import OutputTail
@@ -365,6 +367,70 @@ SHARED_NODES = NodePage(
     seq=120, nodes=[msgspec.structs.replace(NODES.nodes[0], slots_total=8, slots_used=3), NODES.nodes[1]]
 )
 
+NO_REPORT: dict[str, Any] = {"step": None, "progress": None, "metrics": {}, "last_heartbeat_at": None}
+LIVE_THEN = msgspec.structs.replace(LIVE, **NO_REPORT)
+SLOTS_THEN = SlotPage(
+    seq=120,
+    slots=[
+        msgspec.structs.replace(one, memory_used_mb=None, utilisation=None, other_pids=[])
+        for one in SLOTS.slots
+    ],
+)
+NODES_THEN = NodePage(
+    seq=120,
+    nodes=[msgspec.structs.replace(one, last_heartbeat_at=None, disk_free_mb=None) for one in NODES.nodes],
+)
+THEN = PastMoment(120, at("09:50:02"), "5f" * 32, at("10:00:00"))
+PAST = audit_at.PastState(
+    THEN,
+    [msgspec.Raw(msgspec.json.encode(one)) for one in (LIVE_THEN, WAITING, AGAIN)],
+    msgspec.json.encode(SLOTS_THEN),
+    msgspec.json.encode(NODES_THEN),
+)
+T = TypeVar("T")
+
+
+def seen(**records: T) -> dict[str, SentRecord[T]]:
+    return {name: SentRecord(msgspec.Raw(b"{}"), record) for name, record in records.items()}
+
+
+QUEUED = run("k3f2q7", RunStatus.PENDING, 9)
+FREE = msgspec.structs.replace(SLOTS_THEN.slots[0], run_id=None, attempt=None, run_name=None)
+RUNS = [
+    (None, DONE),
+    (QUEUED, LIVE_THEN),
+    (run("c4w7nf", RunStatus.RUNNING, 5, **STARTED), FAILED),
+    (run("mz6w3e", RunStatus.RUNNING, 7, **STARTED), AGAIN),
+    (None, WAITING),
+]
+DIFF = audit_diff.Diff(
+    PastMoment(90, at("09:10:00"), "3c" * 32, at("09:10:00")),
+    THEN,
+    [
+        one
+        for was, now in RUNS
+        for one in changes(seen(run=was) if was is not None else {}, seen(run=now), of_run)
+    ],
+    list(
+        changes(
+            seen(a=FREE, b=SLOTS_THEN.slots[0], c=msgspec.structs.replace(SLOTS_THEN.slots[2], healthy=True)),
+            seen(a=SLOTS_THEN.slots[0], b=FREE, c=SLOTS_THEN.slots[2], d=SLOTS_THEN.slots[3]),
+            of_slot,
+        )
+    ),
+    list(
+        changes(
+            seen(
+                a=NODES.nodes[0],
+                b=msgspec.structs.replace(NODES.nodes[1], drained=False),
+                c=msgspec.structs.replace(NODES.nodes[2], status=NodeStatus.UP),
+            ),
+            seen(b=NODES.nodes[1], c=NODES.nodes[2], d=NODES.nodes[3]),
+            of_node,
+        )
+    ),
+)
+
 Lines = Callable[[Screen], list[str]]
 SCREENS: dict[str, Lines] = {
     "ls": lambda screen: [*ls.lines(EVERY, NOW, screen), str(ls.rest(9_957, ls.ListOptions()))],
@@ -403,9 +469,16 @@ SCREENS: dict[str, Lines] = {
         Explanation(seq=120, run=BROKEN, timeline=BROKEN_VIEW.timeline), NOW, screen
     ),
     "explain-lost": lambda screen: explain.lines(Explanation(seq=120, run=CUT_OFF), NOW, screen),
+    "explain-then": lambda screen: explain.lines(
+        Explanation(seq=120, run=WAITING, waiting=WAITS), NOW, screen, then="120"
+    ),
+    "audit-at": lambda screen: list(audit_at.lines(PAST, screen)),
+    "audit-diff": lambda screen: list(audit_diff.lines(DIFF, screen)),
     "help": lambda screen: _help([], screen),
     "help-submit": lambda screen: _help(["submit"], screen),
     "help-logs": lambda screen: _help(["logs"], screen),
+    "help-audit-at": lambda screen: _help(["audit", "at"], screen),
+    "help-audit-diff": lambda screen: _help(["audit", "diff"], screen),
 }
 TABLES = ("ls", "slots", "nodes")
 
@@ -415,7 +488,8 @@ def _help(words: list[str], screen: Screen) -> list[str]:
     settings = {"terminal_width": screen.width or 80, "help_option_names": ["-h", "--help"]}
     context = click.Context(cli, info_name="trainshed", **settings)  # type: ignore[arg-type]
     for word in words:
-        found = cli.get_command(context, word)
+        assert isinstance(command, click.Group)
+        found = command.get_command(context, word)
         assert found is not None
         command, context = found, click.Context(found, parent=context, info_name=word, **settings)  # type: ignore[arg-type]
     return command.get_help(context).splitlines()

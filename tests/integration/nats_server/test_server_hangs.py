@@ -54,6 +54,10 @@ def _asking(run: str, node: str) -> list[tuple[str, ...]]:
         ("audit", "accept", "--reason", "none"),
         ("audit", "checkpoint"),
         ("audit", "prove", run),
+        ("audit", "at", "1"),
+        ("audit", "diff", "1", "2"),
+        ("ls", "--at", "1"),
+        ("slots", "--at", "-1h"),
         ("simulate",),
         ("prune", "--older-than", "30d"),
     ]
