@@ -23,7 +23,6 @@ from events.types import (
     NodeJoined,
     OutputBytes,
 )
-from trainshed_client.subjects import Role
 
 OUTPUT = ("stdout", "stderr")
 ARTIFACTS = "artifacts/"
@@ -126,7 +125,7 @@ class LoggedFiles:
         self._db.close()
 
     def observe(self, stored: StoredEvent) -> None:
-        """Keep what an agent says at an attempt's end, and later of its artifacts."""
+        """Keep what an agent says at an attempt's end, and later of its artifacts. (A dispatcher's end says nothing of them.)"""
         event = stored.event
         if isinstance(event, NodeJoined):
             self._incarnations[event.node] = event.incarnation
@@ -136,8 +135,6 @@ class LoggedFiles:
                     "INSERT INTO again VALUES (?, ?) ON CONFLICT DO UPDATE SET attempt = max(attempt, excluded.attempt)",
                     (event.run_id, event.attempt),
                 )
-        elif stored.subject.role != Role.AGENT:
-            return
         elif isinstance(event, AttemptEnd):
             if event.output is not None or event.duration_s is not None:  # else no worker was started
                 artifacts = event.artifacts if isinstance(event, Completed) else None

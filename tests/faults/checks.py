@@ -1,4 +1,4 @@
-"""What must hold: I1 to I8, each from another source than the one that is checked.
+"""What must hold: I1 to I8, I10 and I11, each from another source than the one that is checked.
 
 Owns the checks; each returns what is violated, and knows no fault.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from events.feed import Message
 from events.log import EventLog
@@ -21,6 +21,7 @@ from projections.audit.verify import rows_from, verify
 from projections.audit.witnessed import reported
 from projections.transparency.checkpoint import origin_of
 from services.cli.audit_decisions import DecisionsCheck
+from services.cli.audit_files import files_audit
 from tests.faults import processes
 from tests.faults.cluster import Cluster
 from tests.faults.follower import Follower
@@ -29,7 +30,9 @@ from tests.faults.workload import Ack
 from trainshed_client import subjects
 from trainshed_client.answers import NodePage
 from trainshed_client.asking import decoded
+from trainshed_client.client import Trainshed
 from trainshed_client.errors import TrainshedError
+from trainshed_client.nats_connection import NatsConnection
 
 STILL_S = 90.0
 """Seconds without any word on a run after which what has not ended never will: above the longest back-off (60 s)."""
@@ -110,23 +113,32 @@ def at_rest(cluster: Cluster) -> list[Violation]:
     ]
 
 
-async def replayed(follower: Follower) -> list[Violation]:
-    """I4, and what else `audit verify --decisions` checks: waits until the projector answers with everything."""
+class Replayed(NamedTuple):
+    """What is violated, and of how many attempts the files were compared."""
+
+    violations: list[Violation]
+    compared: int = 0
+
+
+async def replayed(follower: Follower) -> Replayed:
+    """I4, and what else `audit verify --decisions --files` checks: waits until the projector answers with everything."""
     deadline = time.monotonic() + VERIFY_WITHIN_S
+    log, client = EventLog(follower.nc), Trainshed(NatsConnection(follower.nc, "the cluster"))
     while True:
         try:
-            async with aclosing(cast("Any", rows_from(follower.nc))) as rows:
-                verdict = await verify(EventLog(follower.nc), rows, checks=[DecisionsCheck()])
+            with files_audit(client, log, terminal=False) as files:
+                async with aclosing(cast("Any", rows_from(follower.nc))) as rows:
+                    verdict = await verify(log, rows, checks=[DecisionsCheck(), files])
         except (TrainshedError, TimeoutError) as error:
             if time.monotonic() > deadline:
-                return [Violation("I4", f"the read model does not answer: {error}")]
+                return Replayed([Violation("I4", f"the read model does not answer: {error}")])
         else:
             if verdict.seq >= follower.position or not verdict.ok or time.monotonic() > deadline:
                 found = [Violation(each.invariant, each.message, each.seq) for each in verdict.violations]
                 if verdict.seq < follower.position:
                     what = f"the read model stands at {verdict.seq}, the log at {follower.position}"
                     found.append(Violation("I4", what))
-                return found
+                return Replayed(found, files.compared.compared)
         await asyncio.sleep(0.3)
 
 

@@ -146,11 +146,13 @@ async def _look(cluster: Cluster, follower: Follower, result: Result) -> None:
 
 
 async def _check_at_rest(cluster: Cluster, follower: Follower, workload: Workload, result: Result) -> None:
-    result.violations += await checks.replayed(follower)
+    replayed = await checks.replayed(follower)
+    result.violations += replayed.violations
     result.checked["replays compared (I4)"] += 1
     found, cosignatures = await checks.cosigned(follower)
     result.violations += found
     result.checked["cosignatures compared (I8)"] += cosignatures
+    result.checked["attempts' files compared (I10)"] += replayed.compared
     ended = follower.ledger.ended | set(follower.ledger.live)
     result.violations += checks.witnesses(cluster.witness, ended)
     result.violations += await asyncio.to_thread(checks.at_rest, cluster)

@@ -41,16 +41,9 @@ _FIELDS = frozenset({"run_id", "attempt", "artifacts", "list"})
 ReadPiece = Callable[[int, Take], Piece | None]
 
 
-class Pace:
-    """So many bytes a second at most, whoever asks for them."""
-
-    def __init__(self) -> None:
-        self._free_at = 0.0
-
-    def wait_s(self, begun: float, now: float, count: int) -> float:
-        """Seconds to wait before the next read, ``count`` bytes having been read from ``begun`` to ``now``."""
-        self._free_at = max(self._free_at, begun) + count / BYTES_PER_S
-        return max(0.0, self._free_at - now)
+def pause_s(begun: float, now: float, count: int) -> float:
+    """Seconds to wait before the next read, ``count`` bytes having been read from ``begun`` to ``now``."""
+    return max(0.0, begun + count / BYTES_PER_S - now)
 
 
 class WantedFiles(msgspec.Struct, frozen=True):
@@ -70,7 +63,6 @@ class FilesService:
         self._readers = readers
         self._api = ApiServer(nc, "agent", {f"node.{identity.node}.files": self._files}, max_bytes=MAX_BYTES)
         self._turn = asyncio.Lock()
-        self._pace = Pace()
         self._stopping = False
 
     async def __aenter__(self) -> Self:
@@ -145,7 +137,7 @@ class FilesService:
             if piece is None:
                 return FileNow(path=path)
             offset += piece.read
-            await asyncio.sleep(self._pace.wait_s(begun, time.monotonic(), piece.read))
+            await asyncio.sleep(pause_s(begun, time.monotonic(), piece.read))
             if max(piece.size, offset) > HASHED_BYTES:
                 return FileNow(path=path, bytes=max(piece.size, offset))
             if piece.read == 0 or offset >= piece.size:
