@@ -57,6 +57,12 @@ async def heartbeat(stage: Stage) -> NodeHeartbeat | None:
     return said if isinstance(said, NodeHeartbeat) else None
 
 
+async def heartbeats_stored(stage: Stage) -> int:
+    """The sequence of the last."""
+    found = await last_message(stage.nc, subjects.HEARTBEATS_STREAM, subjects.node_heartbeat(NODE))
+    return 0 if found is None else found.seq
+
+
 async def cosigned(stage: Stage, size: int) -> NodeHeartbeat:
     """The first heartbeat with a cosignature of a tree of that size or more."""
     found: list[NodeHeartbeat] = []
@@ -246,8 +252,13 @@ async def test_an_objection_and_what_was_signed_outlive_the_agent(stage: Stage) 
 async def test_storage_that_hangs_holds_up_neither_work_nor_objection(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released = threading.Event()
-    monkeypatch.setattr(Keeping, "keep", lambda self, trust: released.wait(60))
+    released, asked = threading.Event(), list[object]()
+
+    def hang(_: Keeping, trust: object) -> None:
+        asked.append(trust)
+        released.wait(60)
+
+    monkeypatch.setattr(Keeping, "keep", hang)
     played = Played(stage)
     await played.listen()
     try:
@@ -256,6 +267,13 @@ async def test_storage_that_hangs_holds_up_neither_work_nor_objection(
             ref = new_ref()
             await stage.dispatch(ref, python("print(1)"))
             await stage.ended(ref)
+            await eventually(lambda: len(asked) > 0, 10)  # it was cosigned, and is being kept
+            seen = await heartbeats_stored(stage)
+
+            async def two_more() -> bool:
+                return await heartbeats_stored(stage) >= seen + 2
+
+            await eventually(two_more, 10)
             said = await heartbeat(stage)
             assert said is not None
             assert said.cosignature is None  # what is not kept is not said
