@@ -60,14 +60,17 @@ async def _rebuild() -> dict[str, Any]:
 
     from services.cli.how_far import how_far
 
+    events = 0
     async with connected() as trainshed:
         detach_on_interrupt(lambda: "it goes on without you")
         with log_errors(trainshed), how_far("rebuilding", sys.stderr.isatty()) as progress:
             async for answer in _answers(trainshed):
                 heard: dict[str, Any] = msgspec.json.decode(answer)
                 if "progress" not in heard:
+                    progress(events, events)
                     return heard
-                progress(heard["progress"]["folded"], heard["progress"]["events"])
+                events = heard["progress"]["events"]
+                progress(heard["progress"]["folded"], events)
     raise AssertionError("there is always a last answer, or an error")
 
 

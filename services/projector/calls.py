@@ -185,7 +185,7 @@ class Answers:
         behind = await self._behind()
         if behind is not None:
             raise TrainshedError(
-                ErrorCode.CONFLICT,
+                ErrorCode.UNAVAILABLE,
                 f"the read model is only being built from the log ({behind.text}): ask again when it has everything",
             )
         return self._rebuild()

@@ -257,7 +257,7 @@ async def test_while_the_log_is_only_being_folded_it_is_refused(
     monkeypatch.setattr(service, "delay", lambda name: 0.2)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
         (refused,) = await rebuilt(nc)
-        assert refused["error"]["code"] == "conflict"
+        assert refused["error"]["code"] == "unavailable"
         assert "% of 202 events" in refused["error"]["message"]
 
 
