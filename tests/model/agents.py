@@ -385,7 +385,7 @@ def left(draft: Draft, m: int, task: AppendLeft) -> NodeLeft:
 
 def say(draft: Draft, m: int, event: Started | AttemptEnd) -> None:
     """Append an event of a run, unless it stands there (`Appender.append`)."""
-    node = draft.node(m)
+    event, node = draft.model.code.says(event), draft.node(m)
     if not draft.said(node, event):
         draft.store(Role.AGENT, event, node)
 

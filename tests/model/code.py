@@ -36,10 +36,12 @@ from services.agent.session.values import Input, SessionState, Step
 from services.agent.shim import core
 from services.dispatcher.decisions import Decisions
 from services.dispatcher.in_flight import InFlight
+from tests.model.ledger import audited
 from tests.model.values import Cell, Cells, Fold, Sent
 from tests.support.builders import facts, recomputed
 from trainshed_client.statuses import FailureReason, RunStatus
 
+AgentWord = Started | AttemptEnd
 LATE_NS = 2**60
 """The clock of all decisions: every back-off is over."""
 LAUNCH = cast(msgspec.Raw, b"")
@@ -76,10 +78,15 @@ class Code:
         self.reads_name = True  # an agent reads its name before it joins
         self.blames_what_it_finds = False  # an agent blames its node for what was in flight when it started
         self.may_grant: Callable[[State, Dispatched], bool] = _any_grant
+        self.also_decides: Callable[[State, int], list[Event]] = _nothing_more  # beside what is to be decided
+        self.says: Callable[[AgentWord], AgentWord] = (
+            _as_it_is  # what an agent appends in the place of its word
+        )
         self.stored: set[str] = set()
         self.fed: set[str] = set()
         """What occurred so far: names of events and of the session's inputs."""
         self._folded: dict[tuple[Cell, StoredEvent], tuple[Cell, Change]] = {}
+        self._audited: dict[tuple[Cell, StoredEvent, Change], Cell] = {}
         self._decided: dict[tuple[object, ...], tuple[Event, ...]] = {}
 
     # --- evolve ---------------------------------------------------------------------------------------------
@@ -118,6 +125,17 @@ class Code:
         _check_state(state, after, decisions)
         return self.cells.of(after), change
 
+    def audit(self, ledger: Cell, stored: StoredEvent, change: Change) -> Cell:
+        """What `audit verify` remembers after an event. Raises Broken where it names a violation."""
+        key = (ledger, stored, change)
+        known = self._audited.get(key)
+        if known is None:
+            after, violations = audited(ledger.value, stored, change)
+            for violation in violations:
+                raise Broken(f"{violation.invariant}: {violation.message}, at {_name(stored)}")
+            known = self._audited[key] = self.cells.of(after)
+        return known
+
     def step(self, state: SessionState, event: Input) -> Step:
         """The session's step."""
         self.fed.add(type(event).__name__)
@@ -142,6 +160,7 @@ class Code:
                 event for event in events if not isinstance(event, Dispatched) or self.may_grant(state, event)
             ]
             _check_probes(state, sent, events)
+            events += self.also_decides(state, epoch)
             known = self._decided[key] = tuple(_plain(state, event) for event in events)
         return known
 
@@ -190,6 +209,14 @@ def _plain(state: State, event: Event) -> Event:
 
 def _any_grant(state: State, grant: Dispatched) -> bool:
     return True
+
+
+def _nothing_more(state: State, epoch: int) -> list[Event]:
+    return []
+
+
+def _as_it_is(word: AgentWord) -> AgentWord:
+    return word
 
 
 def _check_probes(state: State, sent: tuple[Sent, ...], events: list[Event]) -> None:

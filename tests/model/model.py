@@ -119,7 +119,7 @@ class Draft:
 
     def __init__(self, model: Model, world: World) -> None:
         self.model = model
-        self.heads, self.truth, self.wire = world.heads, world.truth, world.wire
+        self.heads, self.truth, self.ledger, self.wire = world.heads, world.truth, world.ledger, world.wire
         self.budget, self.disowned = world.budget, world.disowned
         self.pushes, self.offices, self.folds = list(world.pushes), list(world.offices), list(world.folds)
         self.agents, self.disks, self.procs = list(world.agents), list(world.disks), list(world.procs)
@@ -133,6 +133,7 @@ class Draft:
         return World(
             self.heads,
             self.truth,
+            self.ledger,
             self.wire,
             self.budget,
             self.disowned,
@@ -229,7 +230,8 @@ class Draft:
         subject = event_subject(event, role, node or None)
         stored = StoredEvent(seq, 0, subject, "", "", event)
         before: Fold = self.truth.value
-        self.truth, _ = self.model.code.fold(self.truth, stored)
+        self.truth, change = self.model.code.fold(self.truth, stored)
+        self.ledger = self.model.code.audit(self.ledger, stored, change)
         self.heads = self.cell(_heads(self.heads.value, stored))
         for place, cell in enumerate(self.offices):
             office: Office | None = cell.value

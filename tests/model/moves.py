@@ -15,6 +15,7 @@ from events.types import Submitted
 from services.agent.session.values import Name
 from tests.model import agent_faults, agents, dispatchers, shims
 from tests.model.dispatchers import Moves, as_world
+from tests.model.ledger import Ledger
 from tests.model.model import Draft, Model
 from tests.model.values import Disk, Fold, Heads, Office, Push, World
 from tests.support.builders import config as run_config
@@ -31,6 +32,7 @@ def first(model: Model) -> World:
     world = World(
         heads=of(Heads()),
         truth=of(Fold()),
+        ledger=of(Ledger()),
         wire=empty,
         budget=of(model.budget()),
         disowned=of(frozenset()),

@@ -378,4 +378,25 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(1, faults="leave", machines=(("n", "a"), ("o", "c")), borrowed=True, stays_away=True),
         catches="I1",
     ),
+    "a held slot is granted again": Mutant(
+        rule=5,
+        says="the dispatcher grants what is held to an attempt that no run has, so that evolve passes it over",
+        apply=off.with_flags(also_decides=off.grants_what_is_held),
+        config=_config(1, faults="submit"),
+        catches="I2: slot n.0 was granted to run r2 attempt 2, which does not count",
+    ),
+    "ends what is not granted": Mutant(
+        rule=8,
+        says="the dispatcher ends an attempt that was never granted",
+        apply=off.with_flags(also_decides=off.ends_what_is_not_granted),
+        config=_config(1, faults="crash"),
+        catches="I9: failed from the dispatcher on run r1 attempt 2: it was never granted",
+    ),
+    "an agent speaks of another attempt": Mutant(
+        rule=13,
+        says="an agent's words are of the attempt after the one that it has",
+        apply=off.with_flags(says=off.says_of_the_next),
+        config=_config(1, faults="crash"),
+        catches="I9: started from n on run r1 attempt 2: it was never granted",
+    ),
 }

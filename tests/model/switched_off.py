@@ -17,12 +17,14 @@ from events.state import Active, Ended, Node, Placement, Run, State
 from events.types import (
     AttemptEnd,
     Dispatched,
+    Event,
     Failed,
     NodeJoined,
     NodeLeft,
     NodeLost,
     NodeRemoved,
     RetryRequested,
+    View,
 )
 from services.agent.session import machine
 from services.agent.session.machine import attempt_of, put
@@ -44,7 +46,7 @@ from services.agent.session.values import (
     Swept,
 )
 from services.agent.shim import core, core_types
-from tests.model.code import Code
+from tests.model.code import LAUNCH, NO_WHY, AgentWord, Code
 from trainshed_client.statuses import FailureReason, NodeStatus
 
 # --- evolve --------------------------------------------------------------------------------------------------
@@ -223,6 +225,46 @@ def not_where_it_was_tried(state: State, grant: Dispatched) -> bool:
 
 def not_to_suspects(state: State, grant: Dispatched) -> bool:
     return not state.nodes[grant.node].suspect
+
+
+def grants_what_is_held(state: State, epoch: int) -> list[Event]:
+    """To an attempt that no run has: evolve passes it over, and its node would act on it."""
+    return [
+        Dispatched(
+            run_id=other.run_id,
+            attempt=other.attempt + 1,
+            epoch=epoch,
+            node=placement.node,
+            incarnation=placement.incarnation,
+            slots=placement.slots,
+            cpus=placement.cpus,
+            memory_mb=placement.memory_mb,
+            launch=LAUNCH,
+            view=View(seq=0, now=""),
+            why=NO_WHY,
+        )
+        for run in state.runs.values()
+        if isinstance(run.phase, Active)
+        for placement in run.phase.placements
+        for other in state.runs.values()
+        if other.run_id != run.run_id
+    ]
+
+
+def ends_what_is_not_granted(state: State, epoch: int) -> list[Event]:
+    return [
+        Failed(
+            run_id=run.run_id,
+            attempt=run.attempt + 1,
+            epoch=epoch,
+            failure_reason=FailureReason.NOT_STARTED,
+        )
+        for run in state.runs.values()
+    ]
+
+
+def says_of_the_next(word: AgentWord) -> AgentWord:
+    return replace(word, attempt=word.attempt + 1)
 
 
 def _ignores_grants_of_lost(state: State, stored: StoredEvent, history: Mapping[str, Run]) -> Change | None:

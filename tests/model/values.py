@@ -163,10 +163,14 @@ class Cell:
 
 
 class World(NamedTuple):
-    """A state of the model. Per node name: ``pushes``; per dispatcher: ``offices`` and ``folds``; else per machine."""
+    """A state of the model. Per node name: ``pushes``; per dispatcher: ``offices`` and ``folds``; else per machine.
+
+    ``ledger``: what an audit of the log remembers.
+    """
 
     heads: Cell
     truth: Cell
+    ledger: Cell
     wire: Cell
     budget: Cell
     disowned: Cell
@@ -178,7 +182,7 @@ class World(NamedTuple):
     procs: tuple[Cell, ...]
 
 
-PLAIN = ("heads", "truth", "wire", "budget", "disowned")
+PLAIN = ("heads", "truth", "ledger", "wire", "budget", "disowned")
 
 _SEQ_FIELDS = frozenset(
     {
@@ -281,6 +285,7 @@ def seqs_in(world: World) -> set[int]:
     return set().union(
         world.heads.seqs,
         world.truth.seqs,
+        world.ledger.seqs,
         world.wire.seqs,
         *[cell.seqs for cells in world[len(PLAIN) :] for cell in cells],  # type: ignore[union-attr]
     )
