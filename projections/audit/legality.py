@@ -45,9 +45,11 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class _Attempt(msgspec.Struct, frozen=True):
-    """The nodes that an attempt was granted to, and whether an end of it counted; one value for all that are alike."""
+    """The nodes that an attempt was granted to, those whose agents told an end of it, and whether an end of it counted; one
+    value for all that are alike."""
 
     nodes: tuple[str, ...] = ()
+    ended_by: frozenset[str] = frozenset()
     ended: bool = False
 
 
@@ -131,13 +133,21 @@ class Legality:
         key = hash((event.run_id, event.attempt))
         known = self._attempts.get(key, _Attempt())
         if event.node not in known.nodes:
-            self._keep(key, _Attempt((*known.nodes, event.node), known.ended))
+            self._keep(key, msgspec.structs.replace(known, nodes=(*known.nodes, event.node)))
 
     def _grounded(self, stored: StoredEvent, event: RunEvent, attempt: int) -> None:
-        """An agent speaks of what its node was granted; the dispatcher ends what was granted, or cancels what waits."""
-        nodes = self._attempts.get(hash((event.run_id, attempt)), _Attempt()).nodes
-        node, name = stored.subject.node, stored.subject.type
+        """An agent speaks of what its node was granted, and tells one end of it (docs/protocol.md rule 13); the dispatcher
+        ends what was granted, or cancels what waits."""
+        key = hash((event.run_id, attempt))
+        known = self._attempts.get(key, _Attempt())
+        nodes, node, name = known.nodes, stored.subject.node, stored.subject.type
         if stored.subject.role == Role.AGENT:
+            again = node in known.ended_by and not self._ended_later_by(event.run_id, attempt, node)
+            if node in nodes and isinstance(event, AttemptEnd) and again:
+                on = f"run {event.run_id} attempt {attempt}"
+                self._violated(stored.seq, f"{name} from {node} on {on}: its agent had told an end before")
+            elif node in nodes and isinstance(event, AttemptEnd):
+                self._keep(key, msgspec.structs.replace(known, ended_by=known.ended_by | {node}))
             if node in nodes:
                 return
             who = f"{name} from {node}"
@@ -148,13 +158,21 @@ class Legality:
         to = f"it was granted to {', '.join(nodes)}" if nodes else "it was never granted"
         self._violated(stored.seq, f"{who} on run {event.run_id} attempt {attempt}: {to}")
 
+    def _ended_later_by(self, run_id: str, attempt: int, node: str) -> bool:
+        """An agent that ended a later attempt, and has lost its folders, may tell an earlier end once more: what it looks for
+        before is its last words."""
+        while (known := self._attempts.get(hash((run_id, attempt := attempt + 1)))) is not None:
+            if node in known.ended_by:
+                return True
+        return False
+
     def _ended(self, seq: int, run_id: str, attempt: int) -> None:
         key = hash((run_id, attempt))
         known = self._attempts.get(key, _Attempt())
         if known.ended:
             self._violated(seq, f"run {run_id} attempt {attempt} ended twice, and both ends counted")
         else:
-            self._keep(key, _Attempt(known.nodes, ended=True))
+            self._keep(key, msgspec.structs.replace(known, ended=True))
 
     def _keep(self, key: int, attempt: _Attempt) -> None:
         self._attempts[key] = self._alike.setdefault(attempt, attempt)

@@ -85,11 +85,14 @@ def _unanswered(model: Model, world: World, m: int, agent: Agent, who: str) -> M
                     event: Started | AttemptEnd = agents.end(draft, m, ref)
                 else:
                     event = Started(run_id=ref.run_id, attempt=ref.attempt, pid=0, host="")
-                key = ("words", node, ref.run_id)
-                letter = Letter(Role.AGENT, node, event, key, draft.guarded(key))
-                late = draft.copy()
-                late.wire = draft.cell((*draft.wire.value, letter))
-                yield f"{who} {short(event)} is late", as_world(late.spend("timeout"))
+                if not draft.said(
+                    node, event
+                ):  # else it is refused by its guard, or found, and never sent again
+                    key = ("words", node, ref.run_id)
+                    letter = Letter(Role.AGENT, node, event, key, draft.guarded(key))
+                    late = draft.copy()
+                    late.wire = draft.cell((*draft.wire.value, letter))
+                    yield f"{who} {short(event)} is late", as_world(late.spend("timeout"))
                 agents.say(draft, m, event)
                 yield f"{who} {short(event)}, no answer", as_world(draft.spend("timeout"))
             case _:

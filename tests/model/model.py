@@ -49,6 +49,7 @@ from tests.model.values import (
 )
 from trainshed_client.subjects import Role
 
+ENDS = frozenset({"Completed", "Failed", "Cancelled", "TimedOut"})
 Disowned = frozenset[tuple[str, AttemptRef]]
 """(incarnation, attempt) that a NodeRemoved ended, and whose worker may run on (docs/protocol.md rule 12)."""
 
@@ -216,11 +217,13 @@ class Draft:
                 raise ValueError(key)
 
     def said(self, node: str, event: Started | AttemptEnd) -> int:
-        """The sequence of this very word where it is the last of its type (docs/protocol.md rule 13); else 0."""
+        """The sequence of this very word where it is the last of its type, or of any end of the attempt (docs/protocol.md
+        rule 13, as `Appender` looks for it); else 0."""
         heads: Heads = self.heads.value
+        kinds = ENDS if isinstance(event, AttemptEnd) else {type(event).__name__}
         for word in heads.words:
-            words_of = (word.node, word.run_id, word.type) == (node, event.run_id, type(event).__name__)
-            if words_of and word.attempt == event.attempt:
+            of_attempt = (word.node, word.run_id, word.attempt) == (node, event.run_id, event.attempt)
+            if of_attempt and word.type in kinds:
                 return word.seq
         return 0
 

@@ -84,6 +84,13 @@ def test_what_a_stack_wrote_is_clean(path: Path) -> None:
     assert legality.unreadable == 0
 
 
+def test_of_a_log_that_was_made_up_for_the_fold_only_what_no_agent_says_is_told() -> None:
+    violations, legality = audited(messages_of(FOLDER / "unseen-start.jsonl"))
+    assert [(each.invariant, each.seq) for each in violations] == [("I9", 12), ("I9", 33)]
+    assert all("its agent had told an end before" in each.message for each in violations)
+    assert legality.late == 2
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_a_dispatcher_decides_whose_fold_lags_is_clean(seed: int) -> None:
     """But for the ids of these runs, which are short."""
@@ -212,7 +219,37 @@ def test_two_ends_of_one_attempt_that_both_count_are_told() -> None:
     assert isinstance(again, StoredEvent)
     legality.observe(again, Change(ended=tuple(ended)))
     told = f"run {run_id} attempt 1 ended twice, and both ends counted"
-    assert legality.violations == [Violation("I9", made.seq + 1, told)]
+    assert Violation("I9", made.seq + 1, told) in legality.violations
+
+
+def test_a_second_end_from_one_agent_is_told_and_one_from_another_node_is_not() -> None:
+    """An agent's end is guarded by its own words (rule 13), whatever it says: only somebody else's hand tells a second."""
+    made = stack()
+    run_id = made.submit()
+    made.dispatch(run_id, node="gpu02")
+    made.dispatch(run_id)  # does not count, and its node cannot know
+    made.complete(run_id, node="gpu02")
+    made.complete(run_id)
+    assert audited(made.messages)[0] == []
+    failed = Failed(run_id=run_id, attempt=1, failure_reason=FailureReason.EXIT_CODE, exit_code=1)
+    at = made.by_agent(failed, "gpu02")
+    told = f"failed from gpu02 on run {run_id} attempt 1: its agent had told an end before"
+    violations, legality = audited(made.messages)
+    assert violations == [Violation("I9", at, told)]
+    assert legality.late == 2
+
+
+def test_an_agent_that_lost_its_folders_may_tell_an_end_again_once_it_told_a_later_one() -> None:
+    """As the model's search found it: it looks for its last words alone before it speaks."""
+    made = stack()
+    run_id = made.submit()
+    failed = Failed(run_id=run_id, attempt=1, failure_reason=FailureReason.NOT_STARTED)
+    made.dispatch(run_id)
+    made.by_agent(failed, "gpu01")
+    made.dispatch(run_id, 2)
+    made.by_agent(msgspec.structs.replace(failed, attempt=2), "gpu01")
+    made.by_agent(failed, "gpu01")
+    assert audited(made.messages)[0] == []
 
 
 @pytest.mark.parametrize(
@@ -228,6 +265,17 @@ def test_a_gap_in_the_sequence_is_told(gone: set[int], seq: int, told: str) -> N
     assert audited(made.messages)[0] == []
     left = [message for message in made.messages if message.seq not in gone]
     assert audited(left)[0] == [Violation("I9", seq, told)]
+
+
+def test_a_gap_at_the_end_is_told_when_the_end_is_known() -> None:
+    legality = Legality()
+    for message in stack().messages[:-1]:
+        legality.message(message.seq)
+    legality.close(2)
+    assert legality.violations == []
+    legality.close(3)
+    told = "the log has no sequence 3: what was stored there is gone"
+    assert legality.violations == [Violation("I9", 3, told)]
 
 
 def submitted(**altered: object) -> tuple[list[Violation], str]:

@@ -32,11 +32,11 @@ def verdict(*violations: Violation) -> Verdict:
 @pytest.mark.parametrize(
     ("acks", "kept", "keys", "decisions", "expected"),
     [
-        (False, None, True, False, ["acks", "checkpoints", "decisions", "files", "unhashed"]),
-        (True, None, True, False, ["checkpoints", "decisions", "files", "unhashed"]),
-        (False, 9, True, True, ["acks", "files", "unhashed"]),
-        (True, 8, True, False, ["after_checkpoints", "decisions", "files", "unhashed"]),
-        (True, 9, False, True, ["keys", "files", "unhashed"]),
+        (False, None, True, False, ["acks", "checkpoints", "decisions", "files", "authors", "unhashed"]),
+        (True, None, True, False, ["checkpoints", "decisions", "files", "authors", "unhashed"]),
+        (False, 9, True, True, ["acks", "files", "authors", "unhashed"]),
+        (True, 8, True, False, ["after_checkpoints", "decisions", "files", "authors", "unhashed"]),
+        (True, 9, False, True, ["keys", "files", "authors", "unhashed"]),
     ],
 )
 def test_what_was_not_asked_for_was_not_checked(

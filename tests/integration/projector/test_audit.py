@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -14,6 +15,7 @@ import pytest
 from bench.log_maker import LogMaker
 from events.log import EventLog
 from events.streams import ensure_streams
+from events.types import Failed
 from projections.audit.acknowledged import SubmitAnswer, read_acks
 from projections.audit.against import Against, KeptHead, read_checkpoints
 from projections.audit.legality import NotCounted
@@ -26,6 +28,7 @@ from tests.support.random_log import RandomLog
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.statuses import FailureReason
 
 
 @pytest.fixture
@@ -185,14 +188,16 @@ async def test_an_event_without_its_ground_is_a_violation_and_what_counted_for_n
 ) -> None:
     made = _busy()
     late = made.messages[2].subject.split(".")[3]
-    made.complete(late)
+    made.by_dispatcher(
+        Failed(run_id=late, attempt=1, epoch=made.epoch, failure_reason=FailureReason.SHIM_LOST)
+    )
     twice = made.start(late)
     made.raw("trainshed.events.run.x.agent.exploded.gpu01", b"{}")
     await store(nc, made.messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
         verdict = await verify(EventLog(nc), rows_from(nc))
-        assert (verdict.ok, verdict.late, verdict.unreadable) == (True, 1, 1)
-        assert verdict.not_counted == (NotCounted("started", 1, twice),)
+        assert (verdict.ok, verdict.late, verdict.unreadable) == (True, 0, 1)
+        assert verdict.not_counted == (NotCounted("failed", 1, twice - 1), NotCounted("started", 1, twice))
         forged = LogMaker()
         forged.complete(late, 7)
         at = await store(nc, forged.messages)
@@ -219,6 +224,63 @@ async def test_a_run_that_ended_and_begins_again_without_a_retry_is_a_violation(
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
         verdict = await verify(EventLog(nc), rows_from(nc))
     assert [violation.invariant for violation in verdict.violations] == ["I1"]
+
+
+async def test_rows_and_replay_are_compared_at_one_sequence_while_the_system_writes(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    """The rows are of one read transaction, which names its sequence; what is stored later is checked, and compared with none."""
+    made = LogMaker()
+    made.elect()
+    made.join()
+    await store(nc, made.messages)
+    writing = await nats_server.client()
+    written, stop = len(made.messages), asyncio.Event()
+
+    async def write_on() -> None:
+        nonlocal written
+        while not stop.is_set():
+            run_id = made.submit()
+            made.dispatch(run_id, slots=(0,))
+            made.start(run_id, slots=(0,))
+            made.complete(run_id)
+            for message in made.messages[written:]:
+                await writing.publish(message.subject, message.body)
+            written = len(made.messages)
+            await asyncio.sleep(0.01)
+
+    async with projecting(await nats_server.client(), tmp_path / "t.db"), asyncio.TaskGroup() as tasks:
+        tasks.create_task(write_on())
+        try:
+            verdicts = [await verify(EventLog(nc), rows_from(nc)) for _ in range(5)]
+        finally:
+            stop.set()
+    for verdict in verdicts:
+        assert verdict.ok, (verdict.seq, verdict.end, verdict.violations)
+    assert verdicts[0].seq < verdicts[-1].seq
+    assert any(verdict.seq < verdict.end for verdict in verdicts), "the log grew between rows and replay"
+
+
+async def test_a_log_that_goes_on_above_a_read_model_is_checked_to_its_end(
+    nats_server: NatsServer, nc: SafeClient, tmp_path: Path
+) -> None:
+    made = _busy()
+    end = await store(nc, made.messages)
+    async with projecting(await nats_server.client(), tmp_path / "t.db"):
+        rows = [part async for part in rows_from(nc)]
+
+    async def as_it_was() -> AsyncIterator[bytes]:
+        for part in rows:
+            yield part
+
+    later = LogMaker()
+    submitted = later.submit()
+    later.complete(submitted)
+    at = await store(nc, later.messages)
+    acks = [SubmitAnswer(submitted, "d", at - 1)]
+    verdict = await verify(EventLog(nc), as_it_was(), acks)
+    assert (verdict.seq, verdict.end, verdict.events) == (end, at, at)
+    assert [(each.invariant, each.seq) for each in verdict.violations] == [("I9", at)]
 
 
 async def test_rows_that_do_not_come_whole_are_no_verdict(nc: SafeClient, tmp_path: Path) -> None:
