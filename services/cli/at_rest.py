@@ -38,9 +38,8 @@ def reading(
                 raise
             unanswered = error
         if of_the_past:
-            raise TrainshedError(
-                ErrorCode.UNAVAILABLE,
-                f"{unanswered.message}\nHow things stood at an earlier moment is read from the event log, by the stack",
+            raise NobodyAnswers(
+                f"{unanswered.message}\nHow things stood at an earlier moment is read from the event log, by the stack"
             )
         return await _read_at_rest(main, unanswered)
 
