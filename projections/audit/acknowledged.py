@@ -32,7 +32,7 @@ def read_acks(lines: Iterable[bytes], file: str = "acks") -> list[SubmitAnswer]:
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 expected = "each line is an answer as `trainshed submit --json` prints it"
                 raise TrainshedError(
-                    ErrorCode.INVALID, f"{file}, line {number}: {error}; {expected}"
+                    ErrorCode.INVALID, f"{file}, line {number}: {error}; {expected}", "--acks"
                 ) from None
     return answers
 

@@ -16,6 +16,7 @@ from projections.transparency.fold import TILE_WIDTH, TreeFold
 from projections.transparency.note import bad
 from projections.transparency.tiles import TileMissing, Tiles
 from projections.transparency.tree import EMPTY_ROOT, HASH_BYTES
+from trainshed_client.errors import TrainshedError
 
 OPTION = "--against"
 
@@ -46,7 +47,17 @@ def read_checkpoints(data: bytes, file: str) -> list[SignedHead]:
         signed = line.startswith("— ")
     if not notes:
         raise bad(f"{file} has no checkpoint; expected: what `trainshed audit checkpoint` prints", OPTION)
-    return sorted((SignedHead.parse(note, OPTION) for note in notes), key=lambda signed: signed.head.size)
+    return sorted((_parsed(note, file) for note in notes), key=lambda signed: signed.head.size)
+
+
+def _parsed(note: str, file: str) -> SignedHead:
+    try:
+        return SignedHead.parse(note, OPTION)
+    except TrainshedError as error:
+        expected = "expected: what `trainshed audit checkpoint` prints"
+        raise bad(
+            f"{file} has something else than checkpoints ({error.message}); {expected}", OPTION
+        ) from None
 
 
 def of_this_log(signed: Iterable[SignedHead], log_id: str) -> None:

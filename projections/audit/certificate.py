@@ -68,7 +68,10 @@ def read_certificate(data: bytes) -> Certificate:
     try:
         found = msgspec.json.decode(data, type=Certificate)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise bad(f"is no certificate as `trainshed audit prove` writes it: {error}", "FILE") from None
+        text, _, path = str(error).partition(" - at `$")
+        if field := path.strip("`."):
+            raise bad(f"{text}, in a certificate as `trainshed audit prove` writes it", field) from None
+        raise bad(f"is no certificate as `trainshed audit prove` writes it: {text}", "FILE") from None
     if found.v != 1:
         raise bad(f"a certificate of version 1 is expected, not {found.v}", "v")
     if not found.events:

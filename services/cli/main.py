@@ -193,7 +193,7 @@ def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
     message = str(error)
     if isinstance(error, Advised | NobodyAnswers) or "trainshed " in message.splitlines()[-1]:
         return message
-    given = next((argument for argument in args if argument in VERBS), None)
+    given, whole = _verb_of(args)
     match error.code:
         case ErrorCode.NOT_FOUND:
             there = "trainshed nodes" if given in ("drain", "resume", "node") else "trainshed ls --all"
@@ -202,8 +202,19 @@ def _with_command(error: TrainshedError, args: Sequence[str]) -> str:
         case ErrorCode.UNAVAILABLE:
             there = "trainshed up" if given == "up" else "trainshed nodes"
         case _:
-            there = f"trainshed {given} --help" if given else "trainshed --help"
+            there = f"trainshed {whole} --help" if whole else "trainshed --help"
     return f"{message}\nTry: {there}"
+
+
+def _verb_of(args: Sequence[str]) -> tuple[str | None, str]:
+    """The verb that was given, and the same with the verb of its group behind it (`audit check`)."""
+    for place, given in enumerate(args):
+        if given in VERBS:
+            command = cli.get_command(click.Context(cli), given)
+            below = command.list_commands(click.Context(command)) if isinstance(command, click.Group) else ()
+            rest = [name for name in args[place + 1 : place + 2] if name in below]
+            return given, " ".join([given, *rest])
+    return None, ""
 
 
 def _complain(message: str) -> None:

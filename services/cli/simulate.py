@@ -309,5 +309,6 @@ def _print(found: WhatIf, policy: str) -> None:
         figures.insert(0, figures_of(found.happened))
     rows = [[label, *(text(getattr(one, name)) for one in figures)] for label, name, text in shown]
     nodes = "1 node" if found.nodes == 1 else f"{found.nodes:,} nodes"
-    click.echo(f"{nodes} with {found.slots:,} GPUs, policy {policy}")
+    gpus = "1 GPU" if found.slots == 1 else f"{found.slots:,} GPUs"
+    click.echo(f"{nodes} with {gpus}, policy {policy}")
     print_lines(render(columns, rows, Screen.of(sys.stdout)))

@@ -91,6 +91,10 @@ def test_a_file_has_one_checkpoint_or_several() -> None:
         with pytest.raises(TrainshedError) as refused:
             read_checkpoints(wrong.encode(), "f")
         assert refused.value.path == "--against"
+        assert (
+            refused.value.message.startswith("f has ")
+            and "trainshed audit checkpoint" in refused.value.message
+        )
     with pytest.raises(TrainshedError, match="this log"):
         of_this_log(several, "another")
     of_this_log(several, "of-this-test")

@@ -100,6 +100,22 @@ def test_what_was_altered_is_named(fields: dict[str, Any], message: str, tmp_pat
     assert message in capsys.readouterr().out
 
 
+def test_a_certificate_that_is_cut_or_lacks_a_field_is_bad_input_that_names_it() -> None:
+    whole = msgspec.json.encode(made())
+    lacking = msgspec.json.decode(whole)
+    del lacking["events"][1]["body"]
+    text = whole.replace(b'"seq":5', b'"seq":"5"')
+    for data, path in (
+        (whole[:-9], "FILE"),
+        (b"", "FILE"),
+        (msgspec.json.encode(lacking), "events[1]"),
+        (text, "events[1].seq"),
+    ):
+        with pytest.raises(TrainshedError, match="as `trainshed audit prove` writes it") as refused:
+            read_certificate(data)
+        assert refused.value.path == path
+
+
 @pytest.mark.parametrize(
     ("fields", "path"),
     [

@@ -233,3 +233,22 @@ def test_a_group_without_a_verb_shows_its_help_and_calls_it_no_error(
     assert command.run(words) == 2
     told = capsys.readouterr().err
     assert told.startswith("Example") and "Error" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [
+        (["audit", "check", "FILE"], "audit check"),
+        (["audit", "verify", "--policy", "FILE"], "audit verify"),
+        (["simulate", "--trace", "FILE", "--nodes", "1x1"], "simulate"),
+    ],
+)
+def test_bad_input_names_the_help_of_the_very_verb(
+    words: list[str], verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text(
+        '{"v": 2, "log_id": "a", "origin": "", "vkey": "", "run_id": "", "checkpoint": "", "events": []}'
+    )
+    assert command.run([str(file) if word == "FILE" else word for word in words]) == 2
+    assert capsys.readouterr().err.endswith(f"\nTry: trainshed {verb} --help\n")
