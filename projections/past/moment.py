@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from events.feed import Message
 from events.state import State
+from projections.past.kept import Beginning, kept_before
 from projections.past.then import RUN_PARTS, DatabaseThen
 from projections.queries.answers import Queries
 from projections.read_model import reports
@@ -53,13 +54,6 @@ class StateThen:
         return self._state
 
 
-class Beginning(msgspec.Struct, frozen=True):
-    """What was kept of a moment: a beginning for those after it."""
-
-    live: LiveSet
-    stored_ns: int
-
-
 class Past:
     """The moments of one database. For any number of threads."""
 
@@ -68,7 +62,8 @@ class Past:
 
     def before(self, seq: int) -> Beginning:
         """What was kept nearest to ``seq``, at it or before it."""
-        return Beginning(LiveSet(), 0)
+        with self._database.reading() as connection:
+            return kept_before(self._database, connection, seq)
 
     def after(self, kept: Beginning, messages: Sequence[Message]) -> Moment:
         """The moment after the last of ``messages``, which are all since ``kept``. That cannot be used any more."""

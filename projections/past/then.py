@@ -24,10 +24,12 @@ from projections.read_model.working_set import LiveSet
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 _ENDED_RUNS, _CHANGED_RUNS, _LIVE_RUNS = "runs_that_ended", "runs_changed_since", "live_runs"
+_COUNTED_RUNS = "runs_that_ended_counted"
+"""The same as the first, of which the index of ended runs is read and nothing else."""
 _LIVE_ATTEMPTS = "live_attempts"
 _names = MetaData()
 RUN_PARTS = tuple(
-    tables.runs.to_metadata(_names, name=name) for name in (_ENDED_RUNS, _CHANGED_RUNS, _LIVE_RUNS)
+    tables.runs.to_metadata(_names, name=name) for name in (_COUNTED_RUNS, _CHANGED_RUNS, _LIVE_RUNS)
 )
 """The parts that the runs of a moment are in: to count them one by one is quick."""
 
@@ -92,6 +94,11 @@ class DatabaseThen:
         database, seq = self._database, self._seq
         ended = f"submit_seq <= {seq} AND {database.mostly(f'seq <= {seq}')} AND {tables.IS_ENDED}"
         self._view(connection, _ENDED_RUNS, self._select(own, tables.runs, ended))
+        self._view(
+            connection,
+            _COUNTED_RUNS,
+            self._select(own, tables.runs, f"seq <= {seq} AND {tables.IS_ENDED}"),
+        )
         changed = f"submit_seq <= {seq} AND seq <= {seq} AND until_seq > {seq}"
         self._view(connection, _CHANGED_RUNS, self._select(own, tables.runs, changed, "past_runs"))
         self._together(connection, own, tables.runs, _ENDED_RUNS, _CHANGED_RUNS, _LIVE_RUNS)

@@ -30,7 +30,16 @@ def fold_of(run: Run) -> str:
 
 def run_of(fold: str, run_id: str, submit_seq: int, config: str) -> Run:
     """The inverse of :func:`fold_of`: what the config decides is made of it as ``evolve`` did at first."""
-    kept = _PROGRESS_JSON.decode(fold)
+    return run_with(progress_of(fold), run_id, submit_seq, config)
+
+
+def progress_of(fold: str) -> RunProgress:
+    """All of a run that its config does not decide, from its fold."""
+    return _PROGRESS_JSON.decode(fold)
+
+
+def run_with(kept: RunProgress, run_id: str, submit_seq: int, config: str) -> Run:
+    """The run of this config that stands so."""
     raw = config.encode()
     run = run_of_config(run_id, submit_seq, raw, stored_config(msgspec.Raw(raw)), kept.phase)
     return msgspec.structs.replace(run, **{name: getattr(kept, name) for name in _PROGRESS})

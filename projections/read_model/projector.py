@@ -18,6 +18,7 @@ from events.codec import StoredEvent, Unreadable, decode
 from events.feed import Message
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
+from projections.read_model.frames import FrameMaker
 from projections.read_model.rows import RunRow, SlotRow, record_json
 from projections.read_model.store import Store
 from projections.read_model.tables import SCHEMA_VERSION, metadata
@@ -68,6 +69,7 @@ class Projector:
         self.projection = projection
         self.log_id = log_id
         self.tree = tree
+        self.frames = FrameMaker(projection.working)
         self.tiles: Tiles | None = None
         """Where full tiles of the tree are written; None: nowhere."""
         self.warns = True
@@ -229,6 +231,8 @@ class Projector:
             batch = fold(projection, messages, observe)
             levels = self._grow_tree(messages, last)
             self.store.write(batch, self.log_id, self.tree.first, levels)
+            if (frame := self.frames.after(batch, messages[-1].stored_ns)) is not None:
+                self.store.put_frame(frame)
         for kept in batch.quarantine if self.warns else ():
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
         return _applied(batch) if with_records else Applied(batch.seq)

@@ -18,6 +18,7 @@ from projections.read_model.committed import StoredRows, row_of, run_pair
 from projections.read_model.core import Projection
 from projections.read_model.database import Database, in_chunks
 from projections.read_model.folds import fold_of, fold_of_node, node_of
+from projections.read_model.frames import KeptFrame
 from projections.read_model.rows import (
     EMPTY_OBJECT,
     NEVER_CHANGES,
@@ -104,6 +105,7 @@ class Store:
         self._put_slot = db.upsert(tables.slots, self._slot.names, ("node", "index"))
         self._put_node = db.upsert(tables.nodes, (*self._node.names, "fold"), ("node",))
         self._put_entry = db.insert(tables.timeline, _ENTRY)
+        self._put_frame = db.upsert(tables.frames, KeptFrame._fields, ("seq",))
         self._put_quarantine = db.insert(tables.quarantine, ("seq", "time", "subject", "reason", "body"))
         self._put_checkpoint = db.upsert(tables.checkpoint, _CHECKPOINT, ("id",))
         self._put_level = db.upsert(tables.tree, ("level", "hashes"), ("level",))
@@ -268,6 +270,10 @@ class Store:
             ),
         )
         many(conn, self._put_level, list(levels.items()))
+
+    def put_frame(self, frame: KeptFrame) -> None:
+        """Put a frame, within the caller's transaction."""
+        self.connection.exec_driver_sql(self._put_frame, frame)
 
     def put_slots(self, rows: list[SlotRow]) -> None:
         """Put slots' rows, within the caller's transaction."""

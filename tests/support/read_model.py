@@ -37,7 +37,7 @@ def fold(database: Database, batches: Iterable[Sequence[Message]], *, reopen: bo
 
 
 def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table, in the order of keys."""
+    """Every row of every table but `frames`, in the order of keys: where these are depends on how the log was cut."""
     with database.reading() as connection:
         return {
             table.name: [
@@ -45,6 +45,7 @@ def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
                 for row in connection.execute(table.select().order_by(*table.primary_key.columns)).mappings()
             ]
             for table in tables.metadata.sorted_tables
+            if table is not tables.frames
         }
 
 

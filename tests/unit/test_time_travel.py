@@ -9,15 +9,24 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.log_maker import LogMaker
+from events.codec import Writer
 from events.feed import Message
+from events.types import CancelRequested, RunHeartbeat
 from projections.past.moment import Moment, Past
 from projections.queries.answers import Queries
 from projections.queries.listing import run_query
+from projections.read_model import tables
 from projections.read_model.database import Database
+from projections.read_model.frames import FrameMaker
+from projections.read_model.frames import decoded as frame_of
+from projections.read_model.heartbeats import apply_heartbeats
+from projections.read_model.projector import Projector
 from services.projector.waiting import WaitingRuns
 from tests.support.random_log import ComingAndGoing, RandomLog
-from tests.support.read_model import decoded, fold, memory
+from tests.support.read_model import LOG_ID, decoded, memory
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
+from trainshed_client.subjects import Role
 
 
 class AskedThen:
@@ -102,15 +111,83 @@ def _cut(messages: list[Message], seed: int) -> list[list[Message]]:
     return batches
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.integers(0, 10**9), cut=st.integers(0, 10**9), reopen=st.booleans())
-def test_each_moment_is_what_a_replay_up_to_there_answers(seed: int, cut: int, reopen: bool) -> None:
-    messages = made_log(seed, 60)
+def folded(batches: list[list[Message]], every: int, reopen: int) -> Database:
+    """A read model with a frame every so many events, of a projector that is opened anew after so many batches."""
     database = memory()
-    fold(database, _cut(messages, cut), reopen=reopen)
+    for at in range(0, len(batches), reopen):
+        projector = Projector.open(database, LOG_ID, 10**9)
+        projector.frames = FrameMaker(projector.projection.working, every)
+        for batch in batches[at : at + reopen]:
+            projector.apply(batch)
+        projector.close()
+    return database
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 10**9),
+    cut=st.integers(0, 10**9),
+    every=st.integers(1, 20),
+    reopen=st.sampled_from([1, 7, 1_000]),
+)
+def test_each_moment_is_what_a_replay_up_to_there_answers(
+    seed: int, cut: int, every: int, reopen: int
+) -> None:
+    messages = made_log(seed, 60)
+    database = folded(_cut(messages, cut), every, reopen)
     replayed = ReplayedAt(messages)
     for seq in range(1, len(messages) + 1):
         then, chosen = AskedThen(database, messages, seq), seed + seq
         assert answers(then, chosen) == answers(replayed.at(seq), chosen), seq
     replayed.close()
+    database.close()
+
+
+def test_a_long_queue_is_kept_once_and_what_changes_in_it_from_then_on() -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    waiting = [log.submit() for _ in range(400)]
+    for run_id in waiting[:40]:
+        log.dispatch(run_id)
+        log.start(run_id)
+        log.complete(run_id)
+    database = folded([log.messages[at : at + 10] for at in range(0, log.seq, 10)], 20, 1_000)
+    with database.reading() as connection:
+        frames = connection.execute(tables.frames.select().order_by(tables.frames.c.seq)).all()
+    whole = [row.seq for row in frames if row.seq == row.base_seq]
+    assert whole[0] == frames[0].seq
+    assert len(whole) < len(frames) / 3
+    since: dict[int, int] = {}
+    for row in frames:
+        since[row.base_seq] = since.get(row.base_seq, 0) + len(row.data)
+    sizes = {row.seq: len(row.data) for row in frames}
+    assert all(together < 3 * sizes[base] + max(sizes.values()) for base, together in since.items())
+    last = frame_of(frames[-1].data)
+    assert (len(last.queued), len(last.runs)) == (0, 1)  # what began, and nothing of those that wait
+    then = AskedThen(database, log.messages, frames[-1].seq)
+    assert then.runs(status=["PENDING"])["total"] == 360
+    database.close()
+
+
+def test_what_a_worker_told_while_it_ran_is_no_part_of_the_past() -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    run_id = log.submit()
+    log.dispatch(run_id)
+    log.start(run_id)
+    database = memory()
+    projector = Projector.open(database, LOG_ID, 10**9)
+    projector.frames = FrameMaker(projector.projection.working, 3)
+    projector.apply(log.messages)
+    report = RunHeartbeat(run_id=run_id, attempt=1, step=7, metrics={"loss": 0.5})
+    subject, _, body = Writer(Role.AGENT, lambda: 0, lambda: "id", "gpu01").heartbeat(report)
+    assert apply_heartbeats(projector, [Message(1, log.now_ns, subject, body)]).runs
+    log.by_gateway(CancelRequested(run_id=run_id))
+    projector.apply(log.messages)
+    projector.close()
+    for seq in range(1, log.seq + 1):
+        for run in AskedThen(database, log.messages, seq).runs()["runs"]:
+            assert (run["step"], run["metrics"], run["updated_at"]) == (None, {}, None)
     database.close()
