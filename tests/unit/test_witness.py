@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from events.codec import Writer
 from events.feed import Message
+from events.types import LogAccepted
 from projections.audit.against import read_checkpoints
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.fold import leaf_of
@@ -45,11 +47,12 @@ from services.agent.witness.values import (
 )
 from tests.unit import tree_reference as rfc
 from trainshed_client.errors import TrainshedError
-from trainshed_client.subjects import LOG_ACCEPTED
+from trainshed_client.subjects import LOG_ACCEPTED, Role
 
 LOG_ID = "01a2"
 ORIGIN = origin_of(LOG_ID)
 NOW = "2026-11-24T10:00:00Z"
+ACCEPTED = Writer(Role.GATEWAY, lambda: 0, lambda: "01a2").new(LogAccepted(reason="a backup")).body
 ROLLED_BACK, FORKED, NOT_EXTENDED, OWN_EVENTS, OTHER_KEY, OTHER_LOG = ObjectionKind
 
 
@@ -77,7 +80,8 @@ class Scene:
 
     def append(self, subject: str = "x") -> Message:
         self.clock += 1
-        message = Message(len(self.log) + 1, self.clock, subject, f"{self.clock}".encode())
+        body = ACCEPTED if subject == LOG_ACCEPTED else f"{self.clock}".encode()
+        message = Message(len(self.log) + 1, self.clock, subject, body)
         self.log.append(message)
         return message
 
@@ -385,6 +389,25 @@ def test_a_forged_acceptance_ends_no_objection() -> None:
         assert scene.kind == ROLLED_BACK
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[" * 100_000, ACCEPTED.replace(b'"reason"', b'"because"'), b"\xff"]
+)
+def test_what_no_audit_can_show_as_an_acceptance_ends_no_objection(body: bytes) -> None:
+    scene = Scene()
+    for _ in range(5):
+        scene.append()
+    scene.publish()
+    scene.log.pop()
+    scene.publish()
+    scene.append(LOG_ACCEPTED)
+    scene.log[-1] = scene.log[-1]._replace(body=body)  # a leaf of the log, on the right subject
+    scene.publish()
+    assert scene.kind == ROLLED_BACK
+    scene.append(LOG_ACCEPTED)
+    scene.publish()
+    assert scene.kind is None
+
+
 def test_a_log_that_goes_back_to_an_old_acceptance_is_not_let_off_by_it() -> None:
     scene = Scene()
     scene.append()
@@ -431,6 +454,7 @@ def test_a_published_checkpoint_is_verified() -> None:
     assert seen.accepted == LogAcceptance(1, 2, "s", b"hi")
     other = SignerKey(ORIGIN, KeyKind.ED25519, b"o" * 32)
     cosigner = SignerKey(ORIGIN, KeyKind.COSIGNATURE, b"o" * 32)
+    more = f"{seen.head.text}an extension line, of which a heartbeat has nothing\n"
     for wrong in (
         b"",
         b"[]",
@@ -440,6 +464,7 @@ def test_a_published_checkpoint_is_verified() -> None:
         message(vkey=str(cosigner.verifier), checkpoint=note_of(7, cosigner)),
         message(vkey=7),
         message(checkpoint="x"),
+        message(checkpoint=signed(more, [LOG_KEY.sign(more)])),
     ):
         with pytest.raises(TrainshedError):
             read_published(wrong)

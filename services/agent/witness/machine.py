@@ -9,7 +9,8 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from events.types import NodeObjection
+from events.codec import StoredEvent, decode
+from events.types import LogAccepted, NodeObjection
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.fold import leaf_of
 from projections.transparency.tree import is_extended, is_included, leaf_hash
@@ -25,6 +26,7 @@ from services.agent.witness.values import (
     Input,
     Keep,
     KeptCheckpoint,
+    LogAcceptance,
     Object,
     ObjectionKind,
     OwnEvent,
@@ -175,9 +177,19 @@ def _may_begin_anew(trust: Trust, seen: SeenCheckpoint) -> bool:
     acceptance = seen.accepted
     return (
         acceptance is not None
-        and acceptance.subject == LOG_ACCEPTED
         and acceptance.stored_ns > trust.newest_ns
         and seen.head.origin == trust.origin
+        and _is_readable(acceptance)
+    )
+
+
+def _is_readable(acceptance: LogAcceptance) -> bool:
+    """Whether every audit shows it: what cannot be read is in quarantine, says who answers for it to nobody, and ends nothing."""
+    found = decode(acceptance.subject, acceptance.body, acceptance.seq, acceptance.stored_ns)
+    return (
+        acceptance.subject == LOG_ACCEPTED
+        and isinstance(found, StoredEvent)
+        and isinstance(found.event, LogAccepted)
     )
 
 
