@@ -13,7 +13,7 @@ import msgspec
 from events.feed import Message
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of, proof_text
 from projections.transparency.fold import leaf_of
-from projections.transparency.note import VerifierKey, bad, unbase64
+from projections.transparency.note import KeyKind, VerifierKey, bad, unbase64
 from projections.transparency.policy import WitnessPolicy
 from projections.transparency.tree import HASH_BYTES, inclusion_proof, is_included, leaf_hash
 from trainshed_client import subjects
@@ -67,7 +67,7 @@ def read_certificate(data: bytes) -> Certificate:
     """Raises TrainshedError (invalid) that names the field."""
     try:
         found = msgspec.json.decode(data, type=Certificate)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         text, _, path = str(error).partition(" - at `$")
         if field := path.strip("`."):
             raise bad(f"{text}, in a certificate as `trainshed audit prove` writes it", field) from None
@@ -85,6 +85,10 @@ def check(certificate: Certificate, policy: WitnessPolicy | None = None) -> Chec
     Raises TrainshedError (invalid) that names a field of the wrong form.
     """
     key = VerifierKey.parse(certificate.vkey)
+    if key.kind is not KeyKind.ED25519:
+        raise bad("is a key of cosignatures, and no log's", "vkey")
+    if not subjects.is_token(certificate.run_id):
+        raise bad(f"is no run's id: {certificate.run_id!r:.60}", "run_id")
     signed = SignedHead.parse(certificate.checkpoint)
     head, wrong = signed.head, list[str]()
     expected = origin_of(certificate.log_id)
@@ -104,6 +108,9 @@ def check(certificate: Certificate, policy: WitnessPolicy | None = None) -> Chec
     first = certificate.events[0].seq - certificate.events[0].index
     for place, event in enumerate(certificate.events):
         path = f"events[{place}]"
+        for field, number in (("seq", event.seq), ("stored_ns", event.stored_ns)):
+            if not 0 <= number < 1 << 63:
+                raise bad(f"expected: a number from 0 to 2^63-1; it is {number!r:.60}", f"{path}.{field}")
         if not 0 <= event.index < head.size:
             raise bad(f"expected: below the tree's size, {head.size}; it is {event.index}", f"{path}.index")
         proof = [unbase64(text, f"{path}.proof") for text in event.proof]

@@ -15,6 +15,7 @@ from services.cli.text import clean
 from services.cli.verb import verb
 from trainshed_client.errors import ExitCode
 from trainshed_client.os_errors import why
+from trainshed_client.subjects import parse_event_subject
 
 
 @verb("trainshed audit check mfrggzdfmztwq2lknnwg23tpob.certificate.json", name="check")
@@ -34,16 +35,19 @@ def check(file: Path, policy: Path | None) -> None:
         raise click.BadParameter(f"{file}: {why(error)}", param_hint="FILE") from None
     checked = check_certificate(certificate, read_policy(policy))
     for text in checked.wrong:
-        click.echo(text)
+        click.echo(clean(text))
     if checked.wrong:
         exit_with(ExitCode.VIOLATION)
     count = len(checked.events)
     click.echo(
-        f"run {certificate.run_id}: {count} event{'' if count == 1 else 's'} in the log {certificate.log_id}"
+        f"run {certificate.run_id}: {count} event{'' if count == 1 else 's'} in the log {clean(certificate.log_id)}"
     )
     for message in checked.events:
-        click.echo(f"  {message.seq}  {stored_time(message.stored_ns)}  {message.subject.split('.')[5]}")
-    click.echo(f"each is in the tree of {checked.head.size} leaves that was signed by\n  {certificate.vkey}")
+        what = where.type if (where := parse_event_subject(message.subject)) else message.subject
+        click.echo(f"  {message.seq}  {stored_time(message.stored_ns)}  {clean(what)}")
+    click.echo(
+        f"each is in the tree of {checked.head.size} leaves that was signed by\n  {clean(certificate.vkey)}"
+    )
     if policy is not None:
         by = f", cosigned by {', '.join(map(clean, checked.cosigners))}" if checked.cosigners else ""
         click.echo(f"which is valid by {policy}{by}")

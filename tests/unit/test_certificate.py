@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from bench.log_maker import LogMaker
+from events.feed import Message
 from projections.audit.certificate import Certificate, check, proof_files, proved_event, read_certificate
 from projections.transparency.checkpoint import TreeHead, origin_of
 from projections.transparency.fold import TreeFold, leaf_of
@@ -108,12 +109,37 @@ def test_a_certificate_that_is_cut_or_lacks_a_field_is_bad_input_that_names_it()
     for data, path in (
         (whole[:-9], "FILE"),
         (b"", "FILE"),
+        (b'{"more":' + b"[" * 200_000, "FILE"),
         (msgspec.json.encode(lacking), "events[1]"),
         (text, "events[1].seq"),
     ):
         with pytest.raises(TrainshedError, match="as `trainshed audit prove` writes it") as refused:
             read_certificate(data)
         assert refused.value.path == path
+
+
+def test_a_strangers_certificate_does_nothing_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_id, run_id = "a\u202eb\x9b31m", "mfrggzdfmztwq2lknnwg23tpob"
+    key = SignerKey(origin_of(log_id), KeyKind.ED25519, b"k" * 32)
+    message = Message(1, 5, f"trainshed.events.run.{run_id}.\x9b2J", b"")
+    text = TreeHead(key.name, 1, leaf_hash(leaf_of(*message))).text
+    certificate = Certificate(
+        1,
+        log_id,
+        key.name,
+        str(key.verifier),
+        run_id,
+        signed(text, [key.sign(text)]),
+        (proved_event(message, 0, ()),),
+    )
+    file = tmp_path / "c.json"
+    file.write_bytes(msgspec.json.encode(certificate))
+    assert trainshed(["audit", "check", str(file)]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "\\u202e" in out
+    assert "\x9b" not in out
 
 
 @pytest.mark.parametrize(
@@ -127,6 +153,11 @@ def test_a_certificate_that_is_cut_or_lacks_a_field_is_bad_input_that_names_it()
         ({"vkey": "none"}, "vkey"),
         ({"vkey": str(SignerKey("trainshed/other", KeyKind.ED25519, b"k" * 32).verifier)}, "vkey"),
         ({"vkey": str(SignerKey(KEY.name, KeyKind.ED25519, b"o" * 32).verifier)}, "checkpoint"),
+        ({"vkey": str(SignerKey(KEY.name, KeyKind.COSIGNATURE, b"k" * 32).verifier)}, "vkey"),
+        ({"seq": 1 << 63}, "events[1].seq"),
+        ({"stored_ns": 1 << 80}, "events[1].stored_ns"),
+        ({"run_id": "\x1b[2J"}, "run_id"),
+        ({"run_id": "*"}, "run_id"),
         ({"checkpoint": "cut"}, "checkpoint"),
         ({"events": ()}, "events"),
         ({"v": 2}, "v"),
