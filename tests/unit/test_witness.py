@@ -33,6 +33,7 @@ from services.agent.witness.values import (
     Inclusion,
     Input,
     Keep,
+    KeptCheckpoint,
     LogAcceptance,
     Object,
     ObjectionKind,
@@ -521,8 +522,41 @@ def test_what_cannot_be_read_of_what_was_kept_is_set_aside(tmp_path: Any) -> Non
     assert kept.trust(ORIGIN) == trust
     assert kept.trust("trainshed/other") == Trust(origin="trainshed/other")
     assert (tmp_path / "witness.json.old").exists()
-    (tmp_path / "witness.json").write_bytes(b"{")
-    assert kept.trust(ORIGIN) == Trust(origin=ORIGIN)
+    taken = KeptCheckpoint(7, read_published(message()).head.root, note_of(7))
+    for damage in (
+        b"{",
+        b"\xff",
+        b'{"more":' + b"[" * 200_000,
+        msgspec.json.encode(Trust(origin=ORIGIN, kept=msgspec.structs.replace(taken, note="cut"))),
+        msgspec.json.encode(Trust(origin=ORIGIN, kept=msgspec.structs.replace(taken, size=8))),
+    ):
+        (tmp_path / "witness.json").write_bytes(damage)
+        assert kept.trust(ORIGIN) == Trust(origin=ORIGIN)
+        assert (tmp_path / "witness.json.old").read_bytes() == damage
+    kept.keep(whole := Trust(origin=ORIGIN, kept=taken))
+    assert kept.trust(ORIGIN) == whole
+
+
+def test_the_hours_of_another_log_are_kept_apart(tmp_path: Any) -> None:
+    kept = keeping.Keeping(tmp_path)
+    kept.keep(Trust(origin=ORIGIN))
+    kept.keep_hourly(note_of(7))
+    assert kept.trust("trainshed/other") == Trust(origin="trainshed/other")
+    assert not (tmp_path / "checkpoints").exists()
+    assert read_checkpoints((tmp_path / "checkpoints.old").read_bytes(), "checkpoints")
+
+
+def test_files_that_are_damaged_stop_no_witness(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "MAX_OBJECTIONS_BYTES", 100)
+    kept = keeping.Keeping(tmp_path)
+    (tmp_path / "checkpoints").write_bytes(b"\xff\xfe")
+    kept.keep_hourly(note_of(7))
+    assert read_checkpoints((tmp_path / "checkpoints").read_bytes(), "checkpoints")
+    assert (tmp_path / "checkpoints.old").read_bytes() == b"\xff\xfe"
+    (tmp_path / "objections.jsonl").write_bytes(b"x" * 200)
+    kept.note(keeping.Noted(1, NOW, "objected", "seen", "vkey"))
+    [line] = (tmp_path / "objections.jsonl").read_bytes().splitlines()
+    assert msgspec.json.decode(line)["what"] == "objected"
 
 
 def test_what_became_of_an_acknowledged_event() -> None:

@@ -6,14 +6,18 @@ blocks and raises OSError.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import msgspec
 
+from projections.transparency.checkpoint import SignedHead
+from projections.transparency.note import bad
 from services.agent.witness.values import LogAcceptance, Trust
 from services.logging import get_logger
 from trainshed_client.endpoint import write_private
+from trainshed_client.errors import TrainshedError
 from trainshed_client.os_errors import cause
 
 _log = get_logger("agent")
@@ -48,24 +52,26 @@ class Keeping:
         self._folder = folder
 
     def trust(self, origin: str) -> Trust:
-        """What was kept of this log; nothing at the first start. What cannot be read is set aside, with an ERROR."""
+        """What was kept of this log; nothing at the first start. What cannot be used is set aside, with an ERROR."""
         path = self._folder / TRUST_FILE
         try:
-            kept = msgspec.json.decode(path.read_bytes(), type=Trust)
+            kept = _read(path.read_bytes())
         except FileNotFoundError:
             return Trust(origin=origin)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, TrainshedError) as error:
             why = cause(error)
         else:
             if kept.origin == origin:
                 return kept
             why = f"it is of {kept.origin}"
-        old = path.with_name(f"{TRUST_FILE}.old")
-        os.replace(path, old)
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # in one file with this log's `audit verify` could not take them
+                _set_aside(self._folder / HOURLY_FILE)
         _log.error(
             "what this node kept as a witness cannot be used: it trusts the next checkpoint anew",
             reason=why,
-            kept=str(old),
+            kept=str(_set_aside(path)),
         )
         return Trust(origin=origin)
 
@@ -79,9 +85,14 @@ class Keeping:
         """Add a checkpoint to those of every hour, which `audit verify --against` reads, unless it is the last of them."""
         path = self._folder / HOURLY_FILE
         try:
-            before = path.read_text().split("\n\n\n")
+            before = path.read_bytes().decode().split("\n\n\n")
         except FileNotFoundError:
             before = []
+        except UnicodeDecodeError as error:
+            before = []
+            _log.error(
+                "the checkpoints of every hour cannot be read", reason=str(error), kept=str(_set_aside(path))
+            )
         notes = [each.strip("\n") for each in before if each.strip()]
         if notes[-1:] == [note.strip("\n")]:
             return
@@ -113,8 +124,26 @@ class Keeping:
         except FileNotFoundError:
             before = b""
         if len(before) > MAX_OBJECTIONS_BYTES:
-            before = before[before.index(b"\n", len(before) // 2) + 1 :]
+            before = before[len(before) // 2 :].partition(b"\n")[2]
         write_private(path, before + msgspec.json.encode(noted) + b"\n")
+
+
+def _read(data: bytes) -> Trust:
+    """Raises MsgspecError, RecursionError and TrainshedError."""
+    trust = msgspec.json.decode(data, type=Trust)
+    if (kept := trust.kept) is not None:
+        head = SignedHead.parse(kept.note).head
+        if (head.size, head.root) != (kept.size, kept.root):
+            raise bad(
+                f"is of {head.size} leaves, and {kept.size} are kept, or their root is another", "checkpoint"
+            )
+    return trust
+
+
+def _set_aside(path: Path) -> Path:
+    old = path.with_name(f"{path.name}.old")
+    os.replace(path, old)
+    return old
 
 
 def thinned(notes: list[str]) -> list[str]:

@@ -41,8 +41,13 @@ def read_published(data: bytes) -> SeenCheckpoint:
         raise bad("is a key of cosignatures, and no log's", "vkey")
     found = SignedHead.parse(message.checkpoint)
     verified(found.note, [key], "checkpoint")
-    if found.note.text != found.head.text:  # a heartbeat's cosignature is read back with these three lines alone
-        raise bad("has more than an origin, a size and a root hash, which no signer of Trainshed's writes", "checkpoint")
+    if (
+        found.note.text != found.head.text
+    ):  # a heartbeat's cosignature is read back with these three lines alone
+        raise bad(
+            "has more than an origin, a size and a root hash, which no signer of Trainshed's writes",
+            "checkpoint",
+        )
     return SeenCheckpoint(found.head, message.checkpoint, message.vkey, message.accepted)
 
 
