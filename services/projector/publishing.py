@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import nats.errors
@@ -17,10 +18,12 @@ from events.log import UnknownOutcome
 from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.tiles import TileMissing
+from services.daemon_thread import in_daemon_thread
 from services.position import Position
 from services.projector.signer import Signer
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
 
 _log = logging.getLogger("trainshed.projector")
 
@@ -48,10 +51,17 @@ class Publisher:
         self._tree = tree
         self._root_at = root_at
         self._accepted = accepted
+        self._to_keep: str | None = None
+        self._published = asyncio.Event()
 
     async def run(self, at_the_end: Callable[[], bool]) -> None:
         """Publish for ever: what came since the last time, once ``at_the_end`` of the log."""
-        last = await asyncio.to_thread(self._signer.last)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep())
+            await self._run(at_the_end)
+
+    async def _run(self, at_the_end: Callable[[], bool]) -> None:
+        last = await in_daemon_thread(self._signer.last)
         compared, seen = last is None, 0
         while True:
             await self._position.reached(seen + 1)
@@ -81,7 +91,7 @@ class Publisher:
         return True
 
     async def _publish(self, tree: StoredTree) -> TreeHead | None:
-        """Publish the tree's checkpoint and keep it as the last; None where that was not possible now."""
+        """Publish the tree's checkpoint, which is then the last; None where that was not possible now."""
         try:
             accepted = await self._accepted()
             if accepted is not None and accepted.seq >= tree.edge.first + tree.edge.size:
@@ -94,5 +104,26 @@ class Publisher:
         except (nats.errors.Error, UnknownOutcome, ApiError) as error:  # while the server is away
             _log.debug("a checkpoint was not published: %s", error)
             return None
-        await asyncio.to_thread(self._signer.keep, checkpoint)
+        self._to_keep = checkpoint
+        self._published.set()
         return head
+
+    async def _keep(self) -> None:
+        """Keep what was published last, which nobody waits for: storage that is full or hangs stops no checkpoint, and no
+        read model."""
+        logged = False
+        while True:
+            await self._published.wait()
+            self._published.clear()
+            while (checkpoint := self._to_keep) is not None:
+                try:
+                    await in_daemon_thread(partial(self._signer.keep, checkpoint))
+                except OSError as error:
+                    if not logged:
+                        _log.warning("the last checkpoint cannot be kept: %s; trying again", cause(error))
+                    logged = True
+                    await asyncio.sleep(CHECKPOINT_EVERY_S)
+                    continue
+                logged = False
+                if self._to_keep is checkpoint:
+                    self._to_keep = None

@@ -19,6 +19,7 @@ from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.cosignatures import Cosigned
 from projections.transparency.note import KeyKind, NoteSignature, SignerKey, signed
 from trainshed_client.errors import TrainshedError
+from trainshed_client.os_errors import cause
 
 _log = logging.getLogger("trainshed.projector")
 
@@ -88,8 +89,8 @@ class Signer:
             return SignedHead.parse(self.last_file.read_bytes()).head
         except FileNotFoundError:
             return None
-        except TrainshedError as error:
-            _log.warning("the last checkpoint that was published cannot be read: %s", error.message)
+        except (OSError, TrainshedError) as error:
+            _log.warning("the last checkpoint that was published cannot be read: %s", cause(error))
             return None
 
     def _kept_key(self) -> SignerKey | None:

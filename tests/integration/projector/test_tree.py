@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
+import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from projections.transparency.fold import TreeFold, leaf_of
 from projections.transparency.note import KeyKind, SignerKey, VerifierKey, verified
 from projections.transparency.tiles import full_tiles, tile_path
 from projections.transparency.tree import EMPTY_ROOT, is_extended, is_included, leaf_hash
+from services.projector.signer import Signer
 from tests.support import NatsServer, eventually
 from tests.support.control import joined, say, writer
 from tests.support.stored_log import ask, projecting, store
@@ -223,6 +227,42 @@ async def test_checkpoints_are_published_at_the_end_of_the_log_and_none_while_id
     assert len(heard) == count
     assert heard[-1]["log_id"] == await EventLog(nc).log_id()
     assert {each["accepted"] for each in heard} == {None}
+
+
+@pytest.mark.parametrize("how", ["full", "hangs"])
+async def test_storage_of_the_last_checkpoint_that_takes_nothing_stops_no_read_model(
+    how: str,
+    nats_server: NatsServer,
+    nc: SafeClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("services.projector.publishing.CHECKPOINT_EVERY_S", 0.1)
+    heard, mended, keep = list[int](), threading.Event(), Signer.keep
+
+    def kept(signer: Signer, checkpoint: str) -> None:
+        if how == "hangs":
+            mended.wait(30)
+        elif not mended.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        keep(signer, checkpoint)
+
+    async def hear(message: Any) -> None:
+        heard.append(SignedHead.parse(msgspec.json.decode(message.data)["checkpoint"]).head.size)
+
+    monkeypatch.setattr(Signer, "keep", kept)
+    await nc.subscribe(subjects.WATCH_CHECKPOINT, cb=hear)
+    log, last = made_log(30), tmp_path / "audit/checkpoint"
+    async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
+        for begin in (0, 10, 20):
+            await store(nc, log[begin : begin + 10])
+            await eventually(lambda: heard[-1:] == [begin + 10], 10)  # noqa: B023
+        assert heard == sorted(set(heard))  # none twice: it is not begun anew again and again
+        assert not last.exists()
+        mended.set()
+        await eventually(lambda: last.exists() and SignedHead.parse(last.read_bytes()).head.size == 30, 10)
+    assert "cannot be used" not in caplog.text
 
 
 async def test_a_published_checkpoint_bears_the_last_acceptance_of_its_tree(
