@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 SHOWN = 50
 """So many of each group are shown to people."""
 _AT_ONCE = 16
+_WORTH_A_PAGE = 10
+"""So many runs of a page are had for less together than each by itself."""
 _NOT_IN_STATUS = ("retried", "queued_again", "cancel_requested")
 """What the two statuses of a run do not tell."""
 _RETRIES = f"{subjects.EVENTS}.{subjects.Scope.RUN}.*.*.retry_requested.*"
@@ -112,13 +114,14 @@ async def _now(trainshed: Trainshed) -> MomentAsked:
 
 async def _runs(trainshed: Trainshed, was: PastState, now: PastState) -> list[Changed[QueuedRunRecord]]:
     """A run that changed was live at one of the two moments, or was submitted or retried between them."""
+    first, last = was.moment.seq, now.moment.seq
     before, after = _live(was), _live(now)
-    submitted = await _submitted(trainshed, was.moment.seq, now.moment.seq)
-    after |= submitted
-    retried = await _retried(trainshed, was.moment.seq, now.moment.seq)
-    ended_before = (set(after) | retried) - set(before) - set(submitted)
-    before |= await _each(trainshed, ended_before, was.moment.seq)
-    after |= await _each(trainshed, set(before) - set(after), now.moment.seq)
+    listed = await _paged(trainshed, last, first, set(before) - set(after))
+    after |= listed
+    retried = await _retried(trainshed, first, last)
+    ended_before = (set(after) | retried) - set(before) - set(listed)
+    before |= await _each(trainshed, ended_before, first)
+    after |= await _each(trainshed, set(before) - set(after), last)
     return list(changes(before, after, of_run))
 
 
@@ -128,14 +131,21 @@ def _live(past: PastState) -> Runs:
     }
 
 
-async def _submitted(trainshed: Trainshed, first: int, last: int) -> Runs:
-    """Those submitted after ``first``, as they were at ``last``."""
+async def _paged(trainshed: Trainshed, at: int, first: int, older: set[str]) -> Runs:
+    """Those submitted after ``first``, as they were at ``at``; with those of the ``older`` ones that are many on a page:
+    a queue of thousands is not asked for run by run."""
     found: Runs = {}
-    async for page in trainshed.run_pages(at=last):
-        for raw, record in zip(page.runs, page.records, strict=True):
-            if record.submit_seq <= first:
-                return found
-            found[record.run_id] = SentRecord(raw, record)
+    async for page in trainshed.run_pages(at=at):
+        records = page.records
+        of_page = {
+            record.run_id: SentRecord(raw, record)
+            for raw, record in zip(page.runs, records, strict=True)
+            if record.submit_seq > first or record.run_id in older
+        }
+        found |= of_page
+        has_all_new = bool(records) and records[-1].submit_seq <= first
+        if has_all_new and (older <= found.keys() or len(of_page) < _WORTH_A_PAGE):
+            break
     return found
 
 

@@ -17,6 +17,7 @@ from services.cli.changes import counted, of_run
 from services.cli.table import PLAIN
 from tests.support.past_stack import PastStack
 from tests.support.random_log import ComingAndGoing, RandomLog
+from trainshed_client import client
 from trainshed_client.client import Trainshed
 from trainshed_client.records import QueuedRunRecord
 from trainshed_client.statuses import FailureReason
@@ -68,6 +69,32 @@ async def test_it_finds_every_run_that_changed_and_no_other(
                 assert (None if one.before is None else one.before.record) == before.get(run_id)
         ways |= set(counted(found.runs)) | set(counted(found.slots)) | set(counted(found.nodes))
     assert {"submitted", "granted", "started", "ended", "taken", "freed"} <= ways
+
+
+async def test_a_queue_that_ended_meanwhile_is_read_in_pages_and_not_run_by_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    monkeypatch.setattr(client, "PAGE", 20)
+    old = log.submit()
+    for _ in range(100):  # that had ended long before
+        _run_to_its_end(log, log.submit())
+    queued = [old, *(log.submit() for _ in range(60))]
+    first = log.seq
+    for run_id in queued:
+        _run_to_its_end(log, run_id)
+    stack = PastStack(log.messages)
+    found = await _diff(stack, first, log.seq, monkeypatch)
+    assert counted(found.runs) == {"granted": 61, "started": 61, "ended": 61}
+    assert [asked["run_id"] for call, asked in stack.asked if call == "run.get"] == [old]
+
+
+def _run_to_its_end(log: LogMaker, run_id: str) -> None:
+    log.dispatch(run_id)
+    log.start(run_id)
+    log.complete(run_id)
 
 
 def _submitted_again(log: RandomLog) -> set[str]:
