@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+import msgspec
+from nats.aio.msg import Msg
 
 from events.feed import Message
 from events.log import EventLog
@@ -27,6 +31,7 @@ from tests.faults.cluster import Cluster
 from tests.faults.follower import Follower
 from tests.faults.ledger import Violation
 from tests.faults.workload import Ack
+from tests.support.replayed_at import ReplayedAt, without_heartbeats
 from trainshed_client import subjects
 from trainshed_client.answers import NodePage
 from trainshed_client.asking import decoded
@@ -37,6 +42,7 @@ from trainshed_client.nats_connection import NatsConnection
 STILL_S = 90.0
 """Seconds without any word on a run after which what has not ended never will: above the longest back-off (60 s)."""
 VERIFY_WITHIN_S = 60.0
+MOMENTS = 100
 
 
 async def everything_ends(
@@ -140,6 +146,38 @@ async def replayed(follower: Follower) -> Replayed:
                     found.append(Violation("I4", what))
                 return Replayed(found, files.compared.compared)
         await asyncio.sleep(0.3)
+
+
+async def past(follower: Follower, chooser: random.Random) -> tuple[list[Violation], int]:
+    """I4 at a hundred moments: of each the state hash and the first page are those of a replay up to there."""
+    messages = [message async for message in EventLog(follower.nc).read_raw()]
+    chosen = sorted(chooser.sample(range(1, len(messages) + 1), min(MOMENTS, len(messages))))
+    found, replay = [], ReplayedAt(messages)
+    try:
+        for seq in chosen:
+            page, moment = [
+                msgspec.json.decode((await _asked(follower, call, request)).data)
+                for call, request in (("run.list", {"at": seq}), ("audit.at", {"seq": seq}))
+            ]
+            await asyncio.to_thread(replay.at, seq)
+            expected = await asyncio.to_thread(replay.runs)
+            if moment.get("state_hash") != replay.state_hash():
+                found.append(
+                    Violation("I4", f"audit.at {seq} is not what a replay up to there has: {moment}", seq)
+                )
+            if "error" in page or without_heartbeats(page) != without_heartbeats(expected):
+                found.append(
+                    Violation("I4", f"run.list at {seq} is not what a replay up to there answers", seq)
+                )
+    finally:
+        replay.close()
+    return found, len(chosen)
+
+
+async def _asked(follower: Follower, call: str, request: dict[str, int]) -> Msg:
+    return await follower.nc.request(
+        subjects.api(call), msgspec.json.encode(request), timeout=VERIFY_WITHIN_S
+    )
 
 
 async def cosigned(follower: Follower) -> tuple[list[Violation], int]:

@@ -149,6 +149,9 @@ async def _check_at_rest(cluster: Cluster, follower: Follower, workload: Workloa
     replayed = await checks.replayed(follower)
     result.violations += replayed.violations
     result.checked["replays compared (I4)"] += 1
+    found, moments = await checks.past(follower, random.Random(len(follower.messages)))
+    result.violations += found
+    result.checked["moments compared (I4)"] += moments
     found, cosignatures = await checks.cosigned(follower)
     result.violations += found
     result.checked["cosignatures compared (I8)"] += cosignatures

@@ -6,13 +6,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.log_maker import LogMaker
 from events.codec import Writer
 from events.feed import Message
-from events.types import CancelRequested, RunHeartbeat
+from events.types import CancelRequested, Failed, RetryRequested, RunHeartbeat
 from projections.past.moment import Moment, Past
 from projections.queries.answers import Queries
 from projections.queries.listing import run_query
@@ -26,6 +27,7 @@ from services.projector.waiting import WaitingRuns
 from tests.support.random_log import ComingAndGoing, RandomLog
 from tests.support.read_model import LOG_ID, decoded, memory
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
+from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role
 
 
@@ -190,4 +192,59 @@ def test_what_a_worker_told_while_it_ran_is_no_part_of_the_past() -> None:
     for seq in range(1, log.seq + 1):
         for run in AskedThen(database, log.messages, seq).runs()["runs"]:
             assert (run["step"], run["metrics"], run["updated_at"]) == (None, {}, None)
+    database.close()
+
+
+def failed(log: LogMaker, run_id: str, attempt: int = 1) -> None:
+    log.by_agent(
+        Failed(run_id=run_id, attempt=attempt, failure_reason=FailureReason.EXIT_CODE, exit_code=3), "gpu01"
+    )
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 100])
+def test_what_has_ended_is_as_it_was_before_a_late_end_a_retry_or_another_submission(every: int) -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    config: dict[str, object] = {"entry_point": "/bin/true"}
+    run_id = log.submit(config)
+    log.dispatch(run_id)
+    failed(log, run_id)
+    log.complete(run_id)  # late
+    log.by_gateway(RetryRequested(run_id=run_id, attempt=1))
+    log.dispatch(run_id, 2)
+    log.complete(run_id, 2)
+    failed(log, run_id, 2)  # late
+    log.submit(config)  # no guarded writer does that
+    log.dispatch(run_id)
+    messages = log.messages
+    for size in (1, 4, len(messages)):
+        cut = [messages[at : at + size] for at in range(0, len(messages), size)]
+        database = folded(cut, every, 1_000)
+        replayed = ReplayedAt(messages)
+        for seq in range(3, len(messages) + 1):
+            then, now = AskedThen(database, messages, seq), replayed.at(seq)
+            assert then.state_hash() == now.state_hash()
+            for one, other in ((then.run(run_id), now.run(run_id)), (then.runs(), now.runs())):
+                assert without_heartbeats(one) == without_heartbeats(other), (seq, size)
+        replayed.close()
+        database.close()
+    then = AskedThen(folded([messages], every, 1_000), messages, 5)
+    assert [one["late_result"] for one in then.run(run_id)["attempts"]] == [None]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_what_a_waiting_run_comes_after_is_as_far_as_it_was(every: int) -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    first = log.submit()
+    second = log.submit({"entry_point": "/bin/true", "after": [first]})
+    log.dispatch(first)
+    log.complete(first)
+    log.elect()
+    log.elect()
+    database = folded([[message] for message in log.messages], every, 1_000)
+    for seq, reason in ((4, "dependency"), (5, "dependency"), (6, "turn"), (7, "turn"), (8, "turn")):
+        assert AskedThen(database, log.messages, seq).explain(second)["waiting"]["reason"] == reason
     database.close()
