@@ -6,6 +6,7 @@ Owns guards and unknown outcomes of an agent's appends (docs/protocol.md rules 2
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from events.codec import NewEvent, StoredEvent, Unreadable, Writer
@@ -48,6 +49,8 @@ class Appender:
         self.node = node
         self._acknowledged = acknowledged
         self._last: dict[str, int] = {}
+        self._joined: int | None = None
+        self._own_ids: deque[str] = deque(maxlen=REMEMBERED)
 
     async def append(self, event: AttemptEvent) -> int:
         """Append an event of a run, or find that it was appended before; its sequence (0: refused for good).
@@ -55,6 +58,7 @@ class Appender:
         Events of one run must be appended one after the other.
         """
         new = self._writer.new(event)
+        self._own_ids.append(new.id)
         guarded = subjects.agent_events(event.run_id, self.node)
         while True:
             guard = Guard(guarded, self._last.get(event.run_id, 0))
@@ -85,7 +89,10 @@ class Appender:
     async def join(self, event: NodeJoined, guard_seq: int) -> int | None:
         """Append NodeJoined while ``guard_seq`` is the last join of the name; None where another came first."""
         subject = subjects.node_event(self.node, Role.AGENT, "node_joined")
-        return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
+        seq = await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
+        if self._joined is None:
+            self._joined = seq
+        return seq
 
     async def leave(self, event: NodeLeft, guard_seq: int) -> int | None:
         """Append NodeLeft while the own NodeJoined is the last; None where another has joined."""
@@ -148,7 +155,9 @@ class Appender:
     async def _resolve(self, new: NewEvent, event: AttemptEvent) -> int:
         """What stands there after a conflict: the sequence of this event where it was appended, else 0 to append it again.
 
-        A process before this one may have appended it under another id: the same kind of event of the attempt is it.
+        A process before this one may have appended it under another id: the same kind of event of the attempt is it. But not
+        an end that somebody told in this node's name since this process joined: then the true one goes into the log as well,
+        where every audit finds both (docs/protocol.md rule 13).
         """
         last = 0
         for type_ in RUN_EVENTS:
@@ -156,14 +165,34 @@ class Appender:
             stored = await self._stored(subject)
             if stored is None:
                 continue
-            if isinstance(stored, StoredEvent) and (stored.id == new.id or _same(stored.event, event)):
-                self._remember(event.run_id, max(last, stored.seq))
-                return stored.seq
             last = max(last, stored.seq)
+            if isinstance(stored, StoredEvent) and (stored.id == new.id or _same(stored.event, event)):
+                if not self._is_forged(stored, event):
+                    self._remember(event.run_id, last)
+                    return stored.seq
+                _log.error(
+                    "somebody told an end in this node's name; the true one is appended too. Keep the event log, ask who can "
+                    "write to it, and look: trainshed audit verify",
+                    run_id=event.run_id,
+                    attempt=event.attempt,
+                    seq=stored.seq,
+                    told=stored.subject.type,
+                    id=stored.id,
+                )
         if self._last.get(event.run_id, 0) == last:
             await asyncio.sleep(PAUSE_S / 10)  # a cluster that asks to send again
         self._remember(event.run_id, last)
         return 0
+
+    def _is_forged(self, stored: StoredEvent, event: AttemptEvent) -> bool:
+        """Whether it is another end than the true one, and neither this process nor one before it can have told it."""
+        return (
+            isinstance(event, AttemptEnd)
+            and stored.event != event
+            and stored.id not in self._own_ids
+            and self._joined is not None
+            and stored.seq > self._joined
+        )
 
     async def _stored(self, subject: str) -> StoredEvent | Unreadable | None:
         while True:

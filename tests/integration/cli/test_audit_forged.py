@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -170,6 +171,27 @@ def test_what_no_part_would_have_written_is_named(stack: Stack) -> None:
     )
     assert audited(stack, "--decisions")["decisions"]["different"] == 1
     assert "decisions" in audited(stack)["not_checked"]
+
+
+def test_an_end_that_is_forged_while_its_run_goes_on_does_not_keep_the_true_one_out(
+    stack: Stack, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    run = stack.submit(shell=f"until test -e {go}; do sleep 0.1; done; exit 3")
+    node = stack.running(run)["node"]
+    stack.submit(shell="true")
+    at = forge(stack, Role.AGENT, Completed(run_id=run, attempt=1, exit_code=0), node)
+    go.touch()
+    ends = until(lambda: [event for event in stack.events(run) if event["type"].endswith(".failed.v1")])
+    assert ends[0]["data"]["exit_code"] == 3
+    told = [line for line in stack.warnings() if "in this node's name" in line["event"]]
+    assert (run, at) in [(line["run_id"], line["seq"]) for line in told]
+    found = audited(stack)
+    assert any(
+        (one["invariant"], one["seq"]) == ("I9", int(ends[0]["sequence"]))
+        and "its agent had told an end before" in one["message"]
+        for one in found["violations"]
+    )
 
 
 def last_epoch(stack: Stack) -> int:
