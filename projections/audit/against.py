@@ -134,10 +134,13 @@ class Against:
             found.append(Misfit(self._differs, f"event {self._differs} is not what the kept tiles have"))
         end = first + self._fold.size
         for one in {one.by: one for one in self._kept[self._next :]}.values():
-            text = (
-                f"the log has {self._fold.size} events, the checkpoint{one.by} has {one.head.size}: what was stored from {end} "
-                "on is gone"
-            )
+            if self._fold.stopped is not None:
+                text = f"the checkpoint of {one.head.size} leaves{one.by} no longer fits: the tree ends before event {end}, which is gone"
+            else:
+                text = (
+                    f"the log has {self._fold.size} events, the checkpoint{one.by} has {one.head.size}: what was stored from "
+                    f"{end} on is gone"
+                )
             found.append(Misfit(end, text))
         return found
 

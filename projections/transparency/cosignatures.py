@@ -17,6 +17,8 @@ from trainshed_client.errors import TrainshedError
 from trainshed_client.statuses import NodeStatus
 
 _SIGNATURE_BYTES = 64
+_LATEST = 253_402_300_799
+"""The last second that RFC 3339 has a text for."""
 
 
 class WitnessingNode(Protocol):
@@ -69,8 +71,10 @@ def cosigned_by(node: WitnessingNode, origin: str) -> Cosigned | None:
     if node.witnessed_size < 0 or len(root) != HASH_BYTES or len(signature) != _SIGNATURE_BYTES:
         raise bad("a size, a hash and a signature of Ed25519 are expected", "witness_signature")
     at, key = node.witnessed_at or 0, VerifierKey.parse(node.witness or "")
-    if not 0 <= at < 1 << 63:
+    if not 0 <= at <= _LATEST:
         raise bad("seconds since 1970 are expected", "witnessed_at")
+    if key.name != f"{origin}/{node.node}":  # one key for two nodes would count twice
+        raise bad(f"the key is of {key.name!r:.100}", "witness")
     line = NoteSignature(key.name, key.key_id, at.to_bytes(8, "big") + signature)
     head = TreeHead(origin, node.witnessed_size, root)
     return Cosigned(node.node, node.status == NodeStatus.UP, head, at, key, line)

@@ -64,6 +64,8 @@ def test_a_log_that_was_rolled_back_or_has_a_gap_is_told() -> None:
     found = misfits(log, [10, 50], 60)
     assert [misfit.seq for misfit in found] == [20, 20]
     assert found[0].message == "the log has no event 20"
+    # 21 to 60 are there
+    assert found[1].message.endswith("leaves no longer fits: the tree ends before event 20, which is gone")
 
 
 @pytest.mark.parametrize("altered", [1, 256, 257, 400, 512])

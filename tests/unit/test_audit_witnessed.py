@@ -85,6 +85,17 @@ def test_a_node_that_cosigned_another_log_is_named_with_the_range() -> None:
     )
 
 
+def test_a_key_of_another_node_and_a_time_that_no_calendar_has_are_findings() -> None:
+    borrowed = replace(node("gpu01", head(12)), node="gpu02")
+    [found] = misfits(node("gpu01", head(12)), borrowed)
+    assert "gpu02's cosignature of 12 leaves is none" in found.message
+    assert [one.node for one in valid_cosignatures([borrowed, node("gpu01", head(12))], ORIGIN)] == ["gpu01"]
+    late = 1 << 62  # a signature that holds, by a node whose clock or mind is elsewhere
+    signature = base64.b64encode(key("gpu01").sign(head(12).text, late).signature[8:]).decode()
+    [found] = misfits(node("gpu01", head(12), witnessed_at=late, witness_signature=signature))
+    assert "gpu01's cosignature of 12 leaves is none" in found.message
+
+
 def test_an_objection_is_a_finding_whatever_the_node_cosigned() -> None:
     objection = WitnessObjection(
         kind="rolled_back", kept_size=30, size=11, since="2026-11-24T09:41:07Z", text="it was cut"
@@ -99,7 +110,11 @@ def test_an_objection_is_a_finding_whatever_the_node_cosigned() -> None:
     [
         ({"witnessed_at": AT + 1}, "does not hold under the key of its NodeJoined"),
         ({"witnessed_size": 13}, "does not hold under the key of its NodeJoined"),
-        ({"witness": str(key("gpu02").verifier)}, "does not hold under the key of its NodeJoined"),
+        ({"witness": str(key("gpu02").verifier)}, "is none"),
+        (
+            {"witness": str(replace(key("gpu01"), seed=bytes(32)).verifier)},
+            "does not hold under the key of its",
+        ),
         ({"witness": None}, "is none"),
         ({"witness": "nonsense"}, "is none"),
         ({"witnessed_root": "AAAA"}, "is none"),
