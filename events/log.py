@@ -246,13 +246,13 @@ async def _direct_get(nc: SafeClient, of: str, asked: bytes, timeout_s: float) -
     except (TimeoutError, nats.errors.Error) as error:
         raise UnknownOutcome(f"no answer to a direct get of {of}: {cause(error)}") from error
     headers = answer.headers or {}
+    if "Nats-Sequence" in headers:  # of a message, whatever status was stored with it
+        return _direct(headers, answer.data)
     match headers.get("Status"):
-        case None:
-            return _direct(headers, answer.data)
         case "404":
             return None
         case status:
-            raise ApiError(0, int(status), str(headers.get("Description", "")))
+            raise ApiError(0, int(status or 0), str(headers.get("Description", "")))
 
 
 def _direct(headers: dict[str, str], body: bytes) -> Message:

@@ -46,6 +46,17 @@ async def test_an_event_is_stored_and_read_back(log: EventLog) -> None:
     assert await log.end() == 1
 
 
+@pytest.mark.parametrize("status", ["404", "100", "no number"])
+async def test_a_status_that_was_stored_with_an_event_is_not_the_answer(log: EventLog, status: str) -> None:
+    event = submitted()
+    headers = {"Status": status, "Nats-Sequence": "7", "Nats-Time-Stamp": "2020-01-01T00:00:00Z"}
+    await log.nc.request(event.subject, event.body, headers=headers)
+    last = await log.last(event.subject)
+    assert isinstance(last, StoredEvent) and (last.seq, last.id) == (1, event.id)
+    (read,) = await everything(log)
+    assert last == read
+
+
 async def test_a_guard_that_does_not_hold_stores_nothing(log: EventLog) -> None:
     await log.append(submitted(), guard())
     with pytest.raises(Conflict):
