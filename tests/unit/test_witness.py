@@ -418,11 +418,14 @@ def test_a_log_that_goes_back_to_an_old_acceptance_is_not_let_off_by_it() -> Non
     scene.append()
     scene.publish()
     assert scene.kind is None
+    assert not machine.is_too_old(scene.state.trust, scene.seen())  # there is nothing to end
     for size in (4, 3, 2):
         del scene.log[size:]
         scene.publish()
         assert scene.kind == ROLLED_BACK
+        assert machine.is_too_old(scene.state.trust, scene.seen())
     scene.append(LOG_ACCEPTED)
+    assert not machine.is_too_old(scene.state.trust, scene.seen())
     scene.publish()
     assert scene.kind is None
     assert isinstance(scene.wanted[-1], BeginAnew)

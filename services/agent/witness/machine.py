@@ -183,6 +183,18 @@ def _may_begin_anew(trust: Trust, seen: SeenCheckpoint) -> bool:
     )
 
 
+def is_too_old(trust: Trust, seen: SeenCheckpoint) -> bool:
+    """Whether there is an objection, and a LogAccepted that does not end it for when it was stored: after the log went back to
+    it, or by a server whose clock did."""
+    acceptance = seen.accepted
+    return (
+        trust.objection is not None
+        and acceptance is not None
+        and acceptance.stored_ns <= trust.newest_ns
+        and _is_readable(acceptance)
+    )
+
+
 def _is_readable(acceptance: LogAcceptance) -> bool:
     """Whether every audit shows it: what cannot be read is in quarantine, says who answers for it to nobody, and ends nothing."""
     found = decode(acceptance.subject, acceptance.body, acceptance.seq, acceptance.stored_ns)

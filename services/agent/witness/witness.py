@@ -111,6 +111,7 @@ class Witness:
         self._heard: deque[bytes] = deque(maxlen=WAITING)
         self._came = asyncio.Event()
         self._unreadable = False
+        self._too_old: int | None = None
 
     async def vkey(self) -> str | None:
         """Its key for whoever verifies its cosignatures; None where it has none, or its storage does not answer."""
@@ -172,6 +173,7 @@ class Witness:
             while self._heard:
                 seen = self._seen(self._heard.popleft())
                 if seen is not None:
+                    self._look_at_acceptance(seen)
                     await asyncio.sleep(self._chance.uniform(0, SPREAD_S))
                     return Published(seen, self._now())
             self._came.clear()
@@ -192,6 +194,20 @@ class Witness:
             return None
         self._unreadable = False
         return seen
+
+    def _look_at_acceptance(self, seen: SeenCheckpoint) -> None:
+        """Whoever accepted the log, and still sees the objection, finds here why."""
+        acceptance, newest_ns = seen.accepted, self._state.trust.newest_ns
+        if acceptance is None or not machine.is_too_old(self._state.trust, seen):
+            return
+        if acceptance.seq != self._too_old:
+            _log.warning(
+                "the log's last LogAccepted was stored before what this node knows to have been in the log, and ends no "
+                "objection. Accept the log again; where the server's clock was set back, once it is past that time",
+                seq=acceptance.seq,
+                past=rfc3339(newest_ns),
+            )
+        self._too_old = acceptance.seq
 
     def _now(self) -> str:
         return rfc3339(self._clock())
