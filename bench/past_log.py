@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from bench.log_maker import LogMaker
-from events.codec import uuid7
+from events.codec import NewEvent, uuid7
 from events.feed import Message
 from events.types import CancelRequested, Failed, RetryRequested
 from trainshed_client.statuses import FailureReason
@@ -29,6 +29,8 @@ class BusyLab(LogMaker):
         self._queue: deque[tuple[str, int]] = deque()
         self._running: list[tuple[str, int, str, int]] = []
         self._made = 0
+        self.appended: list[NewEvent] = []
+        """What was appended since whoever stores it took it."""
 
     def events(self, count: int) -> Iterator[list[Message]]:
         """The log's first ``count`` events (a few more), in pieces of about a thousand."""
@@ -45,6 +47,11 @@ class BusyLab(LogMaker):
                 self._step()
             yield self._taken()
         yield self._taken()
+
+    def append(self, new: NewEvent) -> int:
+        """See LogMaker."""
+        self.appended.append(new)
+        return super().append(new)
 
     def _taken(self) -> list[Message]:
         made, self.messages = self.messages, []

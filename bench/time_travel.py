@@ -25,7 +25,7 @@ import nats.errors
 
 from bench.past_log import BusyLab
 from bench.timing import machine, percentile
-from events.log import EventLog
+from events.log import MAX_BATCH, EventLog
 from events.streams import ensure_streams
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
@@ -44,14 +44,13 @@ PAGE: dict[str, Any] = {}
 
 async def store(nc: SafeClient, events: int) -> None:
     """Append ``events`` or a few more to a log that is empty."""
-    log, stored = EventLog(nc), 0
-    for messages in BusyLab().events(events):
-        for message in messages:
-            await nc.publish(message.subject, message.body)
-        await nc.flush()
-        stored += len(messages)
-        while await log.end() < stored:
-            await asyncio.sleep(0.002)
+    log = EventLog(nc, timeout_s=60)
+    lab = BusyLab()
+    for _ in lab.events(events):
+        made, lab.appended = lab.appended, []
+        for at in range(0, len(made), MAX_BATCH):
+            batch = made[at : at + MAX_BATCH]
+            await log.append_batch(batch, [None] * len(batch))
 
 
 async def ask(nc: SafeClient, call: str, **request: Any) -> dict[str, Any]:

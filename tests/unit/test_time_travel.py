@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.log_maker import LogMaker
 from events.codec import Writer
 from events.feed import Message
-from events.types import CancelRequested, Failed, RetryRequested, RunHeartbeat
+from events.types import CancelRequested, Failed, NodeDrained, NodeResumed, RetryRequested, RunHeartbeat
 from projections.past.moment import Moment, Past
 from projections.queries.answers import Queries
 from projections.queries.listing import run_query
@@ -247,4 +247,24 @@ def test_what_a_waiting_run_comes_after_is_as_far_as_it_was(every: int) -> None:
     database = folded([[message] for message in log.messages], every, 1_000)
     for seq, reason in ((4, "dependency"), (5, "dependency"), (6, "turn"), (7, "turn"), (8, "turn")):
         assert AskedThen(database, log.messages, seq).explain(second)["waiting"]["reason"] == reason
+    database.close()
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_node_is_as_it_was_also_where_its_fold_changed_between_frames(every: int) -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    run_id = log.submit()
+    log.by_gateway(NodeDrained(node="gpu01", incarnation="gpu01-a"))
+    for _ in range(4):
+        log.elect()
+    log.by_gateway(NodeResumed(node="gpu01", incarnation="gpu01-a"))
+    log.elect()
+    database = folded([[message] for message in log.messages], every, 1_000)
+    for seq in range(3, log.seq + 1):
+        then = AskedThen(database, log.messages, seq)
+        reason = "no_node" if 4 <= seq < 9 else "turn"
+        assert then.explain(run_id)["waiting"]["reason"] == reason, seq
+        assert then.nodes()["nodes"][0]["drained"] is (reason == "no_node")
     database.close()
