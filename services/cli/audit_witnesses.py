@@ -90,7 +90,23 @@ def brought(against: Path | None, tiles: Path | None, policy: WitnessPolicy | No
     if policy is not None:
         for each in checkpoints:
             policy.signers(each.note, OPTION)
+    if tiles is not None:
+        _look_for_tiles(tiles, checkpoints)
     return Brought(checkpoints, tiles, policy)
+
+
+def _look_for_tiles(folder: Path, checkpoints: tuple[SignedHead, ...]) -> None:
+    """Raises what names the option where the first full tile of these checkpoints is not in a folder: it is some other one."""
+    from projections.transparency.fold import TILE_WIDTH
+    from projections.transparency.tiles import TileMissing, Tiles
+
+    if checkpoints[-1].head.size >= TILE_WIDTH:
+        try:
+            Tiles(folder).read(0, 0)
+        except TileMissing as error:
+            raise click.BadParameter(
+                f"{error}; expected: a copy of <state>/audit from before", param_hint="--tiles"
+            ) from None
 
 
 async def gathered(trainshed: Trainshed, log: EventLog, own: Brought) -> Evidence:

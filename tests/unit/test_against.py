@@ -14,7 +14,9 @@ from projections.transparency.checkpoint import TreeHead
 from projections.transparency.fold import TreeFold
 from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.tiles import Tiles
-from trainshed_client.errors import TrainshedError
+from services.cli.audit_witnesses import brought
+from services.cli.main import run as trainshed
+from trainshed_client.errors import ExitCode, TrainshedError
 
 ORIGIN = "trainshed/of-this-test"
 KEY = SignerKey(ORIGIN, KeyKind.ED25519, b"k" * 32)
@@ -126,3 +128,20 @@ def test_each_whose_word_is_kept_is_named_by_the_first_of_theirs_that_does_not_f
         "the log has 60 events, the checkpoint that gpu04 cosigned has 70: what was stored from 61 on is gone",
     ]
     assert [against.fits(one.head) for one in kept] == [True, False, False, True, False, False, False]
+
+
+def test_a_folder_without_the_checkpoints_tiles_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text(signed(head(300).text, [KEY.sign(head(300).text)]))
+    command = ["audit", "verify", "--against", str(kept), "--tiles", str(tmp_path)]
+    assert trainshed(command) == ExitCode.BAD_INPUT
+    assert "--tiles: " in capsys.readouterr().err
+    fold = TreeFold()
+    fold.extend(log_of(300))
+    for tile in fold.take_changes()[0]:
+        Tiles(tmp_path).write(tile)
+    assert len(brought(kept, tmp_path, None).checkpoints) == 1
+    kept.write_text(signed(head(7).text, [KEY.sign(head(7).text)]))
+    assert len(brought(kept, tmp_path / "none", None).checkpoints) == 1  # it has no full tile yet
