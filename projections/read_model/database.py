@@ -128,7 +128,9 @@ class Database:
 
     def look(self) -> None:
         """Raises DatabaseGone where the file is no longer the one that the writer has open."""
-        if self._file is not None and (found := self._at_path()) != self._file:
+        file, found = self._file, self._at_path()
+        # looked at once more: a thread that reads may look while the writer puts a rebuilt one in its place
+        if file is not None and found != file and self._file == file:
             raise DatabaseGone(replaced=found is not None and os.path.getsize(str(self.path)) > 0)
 
     def _at_path(self) -> tuple[int, int] | None:
@@ -250,6 +252,7 @@ class Database:
             self._take_schema(tables)
             return
         self.close()
+        self._file = None  # it is another's from here on, until the writer has that open
         # SQLite deletes them with the last connection; another program's may be left, and would be the new file's
         file = self._file_itself
         for each in _sqlites_own(file):

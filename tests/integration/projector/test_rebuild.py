@@ -24,7 +24,8 @@ from events.feed import Message
 from events.log import publish
 from events.streams import ensure_streams
 from events.types import RunHeartbeat
-from projections.read_model.database import Database
+from projections.read_model import database, tables
+from projections.read_model.database import Database, DatabaseGone
 from services import failpoints
 from services.projector import rebuild, service
 from services.projector.service import ProjectorService
@@ -429,3 +430,29 @@ async def test_tables_of_another_schema_are_made_again_and_nothing_of_them_is_ke
             await eventually(lambda: end in asker.seqs, 10)
         assert dump(one._database) == before
     assert files(tmp_path) == {"t.db"}
+
+
+def test_who_looks_just_as_the_rebuilt_one_takes_its_place_does_not_take_it_for_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Database(tmp_path / "t.db")
+    live.try_writing()
+    live.remember()
+    beside = live.beside()
+    assert beside is not None
+    beside.try_writing()
+    looked = list[Path]()
+
+    def look(folder: Path) -> None:
+        live.look()
+        looked.append(folder)
+
+    monkeypatch.setattr(database, "_sync", look)
+    live.take(beside, tables.metadata)
+    assert looked == [tmp_path]
+    live.remember()
+    live.look()
+    (tmp_path / "t.db").rename(tmp_path / "away.db")
+    with pytest.raises(DatabaseGone):
+        live.look()
+    live.close()
