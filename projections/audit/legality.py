@@ -45,11 +45,9 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class _Attempt(msgspec.Struct, frozen=True):
-    """The nodes that an attempt was granted to, those whose agents told an end of it, and whether an end of it counted; one
-    value for all that are alike."""
+    """The nodes that an attempt was granted to, and whether an end of it counted; one value for all that are alike."""
 
     nodes: tuple[str, ...] = ()
-    ended_by: frozenset[str] = frozenset()
     ended: bool = False
 
 
@@ -66,6 +64,8 @@ class Legality:
         self._attempts: dict[int, _Attempt] = {}
         """By the hash of run and attempt: a million events are to fit."""
         self._alike: dict[_Attempt, _Attempt] = {}
+        self._last_end: dict[int, int] = {}
+        """By the hash of run and node: of which attempt that agent told an end last."""
 
     @property
     def not_counted(self) -> tuple[NotCounted, ...]:
@@ -142,12 +142,8 @@ class Legality:
         known = self._attempts.get(key, _Attempt())
         nodes, node, name = known.nodes, stored.subject.node, stored.subject.type
         if stored.subject.role == Role.AGENT:
-            again = node in known.ended_by and not self._ended_later_by(event.run_id, attempt, node)
-            if node in nodes and isinstance(event, AttemptEnd) and again:
-                on = f"run {event.run_id} attempt {attempt}"
-                self._violated(stored.seq, f"{name} from {node} on {on}: its agent had told an end before")
-            elif node in nodes and isinstance(event, AttemptEnd):
-                self._keep(key, msgspec.structs.replace(known, ended_by=known.ended_by | {node}))
+            if node in nodes and isinstance(event, AttemptEnd):
+                self._end_of_agent(stored, event, node)
             if node in nodes:
                 return
             who = f"{name} from {node}"
@@ -158,13 +154,15 @@ class Legality:
         to = f"it was granted to {', '.join(nodes)}" if nodes else "it was never granted"
         self._violated(stored.seq, f"{who} on run {event.run_id} attempt {attempt}: {to}")
 
-    def _ended_later_by(self, run_id: str, attempt: int, node: str) -> bool:
-        """An agent that ended a later attempt, and has lost its folders, may tell an earlier end once more: what it looks for
-        before is its last words."""
-        while (known := self._attempts.get(hash((run_id, attempt := attempt + 1)))) is not None:
-            if node in known.ended_by:
-                return True
-        return False
+    def _end_of_agent(self, stored: StoredEvent, event: AttemptEnd, node: str) -> None:
+        """An agent tells no end twice in a row: it looks at its last words of the run before. (One that has lost its folders
+        may tell those of several attempts anew, each of which the one after it has hidden.)"""
+        of_run = hash((event.run_id, node))
+        if self._last_end.get(of_run) == event.attempt:
+            on = f"run {event.run_id} attempt {event.attempt}"
+            text = f"{stored.subject.type} from {node} on {on}: its agent had told an end before"
+            self._violated(stored.seq, text)
+        self._last_end[of_run] = event.attempt
 
     def _ended(self, seq: int, run_id: str, attempt: int) -> None:
         key = hash((run_id, attempt))

@@ -34,6 +34,7 @@ class Ledger(msgspec.Struct, frozen=True):
     older: frozenset[Attempt] = frozenset()
     ended: frozenset[int] = frozenset()
     attempts: frozenset[tuple[int, _Attempt]] = frozenset()
+    last_end: frozenset[tuple[int, int]] = frozenset()
 
 
 def audited(ledger: Ledger, stored: StoredEvent, change: Change) -> tuple[Ledger, list[Violation]]:
@@ -44,7 +45,7 @@ def audited(ledger: Ledger, stored: StoredEvent, change: Change) -> tuple[Ledger
         invariants._on_device.setdefault(uuid, {})[attempt] = placement
     invariants._joined = {one.node: one.joined for one in ledger.joined}
     invariants._older, invariants._ended = set(ledger.older), set(ledger.ended)
-    legality._attempts = dict(ledger.attempts)
+    legality._attempts, legality._last_end = dict(ledger.attempts), dict(ledger.last_end)
     invariants.observe(stored, change)
     if not isinstance(stored.event, Submitted):
         legality.observe(stored, change)
@@ -59,5 +60,6 @@ def audited(ledger: Ledger, stored: StoredEvent, change: Change) -> tuple[Ledger
         older=frozenset(invariants._older),
         ended=frozenset(invariants._ended),
         attempts=frozenset(legality._attempts.items()),
+        last_end=frozenset(legality._last_end.items()),
     )
     return after, invariants.at_the_end() + legality.violations

@@ -250,6 +250,10 @@ def test_an_agent_that_lost_its_folders_may_tell_an_end_again_once_it_told_a_lat
     made.by_agent(msgspec.structs.replace(failed, attempt=2), "gpu01")
     made.by_agent(failed, "gpu01")
     assert audited(made.messages)[0] == []
+    made.by_agent(msgspec.structs.replace(failed, attempt=2), "gpu01")
+    assert audited(made.messages)[0] == [], "the earlier one, told anew, has hidden the later one in its turn"
+    at = made.by_agent(msgspec.structs.replace(failed, attempt=2), "gpu01")
+    assert [(each.invariant, each.seq) for each in audited(made.messages)[0]] == [("I9", at)]
 
 
 @pytest.mark.parametrize(
