@@ -6,28 +6,40 @@ Owns when; what is signed is the signer's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
 import nats.errors
+from nats.aio.msg import Msg
 
 from events.feed import ApiError, Message
 from events.log import UnknownOutcome
 from projections.queries.proofs import StoredTree
-from projections.transparency.checkpoint import TreeHead
+from projections.transparency.checkpoint import SignedHead, TreeHead
 from projections.transparency.tiles import TileMissing
 from services.daemon_thread import in_daemon_thread
 from services.position import Position
 from services.projector.signer import Signer
 from trainshed_client import subjects
+from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause
 
 _log = logging.getLogger("trainshed.projector")
 
 CHECKPOINT_EVERY_S = 5.0
+OTHERS_COUNT_S = 15.0
+"""Who publishes what is none of this log holds back the true ones no longer than this."""
+
+
+class _OfAnother(msgspec.Struct, frozen=True):
+    """What is read of a published checkpoint here."""
+
+    vkey: str
+    checkpoint: str
 
 
 class Publisher:
@@ -53,12 +65,39 @@ class Publisher:
         self._accepted = accepted
         self._to_keep: str | None = None
         self._published = asyncio.Event()
+        self._others = 0
+        """How large the last was that another signer published, for as long as it counts."""
+        self._others_until = 0.0
 
     async def run(self, at_the_end: Callable[[], bool]) -> None:
         """Publish for ever: what came since the last time, once ``at_the_end`` of the log."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep())
-            await self._run(at_the_end)
+        hearing = await self._nc.listen(subjects.WATCH_CHECKPOINT, self._hear)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep())
+                await self._run(at_the_end)
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await hearing.unsubscribe()
+
+    def _hear(self, msg: Msg) -> None:
+        """A checkpoint that another signer has published: every node would object to a smaller one after it."""
+        try:
+            found = msgspec.json.decode(msg.data, type=_OfAnother)
+            head = None if found.vkey == self._signer.vkey else SignedHead.parse(found.checkpoint).head
+        except (msgspec.MsgspecError, RecursionError, TrainshedError):
+            return  # the nodes pass over it as well
+        if head is None or head.origin != self._signer.origin:
+            return
+        if not self._others_size():
+            _log.warning(
+                "another projector signs this log's checkpoints too (%s): only one of a stack is started with --records",
+                found.vkey,
+            )
+        self._others, self._others_until = head.size, _now() + OTHERS_COUNT_S
+
+    def _others_size(self) -> int:
+        return self._others if _now() < self._others_until else 0
 
     async def _run(self, at_the_end: Callable[[], bool]) -> None:
         last = await in_daemon_thread(self._signer.last)
@@ -100,6 +139,8 @@ class Publisher:
                 accepted = None
             checkpoint = self._signer.checkpoint(head := self._signer.head(tree))
             message = msgspec.json.encode(self._signer.published(checkpoint, accepted))
+            if head.size < self._others_size():
+                return None
             await self._nc.publish(subjects.WATCH_CHECKPOINT, message)
         except (nats.errors.Error, UnknownOutcome, ApiError) as error:  # while the server is away
             _log.debug("a checkpoint was not published: %s", error)
@@ -127,3 +168,7 @@ class Publisher:
                 logged = False
                 if self._to_keep is checkpoint:
                     self._to_keep = None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -21,11 +21,13 @@ from events.feed import Message, api_call
 from events.log import EventLog, publish
 from events.streams import ensure_buckets, ensure_streams, events_stream, heartbeats_stream
 from events.types import CancelRequested, LogAccepted, NodeCosignature, NodeHeartbeat, NodeLeft
+from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.fold import TreeFold, leaf_of
 from projections.transparency.note import KeyKind, SignerKey, VerifierKey, verified
 from projections.transparency.tiles import full_tiles, tile_path
 from projections.transparency.tree import EMPTY_ROOT, is_extended, is_included, leaf_hash
+from services.projector.publishing import Publisher
 from services.projector.signer import Signer
 from tests.support import NatsServer, eventually
 from tests.support.control import joined, say, writer
@@ -263,6 +265,47 @@ async def test_storage_of_the_last_checkpoint_that_takes_nothing_stops_no_read_m
         mended.set()
         await eventually(lambda: last.exists() and SignedHead.parse(last.read_bytes()).head.size == 30, 10)
     assert "cannot be used" not in caplog.text
+
+
+async def test_of_two_signers_none_publishes_less_than_the_other_has(
+    nats_server: NatsServer,
+    nc: SafeClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("services.projector.publishing.CHECKPOINT_EVERY_S", 0.05)
+    heard: list[tuple[str, int]] = []
+    waiting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hear(message: Any) -> None:
+        told = msgspec.json.decode(message.data)
+        heard.append((told["vkey"], SignedHead.parse(told["checkpoint"]).head.size))
+
+    await nc.subscribe(subjects.WATCH_CHECKPOINT, cb=hear)
+    log = made_log(40)
+    await store(nc, log[:20])
+    async with projecting(await nats_server.client(), tmp_path / "one" / "t.db", records=True):
+        await eventually(lambda: heard[-1:] and heard[-1][1] == 20, 10)
+        slow = Publisher._publish
+
+        async def publish(self: Publisher, tree: StoredTree) -> TreeHead | None:
+            """The second signer is about to publish, and is overtaken."""
+            if str(self._signer.last_file).startswith(str(tmp_path / "two")) and not waiting.is_set():
+                waiting.set()
+                await go_on.wait()
+            return await slow(self, tree)
+
+        monkeypatch.setattr(Publisher, "_publish", publish)
+        async with projecting(await nats_server.client(), tmp_path / "two" / "t.db", records=True):
+            await asyncio.wait_for(waiting.wait(), 10)
+            await store(nc, log[20:])
+            await eventually(lambda: heard[-1][1] == 40, 10)
+            go_on.set()
+            await eventually(lambda: len({vkey for vkey, size in heard if size == 40}) == 2, 10)
+    sizes = [size for _, size in heard]
+    assert sizes == sorted(sizes)
+    assert "another projector signs this log's checkpoints too" in caplog.text
 
 
 async def test_a_published_checkpoint_bears_the_last_acceptance_of_its_tree(
