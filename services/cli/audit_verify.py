@@ -112,7 +112,7 @@ def verify(
         acks=acks is not None,
         kept=evidence.size,
         events=verdict.events,
-        keys=policy is not None or not evidence.by_nodes,
+        keys=not evidence.strangers,
         decisions=decisions,
         files=files,
     )

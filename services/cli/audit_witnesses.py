@@ -44,6 +44,8 @@ class Evidence(NamedTuple):
     checkpoints: tuple[SignedHead, ...]
     policy: WitnessPolicy | None
     by_nodes: Mapping[str, TreeHead]
+    strangers: bool = False
+    """Whether a key that cosigned is not one of the policy's."""
 
     @property
     def size(self) -> int | None:
@@ -130,7 +132,9 @@ async def gathered(trainshed: Trainshed, log: EventLog, own: Brought) -> Evidenc
         *report.kept,
     ]
     against = Against(kept, None if own.tiles is None else Tiles(own.tiles), report.misfits)
-    return Evidence(against, (*own.checkpoints, *stacks), own.policy, report.cosigned)
+    known = set() if own.policy is None else set(map(str, own.policy.witnesses.values()))
+    strangers = any(node.witness not in known for node in page.nodes if node.node in report.cosigned)
+    return Evidence(against, (*own.checkpoints, *stacks), own.policy, report.cosigned, strangers)
 
 
 async def _cosigned(trainshed: Trainshed) -> tuple[SignedHead, ...]:

@@ -121,6 +121,9 @@ def test_audit_verify_says_whose_keys_those_are_and_what_a_policy_lacks(stack: S
     assert verdict["ok"] and "keys" not in verdict["not_checked"]
     assert (verdict["policy"]["met"], verdict["policy"]["cosigned_by"]) == (True, ["ours"])
     assert f"valid by {file}: the first" in stack.trainshed("audit", "verify", "--policy", file).text
+    Path(file).write_text("".join(Path(file).read_text().splitlines(keepends=True)[:1]) + "quorum none\n")
+    verdict = stack.trainshed("audit", "verify", "--policy", file, json=True)  # which knows no node's key
+    assert verdict["ok"] and verdict["policy"]["met"] and "keys" in verdict["not_checked"]
     other = VerifierKey.parse(witness(stack)["witness"])
     stranger = VerifierKey(f"{other.name}x", other.kind, bytes(32))
     file = policy(tmp_path, stack, f"witness theirs {stranger}", "quorum theirs")
