@@ -417,13 +417,14 @@ class NodeCosignature(msgspec.Struct, frozen=True, kw_only=True):
 
 class NodeObjection(msgspec.Struct, frozen=True, kw_only=True):
     """What the node as a witness has against the log. ``kept_size``: of the checkpoint that it holds to; ``size``: of the
-    one that does not fit it; ``since``: RFC 3339; ``text``: for people."""
+    one that does not fit it; ``since``: RFC 3339; ``text``: for people; ``event``: the sequence of the one that it did not say."""
 
     kind: str
     kept_size: int
     size: int
     since: str
     text: str
+    event: int | None = None
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True, kw_only=True):

@@ -210,13 +210,15 @@ class ListedSlotRecord(SlotRecord, frozen=True, kw_only=True):
 
 class WitnessObjection(msgspec.Struct, frozen=True, kw_only=True):
     """What a node as a witness has against the log: the checkpoint of ``kept_size`` leaves, which it holds to, does not go
-    with that of ``size``. ``text``: that for people; ``since``: RFC 3339."""
+    with that of ``size``; or the node did not say ``event`` (a sequence), which stands in its name. ``text``: that for people;
+    ``since``: RFC 3339."""
 
     kind: str
     kept_size: int
     size: int
     since: str
     text: str
+    event: int | None = None
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,6 +103,11 @@ def agent_events(run_id: str, node: str) -> str:
     return f"{EVENTS}.run.{run_id}.agent.*.{node}"
 
 
+def agent_event(run_id: str, type_: str, node: str) -> str:
+    """The literal subject of one kind of an agent's event on a run."""
+    return f"{EVENTS}.run.{run_id}.agent.{type_}.{node}"
+
+
 def node_events(node: str) -> str:
     """Everything that is stored of one node itself."""
     return f"{EVENTS}.node.{node}.>"

@@ -31,7 +31,7 @@ def reported(nodes: Iterable[NodeRecord], origin: str) -> WitnessReport:
     heads, kept, misfits = dict[str, TreeHead](), list[KeptHead](), list[Misfit]()
     for node in nodes:
         if (objection := node.witness_objection) is not None:
-            seq = max(1, min(objection.kept_size, objection.size))
+            seq = objection.event or max(1, min(objection.kept_size, objection.size))
             text = f"{node.node} objects to the log since {objection.since}: {objection.text}"
             misfits.append(Misfit(seq, text))
         try:

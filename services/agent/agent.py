@@ -44,7 +44,8 @@ half done (`prune/trash.py`).
 
 Beside all that the node is a witness of the log (`witness/witness.py`), with a key of its own (`witness/key.py`). It
 hears of checkpoints (`witness/published.py`), and what one means for it is again a pure step (`witness/machine.py`; its
-values: `witness/values.py`). Of what this agent appended some is looked for in them (`witness/own_events.py`), and what
+values: `witness/values.py`). Of what this agent appended some is looked for in them (`witness/own_events.py`), what it did not
+append must not stand in its name (`reports/own_reports.py`; of live attempts: `witness/live_reports.py`), and what
 it takes is kept (`witness/keeping.py`), without anything waiting for the disk (`witness/file_writer.py`), before a
 heartbeat says it.
 """
@@ -221,8 +222,15 @@ class AgentService:
             node=identity.node,
             clock=self._clock,
             report_soon=self._heartbeats.soon,
+            live=lambda: () if self._session is None else self._session.attempts.own_reports(),
         )
-        appender = Appender(self._log, writer, identity.node, acknowledged=witness.acknowledged)
+        appender = Appender(
+            self._log,
+            writer,
+            identity.node,
+            acknowledged=witness.acknowledged,
+            objects=witness.objects,
+        )
         self._append_node_event = appender.append_node_event
         self._devices = Devices(
             self._gpus,

@@ -112,9 +112,15 @@ def objections(page: NodePage) -> Iterator[str]:
     """What nodes have against the log, and what to do, one line each."""
     for node in page.nodes:
         if (objection := node.witness_objection) is not None:
+            if objection.event is None:
+                what_to_do = "Ask who changed it: trainshed audit verify. If it was restored from a backup"
+            else:
+                what_to_do = (
+                    "See what else does not fit: trainshed audit verify. Once it is known who wrote it"
+                )
             yield (
-                f"{node.node} objects to the log since {time_of_day(objection.since)}: {clean(objection.text)}. Ask who changed it: "
-                "trainshed audit verify. If it was restored from a backup: trainshed audit accept --reason TEXT"
+                f"{node.node} objects to the log since {time_of_day(objection.since)}: {clean(objection.text)}. {what_to_do}: "
+                "trainshed audit accept --reason TEXT"
             )
 
 

@@ -66,7 +66,7 @@ from services.agent.session.values import (
 )
 from tests.model import shims
 from tests.model.dispatchers import Moves, as_world, short
-from tests.model.model import Draft, Model
+from tests.model.model import ENDS, Draft, Model
 from tests.model.values import Agent, Files, Fold, Proc, Push, Stage, World
 from trainshed_client.statuses import AtFault
 from trainshed_client.subjects import Role
@@ -110,6 +110,7 @@ def starts(model: Model, world: World, m: int) -> Moves:
         shim = next((each for each in procs if each.ref == ref and each.stage is Stage.UP), None)
         alive = files.exit is None and shim is not None
         if alive and shim is not None:
+            draft.unspoken(draft.node(m), ref, ENDS)
             watched.add(ref)
             shims.make_anew(draft, m, shim)
             files = shims.files(draft, m, ref)
@@ -215,6 +216,7 @@ def _act(draft: Draft, m: int, action: Action) -> None:
         case WriteStop(ref, reason, _):
             shims.write(draft, m, ref, stop=reason)
         case Launch(ref):
+            draft.unspoken(draft.node(m), ref, (*ENDS, "Started"))
             attempt = next(each for each in agent.state.attempts if each.ref == ref)
             devices = _devices(draft, m, attempt.slots)
             proc = Proc(ref, agent.state.incarnation, attempt.slots, devices, Stage.COMING)

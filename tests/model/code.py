@@ -77,6 +77,9 @@ class Code:
         self.buries_trees = True  # what a killed shim left is ended before its exit.json is written
         self.reads_name = True  # an agent reads its name before it joins
         self.blames_what_it_finds = False  # an agent blames its node for what was in flight when it started
+        self.objects = (
+            False  # whether it is looked that nobody has reason to object to an honest node's word (rule 20)
+        )
         self.may_grant: Callable[[State, Dispatched], bool] = _any_grant
         self.also_decides: Callable[[State, int], list[Event]] = _nothing_more  # beside what is to be decided
         self.says: Callable[[AgentWord], AgentWord] = (

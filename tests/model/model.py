@@ -5,7 +5,7 @@ Owns guards, message ids, the push consumers and what a false word of the operat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ from events.types import (
     Stopping,
 )
 from services.agent.session.values import Name
-from tests.model.code import Code
+from tests.model.code import Broken, Code
 from tests.model.values import (
     Agent,
     Cell,
@@ -226,6 +226,22 @@ class Draft:
             if of_attempt and word.type in kinds:
                 return word.seq
         return 0
+
+    def unspoken(self, node: str, ref: AttemptRef, types: Collection[str]) -> None:
+        """A process that launches an attempt, or finds its shim answering, may take what comes of these in its node's name for
+        its own or a forger's (docs/protocol.md rule 20). Raises Broken where an earlier one said it, or may have."""
+        if not self.model.code.objects:
+            return
+        spoken = [(word.node, word.run_id, word.attempt, word.type) for word in self.heads.value.words]
+        for letter in self.wire.value:
+            if isinstance(letter.event, Started | AttemptEnd) and letter.role == Role.AGENT:
+                event = letter.event
+                spoken.append((letter.node, event.run_id, event.attempt, type(event).__name__))
+        for said_by, run_id, attempt, type_ in spoken:
+            if (said_by, run_id, attempt) == (node, ref.run_id, ref.attempt) and type_ in types:
+                raise Broken(
+                    f"rule 20: {type_} of {run_id}.{attempt} is an earlier process's word, and would be objected to"
+                )
 
     def store(self, role: Role, event: Event, node: str = "") -> int:
         """Store an event: every consequence in the log and in the consumers. Raises Broken."""

@@ -313,6 +313,13 @@ MUTANTS: dict[str, Mutant] = {
         config=_config(2, faults="full, duplicate"),
         catches="I3",
     ),
+    "a word of before is objected to": Mutant(
+        rule=20,
+        says="an attempt is launched whose end an earlier process told, and its word taken for a forger's",
+        apply=off.both(off.with_flags(objects=True), off.with_session(off.forgets_what_it_took)),
+        config=_config(2, faults="vanish, duplicate"),
+        catches="rule 20",
+    ),
     "what was taken is forgotten": Mutant(
         rule=9,
         says="a grant that comes again is launched where its folder has vanished, though its end is stored",

@@ -47,6 +47,7 @@ INPUTS = {
 @pytest.mark.timeout(600)
 def test_every_pair_of_faults_on_one_node_leaves_the_rules_standing_and_a_way_to_a_good_end() -> None:
     model = Model(CONFIGS["one-node"])
+    model.code.objects = True
     result = Search(model).run(60_000)
     assert result.violation is None, str(result.violation)
     assert result.whole, str(result)
@@ -58,6 +59,7 @@ def test_every_pair_of_faults_on_one_node_leaves_the_rules_standing_and_a_way_to
 @pytest.mark.timeout(600)
 def test_two_state_folders_of_one_name_leave_the_rules_standing_and_a_way_to_a_good_end() -> None:
     model = Model(CONFIGS["names"])
+    model.code.objects = True
     result = Search(model).run(30_000)
     assert result.violation is None, str(result.violation)
     assert result.states == 30_000, str(result)

@@ -18,6 +18,7 @@ from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.fold import leaf_of
 from projections.transparency.note import KeyKind, SignerKey, signed, verified
 from projections.transparency.tree import leaf_hash
+from services.agent.reports.own_reports import StrangeEvent
 from services.agent.witness import keeping, machine
 from services.agent.witness.key import witness_key
 from services.agent.witness.own_events import AcknowledgedEvent, Lost, as_stored
@@ -35,6 +36,7 @@ from services.agent.witness.values import (
     Keep,
     KeptCheckpoint,
     LogAcceptance,
+    NotAppended,
     Object,
     ObjectionKind,
     OwnEvent,
@@ -54,7 +56,7 @@ LOG_ID = "01a2"
 ORIGIN = origin_of(LOG_ID)
 NOW = "2026-11-24T10:00:00Z"
 ACCEPTED = Writer(Role.GATEWAY, lambda: 0, lambda: "01a2").new(LogAccepted(reason="a backup")).body
-ROLLED_BACK, FORKED, NOT_EXTENDED, OWN_EVENTS, OTHER_KEY, OTHER_LOG = ObjectionKind
+ROLLED_BACK, FORKED, NOT_EXTENDED, OWN_EVENTS, OTHER_KEY, OTHER_LOG, NOT_APPENDED = ObjectionKind
 
 
 class Projector(enum.Enum):
@@ -571,3 +573,58 @@ def test_what_became_of_an_acknowledged_event() -> None:
     assert as_stored(event, Message(8, 124, "s", b"more")) is Lost.FOLLOWED
     for gone in (None, Message(6, 1, "s", b"body"), Message(7, 123, "s", b"other")):
         assert as_stored(event, gone) is Lost.GONE
+
+
+def _strange(scene: Scene) -> NotAppended:
+    message = scene.append("forged")
+    return NotAppended(StrangeEvent(message.seq, message.stored_ns, f"event {message.seq}"), NOW)
+
+
+def test_what_it_did_not_say_is_an_objection_until_it_is_accepted_and_then_no_more() -> None:
+    scene = Scene()
+    scene.append()
+    scene.publish()
+    forged = _strange(scene)
+    scene.say()
+    scene.publish()  # a checkpoint that has both is taken: only the node can know
+    assert scene.kind is None
+    scene._feed(forged, Projector.HONEST)
+    assert scene.kind == NOT_APPENDED
+    objection = scene.state.trust.objection
+    assert objection is not None
+    assert (objection.event, objection.kept_size, objection.size) == (2, 3, 2)
+    assert scene.wanted[-1] == Object(objection, None)
+    scene.append()
+    scene.publish()
+    scene.crash()
+    scene.publish()
+    assert (scene.kind, len(scene.kept_log or [])) == (NOT_APPENDED, 3)
+    scene.append(LOG_ACCEPTED)
+    scene.publish()
+    assert scene.kind is None
+    assert scene.kept_log == scene.log
+    scene.crash()
+    scene._feed(forged, Projector.HONEST)  # it is in the log for good, and stands under what was accepted
+    assert scene.kind is None
+    scene._feed(_strange(scene), Projector.HONEST)
+    assert scene.kind == NOT_APPENDED
+
+
+def test_of_several_that_it_did_not_say_the_first_stands_and_each_is_told() -> None:
+    scene = Scene()
+    first, second = _strange(scene), _strange(scene)
+    for event in (first, second, first):
+        scene._feed(event, Projector.HONEST)
+    told = [wanted.objection.event for wanted in scene.wanted if isinstance(wanted, Object)]
+    assert told == [1, 2]
+    objection = scene.state.trust.objection
+    assert objection is not None
+    assert objection.event == 1
+
+
+def test_an_acceptance_from_before_the_forged_event_does_not_end_its_objection() -> None:
+    scene = Scene()
+    scene.append(LOG_ACCEPTED)
+    scene._feed(_strange(scene), Projector.HONEST)
+    scene.publish()
+    assert scene.kind == NOT_APPENDED

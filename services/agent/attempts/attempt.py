@@ -34,6 +34,7 @@ from services.agent.processes.workers import Workers
 from services.agent.reports import ends
 from services.agent.reports.appender import Appender
 from services.agent.reports.heartbeats import OUTPUT_EVERY_S, RunHeartbeats
+from services.agent.reports.own_reports import OwnReports
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
 from trainshed_client import subjects
@@ -93,6 +94,7 @@ class LiveAttempt:
         self.prepared: str | None = None
         """The folders made ahead that it takes."""
         self.adopted = False
+        self.own_reports = OwnReports()
         self._gpu_usage = NO_USAGE
         self.unhashed = False
         """It left artifacts, which are to be hashed."""
@@ -227,7 +229,7 @@ class LiveAttempt:
                 memory_enforced=started.memory_enforced,
                 devices=tuple(device for device in intent.devices if not device.isdecimal()),
             )
-            await self._parts.appender.append(event)
+            await self._parts.appender.append(event, self.own_reports)
 
     async def append_end(self) -> None:
         """Append how it ended, once all of its output is published."""
@@ -237,7 +239,7 @@ class LiveAttempt:
             event = await self._end()
             if self._tail is not None:
                 self._tail.close()
-            await self._parts.appender.append(event)
+            await self._parts.appender.append(event, self.own_reports)
             _log.info(
                 "attempt ended",
                 run_id=self.ref.run_id,

@@ -27,6 +27,7 @@ from services.agent.processes.workers import (
     WorkerStarted,
 )
 from services.agent.reports.appender import PAUSE_S
+from services.agent.reports.own_reports import OwnReports
 from services.agent.session.values import (
     AttemptPlace,
     EndStored,
@@ -76,6 +77,10 @@ class Attempts:
             work = self._work[ref] = LiveAttempt(self._parts, ref)
         return work
 
+    def own_reports(self) -> list[tuple[AttemptRef, OwnReports]]:
+        """What this node said of each attempt whose end is not acknowledged."""
+        return [(work.ref, work.own_reports) for work in self._work.values()]
+
     def close(self) -> None:
         """Let go of every file; the tasks were cancelled. Shims and workers live on."""
         self._closed = True
@@ -104,6 +109,7 @@ class Attempts:
             work.intent = files.read_intent(folder)  # its shim may have made it again
             work.exit = files.read_exit(folder)
         if alive:
+            work.own_reports.running = True
             work.listen()
         stop = files.read_stop(folder)
         return Found(
@@ -212,6 +218,7 @@ class Attempts:
 
     def launch(self, ref: AttemptRef) -> None:
         """Hand the folder to a shim; ShimLost where none takes it."""
+        self._work[ref].own_reports.launched = True
         launch = self._parts.spawn(self._launch(self._work[ref]))
         self._launches.add(launch)
         launch.add_done_callback(self._launches.discard)
@@ -283,7 +290,7 @@ class Attempts:
     def forget(self, ref: AttemptRef) -> None:
         """The end was acknowledged: remove the marker. What it left is hashed from now on."""
         if self._work[ref].unhashed:
-            self.hashing.add(ref)
+            self.hashing.add(ref, self._work[ref].own_reports)
         if self._work[ref].uncounted:
             self.late_metrics.add(ref)
         self._folders.unmark(ref)
@@ -306,10 +313,12 @@ class Attempts:
             if work is None:
                 continue
             if isinstance(event, ShimExited):
+                work.own_reports.running = False
                 work.over()
             match event:
                 case WorkerStarted():
                     failpoint("agent.start_seen")
+                    work.own_reports.running = True
                     work.began()
                     self._feed(StartedWritten(work.ref))
                     work.look_at_code()

@@ -13,6 +13,7 @@ from events.types import Artifacts, ArtifactsHashed, AttemptRef
 from services.agent.attempts.attempt import Parts
 from services.agent.folders import files
 from services.agent.output import artifacts
+from services.agent.reports.own_reports import OwnReports
 from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
 from services.logging import get_logger
@@ -33,30 +34,30 @@ class Hashing:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._folders = parts.folders
-        self._queue: asyncio.Queue[AttemptRef] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[AttemptRef, OwnReports]] = asyncio.Queue()
 
-    def add(self, ref: AttemptRef) -> None:
+    def add(self, ref: AttemptRef, own: OwnReports) -> None:
         """The end of this attempt is acknowledged, and it left artifacts. Raises OSError."""
         self._folders.mark_unhashed(ref)
-        self._queue.put_nowait(ref)
+        self._queue.put_nowait((ref, own))
 
     async def run(self) -> None:
         """Hash what an earlier process left and what is added. Runs until cancelled."""
         for ref in self._folders.unhashed_attempts():
-            self._queue.put_nowait(ref)
+            self._queue.put_nowait((ref, OwnReports()))
         async with asyncio.TaskGroup() as tasks:
             for _ in range(AT_ONCE):
                 tasks.create_task(self._work())
 
     async def _work(self) -> None:
         while True:
-            ref = await self._queue.get()
+            ref, own = await self._queue.get()
             try:
                 event = ArtifactsHashed(
                     run_id=ref.run_id, attempt=ref.attempt, artifacts=await self._hash(ref)
                 )
                 async with self._parts.orders.of(ref.run_id):
-                    await self._parts.appender.append(event)
+                    await self._parts.appender.append(event, own)
                 failpoint("agent.hashed_appended")
                 self._folders.unmark_unhashed(ref)
             except OSError as error:
@@ -66,7 +67,7 @@ class Hashing:
                     attempt=ref.attempt,
                     error=cause(error),
                 )
-                asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._queue.put_nowait, ref)
+                asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._queue.put_nowait, (ref, own))
 
     async def _hash(self, ref: AttemptRef) -> Artifacts | None:
         """Raises OSError, TimeoutError among it where the storage does not get on."""

@@ -6,19 +6,19 @@ Owns guards and unknown outcomes of an agent's appends (docs/protocol.md rules 2
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from events.codec import NewEvent, StoredEvent, Unreadable, Writer
 from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome, reconnected
-from events.types import (
-    ArtifactsHashed,
-    AttemptEnd,
-    NodeEvent,
-    NodeJoined,
-    NodeLeft,
-    RunEvent,
-    Started,
+from events.types import AttemptEnd, NodeEvent, NodeJoined, NodeLeft
+from services.agent.reports.own_reports import (
+    RUN_EVENTS,
+    AttemptEvent,
+    OwnReports,
+    StrangeEvent,
+    is_own,
+    is_report_on,
+    strange,
 )
 from services.agent.session.values import Name
 from services.logging import get_logger
@@ -27,9 +27,6 @@ from trainshed_client.subjects import Role
 
 _log = get_logger("agent")
 
-RUN_EVENTS = ("started", "completed", "failed", "cancelled", "timed_out", "artifacts_hashed")
-"""What an agent may append of a run: its guard covers these six literal subjects."""
-AttemptEvent = Started | AttemptEnd | ArtifactsHashed
 PAUSE_S = 1.0
 REMEMBERED = 1_000
 """Runs whose last own event is remembered; for others it is read back, which costs a millisecond."""
@@ -38,27 +35,33 @@ REMEMBERED = 1_000
 class Appender:
     """What this agent appends. Every call returns only when its outcome is known, however long that takes.
 
-    ``acknowledged`` is called with each event that the log says it has, and its sequence.
+    ``acknowledged`` is called with each event that the log says it has, and its sequence; ``objects`` with each that it has
+    in this node's name, and that this node did not say.
     """
 
     def __init__(
-        self, log: EventLog, writer: Writer, node: str, *, acknowledged: Callable[[int, NewEvent], None]
+        self,
+        log: EventLog,
+        writer: Writer,
+        node: str,
+        *,
+        acknowledged: Callable[[int, NewEvent], None],
+        objects: Callable[[StrangeEvent], None],
     ) -> None:
         self._log = log
         self._writer = writer
         self.node = node
         self._acknowledged = acknowledged
+        self._objects = objects
         self._last: dict[str, int] = {}
-        self._joined: int | None = None
-        self._own_ids: deque[str] = deque(maxlen=REMEMBERED)
 
-    async def append(self, event: AttemptEvent) -> int:
+    async def append(self, event: AttemptEvent, own: OwnReports) -> int:
         """Append an event of a run, or find that it was appended before; its sequence (0: refused for good).
 
-        Events of one run must be appended one after the other.
+        Events of one run must be appended one after the other. ``own``: this node's reports on the event's attempt.
         """
         new = self._writer.new(event)
-        self._own_ids.append(new.id)
+        own.appends(new)
         guarded = subjects.agent_events(event.run_id, self.node)
         while True:
             guard = Guard(guarded, self._last.get(event.run_id, 0))
@@ -66,7 +69,7 @@ class Appender:
                 seq = (await self._log.append(new, guard)).seq
                 self._acknowledged(seq, new)
             except Conflict:
-                seq = await self._resolve(new, event)
+                seq = await self._resolve(event, own)
             except UnknownOutcome:
                 await reconnected(self._log.nc)
                 continue
@@ -89,10 +92,7 @@ class Appender:
     async def join(self, event: NodeJoined, guard_seq: int) -> int | None:
         """Append NodeJoined while ``guard_seq`` is the last join of the name; None where another came first."""
         subject = subjects.node_event(self.node, Role.AGENT, "node_joined")
-        seq = await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
-        if self._joined is None:
-            self._joined = seq
-        return seq
+        return await self._guarded(self._writer.new(event), Guard(subject, guard_seq))
 
     async def leave(self, event: NodeLeft, guard_seq: int) -> int | None:
         """Append NodeLeft while the own NodeJoined is the last; None where another has joined."""
@@ -152,47 +152,28 @@ class Appender:
             except UnknownOutcome:
                 await reconnected(self._log.nc)
 
-    async def _resolve(self, new: NewEvent, event: AttemptEvent) -> int:
+    async def _resolve(self, event: AttemptEvent, own: OwnReports) -> int:
         """What stands there after a conflict: the sequence of this event where it was appended, else 0 to append it again.
 
-        A process before this one may have appended it under another id: the same kind of event of the attempt is it. But not
-        an end that somebody told in this node's name since this process joined: then the true one goes into the log as well,
-        where every audit finds both (docs/protocol.md rule 13).
+        A process before this one may have appended it under another id: the same kind of event of the attempt is it, unless
+        this node certainly did not say that. Then this one comes after it, and what was said stands in the log.
         """
-        last = 0
+        last, there = 0, 0
         for type_ in RUN_EVENTS:
-            subject = f"{subjects.EVENTS}.run.{event.run_id}.agent.{type_}.{self.node}"
-            stored = await self._stored(subject)
+            stored = await self._stored(subjects.agent_event(event.run_id, type_, self.node))
             if stored is None:
                 continue
             last = max(last, stored.seq)
-            if isinstance(stored, StoredEvent) and (stored.id == new.id or _same(stored.event, event)):
-                if not self._is_forged(stored, event):
-                    self._remember(event.run_id, last)
-                    return stored.seq
-                _log.error(
-                    "somebody told an end in this node's name; the true one is appended too. Keep the event log, ask who can "
-                    "write to it, and look: trainshed audit verify",
-                    run_id=event.run_id,
-                    attempt=event.attempt,
-                    seq=stored.seq,
-                    told=stored.subject.type,
-                    id=stored.id,
-                )
-        if self._last.get(event.run_id, 0) == last:
+            if isinstance(stored, Unreadable) or not is_report_on(stored.event, event.run_id, event.attempt):
+                continue
+            if not is_own(stored, own):
+                self._objects(strange(stored, own))
+            elif _same(stored.event, event):
+                there = max(there, stored.seq)
+        if not there and self._last.get(event.run_id, 0) == last:
             await asyncio.sleep(PAUSE_S / 10)  # a cluster that asks to send again
         self._remember(event.run_id, last)
-        return 0
-
-    def _is_forged(self, stored: StoredEvent, event: AttemptEvent) -> bool:
-        """Whether it is another end than the true one, and neither this process nor one before it can have told it."""
-        return (
-            isinstance(event, AttemptEnd)
-            and stored.event != event
-            and stored.id not in self._own_ids
-            and self._joined is not None
-            and stored.seq > self._joined
-        )
+        return there
 
     async def _stored(self, subject: str) -> StoredEvent | Unreadable | None:
         while True:
@@ -208,16 +189,10 @@ class Appender:
             del self._last[next(iter(self._last))]
 
 
-def _same(stored: object, event: RunEvent) -> bool:
-    match stored, event:
-        case Started(attempt=there), Started(attempt=here):
-            return there == here
-        case AttemptEnd(attempt=there), AttemptEnd(attempt=here):
-            return there == here
-        case ArtifactsHashed(attempt=there), ArtifactsHashed(attempt=here):
-            return there == here
-        case _:
-            return False
+def _same(stored: object, event: AttemptEvent) -> bool:
+    """Whether it is that kind of event; both are of one attempt."""
+    kinds = AttemptEnd if isinstance(event, AttemptEnd) else type(event)
+    return isinstance(stored, kinds)
 
 
 def _incarnation(stored: StoredEvent | Unreadable | None) -> str | None:

@@ -32,16 +32,18 @@ MAX_OBJECTIONS_BYTES = 4 << 20
 
 
 class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of objections.jsonl. ``what``: objected, accepted or new_key; ``kept`` and ``seen``: whole checkpoints."""
+    """A line of objections.jsonl. ``what``: objected, accepted or new_key; ``kept`` and ``seen``: whole checkpoints; ``event``:
+    the sequence of one that this node did not say."""
 
     v: int
     time: str
     what: str
-    seen: str
-    vkey: str
+    seen: str = ""
+    vkey: str = ""
     kept: str | None = None
     kind: str | None = None
     text: str | None = None
+    event: int | None = None
     accepted: LogAcceptance | None = None
 
 

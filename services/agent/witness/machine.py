@@ -14,6 +14,7 @@ from events.types import LogAccepted, NodeObjection
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.fold import leaf_of
 from projections.transparency.tree import is_extended, is_included, leaf_hash
+from services.agent.reports.own_reports import StrangeEvent
 from services.agent.witness.values import (
     Again,
     Answered,
@@ -27,6 +28,7 @@ from services.agent.witness.values import (
     Keep,
     KeptCheckpoint,
     LogAcceptance,
+    NotAppended,
     Object,
     ObjectionKind,
     OwnEvent,
@@ -63,6 +65,8 @@ def step(state: WitnessState, given: Input) -> tuple[WitnessState, Wanted | None
             return _acceptance(state, answer)
         case Answered(_, _):
             return state, None
+        case NotAppended(event, time):
+            return _not_appended(state, event, time)
         case _:
             assert_never(given)
 
@@ -164,7 +168,7 @@ def _acceptance(state: WitnessState, answer: Inclusion) -> tuple[WitnessState, W
         known = replace(trust, newest_ns=max(trust.newest_ns, acceptance.stored_ns))
         if trust.objection is None:
             return _take(state, known, seen)
-        anew = _with(replace(known, objection=None), seen)
+        anew = _with(replace(known, objection=None, accepted_ns=acceptance.stored_ns), seen)
         return WitnessState(trust=anew), BeginAnew(seen, acceptance, trust)
     if trust.objection is None:  # what came with the checkpoint is not signed: it is passed over
         return _take(state, trust, seen)
@@ -229,4 +233,24 @@ def _object(
         since=time,
         text=text,
     )
-    return WitnessState(trust=replace(trust, objection=objection)), Object(seen)
+    return WitnessState(trust=replace(trust, objection=objection)), Object(objection, seen)
+
+
+def _not_appended(state: WitnessState, event: StrangeEvent, time: str) -> tuple[WitnessState, Wanted | None]:
+    """The first objection stands, and of others it is said once that they came. What was accepted is no objection any more."""
+    trust = state.trust
+    before = trust.objection
+    if event.stored_ns <= trust.accepted_ns or (before is not None and before.event == event.seq):
+        return state, None
+    objection = NodeObjection(
+        kind=ObjectionKind.NOT_APPENDED,
+        kept_size=0 if trust.kept is None else trust.kept.size,
+        size=event.seq - (trust.first or 1) + 1,
+        since=time,
+        text=event.text,
+        event=event.seq,
+    )
+    known = replace(trust, objection=before or objection, newest_ns=max(trust.newest_ns, event.stored_ns))
+    if before is not None:
+        return replace(state, trust=known), Object(objection, None)
+    return WitnessState(trust=known), Object(objection, None)

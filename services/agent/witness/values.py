@@ -11,6 +11,7 @@ import msgspec
 
 from events.types import NodeCosignature, NodeObjection
 from projections.transparency.checkpoint import TreeHead
+from services.agent.reports.own_reports import StrangeEvent
 
 
 class ObjectionKind(enum.StrEnum):
@@ -28,6 +29,8 @@ class ObjectionKind(enum.StrEnum):
     """One of these three, and signed with a key that never signed what this witness took."""
     OTHER_LOG = "other_log"
     """It is of another log."""
+    NOT_APPENDED = "not_said"
+    """An event that this node did not say is in it, in this node's name."""
 
 
 class LogAcceptance(msgspec.Struct, frozen=True):
@@ -61,6 +64,7 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
     ``origin``: the name of the log's tree. ``vkeys``: keys that signed what it took, the last one last. ``first``: the sequence of the first leaf, once it is known.
     ``newest_ns``: when the newest event was stored that it knows to be in the tree: only a later LogAccepted ends an objection.
+    ``accepted_ns``: when the LogAccepted was stored by which it last began anew: what was stored before is accepted.
     ``hourly_at``: when one of those of every hour was kept (s since 1970).
     """
 
@@ -70,6 +74,7 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     vkeys: tuple[str, ...] = ()
     first: int | None = None
     newest_ns: int = 0
+    accepted_ns: int = 0
     cosignature: NodeCosignature | None = None
     objection: NodeObjection | None = None
     hourly_at: int = 0
@@ -152,7 +157,14 @@ class Answered(msgspec.Struct, frozen=True):
     time: str
 
 
-Input = Published | Again | Answered
+class NotAppended(msgspec.Struct, frozen=True):
+    """The log has an event in this node's name that this node did not say."""
+
+    event: StrangeEvent
+    time: str
+
+
+Input = Published | Again | Answered | NotAppended
 
 
 # --- what is wanted ------------------------------------------------------------------------------------
@@ -188,9 +200,11 @@ class Keep(msgspec.Struct, frozen=True):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """Say what the state's trust now objects to, and keep it."""
+    """Say what there is against the log, and keep it with the state's trust; ``seen``: the checkpoint, where it is one that is
+    objected to."""
 
-    seen: SeenCheckpoint
+    objection: NodeObjection
+    seen: SeenCheckpoint | None
 
 
 class BeginAnew(msgspec.Struct, frozen=True):

@@ -25,10 +25,12 @@ from events.times import rfc3339
 from events.types import NodeCosignature, NodeObjection
 from projections.transparency.checkpoint import TreeHead, origin_of
 from projections.transparency.note import SignerKey
+from services.agent.reports.own_reports import StrangeEvent
 from services.agent.witness import machine
 from services.agent.witness.file_writer import FileWriter
 from services.agent.witness.keeping import HOURLY_FILE, Keeping, Noted
 from services.agent.witness.key import witness_key
+from services.agent.witness.live_reports import LiveAttempts, LiveReports
 from services.agent.witness.own_events import OwnEvents
 from services.agent.witness.published import cosign, has_signed, read_published
 from services.agent.witness.values import (
@@ -43,6 +45,7 @@ from services.agent.witness.values import (
     Input,
     Keep,
     KeptCheckpoint,
+    NotAppended,
     Object,
     OwnEvent,
     OwnEventsFound,
@@ -71,6 +74,8 @@ SPREAD_S = 1.0
 """All nodes hear of a checkpoint at once: each waits a part of this before it asks."""
 HOUR_S = 3_600
 WAITING = 8
+MAX_STRANGE = 100
+"""Events in the node's name that are told, one by one; who forges more is known by these."""
 
 A = TypeVar("A", Consistency, Inclusion)
 
@@ -78,7 +83,8 @@ A = TypeVar("A", Consistency, Inclusion)
 class Witness:
     """One agent's. Without a key it is none, and the agent works on; so it does whatever becomes of this here.
 
-    ``report_soon`` is called where it has something to say that the next heartbeat should not wait for.
+    ``report_soon`` is called where it has something to say that the next heartbeat should not wait for; ``live``: the attempts
+    that are the node's own.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class Witness:
         node: str,
         clock: Callable[[], int],
         report_soon: Callable[[], None],
+        live: LiveAttempts,
     ) -> None:
         self._nc = log.nc
         self._folder = folder
@@ -102,6 +109,10 @@ class Witness:
         self._own_events = OwnEvents(log, self._chance)
         self.acknowledged = self._own_events.acknowledged
         """To be called with each event of this node that the log acknowledged."""
+        self._live_reports = LiveReports(log, node, self._chance, live=live, objects=self.objects)
+        self._strange: deque[StrangeEvent] = deque(maxlen=MAX_STRANGE)
+        self._objected_to: deque[int] = deque(maxlen=MAX_STRANGE)
+        """Sequences of events that were objected to."""
         self._keeping = Keeping(folder)
         self._writer = FileWriter()
         self._vkey: str | None = None
@@ -126,6 +137,13 @@ class Witness:
         """What the node's heartbeat bears: the last cosignature that is kept, and what it objects to."""
         return self._cosigned, self._state.trust.objection
 
+    def objects(self, event: StrangeEvent) -> None:
+        """The log has this event in the node's name, and the node did not say it; once or more often."""
+        if event.seq not in self._objected_to:
+            self._objected_to.append(event.seq)
+            self._strange.append(event)
+            self._came.set()
+
     async def run(self) -> None:
         """Witness until cancelled."""
         try:
@@ -145,6 +163,7 @@ class Witness:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._own_events.run())
                 tasks.create_task(self._writer.run())
+                tasks.create_task(self._live_reports.run())
                 await self._look(key)
         finally:
             with contextlib.suppress(nats.errors.Error):
@@ -168,12 +187,15 @@ class Witness:
                 given = None if wanted is None else await self._do(wanted, key)
 
     async def _next(self) -> Input:
-        """A checkpoint that came in; or that it is time to ask again of the last one."""
+        """What is not this node's, a checkpoint that came in; or that it is time to ask again of the last one."""
         while True:
+            if self._strange:
+                return NotAppended(self._strange.popleft(), self._now())
             while self._heard:
                 seen = self._seen(self._heard.popleft())
                 if seen is not None:
                     self._look_at_acceptance(seen)
+                    self._live_reports.grew()
                     await asyncio.sleep(self._chance.uniform(0, SPREAD_S))
                     return Published(seen, self._now())
             self._came.clear()
@@ -231,8 +253,8 @@ class Witness:
                     self._note_key(seen)
                 self._own_events.taken((self._state.trust.first or 1) + seen.head.size)
                 self._keep(seen, key)
-            case Object(seen):
-                self._object(seen)
+            case Object(objection, seen):
+                self._object(objection, seen)
             case BeginAnew():
                 self._begin_anew(wanted)
                 self._keep(wanted.seen, key)
@@ -320,23 +342,27 @@ class Witness:
         failpoint("agent.witness_kept")
         self._cosigned = cosignature
 
-    def _object(self, seen: SeenCheckpoint) -> None:
+    def _object(self, objection: NodeObjection, seen: SeenCheckpoint | None) -> None:
         trust = self._state.trust
-        objection = trust.objection
-        assert objection is not None
         self._log_objection(objection)
         self._report_soon()
-        noted = replace(self._noted("objected", seen, trust), kind=objection.kind, text=objection.text)
+        noted = replace(
+            self._noted("objected", seen, trust),
+            kind=objection.kind,
+            text=objection.text,
+            event=objection.event,
+        )
         self._writer.write(partial(self._keeping.object, noted, trust))
 
     def _log_objection(self, objection: NodeObjection) -> None:
+        look, accept = "trainshed audit verify", "trainshed audit accept --reason TEXT"
         _log.error(
             "this node objects to the event log",
             kind=objection.kind,
             since=objection.since,
             reason=objection.text,
-            look=f"trainshed audit verify --against {self._folder / HOURLY_FILE}",
-            after_a_restore="trainshed audit accept --reason TEXT",
+            look=look if objection.event is not None else f"{look} --against {self._folder / HOURLY_FILE}",
+            **{"after_a_restore" if objection.event is None else "once_it_is_known_who_wrote_it": accept},
         )
 
     def _begin_anew(self, wanted: BeginAnew) -> None:
@@ -363,9 +389,10 @@ class Witness:
         )
         self._writer.write(partial(self._keeping.note, self._noted("new_key", seen, self._state.trust)))
 
-    def _noted(self, what: str, seen: SeenCheckpoint, trust: Trust) -> Noted:
+    def _noted(self, what: str, seen: SeenCheckpoint | None, trust: Trust) -> Noted:
         kept = None if trust.kept is None else trust.kept.note
-        return Noted(1, self._now(), what, seen.note, seen.vkey, kept)
+        noted = Noted(1, self._now(), what, kept=kept)
+        return noted if seen is None else replace(noted, seen=seen.note, vkey=seen.vkey)
 
 
 def _missing(seq: int, subject: str, how: str) -> str:

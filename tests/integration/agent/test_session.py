@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -360,12 +361,33 @@ async def test_an_end_stored_without_its_acknowledgement_is_not_told_twice(stage
         await stage.dispatch(ref, waits_for(go_on))
         await stage.told(ref, Started)
         await first.kill()
-    agent = Writer(Role.AGENT, stage.writer.clock, node=NODE)
-    await stage.log.append(agent.new(Completed(run_id=ref.run_id, attempt=1)))
     go_on.touch()
+    exit_file = stage.root / "node" / "attempts" / ref.run_id / "1" / "exit.json"
+    await eventually(exit_file.exists)
+    told = Completed(run_id=ref.run_id, attempt=1, duration_s=json.loads(exit_file.read_text())["duration_s"])
+    agent = Writer(Role.AGENT, stage.writer.clock, node=NODE)
+    await stage.log.append(agent.new(told))
     async with stage.agent():
         await eventually(lambda: not list((stage.root / "node" / "open").glob("[a-z2-7]*.*")))
         assert await stage.words(ref) == ["started", "completed"]
+
+
+@pytest.mark.parametrize("duration_s", [None, 1e6])
+async def test_an_end_that_no_process_of_the_node_told_does_not_stand_for_its_own(
+    stage: Stage, duration_s: float | None
+) -> None:
+    ref, go_on = new_ref(), stage.root / "go_on"
+    async with stage.agent() as first:
+        await stage.dispatch(ref, waits_for(go_on))
+        await stage.told(ref, Started)
+        await first.kill()
+    go_on.touch()
+    await eventually((stage.root / "node" / "attempts" / ref.run_id / "1" / "exit.json").exists)
+    forger = Writer(Role.AGENT, stage.writer.clock, node=NODE)
+    await stage.log.append(forger.new(Completed(run_id=ref.run_id, attempt=1, duration_s=duration_s)))
+    async with stage.agent():
+        await eventually(lambda: not list((stage.root / "node" / "open").glob("[a-z2-7]*.*")))
+        assert await stage.words(ref) == ["started", "completed", "completed"]
 
 
 async def test_slots_that_were_chosen_before_the_last_join_are_not_taken(stage: Stage) -> None:

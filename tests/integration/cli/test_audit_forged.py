@@ -184,8 +184,10 @@ def test_an_end_that_is_forged_while_its_run_goes_on_does_not_keep_the_true_one_
     go.touch()
     ends = until(lambda: [event for event in stack.events(run) if event["type"].endswith(".failed.v1")])
     assert ends[0]["data"]["exit_code"] == 3
-    told = [line for line in stack.warnings() if "in this node's name" in line["event"]]
-    assert (run, at) in [(line["run_id"], line["seq"]) for line in told]
+    told = [
+        line["reason"] for line in stack.warnings() if line["event"] == "this node objects to the event log"
+    ]
+    assert f"event {at} (completed of run {run} attempt 1)" in told[0]
     found = audited(stack)
     assert any(
         (one["invariant"], one["seq"]) == ("I9", int(ends[0]["sequence"]))
