@@ -148,12 +148,18 @@ class Answers:
 
     async def _audit_at(self, call: Call) -> object:
         fields = call.fields(seq=int, time=str)
-        seq, time = fields["seq"], fields["time"]
+        try:
+            return await self._moment(**fields)
+        except AskAgain:
+            return await self._moment(**fields)
+
+    async def _moment(self, seq: int | None, time: str | None) -> dict[str, Any]:
         if (seq is None) == (time is None):
             wanted = "the sequence of an event, or in its place a time"
             raise TrainshedError(ErrorCode.INVALID, f"required: {wanted}", "seq")
-        if seq is None:
+        if time is not None:
             seq = await self._past.last_at(time)
+        assert seq is not None, "there is one of the two"
         then = await self._found(seq, "seq")
         return {
             "v": 1,

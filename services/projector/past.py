@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -20,12 +20,17 @@ from events.times import nanoseconds, rfc3339
 from projections.past.moment import Moment, Past
 from projections.queries.answers import Queries
 from services.position import Position
+from services.projector.memory import give_back_memory
 from services.projector.waiting import WaitingRuns
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
 
 KEPT = 4
 """So many moments are kept: the pages of a listing, and two that are compared."""
+KEPT_RUNS = 10_000
+"""So many live runs are kept with them in all, about 2.5 KB each: of longer queues the last moment alone."""
+LET_GO_AFTER_S = 60.0
+"""So long after the last question none is kept any more: the process may now be idle for days."""
 WITHIN_S = 2.0
 READ_WITHIN_S = 5.0
 
@@ -58,6 +63,7 @@ class PastMoments:
         self._clock = clock
         self._kept: OrderedDict[int, Then] = OrderedDict()
         self._finding = asyncio.Lock()
+        self._letting_go: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -68,8 +74,15 @@ class PastMoments:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def forget(self) -> None:
-        """Let go of all that is kept: the log may be another one."""
-        self._kept.clear()
+        """Let go of all that is kept: the log or the tables may be others. What is being found out is not kept either."""
+        self._kept = OrderedDict()
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+            self._letting_go = None
+
+    def _let_go(self) -> None:
+        self.forget()
+        self._thread.submit(give_back_memory)
 
     async def at(self, seq: int, field: str = "at") -> Then:
         """How things were after event ``seq``. Raises TrainshedError: INVALID by that field, UNAVAILABLE."""
@@ -78,14 +91,20 @@ class PastMoments:
             raise TrainshedError(ErrorCode.INVALID, _accepted(first, end, seq), field)
         await self._folded(seq, end)
         async with self._finding:
-            then = self._kept.get(seq)
+            kept = self._kept
+            then = kept.get(seq)
             if then is None:
-                then = await self._found(seq)
-                self._kept[seq] = then
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(seq)
+                then = kept[seq] = await self._found(seq)
+            kept.move_to_end(seq)
+            while len(kept) > 1 and (len(kept) > KEPT or _runs_in(kept.values()) > KEPT_RUNS):
+                kept.popitem(last=False)
+            self._keep_for_a_while()
         return then
+
+    def _keep_for_a_while(self) -> None:
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+        self._letting_go = asyncio.get_running_loop().call_later(LET_GO_AFTER_S, self._let_go)
 
     async def last_at(self, time: str, field: str = "time") -> int:
         """The sequence of the last event stored at a time or before it; one that is stored within its microsecond counts.
@@ -100,13 +119,14 @@ class PastMoments:
         first, end = await self._bounds()
         begin, last = await self._stored(first), await self._stored(end)
         now_ns = max(self._clock(), last.stored_ns)
-        if not begin.stored_ns < ns + 1_000 or ns > now_ns:
+        until_ns = ns + 1_000
+        if begin.stored_ns >= until_ns or ns > now_ns:
             accepted = f"must be a time from {rfc3339(begin.stored_ns)}, when the log's first event was stored, to now"
             raise TrainshedError(ErrorCode.INVALID, f"{accepted} ({rfc3339(now_ns)}), not {time:.60}", field)
-        if last.stored_ns < ns + 1_000:
+        if last.stored_ns < until_ns:
             return end
         try:
-            return await self._log.first_since(ns + 1_000) - 1
+            return await self._log.first_since(until_ns) - 1
         except (UnknownOutcome, nats.errors.Error, ApiError, TimeoutError):
             raise _no_log() from None
 
@@ -150,6 +170,10 @@ class PastMoments:
             raise _no_log() from None
         moment = await self.beside(partial(self._past.after, kept, messages))
         return Then(moment, Answering(self._past.queries(seq, moment), WaitingRuns(lambda: moment.stored_ns)))
+
+
+def _runs_in(kept: Iterable[Then]) -> int:
+    return sum(len(then.moment.live.runs) for then in kept)
 
 
 def _accepted(first: int, end: int, seq: int) -> str:

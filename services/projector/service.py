@@ -154,6 +154,7 @@ class ProjectorService:
                     self._rebuilds.give_up("the projector stops")
                 work.cancel()
         finally:
+            self._past.forget()
             await asyncio.to_thread(self._writing.close)
             await asyncio.to_thread(self._readers.shutdown)
             await asyncio.to_thread(self._past.close)
@@ -336,7 +337,8 @@ class ProjectorService:
             give_back_memory()
 
     def _put_again(self) -> None:
-        """Fill the buckets from tables that are no longer what they were."""
+        """Fill the buckets from tables that are no longer what they were, of which no moment is kept either."""
+        self._past.forget()
         if self._buckets is not None:
             self._buckets.fill_again()
 

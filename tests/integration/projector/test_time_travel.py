@@ -14,8 +14,10 @@ from events.feed import Message
 from events.log import EventLog
 from events.streams import ensure_streams
 from events.times import rfc3339
-from services.projector.past import KEPT
-from tests.support import NatsServer
+from services.projector import past
+from services.projector.past import KEPT, PastMoments, Then
+from services.projector.service import ProjectorService
+from tests.support import NatsServer, eventually
 from tests.support.random_log import RandomLog
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
 from tests.support.stored_log import ask, projecting, store
@@ -27,9 +29,17 @@ EVENTS = 240
 class Recorded:
     """A random log on a server, as it was stored, and who asks about it."""
 
-    def __init__(self, nc: SafeClient, messages: list[Message]) -> None:
+    def __init__(
+        self, nc: SafeClient, messages: list[Message], service: ProjectorService, path: Path
+    ) -> None:
         self.nc = nc
         self.messages = messages
+        self._service = service
+        self.path = path
+
+    def kept(self) -> list[int]:
+        """The moments that its projector keeps."""
+        return list(self._service._past._kept)
 
     async def ask(self, call: str, **request: Any) -> dict[str, Any]:
         return await ask(self.nc, call, request, within=20)
@@ -44,8 +54,9 @@ async def recorded(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Rec
         made.grow()
     await store(nc, made.messages)
     stored = [message async for message in EventLog(nc).read_raw()]
-    async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        yield Recorded(nc, stored)
+    path = tmp_path / "t.db"
+    async with projecting(await nats_server.client(), path) as service:
+        yield Recorded(nc, stored, service, path)
 
 
 async def test_each_call_answers_as_of_an_event(recorded: Recorded) -> None:
@@ -137,3 +148,43 @@ async def test_many_moments_asked_for_at_once_are_each_answered(recorded: Record
     answers = await asyncio.gather(*(recorded.ask("audit.at", seq=seq) for seq in (*seqs, *seqs)))
     assert [answer["seq"] for answer in answers] == [*seqs, *seqs]
     assert answers[: len(seqs)] == answers[len(seqs) :]
+
+
+async def test_what_is_kept_of_moments_is_bounded_and_let_go_of_when_nobody_asks_any_more(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = recorded.kept
+    for seq in range(EVENTS - KEPT, EVENTS + 1):
+        await recorded.ask("run.list", at=seq)
+    assert kept() == list(range(EVENTS - KEPT + 1, EVENTS + 1))
+    monkeypatch.setattr(past, "KEPT_RUNS", 0)  # so long queues that one moment is too much already
+    await recorded.ask("run.list", at=EVENTS - KEPT)
+    assert kept() == [EVENTS - KEPT]
+    monkeypatch.setattr(past, "LET_GO_AFTER_S", 0.05)
+    assert (await recorded.ask("run.list", at=EVENTS - KEPT))["seq"] == EVENTS - KEPT
+    await eventually(lambda: not kept(), 5)
+    assert (await recorded.ask("run.list", at=EVENTS - KEPT))["seq"] == EVENTS - KEPT
+
+
+async def test_a_moment_that_is_found_out_while_all_is_forgotten_is_not_kept(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = PastMoments._found
+
+    async def forgotten(self: PastMoments, seq: int) -> Then:
+        then = await found(self, seq)
+        self.forget()
+        return then
+
+    monkeypatch.setattr(PastMoments, "_found", forgotten)
+    assert (await recorded.ask("audit.at", seq=EVENTS))["seq"] == EVENTS
+    assert not recorded.kept()
+
+
+async def test_a_database_that_is_deleted_is_built_again_and_moments_of_it_are_answered(
+    recorded: Recorded,
+) -> None:
+    seq = EVENTS // 2
+    recorded.path.unlink()
+    found = await recorded.ask("audit.at", time=rfc3339(recorded.messages[seq - 1].stored_ns))
+    assert "error" not in found and found["seq"] >= seq
