@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ BESIDE = "rebuild"
 """The end of the name of a file that is built beside."""
 SCHEMA_BESIDE = f"trainshed_{BESIDE}"
 _SQLITES_OWN = ("-wal", "-shm")
+_NO_FILE = (-1, -1)
 _T = TypeVar("_T")
 
 # sqlite3 knows how to bind None and True only after it has asked both the value and a protocol how they adapt, which takes
@@ -56,8 +58,9 @@ class Database:
         text = str(url)
         self._is_beside = beside
         self.readers = ReadersGate()
+        self._looking = threading.Lock()
         self._file: tuple[int, int] | None = None
-        """Which file the writer has open; None: not known, or none."""
+        """Which file is read, the one that the writer has open; None: not known, or none."""
         self.url = make_url(text if "://" in text else f"sqlite:///{Path(text).absolute()}")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if self.is_sqlite and self._on_disk else None
@@ -123,15 +126,19 @@ class Database:
                 yield connection
 
     def remember(self) -> None:
-        """The writer has it open now: this file, and no other, is the one that is read."""
-        self._file = self._at_path()
+        """The writer has it open, and it can be asked: this file, and no other, is the one that is read from now on."""
+        with self._looking:
+            self._file = self._at_path()
 
     def look(self) -> None:
-        """Raises DatabaseGone where the file is no longer the one that the writer has open."""
-        file, found = self._file, self._at_path()
-        # looked at once more: a thread that reads may look while the writer puts a rebuilt one in its place
-        if file is not None and found != file and self._file == file:
-            raise DatabaseGone(replaced=found is not None and os.path.getsize(str(self.path)) > 0)
+        """Raises DatabaseGone where the file is no longer the one that the writer has open, until another is remembered: that
+        may have the same number, which was free again."""
+        with self._looking:
+            file, found = self._file, self._at_path()
+            if file is None or found == file:
+                return
+            self._file = _NO_FILE
+        raise DatabaseGone(replaced=found is not None and os.path.getsize(str(self.path)) > 0)
 
     def _at_path(self) -> tuple[int, int] | None:
         try:
@@ -252,7 +259,8 @@ class Database:
             self._take_schema(tables)
             return
         self.close()
-        self._file = None  # it is another's from here on, until the writer has that open
+        with self._looking:
+            self._file = None  # it is another's from here on, until the writer has that open
         # SQLite deletes them with the last connection; another program's may be left, and would be the new file's
         file = self._file_itself
         for each in _sqlites_own(file):

@@ -198,6 +198,7 @@ class Projector:
             between()
             database.take(built.store.database, metadata)
             store = Store(database)
+            database.remember()
         fold.working.committed = store
         projector = Projector(store, fold, self.log_id, built.tree)
         projector.tiles = self.tiles

@@ -85,7 +85,6 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.connection: Connection = database.writer()
-        database.remember()
         self._stored = StoredRows(database, self.connection)
         db = database
         self._run = Columns(_RUN)

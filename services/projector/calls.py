@@ -284,6 +284,7 @@ class Answers:
 
     async def _answer_now(self, query: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         await self._is_open()
+        openings = self._trouble.openings
         behind = await self._behind()
         if behind is not None and behind.folded == 0:
             self._trouble.refuse_any()
@@ -295,6 +296,7 @@ class Answers:
         try:
             answer = await self._read(query)
         except TrainshedError as error:
+            self._require_no_other_since(openings)
             if behind is None or error.code is not ErrorCode.NOT_FOUND:
                 raise
             raise TrainshedError(
@@ -302,7 +304,13 @@ class Answers:
                 f"the read side is behind the event log ({behind.text}) and does not know yet; ask again",
                 progress=behind,
             ) from None
+        self._require_no_other_since(openings)
         return {**answer, **_stale(behind)}
+
+    def _require_no_other_since(self, openings: int) -> None:
+        """Raises AskAgain where how far the read model is was asked of another one than was read."""
+        if self._trouble.openings != openings:
+            raise AskAgain(ErrorCode.UNAVAILABLE, "the read model was opened again meanwhile; ask again")
 
     async def _is_open(self) -> None:
         """Raises UNAVAILABLE while the database is damaged, or cannot be opened in time."""

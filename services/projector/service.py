@@ -247,6 +247,7 @@ class ProjectorService:
             if self._trouble.text is not None:
                 await self._writing.run(self._database.try_writing)
             self._trouble.over()
+            self._database.remember()  # after that: who read of another one before can tell (calls.AskAgain)
             self._start = None
             self._set_ready()
             async with asyncio.TaskGroup() as tasks:

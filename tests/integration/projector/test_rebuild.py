@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from events.streams import ensure_streams
 from events.types import RunHeartbeat
 from projections.read_model import database, tables
 from projections.read_model.database import Database, DatabaseGone
+from projections.read_model.projector import Projector
+from projections.read_model.store import Store
 from services import failpoints
 from services.projector import rebuild, service
 from services.projector.service import ProjectorService
@@ -378,6 +381,40 @@ async def test_a_database_deleted_under_it_is_built_again_and_no_question_fails(
         assert dump(one._database) == before
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert errors and all(f"{path} is gone (its file was deleted)" in error for error in errors), errors
+
+
+@pytest.mark.parametrize("slow", [(Store, "create"), (Projector, "open"), (Database, "try_writing")])
+async def test_while_a_deleted_one_is_made_again_no_question_is_of_its_empty_tables(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: tuple[type, str]
+) -> None:
+    nc = await nats_server.client()
+    made, end = await _small_log(nc)
+    kind, step = slow
+    path = tmp_path / "t.db"
+    take_step = getattr(kind, step)
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        taken = take_step(*arguments, **options)
+        time.sleep(0.2)
+        return taken
+
+    run_id = _a_run(made.messages)
+    async with folded(nats_server, path, end) as one:
+        monkeypatch.setattr(kind, step, slowly)
+        path.unlink()
+        asked = []
+        for _ in range(75):
+            asked.append(asyncio.create_task(ask(nc, "run.get", {"run_id": run_id})))
+            await asyncio.sleep(ASK_EVERY_S / 5)
+        answers = await asyncio.gather(*asked)
+        for answer in answers:
+            if "error" in answer:  # it is the steps that take too long here
+                assert "is gone (its file was deleted)" in answer["error"]["message"], answer
+            else:
+                assert "stale" in answer or answer["seq"] == end, answer
+        await eventually(lambda: one.position == end, 20)
+    assert files(tmp_path) == {"t.db"}
 
 
 async def test_a_file_that_was_put_in_its_place_is_moved_aside(
