@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, make_url
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from projections.read_model.readers_gate import ReadersGate
@@ -122,30 +123,35 @@ class Database:
         """One read transaction: all its queries see the same moment. Raises DatabaseGone."""
         with self.readers.one():
             self.look()
-            with self.engine.connect() as connection, connection.begin():
-                yield connection
+            try:
+                with self.engine.connect() as connection, connection.begin():
+                    yield connection
+            except DatabaseError:
+                self.look()  # it went between that look and SQLite's, which makes an empty one
+                raise
 
     def remember(self) -> None:
         """The writer has it open, and it can be asked: this file, and no other, is the one that is read from now on."""
         with self._looking:
-            self._file = self._at_path()
+            found = self._at_path()
+            absent = None if self.path is None else _NO_FILE
+            self._file = absent if found is None else _number(found)
 
     def look(self) -> None:
         """Raises DatabaseGone where the file is no longer the one that the writer has open, until another is remembered: that
         may have the same number, which was free again."""
         with self._looking:
-            file, found = self._file, self._at_path()
-            if file is None or found == file:
+            found = self._at_path()
+            if self._file is None or (found is not None and _number(found) == self._file):
                 return
             self._file = _NO_FILE
-        raise DatabaseGone(replaced=found is not None and os.path.getsize(str(self.path)) > 0)
+        raise DatabaseGone(replaced=found is not None and found.st_size > 0)
 
-    def _at_path(self) -> tuple[int, int] | None:
+    def _at_path(self) -> os.stat_result | None:
         try:
-            found = os.stat(self.path) if self.path is not None else None
+            return None if self.path is None else os.stat(self.path)
         except FileNotFoundError:
             return None
-        return None if found is None else (found.st_dev, found.st_ino)
 
     @contextmanager
     def reading_aside(self) -> Iterator[Connection]:
@@ -234,14 +240,22 @@ class Database:
                 each.unlink(missing_ok=True)
 
     def gather(self, connection: Connection) -> bool:
-        """Have all that ``connection`` wrote in the one file, and on storage; False where another program reads it."""
+        """Have all that ``connection`` wrote in the one file, and on storage; False where another program reads it.
+
+        Raises sqlalchemy's OperationalError where there is no room for it.
+        """
         if self.path is None:
             return True
         sqlite = connection.connection.driver_connection  # in no transaction
         assert isinstance(sqlite, sqlite3.Connection)
         sqlite.execute(f"PRAGMA busy_timeout={GATHER_WITHIN_MS}")
-        ((busy, _, _),) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        sqlite.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        statement = "PRAGMA wal_checkpoint(TRUNCATE)"
+        try:
+            ((busy, _, _),) = sqlite.execute(statement).fetchall()
+        except sqlite3.OperationalError as error:
+            raise OperationalError(statement, None, error) from error
+        finally:
+            sqlite.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
         if not busy and self._is_beside:
             _sync(self.path)
         return not busy
@@ -324,6 +338,11 @@ def in_chunks(items: Iterable[_T], size: int = 500) -> Iterator[tuple[_T, ...]]:
     everything = list(items)
     for start in range(0, len(everything), size):
         yield tuple(everything[start : start + size])
+
+
+def _number(file: os.stat_result) -> tuple[int, int]:
+    """By which a file is told from another, whatever its name."""
+    return file.st_dev, file.st_ino
 
 
 def _sqlites_own(path: Path) -> tuple[Path, ...]:

@@ -186,10 +186,10 @@ class Projector:
         """Put what ``built`` made beside this one in this one's place: the projector that goes on with it there. None where
         the tables are being read just now, and will be again: nothing has happened then.
 
-        ``between`` is called in the middle. After an exception both are to be thrown away.
+        Both were gathered before, so that there is little left to do while queries wait. ``between`` is called in the
+        middle. After an exception both are to be thrown away.
         """
         database, fold = self.store.database, built.projection
-        self.store.gather()  # most of it, while queries go on
         with database.readers.kept_out(KEPT_OUT_S) as gone:
             if not (gone and built.store.gather() and self.store.gather()):
                 return None

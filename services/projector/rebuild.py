@@ -220,7 +220,10 @@ def _apply(built: Projector, messages: Sequence[Message]) -> None:
 
 def _swap(writing: Writing, live: Projector, built: Projector) -> bool:
     """Put it in the live one's place; False where somebody reads there."""
-    carry_over(live, built)
+    with _failing():  # nothing has happened yet: all that is to be written is, while queries go on
+        carry_over(live, built)
+        live.store.gather()
+        built.store.gather()
     moved = live.give_way_to(built, lambda: failpoint("projector.swapping"))
     if moved is None:
         return False

@@ -17,6 +17,7 @@ import msgspec
 import nats.errors
 import nats.js.errors
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from bench.log_maker import LogMaker
 from bench.projector_rebuild import make_log
@@ -317,7 +318,7 @@ async def test_on_a_full_disk_the_live_one_stays_and_the_room_is_given_back(
         made.submit({"entry_point": "/bin/true", "run_name": f"run-{n}", "metadata": {"x": f"{n}" * 1_000}})
     end = await _logged(nc, made.messages)
     run_id = _a_run(made.messages)
-    with small_disk(tmp_path / "disk", 4) as disk:
+    with small_disk(tmp_path / "disk", 12) as disk:
         async with folded(nats_server, disk.folder / "t.db", end) as one:
             disk.fill()
             (*_, refused) = await rebuilt(nc)
@@ -328,6 +329,22 @@ async def test_on_a_full_disk_the_live_one_stays_and_the_room_is_given_back(
             assert (await rebuilt(nc))[-1]["same"] is True
             assert files(disk.folder) == {"t.db"}
             assert one.ready.is_set()
+
+
+async def test_on_a_disk_that_is_full_only_when_they_change_places_the_live_one_stays(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nc = await nats_server.client()
+    _, end = await _small_log(nc)
+    with small_disk(tmp_path / "disk", 12) as disk:
+        async with folded(nats_server, disk.folder / "t.db", end) as one:
+            monkeypatch.setattr(rebuild, "carry_over", lambda *_: disk.fill())
+            (*_, refused) = await rebuilt(nc)
+            assert "full" in refused["error"]["message"] and "is as it was" in refused["error"]["message"]
+            assert one.ready.is_set() and files(disk.folder) == {"t.db"}
+            monkeypatch.undo()
+            disk.free()
+            assert (await rebuilt(nc))[-1]["same"] is True
 
 
 async def test_tables_that_were_not_what_the_log_says_are_told_and_the_records_put_again(
@@ -415,6 +432,17 @@ async def test_while_a_deleted_one_is_made_again_no_question_is_of_its_empty_tab
                 assert "stale" in answer or answer["seq"] == end, answer
         await eventually(lambda: one.position == end, 20)
     assert files(tmp_path) == {"t.db"}
+
+
+def test_a_file_that_goes_while_it_is_opened_is_gone_and_not_damaged(tmp_path: Path) -> None:
+    database = Database(tmp_path / "t.db")
+    store = Store(database)
+    store.create()
+    database.remember()
+    with pytest.raises(DatabaseGone), database.reading() as connection:
+        (tmp_path / "t.db").unlink()
+        raise OperationalError("no such table", None, Exception(str(connection)))
+    store.close()
 
 
 async def test_a_file_that_was_put_in_its_place_is_moved_aside(
