@@ -25,7 +25,9 @@ def main() -> int:
     names = list(CONFIGS) if asked.config == "all" else [asked.config]
     bad = False
     for name in names:
-        search = Search(Model(CONFIGS[name]))
+        model = Model(CONFIGS[name])
+        model.code.objects = True
+        search = Search(model)
         result = search.run(asked.states) if asked.walk is None else search.walk(asked.walk, asked.states)
         print(f"{name}: {result}", flush=True)
         if result.violation is not None:

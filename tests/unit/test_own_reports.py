@@ -161,3 +161,17 @@ def test_words_on_another_attempt_are_another_matter() -> None:
     assert is_report_on(STARTED, REF.run_id, 2)
     assert not is_report_on(STARTED, REF.run_id, 1)
     assert not is_report_on(STARTED, "b" * 26, 2)
+
+
+def test_each_reason_not_to_know_is_heeded_and_the_same_end_at_another_moment_is_not_the_same() -> None:
+    completed = ExitFile(reason=ExitReason.EXITED, exit_code=0, duration_s=1.0, ended_at=0.0)
+    for reason in (ExitReason.SPAWN_ERROR, *GUESSES):
+        guess = ExitFile(reason=reason, ended_at=0.0)
+        assert is_own(stored(end(completed)), reported(end(guess)))
+    for reason in GUESSES:
+        for stop in (None, StopReason.CANCEL, StopReason.ENDED, StopReason.RECLAIMED):
+            guess = ExitFile(reason=reason, stop_reason=stop, ended_at=0.0)
+            assert is_own(stored(end(guess)), reported(end(completed)))
+    for duration_s in (None, 0.5):
+        forged = Completed(**OF, duration_s=duration_s)
+        assert not is_own(stored(forged), reported(end(completed)))
