@@ -240,7 +240,8 @@ def _print(
         note("what lies on the nodes is not what the log says: keep it as it is, and ask who wrote there")
     if "I8" in broken:
         note(
-            "the log is not what was signed before: it was altered, cut or restored from a backup; keep both, and ask who did"
+            "the log is not what was signed before, or says what its nodes never said: it was altered, cut, forged or restored "
+            "from a backup; keep both, and ask who did"
         )
     elif "I6" in broken:
         note("the log lacks what was acknowledged: keep it and its server's files as they are, and tell us")

@@ -179,7 +179,7 @@ def _runs_in(kept: Iterable[Then]) -> int:
 def _accepted(first: int, end: int, seq: int) -> str:
     if not end:
         return "the log has no event yet"
-    return f"must be an event's sequence, from {first} to {end} (the log's first and last), not {seq}"
+    return f"must be an event's sequence, from {first} to {end} (the log's first and last)"
 
 
 def _no_log() -> TrainshedError:
