@@ -58,13 +58,14 @@ class BusyLab(LogMaker):
         return made
 
     def _step(self) -> None:
-        """One attempt ends, its slot is granted again, and another run is submitted."""
+        """One attempt ends, its slot is granted again, and another run is submitted where none is tried again."""
         place = self._random.randrange(len(self._running))
         run_id, attempt, node, slot = self._running[place]
         self._running[place] = self._running[-1]
         self._running.pop()
         self._end(run_id, attempt, node)
-        self._submit()
+        if len(self._queue) < QUEUED:
+            self._submit()
         self._grant(node, slot)
 
     def _end(self, run_id: str, attempt: int, node: str) -> None:

@@ -6,11 +6,13 @@ Owns how outcomes are told apart (stored, conflict, unknown) and resolved; knows
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import nats.errors
+from nats.aio.msg import Msg
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
 from events.feed import ApiError, Feed, Message, api_call
@@ -229,6 +231,56 @@ async def last_message(
 ) -> Message | None:
     """The last message on a literal subject. Raises UnknownOutcome where nobody answers."""
     return await _direct_get(nc, f"{stream}.{subject}", b"", timeout_s)
+
+
+async def messages_between(
+    nc: SafeClient, stream: str, first: int, last: int, *, timeout_s: float = APPEND_TIMEOUT_S
+) -> list[Message]:
+    """What is stored from sequence ``first`` up to and with ``last``: for some thousands, within a long stream, sooner than a
+    consumer is made. Raises UnknownOutcome where nobody answers."""
+    found: list[Message] = []
+    arrived: list[Msg] = []
+    over = asyncio.Event()
+
+    def receive(msg: Msg) -> None:
+        arrived.append(msg)
+        if "Nats-Sequence" not in (msg.headers or {}):
+            over.set()
+
+    inbox = nc.new_inbox()
+    listening = await nc.listen(inbox, receive)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while first <= last:
+                asked = {"seq": first, "next_by_subj": ">", "batch": last - first + 1}
+                await nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(asked), reply=inbox)
+                await over.wait()
+                over.clear()
+                part = [_direct(msg.headers or {}, msg.data) for msg in arrived[:-1]]
+                _none_or_end(arrived.pop())
+                arrived.clear()
+                found += (message for message in part if message.seq <= last)
+                if not part:
+                    break
+                first = part[-1].seq + 1  # the server ends a batch that is large
+    except (TimeoutError, nats.errors.Error) as error:
+        raise UnknownOutcome(f"no answer to a direct get of {stream}: {cause(error)}") from error
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await listening.unsubscribe()
+    return found
+
+
+def _none_or_end(msg: Msg) -> None:
+    """Raises ApiError for what ends a batch in any other way, UnknownOutcome where no stream answers."""
+    headers = msg.headers or {}
+    match headers.get("Status"):
+        case "204" | "404":
+            return
+        case "503":
+            raise UnknownOutcome("no stream answers")
+        case status:
+            raise ApiError(0, int(status or 0), str(headers.get("Description", "")))
 
 
 async def next_message(

@@ -18,7 +18,7 @@ from events.types import ArtifactsHashed, AttemptEnd, Dispatched, NodeEvent, Sta
 from projections.read_model.nodes import node_changed, set_used, use_changed
 from projections.read_model.runs import artifacts_hashed, late, runs_changed
 from projections.read_model.times import stored_time
-from projections.read_model.working_set import Batch, CommittedRows, LiveSet, Quarantined, WorkingSet
+from projections.read_model.working_set import Batch, Changes, CommittedRows, LiveSet, Quarantined, WorkingSet
 from trainshed_client.statuses import AtFault, FailureReason
 
 # up to Python 3.11 an enum looks its members up slowly, and a union is made anew wherever it stands
@@ -99,9 +99,15 @@ class Projection:
             )
         )
 
+    def sum_up(self) -> Changes:
+        """Bring the rows and the state hash up to the last event, be it in the middle of a batch: what changed since the last
+        time."""
+        set_used(self.working)
+        return self.working.sum_up()
+
     def finish(self) -> Batch:
         """The rows that changed since ``begin``; what is no longer live is let go of."""
-        set_used(self.working)
+        self.sum_up()
         return self.working.take_batch()
 
     def _set_aside(self, stored: StoredEvent, reason: str, body: bytes) -> None:

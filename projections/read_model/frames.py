@@ -19,8 +19,9 @@ import msgspec
 
 from events.state import Node, Pending, RunProgress
 from projections.read_model import reports
+from projections.read_model.core import Projection
 from projections.read_model.rows import NEVER_CHANGES, NodeRow, Row, RunRow, SlotRow
-from projections.read_model.working_set import Batch, WorkingRun, WorkingSet
+from projections.read_model.working_set import Changes, WorkingRun, WorkingSet
 
 EVERY = 1_000
 _LEVEL = 1
@@ -101,14 +102,19 @@ class KeptFrame(NamedTuple):
 
 
 class FrameMaker:
-    """Follows the batches of one projection, and makes its frames. The first one after a start is whole."""
+    """Makes the frames of one projection as it folds. The first one after a start is whole.
 
-    def __init__(self, working: WorkingSet, every: int = EVERY) -> None:
-        self._working = working
+    ``due``: the sequence with which the next one is made, or with the first one after it.
+    """
+
+    def __init__(self, projection: Projection, every: int = EVERY) -> None:
+        self._projection = projection
         self._every = every
-        self._last = working.seq
+        self._last = projection.working.seq
+        self.due = self._last // every * every + every
         self._base = 0
         self._size_of_base = self._size_since = 0
+        self._made: list[KeptFrame] = []
         self._runs: dict[int, WorkingRun | None] = {}
         """What changed since the last frame, by ``submit_seq``; None: it is live no more."""
         self._slots: set[tuple[str, int]] = set()
@@ -116,38 +122,40 @@ class FrameMaker:
         self._folds: dict[str, Node] = {}
         """Nodes as the frames have them so far."""
 
-    def after(self, batch: Batch, stored_ns: int) -> KeptFrame | None:
-        """The frame that is due after this batch, whose last event was stored at that time; None while none is."""
-        self._note(batch)
-        if batch.seq // self._every <= self._last // self._every:
-            return None
+    def make(self, stored_ns: int) -> None:
+        """Make the frame that is due: the last event that was folded was stored at that time."""
+        self.note(self._projection.sum_up())
+        seq = self._projection.working.seq
         whole = not self._base or self._size_since > self._size_of_base
-        data = encoded(self._whole(batch, stored_ns) if whole else self._changed(batch, stored_ns))
+        data = encoded(self._whole(stored_ns) if whole else self._changed(stored_ns))
         if whole:
-            self._base, self._size_of_base, self._size_since = batch.seq, len(data), 0
+            self._base, self._size_of_base, self._size_since = seq, len(data), 0
         else:
             self._size_since += len(data)
-        self._last = batch.seq
+        self._made.append(KeptFrame(seq, self._base, data))
+        self._last, self.due = seq, seq // self._every * self._every + self._every
         self._runs, self._slots, self._nodes = {}, set(), set()
-        return KeptFrame(batch.seq, self._base, data)
 
-    def _note(self, batch: Batch) -> None:
+    def note(self, changes: Changes) -> None:
+        """Heed what has changed since the last time."""
         for (
             before
-        ) in batch.past_runs:  # also of a run that was submitted anew, and has another submit_seq now
+        ) in changes.past_runs:  # also of one that was submitted anew, and has another `submit_seq` now
             self._ended(before.row.submit_seq)
-        for items in (batch.fresh_runs, batch.runs):
-            for item in items:
-                row = item.row
-                assert row is not None
-                if row.ended_at is None:
-                    self._runs[row.submit_seq] = item
-                else:
-                    self._ended(row.submit_seq)
-        self._slots.update((row.node, row.index) for row in batch.slots)
-        self._slots.update(batch.gone_slots)
-        self._nodes.update(row.node for row, _ in batch.nodes)
-        self._nodes.update(batch.gone_nodes)
+        for item in changes.runs:
+            row = item.row
+            assert row is not None
+            if row.ended_at is None:
+                self._runs[row.submit_seq] = item
+            else:
+                self._ended(row.submit_seq)
+        self._slots.update((node, index) for node, index, _ in changes.slots)
+        self._nodes.update(changes.nodes)
+
+    def take(self) -> list[KeptFrame]:
+        """The frames that were made since the last call, to be committed with what they are of."""
+        made, self._made = self._made, []
+        return made
 
     def _ended(self, submit_seq: int) -> None:
         if submit_seq <= self._last:
@@ -155,22 +163,24 @@ class FrameMaker:
         else:
             self._runs.pop(submit_seq, None)
 
-    def _whole(self, batch: Batch, stored_ns: int) -> Frame:
-        working = self._working
+    def _whole(self, stored_ns: int) -> Frame:
+        working = self._projection.working
         self._folds = {}
-        frame = _frame(batch, stored_ns)
+        frame = _frame(working, stored_ns)
         for item in working.runs.values():
-            _add_run(frame, item)
+            if item.row is not None and item.row.ended_at is None:
+                _add_run(frame, item)
         frame.slots = [
             _OF_SLOT(item.row) for of_node in working.slots.values() for item in of_node.values() if item.row
         ]
-        for name in working.nodes:
-            self._add_node(frame, name)
+        for name, node in working.nodes.items():
+            if node.row is not None:
+                self._add_node(frame, name)
         return frame
 
-    def _changed(self, batch: Batch, stored_ns: int) -> Frame:
-        working = self._working
-        frame = _frame(batch, stored_ns)
+    def _changed(self, stored_ns: int) -> Frame:
+        working = self._projection.working
+        frame = _frame(working, stored_ns)
         for submit_seq, run in self._runs.items():
             if run is None:
                 frame.gone_runs.append(submit_seq)
@@ -187,7 +197,8 @@ class FrameMaker:
         return frame
 
     def _add_node(self, frame: Frame, name: str) -> None:
-        item, node = self._working.nodes.get(name), self._working.state.nodes.get(name)
+        working = self._projection.working
+        item, node = working.nodes.get(name), working.state.nodes.get(name)
         if item is None or item.row is None or node is None:
             frame.gone_nodes.append(name)
             self._folds.pop(name, None)
@@ -196,14 +207,14 @@ class FrameMaker:
         self._folds[name] = node
 
 
-def _frame(batch: Batch, stored_ns: int) -> Frame:
+def _frame(working: WorkingSet, stored_ns: int) -> Frame:
     return Frame(
-        seq=batch.seq,
+        seq=working.seq,
         stored_ns=stored_ns,
-        state_hash=f"{batch.state_hash:064x}",
-        epoch=batch.epoch,
-        epoch_of=batch.epoch_of,
-        rules=batch.rules,
+        state_hash=f"{working.state_hash:064x}",
+        epoch=working.state.epoch,
+        epoch_of=working.state.epoch_of,
+        rules=working.state.rules,
         queued=[],
         runs=[],
         gone_runs=[],

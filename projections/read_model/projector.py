@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -69,7 +70,7 @@ class Projector:
         self.projection = projection
         self.log_id = log_id
         self.tree = tree
-        self.frames = FrameMaker(projection.working)
+        self.frames = FrameMaker(projection)
         self.tiles: Tiles | None = None
         """Where full tiles of the tree are written; None: nowhere."""
         self.warns = True
@@ -229,11 +230,10 @@ class Projector:
         if not messages or messages[-1].seq <= last:
             return Applied(last)
         with _without_gc(len(messages)), self.store.connection.begin():
-            batch = fold(projection, messages, observe)
+            batch = fold(projection, messages, observe, self.frames)
             levels = self._grow_tree(messages, last)
             self.store.write(batch, self.log_id, self.tree.first, levels)
-            if (frame := self.frames.after(batch, messages[-1].stored_ns)) is not None:
-                self.store.put_frame(frame)
+            self.store.put_frames(self.frames.take())
         for kept in batch.quarantine if self.warns else ():
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
         return _applied(batch) if with_records else Applied(batch.seq)
@@ -260,9 +260,14 @@ class Projector:
         return levels
 
 
-def fold(projection: Projection, messages: Sequence[Message], observe: Observer | None = None) -> Batch:
-    """Have the projection fold what it has not folded yet, and return what that changed."""
-    last = projection.working.seq
+def fold(
+    projection: Projection,
+    messages: Sequence[Message],
+    observe: Observer | None = None,
+    frames: FrameMaker | None = None,
+) -> Batch:
+    """Have the projection fold what it has not folded yet, and return what that changed; ``frames`` are made meanwhile."""
+    last, due = projection.working.seq, math.inf if frames is None else frames.due
     projection.begin({run_id for message in messages if (run_id := _run_of(message.subject))})
     for seq, stored_ns, subject, body in messages:
         if seq <= last:
@@ -274,6 +279,12 @@ def fold(projection: Projection, messages: Sequence[Message], observe: Observer 
             change = projection.apply(event, body)
             if observe is not None:
                 observe(event, change)
+        if seq >= due:
+            assert frames is not None
+            frames.make(stored_ns)
+            due = frames.due
+    if frames is not None:
+        frames.note(projection.sum_up())
     return projection.finish()
 
 

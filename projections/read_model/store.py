@@ -270,9 +270,9 @@ class Store:
         )
         many(conn, self._put_level, list(levels.items()))
 
-    def put_frame(self, frame: KeptFrame) -> None:
-        """Put a frame, within the caller's transaction."""
-        self.connection.exec_driver_sql(self._put_frame, frame)
+    def put_frames(self, frames: list[KeptFrame]) -> None:
+        """Put frames, within the caller's transaction."""
+        self.database.many(self.connection, self._put_frame, [tuple(frame) for frame in frames])
 
     def put_slots(self, rows: list[SlotRow]) -> None:
         """Put slots' rows, within the caller's transaction."""

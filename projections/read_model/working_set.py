@@ -93,6 +93,15 @@ class AttemptBefore(NamedTuple):
     until_seq: int
 
 
+class Changes(NamedTuple):
+    """What changed in one stretch of the log; ``past_runs``: what had ended before."""
+
+    past_runs: list[RunBefore]
+    runs: list[WorkingRun]
+    slots: list[tuple[str, int, WorkingRow[SlotRow]]]
+    nodes: list[str]
+
+
 class LiveSet(msgspec.Struct, kw_only=True):
     """What is live after the event ``seq``, as rows and folds, and where the projection stands."""
 
@@ -135,7 +144,7 @@ class Batch(msgspec.Struct):
 class WorkingSet:
     """What is live, as rows and as fold. Whoever changes a row touches its item first.
 
-    ``seq``: the last event's that was folded. The state hash is that of the last batch.
+    ``seq``: the last event's that was folded. The state hash is that of the last batch, or of when it was summed up.
     """
 
     def __init__(self, committed: CommittedRows, state: State, state_hash: int, seq: int) -> None:
@@ -160,6 +169,12 @@ class WorkingSet:
         self._timeline: list[tuple[int, TimelineRow]] = []
         self._past_runs: list[RunBefore] = []
         self._past_attempts: list[AttemptBefore] = []
+        # What is in the state hash already, of the changes since the last batch; what is dirty is not yet.
+        self._changed_runs: dict[int, WorkingRun] = {}
+        self._changed_attempts: dict[int, tuple[tuple[int, int], WorkingAttempt]] = {}
+        self._changed_slots: dict[int, tuple[str, int, WorkingRow[SlotRow]]] = {}
+        self._changed_nodes: dict[str, None] = {}
+        self._entries_summed = self._past_runs_summed = 0
 
     def restore(self, live: LiveSet) -> None:
         """Take up the rows of what is live."""
@@ -276,9 +291,34 @@ class WorkingSet:
 
     # --- one batch ----------------------------------------------------------------------------------------
 
+    def sum_up(self) -> Changes:
+        """Bring the state hash up to what is there now, be it in the middle of a batch: what has changed since it was."""
+        changes = Changes(
+            self._past_runs[self._past_runs_summed :], self._dirty_runs, self._dirty_slots, self.dirty_nodes
+        )
+        total = self.state_hash
+        for item in self._dirty_runs:
+            total += self._hash_change(item)
+            self._changed_runs[id(item)] = item
+        for key, attempt in self._dirty_attempts:
+            total += self._hash_change(attempt)
+            self._changed_attempts[id(attempt)] = (key, attempt)
+        for node, index, slot in self._dirty_slots:
+            total += self._hash_change(slot)
+            self._changed_slots[id(slot)] = (node, index, slot)
+        for name in self.dirty_nodes:
+            total += self._hash_change(self.nodes[name])
+            self._changed_nodes[name] = None
+        for _, row in self._timeline[self._entries_summed :]:
+            total += digest_of_entry(row)
+        self.state_hash = total % MODULUS
+        self._entries_summed, self._past_runs_summed = len(self._timeline), len(self._past_runs)
+        self._dirty_runs, self._dirty_attempts, self._dirty_slots, self.dirty_nodes = [], [], [], []
+        return changes
+
     def take_batch(self) -> Batch:
         """The rows that changed since the last batch; what is no longer live is let go of."""
-        total = self.state_hash
+        self.sum_up()
         batch = Batch(
             *(0, 0, 0, "", 0),
             *([], [], [], [], [], [], [], []),
@@ -287,11 +327,8 @@ class WorkingSet:
             self._past_runs,
             self._past_attempts,
         )
-        for item in self._dirty_runs:
+        for item in self._changed_runs.values():
             assert item.row is not None
-            new = digest(item.row)
-            total += new - (item.digest or 0)
-            item.digest, item.dirty = new, False
             (batch.fresh_runs if item.fresh else batch.runs).append(item)
             item.fresh = False
             if isinstance(item.run.phase, Ended):
@@ -300,8 +337,7 @@ class WorkingSet:
             loaded = self.runs.get(run_id)
             if loaded is not None and isinstance(loaded.run.phase, Ended):
                 del self.runs[run_id]
-        for key, attempt in self._dirty_attempts:
-            total += self._hash_change(attempt)
+        for key, attempt in self._changed_attempts.values():
             if attempt.row is None:
                 batch.gone_attempts.append(key)
                 self.attempts.pop(key, None)
@@ -310,8 +346,7 @@ class WorkingSet:
                 batch.attempts.append((key[0], attempt.since if ended else 0, attempt.row))
                 if ended:
                     self.attempts.pop(key, None)
-        for node, index, slot in self._dirty_slots:
-            total += self._hash_change(slot)
+        for node, index, slot in self._changed_slots.values():
             if slot.row is None:
                 batch.gone_slots.append((node, index))
                 self.slots[node].pop(index, None)
@@ -319,28 +354,25 @@ class WorkingSet:
                     del self.slots[node]
             else:
                 batch.slots.append(slot.row)
-        for name in self.dirty_nodes:
+        for name in self._changed_nodes:
             node_item = self.nodes[name]
-            total += self._hash_change(node_item)
             if node_item.row is None:
                 batch.gone_nodes.append(name)
                 del self.nodes[name]
             else:
                 batch.nodes.append((node_item.row, self.state.nodes[name]))
-        for _, row in self._timeline:
-            total += digest_of_entry(row)
-        self.state_hash = total % MODULUS
         batch.seq, batch.state_hash = self.seq, self.state_hash
         batch.epoch, batch.epoch_of = self.state.epoch, self.state.epoch_of
         batch.rules = self.state.rules
-        self._dirty_runs, self._dirty_attempts, self._dirty_slots, self.dirty_nodes = [], [], [], []
+        self._changed_runs, self._changed_attempts, self._changed_slots, self._changed_nodes = {}, {}, {}, {}
         self._timeline, self.quarantine, self._loaded = [], [], []
         self._past_runs, self._past_attempts = [], []
+        self._entries_summed = self._past_runs_summed = 0
         self._absent.clear()
         return batch
 
     def _hash_change(self, item: WorkingRow[R]) -> int:
-        """What the item's row adds to the state hash beyond its committed form."""
+        """What the item's row adds to the state hash beyond its last form."""
         new = digest(item.row) if item.row is not None else 0
         added = new - (item.digest or 0)
         item.digest, item.dirty = new, False

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import nats.errors
 
 from events.feed import ApiError, Message
-from events.log import EventLog, UnknownOutcome, next_message
+from events.log import EventLog, UnknownOutcome, messages_between, next_message
 from events.times import nanoseconds, rfc3339
 from projections.past.moment import Moment, Past
 from projections.queries.answers import Queries
@@ -32,7 +32,6 @@ KEPT_RUNS = 10_000
 LET_GO_AFTER_S = 60.0
 """So long after the last question none is kept any more: the process may now be idle for days."""
 WITHIN_S = 2.0
-READ_WITHIN_S = 5.0
 
 T = TypeVar("T")
 
@@ -163,10 +162,8 @@ class PastMoments:
     async def _found(self, seq: int) -> Then:
         kept = await self.beside(partial(self._past.before, seq))
         try:
-            async with asyncio.timeout(READ_WITHIN_S):
-                since = self._log.read_raw(start_seq=kept.live.seq + 1, end_seq=seq)
-                messages = [message async for message in since]
-        except (TimeoutError, nats.errors.Error, ApiError):
+            messages = await messages_between(self._log.nc, self._log.stream, kept.live.seq + 1, seq)
+        except (UnknownOutcome, ApiError):
             raise _no_log() from None
         moment = await self.beside(partial(self._past.after, kept, messages))
         return Then(moment, Answering(self._past.queries(seq, moment), WaitingRuns(lambda: moment.stored_ns)))

@@ -307,9 +307,7 @@ class ProjectorService:
         async with self._log.follow(seq + 1) as feed:
             self._fill_when(backlog <= 0)
             while True:
-                seq = self._position.seq
-                # batches end where frames are due (projections/read_model/frames.py), which are then at equal distances
-                messages = await feed.batch(BATCH - seq % BATCH, linger_s=LINGER_S if seq >= end else 0.0)
+                messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
                 async with self._writing.turn:
                     failpoint("projector.read")
                     projector = self._writing.projector

@@ -37,7 +37,7 @@ def fold(database: Database, batches: Iterable[Sequence[Message]], *, reopen: bo
 
 
 def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table but `frames`, in the order of keys: where these are depends on how the log was cut."""
+    """Every row of every table but `frames`, in the order of keys: which of these are whole depends on when it was started."""
     with database.reading() as connection:
         return {
             table.name: [

@@ -118,7 +118,7 @@ def folded(batches: list[list[Message]], every: int, reopen: int) -> Database:
     database = memory()
     for at in range(0, len(batches), reopen):
         projector = Projector.open(database, LOG_ID, 10**9)
-        projector.frames = FrameMaker(projector.projection.working, every)
+        projector.frames = FrameMaker(projector.projection, every)
         for batch in batches[at : at + reopen]:
             projector.apply(batch)
         projector.close()
@@ -181,7 +181,7 @@ def test_what_a_worker_told_while_it_ran_is_no_part_of_the_past() -> None:
     log.start(run_id)
     database = memory()
     projector = Projector.open(database, LOG_ID, 10**9)
-    projector.frames = FrameMaker(projector.projection.working, 3)
+    projector.frames = FrameMaker(projector.projection, 3)
     projector.apply(log.messages)
     report = RunHeartbeat(run_id=run_id, attempt=1, step=7, metrics={"loss": 0.5})
     subject, _, body = Writer(Role.AGENT, lambda: 0, lambda: "id", "gpu01").heartbeat(report)

@@ -10,7 +10,7 @@ import pytest
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable
 from events.feed import api_call
-from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome
+from events.log import Conflict, EventLog, Guard, Refused, UnknownOutcome, messages_between
 from events.types import CancelRequested, Submitted
 from tests.support import NatsServer, RawNats, eventually
 from tests.support.builders import config
@@ -326,3 +326,18 @@ async def _end_is(log: EventLog, seq: int) -> bool:
 
 async def _all(log: EventLog) -> list[StoredEvent | Unreadable]:
     return [one async for one in log.read()]
+
+
+async def test_a_stretch_of_a_long_log_is_read_without_a_consumer(
+    log: EventLog, nats_server: NatsServer
+) -> None:
+    said = [submitted(f"r{place}") for place in range(2_500)]
+    for at in range(0, 2_500, 500):
+        await log.append_batch(said[at : at + 500], [None] * 500)
+    expected = [message async for message in log.read_raw()]
+    for first, last in ((1, 2_500), (3, 9), (7, 7), (2_400, 2_400), (2_400, 9_999), (2_501, 3_000), (5, 4)):
+        found = await messages_between(log.nc, log.stream, first, last)
+        assert found == [message for message in expected if first <= message.seq <= last]
+    assert (await api_call(log.nc, f"CONSUMER.NAMES.{log.stream}"))["total"] == 0
+    with stopped(nats_server.pid), pytest.raises(UnknownOutcome):
+        await messages_between(log.nc, log.stream, 1, 5, timeout_s=0.5)
