@@ -87,7 +87,7 @@ class PastMoments:
         """How things were after event ``seq``. Raises TrainshedError: INVALID by that field, UNAVAILABLE."""
         first, end = await self._bounds()
         if not first <= seq <= end:
-            raise TrainshedError(ErrorCode.INVALID, _accepted(first, end, seq), field)
+            raise TrainshedError(ErrorCode.INVALID, _accepted(first, end), field)
         await self._folded(seq, end)
         async with self._finding:
             kept = self._kept
@@ -173,7 +173,7 @@ def _runs_in(kept: Iterable[Then]) -> int:
     return sum(len(then.moment.live.runs) for then in kept)
 
 
-def _accepted(first: int, end: int, seq: int) -> str:
+def _accepted(first: int, end: int) -> str:
     if not end:
         return "the log has no event yet"
     return f"must be an event's sequence, from {first} to {end} (the log's first and last)"
