@@ -140,6 +140,8 @@ def test_a_start_is_its_own_where_an_earlier_process_named_the_same_worker() -> 
     assert is_own(stored(renamed), reported(STARTED, running=True))
     assert is_own(stored(renamed), reported(running=True))  # what it will say itself is not known yet
     assert not is_own(stored(Started(**OF, pid=6, host="here")), reported(STARTED, running=True))
+    ended = reported(STARTED)  # of a boot before: its pid may name another process now
+    assert is_own(stored(Started(**OF, pid=6, host="here")), ended)
 
 
 def test_what_is_wrong_is_said_with_what_the_node_knows() -> None:

@@ -66,7 +66,7 @@ def is_own(stored: StoredEvent, reports: OwnReports) -> bool:
         return False
     match event:
         case Started(pid=pid):
-            return reports.pid is None or pid == reports.pid
+            return not reports.running or reports.pid is None or pid == reports.pid
         case ArtifactsHashed():
             return not reports.running
         case AttemptEnd():

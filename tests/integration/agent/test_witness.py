@@ -203,16 +203,21 @@ async def test_silence_and_garbage_on_the_subject_are_no_objection(
             await stage.nc.publish(subjects.WATCH_CHECKPOINT, garbage)
         other = SignerKey(played.key.name, KeyKind.ED25519, b"o" * 32)
         await played.publish(3, b"t" * 32, vkey=str(other.verifier))  # signed by another than it says
-        await asyncio.sleep(1.5)
+        printed = list[str]()
+
+        async def is_warned() -> bool:
+            printed.extend(capsys.readouterr().out.splitlines())
+            return any("as a checkpoint of the log is none" in line for line in printed)
+
+        await eventually(is_warned, 15)
+        await asyncio.sleep(1.5)  # another one would come by then
         said = await heartbeat(stage)
         assert said is not None
         assert said.objection is None
         assert said.cosignature is not None
         assert said.cosignature.size == 1
-    warned = [
-        line for line in capsys.readouterr().out.splitlines() if "as a checkpoint of the log is none" in line
-    ]
-    assert len(warned) == 1
+    printed += capsys.readouterr().out.splitlines()
+    assert len([line for line in printed if "as a checkpoint of the log is none" in line]) == 1
 
 
 async def test_an_objection_and_what_was_signed_outlive_the_agent(stage: Stage) -> None:
