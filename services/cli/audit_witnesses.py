@@ -71,11 +71,21 @@ class Evidence(NamedTuple):
         nodes = {node: head.size for node, head in self.by_nodes.items() if self.against.fits(head)}
         lines = []
         if nodes:
-            who = ", ".join(map(clean, nodes)) if len(nodes) <= MOST_NAMED else f"{len(nodes)} nodes"
-            lines.append(f"cosigned by {who}: the first {max(nodes.values()):,} events")
+            lines.append(f"cosigned by {_by_whom(nodes)}")
         if by_policy is not None:
             lines.append(policy_line(by_policy, file))
         return lines
+
+
+def _by_whom(sizes: dict[str, int]) -> str:
+    """Who cosigned how many events, and nobody more than he did: who objects has cosigned fewer."""
+    least, most = min(sizes.values()), max(sizes.values())
+    if len(sizes) > MOST_NAMED:
+        more = "" if least == most else f", {most:,} by some"
+        return f"{len(sizes)} nodes: the first {least:,} events{more}"
+    if least == most:
+        return f"{', '.join(map(clean, sizes))}: the first {most:,} events"
+    return ", ".join(f"{clean(node)} (the first {size:,} events)" for node, size in sizes.items())
 
 
 def brought(against: Path | None, tiles: Path | None, policy: WitnessPolicy | None) -> Brought:

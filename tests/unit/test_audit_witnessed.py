@@ -199,12 +199,18 @@ def test_a_signature_of_the_policys_that_was_altered_meets_nothing() -> None:
 
 
 def test_whose_cosignatures_the_log_bears_out_is_printed_by_name_where_these_are_few() -> None:
-    for count, who in ((0, None), (2, "gpu00, gpu01"), (5, "5 nodes")):
+    named = "gpu00 (the first 12 events), gpu01 (the first 13 events)"
+    for count, by in (
+        (0, None),
+        (1, "gpu00: the first 12 events"),
+        (2, named),
+        (5, "5 nodes: the first 12 events, 16 by some"),
+    ):
         fork = node("fork", replace(head(9), root=OTHER))
         report = reported([*(node(f"gpu{n:02}", head(12 + n)) for n in range(count)), fork], ORIGIN)
         against = Against(report.kept)
         against.take(messages(20))
         evidence = Evidence(against, (), None, report.cosigned)
-        expected = [] if who is None else [f"cosigned by {who}: the first {11 + count} events"]
+        expected = [] if by is None else [f"cosigned by {by}"]
         assert (evidence.lines(None, "p"), evidence.judged()) == (expected, None)
         assert evidence.borne_out() == [{"node": f"gpu{n:02}", "size": 12 + n} for n in range(count)]
