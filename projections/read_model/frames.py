@@ -1,4 +1,4 @@
-"""Frames: what is live at every five hundredth event, kept so that a moment is found without folding the log from its start.
+"""Frames: what is live at every four hundredth event, kept so that a moment is found without folding the log from its start.
 
 Owns a frame's form, what goes into one and when it is due; knows no SQL, and not how a moment is made of them.
 
@@ -23,7 +23,7 @@ from projections.read_model.core import Projection
 from projections.read_model.rows import NEVER_CHANGES, NodeRow, Row, RunRow, SlotRow
 from projections.read_model.working_set import Changes, WorkingRun, WorkingSet
 
-EVERY = 500
+EVERY = 400
 _LEVEL = 1
 """Of compression: a higher one makes a frame a few hundredths smaller."""
 

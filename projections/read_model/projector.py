@@ -229,7 +229,7 @@ class Projector:
         projection, last = self.projection, self.projection.working.seq
         if not messages or messages[-1].seq <= last:
             return Applied(last)
-        with _without_gc(len(messages)), self.store.connection.begin():
+        with without_gc(len(messages)), self.store.connection.begin():
             batch = fold(projection, messages, observe, self.frames)
             levels = self._grow_tree(messages, last)
             self.store.write(batch, self.log_id, self.tree.first, levels)
@@ -289,7 +289,7 @@ def fold(
 
 
 @contextmanager
-def _without_gc(messages: int) -> Iterator[None]:
+def without_gc(messages: int) -> Iterator[None]:
     """A long batch makes very many values and no cycles: looking for some would take a tenth of its time."""
     pause = messages >= LONG_BATCH and gc.isenabled()
     if pause:
