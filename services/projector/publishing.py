@@ -21,6 +21,7 @@ from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead
 from projections.transparency.tiles import TileMissing
 from services.daemon_thread import in_daemon_thread
+from services.file_writer import FileWriter
 from services.position import Position
 from services.projector.signer import Signer
 from trainshed_client import subjects
@@ -63,8 +64,7 @@ class Publisher:
         self._tree = tree
         self._root_at = root_at
         self._accepted = accepted
-        self._to_keep: str | None = None
-        self._published = asyncio.Event()
+        self._writer = FileWriter(_not_kept)
         self._others = 0
         """How large the last was that another signer published, for as long as it counts."""
         self._others_until = 0.0
@@ -74,7 +74,7 @@ class Publisher:
         hearing = await self._nc.listen(subjects.WATCH_CHECKPOINT, self._hear)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep())
+                tasks.create_task(self._writer.run())
                 await self._run(at_the_end)
         finally:
             with contextlib.suppress(nats.errors.Error):
@@ -145,29 +145,13 @@ class Publisher:
         except (nats.errors.Error, UnknownOutcome, ApiError) as error:  # while the server is away
             _log.debug("a checkpoint was not published: %s", error)
             return None
-        self._to_keep = checkpoint
-        self._published.set()
+        # nobody waits for it: storage that is full or hangs stops no checkpoint, and no read model
+        self._writer.write(partial(self._signer.keep, checkpoint), latest="checkpoint")
         return head
 
-    async def _keep(self) -> None:
-        """Keep what was published last, which nobody waits for: storage that is full or hangs stops no checkpoint, and no
-        read model."""
-        logged = False
-        while True:
-            await self._published.wait()
-            self._published.clear()
-            while (checkpoint := self._to_keep) is not None:
-                try:
-                    await in_daemon_thread(partial(self._signer.keep, checkpoint))
-                except OSError as error:
-                    if not logged:
-                        _log.warning("the last checkpoint cannot be kept: %s; trying again", cause(error))
-                    logged = True
-                    await asyncio.sleep(CHECKPOINT_EVERY_S)
-                    continue
-                logged = False
-                if self._to_keep is checkpoint:
-                    self._to_keep = None
+
+def _not_kept(error: OSError) -> None:
+    _log.warning("the last checkpoint cannot be kept: %s; trying again", cause(error))
 
 
 def _now() -> float:

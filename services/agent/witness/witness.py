@@ -27,7 +27,6 @@ from projections.transparency.checkpoint import TreeHead, origin_of
 from projections.transparency.note import SignerKey
 from services.agent.reports.own_reports import StrangeEvent
 from services.agent.witness import machine
-from services.agent.witness.file_writer import FileWriter
 from services.agent.witness.keeping import HOURLY_FILE, Keeping, Noted
 from services.agent.witness.key import witness_key
 from services.agent.witness.live_reports import LiveAttempts, LiveReports
@@ -57,6 +56,7 @@ from services.agent.witness.values import (
 )
 from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
+from services.file_writer import FileWriter
 from services.logging import get_logger
 from trainshed_client import subjects
 from trainshed_client.answers import error_in
@@ -114,7 +114,7 @@ class Witness:
         self._objected_to: deque[int] = deque(maxlen=MAX_STRANGE)
         """Sequences of events that were objected to."""
         self._keeping = Keeping(folder)
-        self._writer = FileWriter()
+        self._writer = FileWriter(_not_kept)
         self._vkey: str | None = None
         self._key_read = asyncio.Event()
         self._state = WitnessState(trust=Trust(origin=self._origin))
@@ -393,6 +393,10 @@ class Witness:
         kept = None if trust.kept is None else trust.kept.note
         noted = Noted(1, self._now(), what, kept=kept)
         return noted if seen is None else replace(noted, seen=seen.note, vkey=seen.vkey)
+
+
+def _not_kept(error: OSError) -> None:
+    _log.warning("what this node witnessed cannot be kept; trying again", error=cause(error))
 
 
 def _missing(seq: int, subject: str, how: str) -> str:

@@ -293,7 +293,7 @@ async def test_storage_that_hangs_holds_up_neither_work_nor_objection(
 async def test_storage_that_is_full_for_a_while_is_tried_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.agent.witness.file_writer.AGAIN_S", 0.1)
+    monkeypatch.setattr("services.file_writer.AGAIN_S", 0.1)
     keep, tries = Keeping.keep, []
 
     def full_at_first(self: Keeping, trust: Any) -> None:

@@ -12,10 +12,6 @@ from collections.abc import Callable
 import msgspec
 
 from services.daemon_thread import in_daemon_thread
-from services.logging import get_logger
-from trainshed_client.os_errors import cause
-
-_log = get_logger("agent")
 
 AGAIN_S = 5.0
 MAX_WAITING = 100
@@ -28,9 +24,13 @@ class _Write(msgspec.Struct, frozen=True):
 
 
 class FileWriter:
-    """What is to be written waits here; what is marked ``latest`` takes the place of what waits under the same mark."""
+    """What is to be written waits here; what is marked ``latest`` takes the place of what waits under the same mark.
 
-    def __init__(self) -> None:
+    ``failed`` is called with the first of each row of failures.
+    """
+
+    def __init__(self, failed: Callable[[OSError], None]) -> None:
+        self._failed = failed
         self._waiting: deque[_Write] = deque()
         self._came = asyncio.Event()
 
@@ -56,9 +56,7 @@ class FileWriter:
                     await in_daemon_thread(write.work)
                 except OSError as error:
                     if not logged:
-                        _log.warning(
-                            "what this node witnessed cannot be kept; trying again", error=cause(error)
-                        )
+                        self._failed(error)
                     logged = True
                     await asyncio.sleep(AGAIN_S)
                     continue
