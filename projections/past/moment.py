@@ -20,7 +20,7 @@ from projections.read_model import reports
 from projections.read_model.committed import StoredRows
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
-from projections.read_model.projector import LONG_BATCH, fold, without_gc
+from projections.read_model.projector import fold, without_gc
 from projections.read_model.rows import AttemptRow, NodeRow, Row, RunRow, SlotRow
 from projections.read_model.working_set import LiveSet
 
@@ -62,14 +62,14 @@ class Past:
 
     def before(self, seq: int) -> Beginning:
         """What was kept nearest to ``seq``, at it or before it."""
-        with without_gc(LONG_BATCH), self._database.reading() as connection:
+        with without_gc(), self._database.reading() as connection:
             return kept_before(self._database, connection, seq)
 
     def after(self, kept: Beginning, messages: Sequence[Message]) -> Moment:
         """The moment after the last of ``messages``, which are all since ``kept``. That cannot be used any more."""
         database = self._database
         with (
-            without_gc(LONG_BATCH),
+            without_gc(),
             DatabaseThen(database, kept.live.seq, None).reading() as connection,
         ):
             projection = Projection.restored(StoredRows(database, connection), kept.live)

@@ -229,7 +229,7 @@ class Projector:
         projection, last = self.projection, self.projection.working.seq
         if not messages or messages[-1].seq <= last:
             return Applied(last)
-        with without_gc(len(messages)), self.store.connection.begin():
+        with without_gc(len(messages) >= LONG_BATCH), self.store.connection.begin():
             batch = fold(projection, messages, observe, self.frames)
             levels = self._grow_tree(messages, last)
             self.store.write(batch, self.log_id, self.tree.first, levels)
@@ -289,9 +289,9 @@ def fold(
 
 
 @contextmanager
-def without_gc(messages: int) -> Iterator[None]:
-    """A long batch makes very many values and no cycles: looking for some would take a tenth of its time."""
-    pause = messages >= LONG_BATCH and gc.isenabled()
+def without_gc(makes_many: bool = True) -> Iterator[None]:
+    """For what ``makes_many`` values and no cycles, as a long batch: looking for some would take a tenth of its time."""
+    pause = makes_many and gc.isenabled()
     if pause:
         gc.disable()
     try:
