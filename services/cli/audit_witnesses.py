@@ -54,11 +54,10 @@ class Evidence(NamedTuple):
 
     def borne_out(self) -> list[dict[str, object]]:
         """The nodes whose cosignature is of this log, which was read, for JSON."""
-        return [
-            {"node": node, "size": head.size}
-            for node, head in self.by_nodes.items()
-            if self.against.fits(head)
-        ]
+        return [{"node": node, "size": size} for node, size in self._sizes().items()]
+
+    def _sizes(self) -> dict[str, int]:
+        return {node: head.size for node, head in self.by_nodes.items() if self.against.fits(head)}
 
     def judged(self) -> PolicyVerdict | None:
         """What the policy says, the log having been read; None where there is no policy."""
@@ -68,10 +67,9 @@ class Evidence(NamedTuple):
 
     def lines(self, by_policy: PolicyVerdict | None, file: str) -> list[str]:
         """What is printed of all this beside what does not fit."""
-        nodes = {node: head.size for node, head in self.by_nodes.items() if self.against.fits(head)}
         lines = []
-        if nodes:
-            lines.append(f"cosigned by {_by_whom(nodes)}")
+        if sizes := self._sizes():
+            lines.append(f"cosigned by {_by_whom(sizes)}")
         if by_policy is not None:
             lines.append(policy_line(by_policy, file))
         return lines
