@@ -46,7 +46,7 @@ Beside all that the node is a witness of the log (`witness/witness.py`), with a 
 hears of checkpoints (`witness/published.py`), and what one means for it is again a pure step (`witness/machine.py`; its
 values: `witness/values.py`). Of what this agent appended some is looked for in them (`witness/own_events.py`), what it did not
 append must not stand in its name (`reports/own_reports.py`; of live attempts: `witness/live_reports.py`), and what
-it takes is kept (`witness/keeping.py`), without anything waiting for the disk (`services/file_writer.py`), before a
+it takes is kept (`witness/keeping.py`), without anything waiting for the disk, before a
 heartbeat says it.
 """
 
