@@ -46,6 +46,8 @@ DURABLE_AFTER_S = 0.02
 """started.json is fsynced this long after the worker's release; a worker that ends before needs no such file."""
 RESEND_S = 0.05
 RETRY_WRITE_S = 1.0
+MOST_WAITING = 1024
+"""Datagrams read at an end: above what a kernel lets wait in a socket (net.unix.max_dgram_qlen; systemd sets 512)."""
 TAKEN = struct.Struct("=i")
 """What the spawner hears on its pipe: the pid of a shim that is no longer idle."""
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
@@ -305,6 +307,9 @@ class Supervisor:
         if self._coming_up:
             return  # it has no child yet, and its own end is seen on the channel
         ended, self._tree_gone = process_tree.reap()
+        if ended:
+            # Sent before the end, and nobody looks at the socket once it is written.
+            self._see_datagrams(MOST_WAITING)
         for pid, status in ended:
             if pid == self._worker.pid:
                 code = os.waitstatus_to_exitcode(status)
@@ -316,8 +321,8 @@ class Supervisor:
             failpoint("shim.tree_gone")
             self._feed(core_types.TreeGone(boottime()))
 
-    def _see_datagrams(self) -> None:
-        for _ in range(64):  # then signals and deadlines have their turn, however fast a worker tells
+    def _see_datagrams(self, most: int = 64) -> None:
+        for _ in range(most):  # then signals and deadlines have their turn, however fast a worker tells
             try:
                 datagram = self._listener.socket.recv(notify.MAX_DATAGRAM + 1)
             except BlockingIOError:

@@ -374,6 +374,24 @@ async def test_a_worker_of_which_nothing_could_be_taken_is_told_so(here: Box) ->
     assert end.last_heartbeat.passed_over == {"value": "X_METRIC_loss=1,5", "key": "X_STEPS"}
 
 
+async def test_what_was_sent_before_the_end_counts_though_both_are_seen_at_once(
+    here: Box, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    code = f"{NOTIFY}\nimport os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nnotify('X_STEP=7')"
+    folder = await here.python("run", code)
+    started = (await here.started(folder)).started
+    os.kill(started.shim_pid, signal.SIGSTOP)
+    try:
+        go.touch()
+        await eventually(lambda: " Z " in Path(f"/proc/{started.pid}/stat").read_text(), 10)
+    finally:
+        os.kill(started.shim_pid, signal.SIGCONT)
+    end = await here.ended(folder)
+    assert end.last_heartbeat is not None
+    assert end.last_heartbeat.step == 7
+
+
 async def test_the_nodes_time_out_holds_where_the_run_names_none(here: Box) -> None:
     folder = await here.python("run", WAIT, heartbeat={"source": "notify"}, node_timeout_s=0.3)
     assert (await here.ended(folder)).timeout_s == 0.3
