@@ -32,8 +32,10 @@ def metrics_path(stage: Stage, ref: AttemptRef) -> Path:
 
 
 def written(stage: Stage, ref: AttemptRef) -> list[dict[str, Any]]:
+    """The file's whole lines: what follows the last end of a line is still being written."""
     path = metrics_path(stage, ref)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def steps(stage: Stage, ref: AttemptRef) -> list[int]:

@@ -94,6 +94,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
         one.close()
 
 
+@pytest.mark.timeout(300)  # some 100 s of it are what the reader waits for
 def test_the_page_from_its_first_line_to_its_last(session: Session, pytestconfig: pytest.Config) -> None:
     page = PAGE.read_text()
     shown: list[tuple[Block, str]] = []

@@ -38,7 +38,7 @@ def test_a_projector_killed_in_the_middle_of_runs_leaves_no_trace_in_the_tables(
     for kill in range(3):
         runs += _sweep(stack, 30, f"kill-{kill}")
         _kill_projector(stack)
-    records = stack.wait(*runs, code=1)
+    records = stack.wait(*runs, code=1, timeout="50s")
     assert {record["status"] for record in records} == {"COMPLETED", "FAILED"}
     verdict = stack.trainshed("audit", "verify", json=True)
     assert (verdict["v"], verdict["ok"], verdict["violations"]) == (1, True, [])
