@@ -102,8 +102,8 @@ async def ensure_streams(nc: SafeClient, *, replicas: int = 1, ids: Callable[[],
 
 async def ensure_buckets(nc: SafeClient) -> None:
     """Make the record buckets, which live in memory and so are gone after a restart of the server."""
-    await _ensure(nc, bucket(subjects.RUNS_BUCKET, f"{subjects.WATCH}.runs"))
-    await _ensure(nc, bucket(subjects.SLOTS_BUCKET, f"{subjects.WATCH}.slots"))
+    await _ensure(nc, bucket(subjects.RUNS_BUCKET, subjects.WATCH_RUNS))
+    await _ensure(nc, bucket(subjects.SLOTS_BUCKET, subjects.WATCH_SLOTS))
 
 
 async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:

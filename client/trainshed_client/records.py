@@ -256,6 +256,29 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     witness_signature: str | None = None
     witness_objection: WitnessObjection | None = None
     seq: int = 0
+    updated_at: str | None = None
+
+
+class QueuePlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued run, its place among those that could be granted (from 1 on; None while it waits for something else),
+    and what it waits for."""
+
+    run_id: str
+    place: int | None = None
+    waiting: Wait | None = None
+
+
+class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The queue as a whole, as it is once event ``seq`` is folded: how many wait, and the first 500 in their order.
+
+    ``at``: when it was made (RFC 3339).
+    """
+
+    seq: int
+    at: str
+    total: int
+    runs: list[QueuePlace]
+    v: int = 1
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,14 @@ WATCH_CHECKPOINT = f"{WATCH}.checkpoint"
 API = "trainshed.api"
 RUNS_BUCKET = "trainshed_runs"
 SLOTS_BUCKET = "trainshed_slots"
+NODES_BUCKET = "trainshed_nodes"
+QUEUE_BUCKET = "trainshed_queue"
+QUEUE_KEY = "queue"
+"""Its one key: the queue as a whole."""
+WATCH_RUNS = f"{WATCH}.runs"
+WATCH_SLOTS = f"{WATCH}.slots"
+WATCH_NODES = f"{WATCH}.nodes"
+WATCH_QUEUE = f"{WATCH}.queue"
 
 ALL_EVENTS = f"{EVENTS}.>"
 ALL_HEARTBEATS = f"{HEARTBEATS}.>"
@@ -158,7 +166,17 @@ def telemetry(run_id: str, attempt: int, node: str) -> str:
 
 def watch_run(run_id: str) -> str:
     """Where a run's record is republished when its bucket changes."""
-    return f"{WATCH}.runs.{run_id}"
+    return f"{WATCH_RUNS}.{run_id}"
+
+
+def watch_slot(node: str, index: int) -> str:
+    """Where a slot's is."""
+    return f"{WATCH_SLOTS}.{node}.{index}"
+
+
+def watch_node(node: str) -> str:
+    """Where a node's is."""
+    return f"{WATCH_NODES}.{node}"
 
 
 def api(call: str) -> str:
