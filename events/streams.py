@@ -104,6 +104,7 @@ async def ensure_buckets(nc: SafeClient) -> None:
     """Make the record buckets, which live in memory and so are gone after a restart of the server."""
     await _ensure(nc, bucket(subjects.RUNS_BUCKET, subjects.WATCH_RUNS))
     await _ensure(nc, bucket(subjects.SLOTS_BUCKET, subjects.WATCH_SLOTS))
+    await _ensure(nc, bucket(subjects.NODES_BUCKET, subjects.WATCH_NODES))
 
 
 async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The record buckets: after each commit the changed records, for whoever watches; filled again when they were lost.
 
-Owns what is in the buckets (every slot, the live runs and the last 1,000 that ended) and how it gets there; builds no
-record. Puts are sent ahead and their acknowledgements counted; what is lost is made good by filling again.
+Owns what is in the buckets (every slot, the nodes of `node.list`, the live runs and the last 1,000 that ended) and how it
+gets there; builds no record. Puts are sent ahead and their acknowledgements counted; what is lost is made good by filling again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _log = logging.getLogger("trainshed.records")
 
 RUNS = f"$KV.{subjects.RUNS_BUCKET}"
 SLOTS = f"$KV.{subjects.SLOTS_BUCKET}"
+NODES = f"$KV.{subjects.NODES_BUCKET}"
+FILLED = (subjects.RUNS_BUCKET, subjects.SLOTS_BUCKET, subjects.NODES_BUCKET)
 PURGED = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "600s"}
 """A key leaves with a marker, which leaves by itself after ten minutes."""
 AGAIN_AFTER_S = 2.0
@@ -36,11 +38,12 @@ FLUSH_EVERY = 500
 
 
 class Filling(msgspec.Struct, frozen=True):
-    """What the buckets should hold: (run id, record), oldest ended first, and (node, index, record)."""
+    """What the buckets should hold: (run id, record), oldest ended first, (node, index, record), and (node, record)."""
 
     live: list[tuple[str, bytes]]
     ended: list[tuple[str, bytes]]
     slots: list[tuple[str, int, bytes]]
+    nodes: list[tuple[str, bytes]]
 
 
 class RecordBuckets:
@@ -93,6 +96,8 @@ class RecordBuckets:
                 await self._send(f"{RUNS}.{oldest}", None)
             for slot in applied.slots:
                 await self._send(f"{SLOTS}.{slot.node}.{slot.index}", slot.record)
+            for node in applied.nodes:
+                await self._send(f"{NODES}.{node.node}", node.record)
         except nats.errors.Error as error:
             self._failed(str(error))
 
@@ -120,6 +125,9 @@ class RecordBuckets:
                 subjects.SLOTS_BUCKET,
                 [(f"{SLOTS}.{node}.{index}", record) for node, index, record in filling.slots],
             )
+            await self._fill(
+                subjects.NODES_BUCKET, [(f"{NODES}.{node}", record) for node, record in filling.nodes]
+            )
             self._made = await self._identity()
         except (TimeoutError, ApiError, nats.errors.Error) as error:
             self._failed(cause(error))
@@ -137,10 +145,7 @@ class RecordBuckets:
 
     async def _identity(self) -> tuple[str, ...]:
         """When the buckets were made: memory does not outlive a server, so another time means other buckets."""
-        infos = [
-            await api_call(self._nc, f"STREAM.INFO.KV_{bucket}")
-            for bucket in (subjects.RUNS_BUCKET, subjects.SLOTS_BUCKET)
-        ]
+        infos = [await api_call(self._nc, f"STREAM.INFO.KV_{bucket}") for bucket in FILLED]
         return tuple(str(info["created"]) for info in infos)
 
     async def _send(self, subject: str, record: bytes | None) -> None:

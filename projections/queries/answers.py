@@ -173,13 +173,9 @@ class Queries:
 
     def nodes(self) -> dict[str, Any]:
         """``node.list``: without those that left or were removed and have no attempts."""
-        node = tables.runs.c.node
         with self._database.reading() as connection:
-            seq, nodes = _seq(connection), _nodes(connection)
-            statement = select(node).where(tables.IS_LIVE, node.is_not(None)).distinct()
-            busy = set(connection.execute(statement).scalars())
-        shown = [row for row in nodes if row.status not in GONE or row.node in busy]
-        return {"v": 1, "seq": seq, "nodes": [msgspec.Raw(record_json(row)) for row in shown]}
+            seq, nodes = _seq(connection), _listed_nodes(connection)
+        return {"v": 1, "seq": seq, "nodes": [msgspec.Raw(record_json(row)) for row in nodes]}
 
     def witnesses(self) -> list[NodeRow]:
         """The nodes that have a key to cosign with, those that left among them."""
@@ -258,6 +254,11 @@ class Queries:
         with self._database.reading() as connection:
             return [(slot.node, slot.index, record_json(slot)) for slot in _slots(connection)]
 
+    def bucket_nodes(self) -> list[tuple[str, bytes]]:
+        """(node, record) of the nodes that `node.list` has."""
+        with self._database.reading() as connection:
+            return [(node.node, record_json(node)) for node in _listed_nodes(connection)]
+
     # --- parts --------------------------------------------------------------------------------------------
 
     def _found(self, connection: Connection, query: RunQuery, away: Mapping[str, str]) -> Iterator[FoundRun]:
@@ -312,6 +313,14 @@ def _nodes(connection: Connection) -> list[NodeRow]:
     statement = tables.nodes.select().order_by(tables.nodes.c.node)
     rows = (row_from("nodes", columns) for columns in connection.execute(statement).mappings())
     return [row for row in rows if isinstance(row, NodeRow)]
+
+
+def _listed_nodes(connection: Connection) -> list[NodeRow]:
+    """Without those that left or were removed and have no attempts."""
+    node = tables.runs.c.node
+    statement = select(node).where(tables.IS_LIVE, node.is_not(None)).distinct()
+    busy = set(connection.execute(statement).scalars())
+    return [row for row in _nodes(connection) if row.status not in GONE or row.node in busy]
 
 
 def _all_rows(connection: Connection, name: str, table: Table) -> Iterator[bytes]:

@@ -87,7 +87,7 @@ class Projection:
             else:
                 moves = bool(change.ended) or isinstance(event, _MOVING)
                 for name in change.nodes:
-                    use_changed(working, name, moves)
+                    use_changed(working, name, stored.stored_ns if moves else None)
         return change
 
     def quarantine(self, message: Unreadable) -> None:

@@ -15,7 +15,7 @@ from events.state import Active, Run
 from events.types import AttemptRef, NodeHeartbeat, RunHeartbeat
 from projections.read_model import reports
 from projections.read_model.core import Projection
-from projections.read_model.projector import Applied, Projector, changed_run, changed_slot
+from projections.read_model.projector import Applied, Projector, changed_node, changed_run, changed_slot
 from projections.read_model.reports import ReportColumns, WitnessColumns
 from projections.read_model.rows import (
     AttemptRow,
@@ -36,16 +36,19 @@ class ChangedRows(msgspec.Struct):
     attempts: list[tuple[int, AttemptRow]]
     slots: list[SlotRow]
     nodes: list[NodeRow]
+    shown: list[NodeRow]
+    """The nodes whose records are put."""
 
 
 def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Applied:
     """Set the heartbeat columns of live attempts, nodes and slots, in one short transaction.
 
     One that is not for a live attempt, or of another incarnation, changes nothing: hand them in when all events that
-    were stored before them are folded. ``seq`` of a record stays, ``updated_at`` moves.
+    were stored before them are folded. ``seq`` of a record stays, ``updated_at`` moves. A node's record is put once in each
+    ten seconds of the clock at the most, and when the node begins or ceases to object to the log.
     """
     projection = projector.projection
-    changed = ChangedRows([], [], [], [])
+    changed = ChangedRows([], [], [], [], [])
     for message in messages:
         heartbeat = decode_heartbeat(message.subject, message.body)
         time = stored_time(message.stored_ns)
@@ -59,10 +62,12 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
             case None:
                 pass
     _put(projector, changed)
+    shown = (changed_node(row, projection.working.state) for row in changed.shown)
     return Applied(
         projector.seq,
         tuple(changed_run(item.row) for item in changed.runs if item.row is not None),
         tuple(changed_slot(slot) for slot in changed.slots),
+        tuple(node for node in shown if node.record is not None),
     )
 
 
@@ -70,7 +75,7 @@ def carry_over(old: Projector, new: Projector) -> None:
     """Set the heartbeat columns of ``new``, which has the same events, to those of ``old``: a record then has the heartbeat
     that it had, also one that is no longer stored."""
     before, after = old.projection.working, new.projection.working
-    changed = ChangedRows([], [], [], [])
+    changed = ChangedRows([], [], [], [], [])
     for run_id, run in after.runs.items():
         if _carried(before.runs.get(run_id), run, reports.OF_RUN):
             changed.runs.append(run)
@@ -134,12 +139,22 @@ def _node(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: 
     item = projection.working.nodes.get(heartbeat.node)
     if item is None or item.row is None or item.row.incarnation != heartbeat.incarnation:
         return
-    item.row.last_heartbeat_at, item.row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
-    WitnessColumns.of(heartbeat).set_in(item.row)
-    changed.nodes.append(item.row)
+    row = item.row
+    last, objection = row.last_heartbeat_at, row.witness_objection
+    row.last_heartbeat_at, row.disk_free_mb = time, fitting(heartbeat.disk_free_mb)
+    row.updated_at = max(row.updated_at or "", time)
+    WitnessColumns.of(heartbeat).set_in(row)
+    changed.nodes.append(row)
+    if _stretch(last) != _stretch(time) or row.witness_objection != objection:
+        changed.shown.append(row)
     if heartbeat.gpus:
         _slots(projection, heartbeat, time, changed)
         _memory_of_attempts(projection, heartbeat, changed)
+
+
+def _stretch(time: str | None) -> str:
+    """The ten seconds in which a time lies: up to the tens of its seconds."""
+    return "" if time is None else time[: len("2026-11-24T08:00:0")]
 
 
 def _slots(projection: Projection, heartbeat: NodeHeartbeat, time: str, changed: ChangedRows) -> None:

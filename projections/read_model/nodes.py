@@ -79,15 +79,15 @@ def _device(working: WorkingSet, name: str, index: int) -> Device | None:
     return None
 
 
-def use_changed(working: WorkingSet, name: str, moves: bool) -> None:
-    """A grant, an end or a Started (``moves``) changed a node; a Stopping changes its fold alone."""
+def use_changed(working: WorkingSet, name: str, moved_ns: int | None) -> None:
+    """A grant, an end or a Started changed a node at ``moved_ns``; a Stopping (None) changes its fold alone."""
     item, node = working.nodes.get(name), working.state.nodes.get(name)
     if node is None:
         _forgotten(working, name)
     elif item is not None:
         row = working.touch_node(item)
-        if moves:
-            row.seq = working.seq
+        if moved_ns is not None:
+            row.seq, row.updated_at = working.seq, stored_time(moved_ns)
             row.suspect_since, row.suspect_reason = _suspect(node)
 
 
@@ -120,6 +120,7 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
             item = working.nodes[name] = WorkingRow(row)
         else:
             item.row = row
+        row.updated_at = stored_time(stored.stored_ns)
         _set_witness(row, event)
         working.touch_node(item)
         return
@@ -128,7 +129,7 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
         setattr(row, column, getattr(before, column))
     _set_witness(row, event)
     if row != before or node.status is _REMOVED:
-        row.seq = stored.seq
+        row.seq, row.updated_at = stored.seq, stored_time(stored.stored_ns)
         item.row = row
 
 

@@ -176,6 +176,7 @@ class NodeRow(msgspec.Struct, gc=False):
     status: str = ""
     suspect_reason: str | None = None
     suspect_since: str | None = None
+    updated_at: Any = None
     witness: str | None = None
     witness_objection: Any = NULL
     witness_signature: Any = None

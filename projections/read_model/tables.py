@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 20
+SCHEMA_VERSION = 21
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -195,6 +195,7 @@ nodes = Table(
     Column("witness_signature", Text),
     Column("witness_objection", Text, nullable=False),
     Column("seq", _BIG, nullable=False),
+    Column("updated_at", Text),
     Column("fold", Text, nullable=False),  # events.state.Node as JSON
 )
 

@@ -362,7 +362,7 @@ class ProjectorService:
 
     def _filling(self) -> Filling:
         live, ended = self._queries.bucket_runs()
-        return Filling(live, ended, self._queries.bucket_slots())
+        return Filling(live, ended, self._queries.bucket_slots(), self._queries.bucket_nodes())
 
     async def _heartbeats(self) -> None:
         """The newest heartbeat of each subject, once all that was stored before it is folded."""

@@ -62,7 +62,11 @@ async def test_heartbeats_and_buckets_are_as_designed(nc: SafeClient) -> None:
     assert heartbeats["subjects"] == ["trainshed.heartbeats.>"]
     assert (heartbeats["max_msgs_per_subject"], heartbeats["discard"]) == (100, "old")
     assert heartbeats["max_age"] == 24 * 3_600 * 1_000_000_000
-    for bucket, watch in ((subjects.RUNS_BUCKET, "runs"), (subjects.SLOTS_BUCKET, "slots")):
+    for bucket, watch in (
+        (subjects.RUNS_BUCKET, "runs"),
+        (subjects.SLOTS_BUCKET, "slots"),
+        (subjects.NODES_BUCKET, "nodes"),
+    ):
         config = await stored_config(nc, f"KV_{bucket}")
         assert config["storage"] == "memory"
         assert config["republish"]["dest"] == f"trainshed.watch.{watch}.>"

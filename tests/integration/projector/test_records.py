@@ -11,9 +11,7 @@ import pytest
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from bench.log_maker import LogMaker
-from events.codec import Writer, uuid7
-from events.log import EventLog, publish
+from events.log import EventLog
 from events.streams import ensure_streams
 from events.types import GpuReading, NodeCosignature, NodeHeartbeat, NodeObjection, RunHeartbeat
 from projections import records
@@ -21,49 +19,10 @@ from projections.read_model.database import Database
 from tests.support import NatsServer, eventually
 from tests.support.control import joined, say
 from tests.support.read_model import dump, kept_hash, recomputed_hash
-from tests.support.stored_log import ask, projecting, store
+from tests.support.stored_log import ask, projecting
+from tests.support.watched import StoredInParts, bucket, heartbeat
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.subjects import Role
-
-
-async def _bucket(nc: SafeClient, name: str = "trainshed_runs") -> dict[str, Any]:
-    """What is in a bucket."""
-    kv = await nc.jetstream().key_value(name)
-    found = {}
-    try:
-        keys = await kv.keys()
-    except Exception as error:  # noqa: BLE001  # nats-py's way to say that it is empty
-        assert type(error).__name__ == "NoKeysError", error
-        return {}
-    for key in keys:
-        found[key] = msgspec.json.decode((await kv.get(key)).value or b"null")
-    return found
-
-
-async def _heartbeat(nc: SafeClient, heartbeat: RunHeartbeat | NodeHeartbeat, node: str = "gpu01") -> None:
-    subject, id_, body = Writer(Role.AGENT, lambda: 0, uuid7, node).heartbeat(heartbeat)
-    await publish(nc, subject, id_, body)
-
-
-def _made() -> LogMaker:
-    made = LogMaker()
-    made.elect()
-    made.join()
-    return made
-
-
-class Stored:
-    """A log that is stored bit by bit."""
-
-    def __init__(self, nc: SafeClient) -> None:
-        self.made = _made()
-        self._nc = nc
-        self._stored = 0
-
-    async def store(self) -> int:
-        end = await store(self._nc, self.made.messages[self._stored :])
-        self._stored = len(self.made.messages)
-        return end
 
 
 async def test_every_change_is_in_the_bucket_and_told_to_watchers(
@@ -71,7 +30,7 @@ async def test_every_change_is_in_the_bucket_and_told_to_watchers(
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     await log.store()
     told: list[dict[str, Any]] = []
     slots: list[tuple[str, dict[str, Any]]] = []
@@ -95,12 +54,10 @@ async def test_every_change_is_in_the_bucket_and_told_to_watchers(
         # the first may come twice, when the buckets are filled at the start: a watcher keeps the newest by (seq, updated_at)
         newest = {record["seq"]: record["status"] for record in told}
         assert list(newest.values()) == ["PENDING", "DISPATCHING", "RUNNING", "COMPLETED"]
-        assert (
-            (await _bucket(nc))[run_id] == told[-1] == (await ask(nc, "run.get", {"run_id": run_id}))["run"]
-        )
+        assert (await bucket(nc))[run_id] == told[-1] == (await ask(nc, "run.get", {"run_id": run_id}))["run"]
         await eventually(lambda: slots and slots[-1][1]["run_id"] is None and len(slots) > 1)
         assert slots[-2][1]["run_id"] == run_id
-        assert set(await _bucket(nc, "trainshed_slots")) == {"gpu01.0", "gpu01.1"}
+        assert set(await bucket(nc, "trainshed_slots")) == {"gpu01.0", "gpu01.1"}
 
 
 async def test_only_the_projector_that_was_told_to_puts_records(
@@ -108,17 +65,17 @@ async def test_only_the_projector_that_was_told_to_puts_records(
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     async with projecting(await nats_server.client(), tmp_path / "plain.db"):
         run_id = log.made.submit()
         await log.store()
         assert (await ask(nc, "run.get", {"run_id": run_id}))["run"]["status"] == "PENDING"
         assert (await ask(nc, "health"))["records"] is False
-    assert await _bucket(nc) == {}
+    assert await bucket(nc) == {}
     async with projecting(await nats_server.client(), tmp_path / "records.db", records=True):
 
         async def is_there() -> bool:
-            return run_id in await _bucket(nc)
+            return run_id in await bucket(nc)
 
         await eventually(is_there)
 
@@ -129,7 +86,7 @@ async def test_the_buckets_hold_the_live_runs_and_the_last_ended_ones(
     monkeypatch.setattr(records, "LAST_ENDED", 3)
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     live = log.made.submit()
     await log.store()
     left: list[str] = []
@@ -141,7 +98,7 @@ async def test_the_buckets_hold_the_live_runs_and_the_last_ended_ones(
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
 
         async def is_filled() -> bool:
-            return live in await _bucket(nc)
+            return live in await bucket(nc)
 
         await eventually(is_filled)
         await nc.subscribe("trainshed.watch.runs.*", cb=heard)
@@ -155,7 +112,7 @@ async def test_the_buckets_hold_the_live_runs_and_the_last_ended_ones(
             ended.append(run_id)
         await log.store()
         await eventually(lambda: left == ended[:2])
-        assert set(await _bucket(nc)) == {live, *ended[2:]}
+        assert set(await bucket(nc)) == {live, *ended[2:]}
         assert (await ask(nc, "run.get", {"run_id": ended[0]}))["run"]["status"] == "COMPLETED"
 
 
@@ -164,13 +121,13 @@ async def test_the_buckets_are_filled_again_after_a_server_restart_and_at_a_star
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     run_id = log.made.submit()
     await log.store()
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
 
         async def is_filled() -> bool:
-            return run_id in await _bucket(nc)
+            return run_id in await bucket(nc)
 
         await eventually(is_filled)
         await nats_server.restart()
@@ -178,7 +135,7 @@ async def test_the_buckets_are_filled_again_after_a_server_restart_and_at_a_star
 
         async def is_filled_again() -> bool:
             try:
-                return run_id in await _bucket(nc) and len(await _bucket(nc, "trainshed_slots")) == 2
+                return run_id in await bucket(nc) and len(await bucket(nc, "trainshed_slots")) == 2
             except Exception as error:  # noqa: BLE001  # no bucket yet
                 assert "Bucket" in type(error).__name__, error
                 return False
@@ -190,7 +147,7 @@ async def test_the_buckets_are_filled_again_after_a_server_restart_and_at_a_star
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
 
         async def is_new() -> bool:
-            return bool((await _bucket(nc))[run_id]["status"] == "DISPATCHING")
+            return bool((await bucket(nc))[run_id]["status"] == "DISPATCHING")
 
         await eventually(is_new)
 
@@ -200,7 +157,7 @@ async def test_what_a_worker_told_reaches_its_live_attempt_alone(
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     run_id = log.made.submit()
     log.made.dispatch(run_id)
     started = log.made.start(run_id)
@@ -218,15 +175,15 @@ async def test_what_a_worker_told_reaches_its_live_attempt_alone(
             status_text="learning",
             metrics={"reward": 12.5},
         )
-        await _heartbeat(nc, told)
+        await heartbeat(nc, told)
 
         async def has_told() -> bool:
             return bool((await ask(nc, "run.get", {"run_id": run_id}))["run"]["step"])
 
         await eventually(has_told)
-        await _heartbeat(nc, msgspec.structs.replace(told, attempt=2, step=99))
-        await _heartbeat(nc, msgspec.structs.replace(told, step=99), node="gpu02")
-        await _heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="gpu01-a"))
+        await heartbeat(nc, msgspec.structs.replace(told, attempt=2, step=99))
+        await heartbeat(nc, msgspec.structs.replace(told, step=99), node="gpu02")
+        await heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="gpu01-a"))
 
         async def has_read_all() -> bool:
             return (await ask(nc, "node.list"))["nodes"][0]["last_heartbeat_at"] is not None
@@ -242,7 +199,7 @@ async def test_what_a_worker_told_reaches_its_live_attempt_alone(
         assert run["updated_at"] > before["updated_at"]
         await eventually(lambda: _is_in_bucket(nc, run_id, run))
     assert kept_hash(dump(Database(path))) == recomputed_hash(dump(Database(path)))
-    await _heartbeat(nc, told)
+    await heartbeat(nc, told)
     # a heartbeat is no part of the log: a read model made anew has it again from the heartbeats' stream
     async with projecting(await nats_server.client(), tmp_path / "again.db"):
         await eventually(has_told)
@@ -250,7 +207,7 @@ async def test_what_a_worker_told_reaches_its_live_attempt_alone(
 
 
 async def _is_in_bucket(nc: SafeClient, run_id: str, run: dict[str, Any]) -> bool:
-    return bool((await _bucket(nc)).get(run_id) == run)
+    return bool((await bucket(nc)).get(run_id) == run)
 
 
 async def test_a_heartbeat_waits_until_its_attempt_is_folded_and_never_outlives_it(
@@ -258,7 +215,7 @@ async def test_a_heartbeat_waits_until_its_attempt_is_folded_and_never_outlives_
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     first, second = log.made.submit(), log.made.submit()
     for place, run_id in enumerate((first, second)):
         log.made.dispatch(run_id, slots=(place,))
@@ -266,7 +223,7 @@ async def test_a_heartbeat_waits_until_its_attempt_is_folded_and_never_outlives_
     log.made.complete(first)
     await log.store()
     for run_id in (first, second):
-        await _heartbeat(nc, RunHeartbeat(run_id=run_id, attempt=1, step=7, metrics={"late": 1.0}))
+        await heartbeat(nc, RunHeartbeat(run_id=run_id, attempt=1, step=7, metrics={"late": 1.0}))
     # everything, heartbeats included, is there before the projector is
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
 
@@ -281,16 +238,16 @@ async def test_a_heartbeat_waits_until_its_attempt_is_folded_and_never_outlives_
 async def test_a_nodes_heartbeat_sets_its_slots_readings(nats_server: NatsServer, tmp_path: Path) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     await log.store()
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
         before = (await ask(nc, "slot.list"))["slots"][0]
         reading = GpuReading(index=0, utilisation=97, memory_used_mb=12_000, other_pids=(4711,))
         ghost = NodeHeartbeat(node="gpu01", incarnation="another", gpus=(GpuReading(index=1, utilisation=1),))
-        await _heartbeat(nc, ghost)
+        await heartbeat(nc, ghost)
         hashed = (await ask(nc, "health"))["state_hash"]
         said = NodeHeartbeat(node="gpu01", incarnation="gpu01-a", gpus=(reading,), disk_free_mb=74_000)
-        await _heartbeat(nc, said)
+        await heartbeat(nc, said)
 
         async def is_read() -> bool:
             return bool((await ask(nc, "slot.list"))["slots"][0]["utilisation"] == 97)
@@ -305,7 +262,7 @@ async def test_a_nodes_heartbeat_sets_its_slots_readings(nats_server: NatsServer
         assert (await ask(nc, "health"))["state_hash"] == hashed
 
         async def is_in_bucket() -> bool:
-            return bool((await _bucket(nc, "trainshed_slots"))["gpu01.0"]["utilisation"] == 97)
+            return bool((await bucket(nc, "trainshed_slots"))["gpu01.0"]["utilisation"] == 97)
 
         await eventually(is_in_bucket)
 
@@ -336,7 +293,7 @@ async def test_what_a_node_says_as_a_witness_is_shown_until_it_joins_with_anothe
     async with projecting(await nats_server.client(), path, records=True):
         hashed = (await ask(nc, "health"))["state_hash"]
         assert await is_shown("k1", None, None, None, None, None)
-        await _heartbeat(
+        await heartbeat(
             nc, NodeHeartbeat(node="gpu01", incarnation="a", cosignature=seen, objection=objection)
         )
         told = msgspec.to_builtins(objection)
@@ -345,7 +302,7 @@ async def test_what_a_node_says_as_a_witness_is_shown_until_it_joins_with_anothe
         assert (health["state_hash"], health["objections"], health["gap"]) == (hashed, ["gpu01"], None)
     async with projecting(await nats_server.client(), path, records=True):
         assert await is_shown("k1", 1, seen.root, seen.time, seen.signature, told)
-        await _heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="a", cosignature=seen))
+        await heartbeat(nc, NodeHeartbeat(node="gpu01", incarnation="a", cosignature=seen))
         await eventually(lambda: is_shown("k1", 1, seen.root, seen.time, seen.signature, None), 10)
         await say(event_log, Role.AGENT, replace(joined(), witness="k1"), "gpu01")
         assert await is_shown("k1", 1, seen.root, seen.time, seen.signature, None)
@@ -359,7 +316,7 @@ async def test_a_rebuild_puts_each_record_once_and_not_all_of_history(
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     run_ids = []
     for _ in range(50):
         run_id = log.made.submit()
@@ -378,7 +335,7 @@ async def test_a_rebuild_puts_each_record_once_and_not_all_of_history(
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
 
         async def is_filled() -> bool:
-            return set(await _bucket(nc)) == set(run_ids)
+            return set(await bucket(nc)) == set(run_ids)
 
         await eventually(is_filled)
         await asyncio.wait_for(nc.flush(), 5)
@@ -390,13 +347,13 @@ async def test_an_end_sets_for_good_what_its_last_heartbeat_says(
 ) -> None:
     nc = await nats_server.client()
     await ensure_streams(nc)
-    log = Stored(nc)
+    log = StoredInParts(nc)
     run_id = log.made.submit()
     log.made.dispatch(run_id)
     log.made.start(run_id)
     await log.store()
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        await _heartbeat(nc, RunHeartbeat(run_id=run_id, attempt=1, step=7, status_text="half way"))
+        await heartbeat(nc, RunHeartbeat(run_id=run_id, attempt=1, step=7, status_text="half way"))
 
         async def has_told() -> bool:
             return bool((await ask(nc, "run.get", {"run_id": run_id}))["run"]["step"] == 7)
