@@ -5,7 +5,7 @@ Owns the shapes of answers; knows neither NATS nor how they are asked for.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     digest: str
     new: bool
-    status: RunStatus | None = None
+    status: Optional[RunStatus] = None
     nodes: list[str] = msgspec.field(default_factory=list)
 
 
@@ -98,7 +98,7 @@ class RunFolder(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     exists: bool
     output: str
-    output_bytes: dict[str, int | None] = msgspec.field(default_factory=dict)
+    output_bytes: dict[str, Optional[int]] = msgspec.field(default_factory=dict)
     artifacts: int = 0
     artifacts_bytes: int = 0
     partial: bool = False
@@ -110,7 +110,7 @@ class ArtifactFile(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     bytes: int
-    sha256: str | None = None
+    sha256: Optional[str] = None
 
 
 class ArtifactPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,23 +118,23 @@ class ArtifactPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     node: str
     artifacts: list[ArtifactFile]
-    next: str | None = None
+    next: Optional[str] = None
     v: int = 1
 
 
 class OutputNow(msgspec.Struct, frozen=True, kw_only=True):
     """How large the files of an attempt's output are; None: there is none."""
 
-    stdout: int | None = None
-    stderr: int | None = None
+    stdout: Optional[int] = None
+    stderr: Optional[int] = None
 
 
 class FileNow(msgspec.Struct, frozen=True, kw_only=True):
     """A file as it is on its node's disk. ``bytes`` is None where there is none; ``sha256`` also of more than 64 MiB."""
 
     path: str
-    bytes: int | None = None
-    sha256: str | None = None
+    bytes: Optional[int] = None
+    sha256: Optional[str] = None
 
 
 class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,10 +146,10 @@ class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     attempt: int
     output: OutputNow = OutputNow()
-    list: FileNow | None = None
+    list: Optional[FileNow] = None
     artifacts: tuple[FileNow, ...] = ()
-    pruned_at: str | None = None
-    error: str | None = None
+    pruned_at: Optional[str] = None
+    error: Optional[str] = None
 
 
 class NodeFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +174,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     v: int = 1
     stale: bool = False
-    progress: FoldProgress | None = None
+    progress: Optional[FoldProgress] = None
 
 
 class RunPage(Answer, frozen=True, kw_only=True):
@@ -184,7 +184,7 @@ class RunPage(Answer, frozen=True, kw_only=True):
     """
 
     runs: list[msgspec.Raw]
-    total: int | None = None
+    total: Optional[int] = None
 
     @property
     def records(self) -> list[QueuedRunRecord]:
@@ -212,7 +212,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 0
     memory_mb: int = 0
     since: str
-    ends_by: str | None = None
+    ends_by: Optional[str] = None
 
 
 class Reserved(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +221,7 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     name: str
     node: str
-    starts_by: str | None = None
+    starts_by: Optional[str] = None
 
 
 class SuspectNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,7 +233,7 @@ class SuspectNode(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     since: str
     why: str
-    probe_at: str | None = None
+    probe_at: Optional[str] = None
 
 
 class Waiting(Wait, frozen=True, kw_only=True):
@@ -244,8 +244,8 @@ class Waiting(Wait, frozen=True, kw_only=True):
 
     text: str = ""
     of: int
-    place: int | None = None
-    reservation: Reserved | None = None
+    place: Optional[int] = None
+    reservation: Optional[Reserved] = None
     holders: list[Holder] = msgspec.field(default_factory=list)
     holders_total: int = 0
     suspects: list[SuspectNode] = msgspec.field(default_factory=list)
@@ -257,7 +257,7 @@ class Explanation(Answer, frozen=True, kw_only=True):
     """Why a run waits (``waiting``), and the last things that happened to it."""
 
     run: QueuedRunRecord
-    waiting: Waiting | None = None
+    waiting: Optional[Waiting] = None
     timeline: list[TimelineEntry] = msgspec.field(default_factory=list)
 
 
@@ -284,18 +284,18 @@ class MomentAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Wrong(msgspec.Struct, frozen=True):
     message: str
-    path: str | None = None
+    path: Optional[str] = None
 
 
 class _Error(_Wrong, frozen=True):
     code: str = ErrorCode.INVALID
     errors: list[_Wrong] = msgspec.field(default_factory=list)
     more: int = 0
-    progress: FoldProgress | None = None
+    progress: Optional[FoldProgress] = None
 
 
 class _MaybeError(msgspec.Struct, frozen=True):
-    error: _Error | None = None
+    error: Optional[_Error] = None
 
 
 _RUN = msgspec.json.Decoder(QueuedRunRecord)

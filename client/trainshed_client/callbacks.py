@@ -9,10 +9,13 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Optional
 
-P = ParamSpec("P")
-Called = Callable[P, Awaitable[None] | None]
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+    Called = Callable[P, Optional[Awaitable[None]]]
 
 _log = logging.getLogger("trainshed.callbacks")
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from trainshed_client._compat_asyncio import all_of
+from trainshed_client._compat_asyncio import timeout as time_limit
 from trainshed_client.answers import (
     Acknowledged,
     Answer,
@@ -45,6 +47,8 @@ from trainshed_client.records import QueuedRunRecord, RunRecord
 from trainshed_client.statuses import RunStatus
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from trainshed_client.callbacks import Called
     from trainshed_client.follow import RunOutput
     from trainshed_client.nats_client import OnError, OnEvent, SafeClient
@@ -364,7 +368,7 @@ class Trainshed:
         Raises TimeoutError after ``timeout`` seconds.
         """
         run_ids = [run if is_run_id(run) else (await self.resolve(run)).run_id for run in runs]
-        async with asyncio.timeout(timeout), self.watch(run_ids) as records:
+        async with time_limit(timeout), self.watch(run_ids) as records:
             left = set(run_ids)
             ended: dict[str, RunRecord] = {}
             async for record in records:
@@ -445,12 +449,7 @@ class Trainshed:
             async with at_once:
                 return await self._asking.ask("run.get", {"run_id": run_id}, RunView)
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                reads = [tasks.create_task(read(run_id)) for run_id in sorted(run_ids)]
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        views = [read.result() for read in reads]
+        views = await all_of(read(run_id) for run_id in sorted(run_ids))
         return PresentRuns(min((view.seq for view in views), default=0), [view.run for view in views])
 
 

@@ -6,11 +6,15 @@ Owns that interface, and what it means that a command was not answered; knows ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trainshed_client import subjects
-from trainshed_client.callbacks import Called
 from trainshed_client.errors import TrainshedError, Unanswered
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+    from trainshed_client.callbacks import Called
 
 CALL_TIMEOUT_S = 10.0
 LATE_S = 3.0
@@ -38,7 +42,7 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
 
 
-OnWaiting = Called[[str, str | None]]
+OnWaiting: TypeAlias = "Called[[str, str | None]]"
 """Hears that an answer is waited for: which service's, as in `the projector`, and why, as text; None: it has come."""
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Optional
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -34,8 +35,8 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     url: str
-    user: str | None = None
-    password: str | None = None
+    user: Optional[str] = None
+    password: Optional[str] = None
 
     @property
     def servers(self) -> list[str]:
@@ -53,8 +54,8 @@ class _EndpointFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
     url: str
     v: int = 0
-    user: str | None = None
-    password: str | None = None
+    user: Optional[str] = None
+    password: Optional[str] = None
 
 
 def parse_url(text: str, *, given_by: str, user: str | None = None, password: str | None = None) -> Endpoint:

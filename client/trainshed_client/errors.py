@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainshed_client._compat import StrEnum
+
 if TYPE_CHECKING:  # msgspec, which help screens do without
     from trainshed_client.fold_progress import FoldProgress
 
@@ -17,7 +19,7 @@ MOST_ERRORS = 50
 """So many are told of one request; of the rest how many there are."""
 
 
-class ErrorCode(enum.StrEnum):
+class ErrorCode(StrEnum):
     """What kind of "no" an answer is; the API's ``error.code``."""
 
     INVALID = "invalid"
@@ -93,13 +95,9 @@ class TrainshedError(Exception):
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of a command that ends with this error."""
-        match self.code:
-            case ErrorCode.NOT_FOUND:
-                return ExitCode.NO_SUCH_RUN
-            case ErrorCode.UNAVAILABLE:
-                return ExitCode.NO_SERVICE
-            case _:
-                return ExitCode.BAD_INPUT
+        if self.code is ErrorCode.NOT_FOUND:
+            return ExitCode.NO_SUCH_RUN
+        return ExitCode.NO_SERVICE if self.code is ErrorCode.UNAVAILABLE else ExitCode.BAD_INPUT
 
 
 class NobodyAnswers(TrainshedError):

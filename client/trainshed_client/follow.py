@@ -9,17 +9,20 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from trainshed_client import subjects
-from trainshed_client.callbacks import Called, call
+from trainshed_client.callbacks import call
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Requests, read_range
 from trainshed_client.records import AttemptRecord, RunRecord
 from trainshed_client.statuses import PLACED, RunStatus
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from trainshed_client.answers import RunView
+    from trainshed_client.callbacks import Called
     from trainshed_client.connection import Connection, Watching
     from trainshed_client.watch import RunWatch
 

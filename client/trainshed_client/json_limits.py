@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
 
 MAX_BYTES = 256 * 1024
 """The most bytes of a run config, as text and as stored."""
@@ -56,21 +59,19 @@ def cut(text: str) -> str:
 
 def kind(value: object) -> str:
     """What ``value`` is, in JSON's words, without showing it (it may be a credential)."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return f"a value that JSON does not have ({_type_name(type(value))})"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    return f"a value that JSON does not have ({_type_name(type(value))})"
 
 
 def _type_name(type_: type) -> str:
@@ -91,48 +92,41 @@ def check_json(value: object, *, max_depth: int = MAX_DEPTH, refused: Refusals |
 
 
 def _check(value: object, place: Place | None, depth: int, refused: Refusals) -> None:
-    match value:
-        case str():
-            _check_text(value, place, "this string", refused)
-        case bool() | None:
-            pass
-        case int():
-            if not -MAX_INTEGER <= value <= MAX_INTEGER:
-                refused.add(
-                    invalid(
-                        path_of(place), "an integer must lie within ±(2^53 - 1); longer ones go in quotes"
-                    )
-                )
-        case float():
-            if not math.isfinite(value):
-                refused.add(
-                    invalid(
-                        path_of(place),
-                        'must be a finite number, as JSON has no NaN and no infinity (doubles reach from 4.9e-324 to 1.8e308); the string "inf" passes, and float() reads it',
-                    )
-                )
-        case dict() | list() if depth <= 0:
-            raise too_deep()
-        case dict():
-            for name, item in value.items():
-                if not isinstance(name, str):
-                    refused.add(
-                        invalid(
-                            path_of(place), f"a name must be a string, not {kind(name)}; write it in quotes"
-                        )
-                    )
-                    continue
-                _check_text(name, place, "a name in it", refused)
-                _check(item, (place, name), depth - 1, refused)
-        case list():
-            for index, item in enumerate(value):
-                _check(item, (place, index), depth - 1, refused)
-        case _:
+    if isinstance(value, str):
+        _check_text(value, place, "this string", refused)
+    elif value is None or isinstance(value, bool):
+        pass
+    elif isinstance(value, int):
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:
+            refused.add(
+                invalid(path_of(place), "an integer must lie within ±(2^53 - 1); longer ones go in quotes")
+            )
+    elif isinstance(value, float):
+        if not math.isfinite(value):
             refused.add(
                 invalid(
-                    path_of(place), f"JSON has no such value ({_type_name(type(value))}){_instead(value)}"
+                    path_of(place),
+                    'must be a finite number, as JSON has no NaN and no infinity (doubles reach from 4.9e-324 to 1.8e308); the string "inf" passes, and float() reads it',
                 )
             )
+    elif not isinstance(value, (dict, list)):
+        refused.add(
+            invalid(path_of(place), f"JSON has no such value ({_type_name(type(value))}){_instead(value)}")
+        )
+    elif depth <= 0:
+        raise too_deep()
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check(item, (place, index), depth - 1, refused)
+    else:
+        for name, item in value.items():
+            if not isinstance(name, str):
+                refused.add(
+                    invalid(path_of(place), f"a name must be a string, not {kind(name)}; write it in quotes")
+                )
+                continue
+            _check_text(name, place, "a name in it", refused)
+            _check(item, (place, name), depth - 1, refused)
 
 
 _INSTEAD = {
@@ -170,26 +164,24 @@ def json_value(value: object, path: str = "", *, max_depth: int = MAX_DEPTH) -> 
 
 def _plain(value: object, depth: int) -> object:
     """``value`` of JSON's types as far as it equals one of them; the rest as it is, for `check_json` to refuse."""
-    match value:
-        case bool() | None:
-            return value
-        case str():
-            return str.__str__(value)
-        case int():
-            return int.__int__(value)
-        case float():
-            return float.__float__(value)
-        case Mapping() | list() | tuple() if depth <= 0:
-            raise too_deep()
-        case Mapping():
-            return {
-                str.__str__(name) if isinstance(name, str) else name: _plain(item, depth - 1)
-                for name, item in value.items()
-            }
-        case list() | tuple() if not hasattr(value, "_fields"):
-            return [_plain(item, depth - 1) for item in value]
-        case _:
-            return value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, (Mapping, list, tuple)) and depth <= 0:
+        raise too_deep()
+    if isinstance(value, Mapping):
+        return {
+            str.__str__(name) if isinstance(name, str) else name: _plain(item, depth - 1)
+            for name, item in value.items()
+        }
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [_plain(item, depth - 1) for item in value]
+    return value
 
 
 def path_of(place: Place | None) -> str:

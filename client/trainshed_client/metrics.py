@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional, Union
 
 import msgspec
 
@@ -26,10 +26,10 @@ class MetricsLine(msgspec.Struct, frozen=True):
     """One message of a worker's: the step and progress that it bore, or None, and its metrics."""
 
     time: str
-    step: int | float | None = None
-    progress: float | None = None
+    step: Union[int, float, None] = None
+    progress: Optional[float] = None
     metrics: dict[str, JsonNumber] = {}
-    thinned: Thinned | None = None
+    thinned: Optional[Thinned] = None
 
 
 class MetricsPoint(NamedTuple):

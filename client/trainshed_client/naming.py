@@ -65,7 +65,7 @@ def choose(run: str, found: Sequence[QueuedRunRecord], *, only: bool) -> QueuedR
         if record.run_id == run:
             return record
     for known in ([one.name for one in newest_first], [title_of(one) for one in newest_first]):
-        same = [record for record, text in zip(newest_first, known, strict=True) if text == run]
+        same = [record for record, text in zip(newest_first, known) if text == run]
         if same:
             return _newest(run, same, only=only)
     return _begun(run, newest_first, only=only)

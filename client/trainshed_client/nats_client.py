@@ -10,8 +10,8 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import nats.aio.client
 import nats.errors
@@ -19,7 +19,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from trainshed_client import subjects
-from trainshed_client.callbacks import Called, guarded
+from trainshed_client._compat_asyncio import finishes, heeding
+from trainshed_client.callbacks import guarded
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.os_errors import why
@@ -33,9 +34,13 @@ REPEAT_QUIET_S = 30.0
 PING = b"PING\r\n"
 _ACKS = subjects.ACKS.encode()
 
-T = TypeVar("T")
-OnError = Called[[Exception]]
-OnEvent = Called[[]]
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+    from trainshed_client.callbacks import Called
+
+OnError: TypeAlias = "Called[[Exception]]"
+OnEvent: TypeAlias = "Called[[]]"
 Listener = Callable[[Msg], None]
 
 
@@ -71,11 +76,11 @@ class SafeClient(nats.aio.client.Client):
 
     async def request(self, *args: Any, **options: Any) -> Msg:
         """As nats-py's, and a cancellation is never lost."""
-        return await _heeding(super().request(*args, **options))
+        return await heeding(super().request(*args, **options))
 
     async def flush(self, *args: Any, **options: Any) -> None:
         """As nats-py's, and a cancellation is never lost."""
-        await _heeding(super().flush(*args, **options))
+        await heeding(super().flush(*args, **options))
 
     async def _init_request_sub(self) -> None:
         """Answers to requests are handed to whoever waits while the socket is read, as in :meth:`listen`."""
@@ -145,9 +150,8 @@ class SafeClient(nats.aio.client.Client):
 
     async def _read_loop(self) -> None:
         """Whatever else may end the loop: a client without one is not connected, so connect anew."""
-        await super()._read_loop()
-        task = asyncio.current_task()
-        if self.is_connected and not (task and task.cancelling()):
+        await heeding(super()._read_loop())
+        if self.is_connected:
             error = nats.errors.Error("nats: the read loop ended")
             await self._error_cb(error)
             await self._process_op_err(error)
@@ -158,15 +162,12 @@ class SafeClient(nats.aio.client.Client):
         So does what could not be sent any more, at which nats-py would stop with its socket open.
         """
         try:
-            try:
-                await super()._close(status, do_cbs)
-            except OSError:
-                self._pending, self._pending_data_size = [], 0
-                self._status = self.DISCONNECTED
-                await super()._close(status, do_cbs)
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
+            closed = await finishes(super()._close(status, do_cbs))
+        except OSError:
+            self._pending, self._pending_data_size = [], 0
+            self._status = self.DISCONNECTED
+            closed = await finishes(super()._close(status, do_cbs))
+        if not closed:
             self._status = status
             for callback in (self._disconnected_cb, self._closed_cb) if do_cbs else ():
                 if callback is not None:
@@ -283,20 +284,18 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
             f"the server at {endpoint.url} refuses {who}. Give TRAINSHED_NATS_USER and TRAINSHED_NATS_PASSWORD, "
             "or leave --nats and NATS_URL out to use this machine's own stack",
         )
-    match error:
-        case TimeoutError(errno=None):
-            return NobodyAnswers(
-                f"no Trainshed answers at {endpoint.url} (no answer in time): what listens there stands still. "
-                "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
-                "--nats nats://HOST:4222",
-            )
-        case OSError(errno=errno.EMFILE | errno.ENFILE):
-            return NobodyAnswers(f"no connection to {endpoint.url}: {why(error)}")
-        case _:
-            return NobodyAnswers(
-                f"no Trainshed answers at {endpoint.url} ({why(error)}). Start one here: trainshed up. "
-                "Or name another: --nats nats://HOST:4222",
-            )
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)) and getattr(error, "errno", None) is None:
+        return NobodyAnswers(
+            f"no Trainshed answers at {endpoint.url} (no answer in time): what listens there stands still. "
+            "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
+            "--nats nats://HOST:4222",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return NobodyAnswers(f"no connection to {endpoint.url}: {why(error)}")
+    return NobodyAnswers(
+        f"no Trainshed answers at {endpoint.url} ({why(error)}). Start one here: trainshed up. "
+        "Or name another: --nats nats://HOST:4222",
+    )
 
 
 async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
@@ -307,20 +306,6 @@ async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
     if not connecting.cancelled():
         connecting.exception()  # logged already
     await client.abandon()
-
-
-async def _heeding(work: Awaitable[T]) -> T:
-    """What ``work`` gives, unless this task was cancelled meanwhile.
-
-    Python 3.11's `asyncio.wait_for`, which nats-py uses, loses a cancellation that comes in the same turn of the event
-    loop as the answer: who was asked to end would go on for ever.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    result = await work
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return result
 
 
 class _QuietLog:

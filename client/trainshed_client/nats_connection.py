@@ -53,7 +53,7 @@ class NatsConnection:
                     f"the request is {len(payload):,} bytes and the server takes {self.nc.max_payload:,}; "
                     "split it into several",
                 ) from None
-            except TimeoutError:
+            except asyncio.TimeoutError:
                 asked += 1
                 if asked < tries:
                     continue

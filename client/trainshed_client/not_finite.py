@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Union
 
 NotFinite = Literal["NaN", "Infinity", "-Infinity"]
-JsonNumber = float | NotFinite
+JsonNumber = Union[float, NotFinite]
 """A metric as events, records and files bear it."""
 _FLOATS: Mapping[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

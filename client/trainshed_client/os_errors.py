@@ -18,6 +18,14 @@ _OPEN_FILES = 65536
 _OF_A_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """What the path that met it has no part in; of a full disk its folder is named."""
 
+_OF_A_CLASS = {"TimeoutError": "no answer in time"}
+"""Of asyncio's own, which is no OSError before Python 3.11."""
+_TEXTS = {
+    errno.ENFILE: "too many open files on this machine: `sysctl fs.file-max=1000000` allows more",
+    errno.EEXIST: "something else bears that name",
+    errno.ECONNREFUSED: "connection refused",  # asyncio's text is another
+}
+
 
 def cause(error: BaseException, folders: Iterable[str] = ()) -> str:
     """What went wrong, with the path where it names one. ``folders``: where it may have written, for a full disk without
@@ -29,30 +37,25 @@ def cause(error: BaseException, folders: Iterable[str] = ()) -> str:
 
 def why(error: BaseException, folders: Iterable[str] = ()) -> str:
     """The same where the message names the path already."""
-    match error:
-        case OSError(errno=None):
-            # Python's own, or asyncio's sum over the addresses of a host
-            texts = dict.fromkeys(os.strerror(int(number)).lower() for number in _NUMBER.findall(str(error)))
-            what = ", ".join(texts) or str(error).removeprefix("nats: ") or "no answer in time"
-            return what[:1].lower() + what[1:]
-        case OSError(errno=errno.ENOSPC):
-            return _full(folder_of(error, folders))
-        case OSError(errno=errno.EDQUOT):
-            return f"the quota on {_disk(folder_of(error, folders))} is used up"
-        case OSError(errno=errno.EMFILE):
-            return _too_many_files()
-        case OSError(errno=errno.ENFILE):
-            return "too many open files on this machine: `sysctl fs.file-max=1000000` allows more"
-        case OSError(errno=errno.ENOENT) if path_of(error) is None and not has_cwd():
-            return "the folder that this was started in was deleted meanwhile"
-        case OSError(errno=errno.EEXIST):
-            return "something else bears that name"
-        case OSError(errno=errno.ECONNREFUSED):  # asyncio's text is another
-            return "connection refused"
-        case OSError(errno=int(number)):
-            return (error.strerror or os.strerror(number)).lower()
-        case _:
-            return str(error).removeprefix("nats: ").strip("'\" ") or type(error).__name__
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and number is None:
+        # Python's own, or asyncio's sum over the addresses of a host
+        texts = dict.fromkeys(os.strerror(int(number)).lower() for number in _NUMBER.findall(str(error)))
+        what = ", ".join(texts) or str(error).removeprefix("nats: ") or "no answer in time"
+        return what[:1].lower() + what[1:]
+    if not isinstance(error, OSError) or number is None:
+        return str(error).removeprefix("nats: ").strip("'\" ") or _OF_A_CLASS.get(
+            name := type(error).__name__, name
+        )
+    if number == errno.ENOSPC:
+        return _full(folder_of(error, folders))
+    if number == errno.EDQUOT:
+        return f"the quota on {_disk(folder_of(error, folders))} is used up"
+    if number == errno.EMFILE:
+        return _too_many_files()
+    if number == errno.ENOENT and path_of(error) is None and not has_cwd():
+        return "the folder that this was started in was deleted meanwhile"
+    return _TEXTS.get(number) or (error.strerror or os.strerror(number)).lower()
 
 
 def path_of(error: OSError) -> str | None:

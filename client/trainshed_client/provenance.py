@@ -5,6 +5,8 @@ Owns these two values; knows neither how they come about nor who compares them.
 
 from __future__ import annotations
 
+from typing import Optional
+
 import msgspec
 
 
@@ -22,6 +24,6 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     folder: str = ""
-    commit: str | None = None
-    dirty: bool | None = None
+    commit: Optional[str] = None
+    dirty: Optional[bool] = None
     ignore: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ Owns their fields and their JSON; times are RFC 3339 in UTC with microseconds, u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import msgspec
 
@@ -28,7 +28,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     reason: WaitReason
-    numbers: Mapping[str, int | float] = {}
+    numbers: Mapping[str, Union[int, float]] = {}
     runs: list[str] = []
     nodes: list[str] = []
 
@@ -47,10 +47,10 @@ class AttemptUsage(msgspec.Struct, frozen=True, kw_only=True):
     for one second being two; ``gpu_memory_peak_mb``: MiB of GPU memory. (docs: the contracts have what each measures.)
     """
 
-    cpu_s: float | None = None
-    memory_peak_mb: int | None = None
-    gpu_busy_s: float | None = None
-    gpu_memory_peak_mb: int | None = None
+    cpu_s: Optional[float] = None
+    memory_peak_mb: Optional[int] = None
+    gpu_busy_s: Optional[float] = None
+    gpu_memory_peak_mb: Optional[int] = None
 
 
 NO_USAGE = AttemptUsage()
@@ -74,40 +74,40 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     submit_seq: int
     priority: int
     labels: dict[str, str]
-    named: bool | None = None
-    node: str | None = None
-    host: str | None = None
+    named: Optional[bool] = None
+    node: Optional[str] = None
+    host: Optional[str] = None
     slots: list[int] = msgspec.field(default_factory=list)
     cpus: int = 1
     gpus: int = 0
-    pid: int | None = None
+    pid: Optional[int] = None
     command: list[str] = msgspec.field(default_factory=list)
     cancel_requested: bool = False
-    submitted_by: str | None = None
-    submitted_at: str | None = None
-    queued_at: str | None = None
+    submitted_by: Optional[str] = None
+    submitted_at: Optional[str] = None
+    queued_at: Optional[str] = None
     waited_s: float = 0.0
-    dispatched_at: str | None = None
-    started_at: str | None = None
-    ready_at: str | None = None
-    ended_at: str | None = None
-    updated_at: str | None = None
-    last_heartbeat_at: str | None = None
-    duration_s: float | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    failure_reason: FailureReason | None = None
-    error: str | None = None
-    code: CodeSeen | None = None
-    step: int | float | None = None
-    progress: float | None = None
-    status_text: str | None = None
-    primary_metric: str | None = None
+    dispatched_at: Optional[str] = None
+    started_at: Optional[str] = None
+    ready_at: Optional[str] = None
+    ended_at: Optional[str] = None
+    updated_at: Optional[str] = None
+    last_heartbeat_at: Optional[str] = None
+    duration_s: Optional[float] = None
+    exit_code: Optional[int] = None
+    signal: Optional[int] = None
+    failure_reason: Optional[FailureReason] = None
+    error: Optional[str] = None
+    code: Optional[CodeSeen] = None
+    step: Union[int, float, None] = None
+    progress: Optional[float] = None
+    status_text: Optional[str] = None
+    primary_metric: Optional[str] = None
     metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
     passed_over: dict[str, str] = msgspec.field(default_factory=dict)
     usage: AttemptUsage = NO_USAGE
-    memory_enforced: bool | None = None
-    max_steps: int | None = None
+    memory_enforced: Optional[bool] = None
+    max_steps: Optional[int] = None
 
     def __post_init__(self) -> None:
         _to_floats(self.metrics)
@@ -119,9 +119,9 @@ class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
     ``waiting`` is None in that of an older release. ``node_status``: `lost` or `left`, else None.
     """
 
-    waits_for: WaitsFor | None = None
-    waiting: Wait | None = None
-    node_status: NodeStatus | None = None
+    waits_for: Optional[WaitsFor] = None
+    waiting: Optional[Wait] = None
+    node_status: Optional[NodeStatus] = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,31 +134,31 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     status: RunStatus
     node: str
-    host: str | None = None
+    host: Optional[str] = None
     slots: list[int] = msgspec.field(default_factory=list)
-    pid: int | None = None
-    dispatched_at: str | None = None
-    started_at: str | None = None
-    ready_at: str | None = None
-    ended_at: str | None = None
-    last_heartbeat_at: str | None = None
-    duration_s: float | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    failure_reason: FailureReason | None = None
-    error: str | None = None
-    at_fault: AtFault | None = None
-    code: CodeSeen | None = None
-    step: int | float | None = None
-    progress: float | None = None
-    status_text: str | None = None
-    primary_metric: str | None = None
+    pid: Optional[int] = None
+    dispatched_at: Optional[str] = None
+    started_at: Optional[str] = None
+    ready_at: Optional[str] = None
+    ended_at: Optional[str] = None
+    last_heartbeat_at: Optional[str] = None
+    duration_s: Optional[float] = None
+    exit_code: Optional[int] = None
+    signal: Optional[int] = None
+    failure_reason: Optional[FailureReason] = None
+    error: Optional[str] = None
+    at_fault: Optional[AtFault] = None
+    code: Optional[CodeSeen] = None
+    step: Union[int, float, None] = None
+    progress: Optional[float] = None
+    status_text: Optional[str] = None
+    primary_metric: Optional[str] = None
     metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
     passed_over: dict[str, str] = msgspec.field(default_factory=dict)
-    gpu_memory_mb: int | None = None
+    gpu_memory_mb: Optional[int] = None
     usage: AttemptUsage = NO_USAGE
-    memory_enforced: bool | None = None
-    late_result: str | None = None
+    memory_enforced: Optional[bool] = None
+    late_result: Optional[str] = None
 
     def __post_init__(self) -> None:
         _to_floats(self.metrics)
@@ -186,26 +186,26 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     index: int
-    gpu: int | None = None
-    uuid: str | None = None
-    device: str | None = None
-    memory_mb: int | None = None
-    memory_used_mb: int | None = None
-    attempt_memory_mb: int | None = None
-    utilisation: int | None = None
+    gpu: Optional[int] = None
+    uuid: Optional[str] = None
+    device: Optional[str] = None
+    memory_mb: Optional[int] = None
+    memory_used_mb: Optional[int] = None
+    attempt_memory_mb: Optional[int] = None
+    utilisation: Optional[int] = None
     other_pids: list[int] = msgspec.field(default_factory=list)
     healthy: bool = True
-    unhealthy_reason: str | None = None
-    run_id: str | None = None
-    attempt: int | None = None
+    unhealthy_reason: Optional[str] = None
+    run_id: Optional[str] = None
+    attempt: Optional[int] = None
     seq: int = 0
-    updated_at: str | None = None
+    updated_at: Optional[str] = None
 
 
 class ListedSlotRecord(SlotRecord, frozen=True, kw_only=True):
     """A slot's record in an answer: with the name of the run that holds it, as a list shows it."""
 
-    run_name: str | None = None
+    run_name: Optional[str] = None
 
 
 class WitnessObjection(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,7 +218,7 @@ class WitnessObjection(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     since: str
     text: str
-    event: int | None = None
+    event: Optional[int] = None
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,20 +243,20 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpus_used: int = 0
     memory_used_mb: int = 0
     slots_used: int = 0
-    joined_at: str | None = None
-    last_heartbeat_at: str | None = None
-    disk_free_mb: int | None = None
-    memory_enforced: bool | None = None
-    suspect_since: str | None = None
-    suspect_reason: str | None = None
-    witness: str | None = None
-    witnessed_size: int | None = None
-    witnessed_root: str | None = None
-    witnessed_at: int | None = None
-    witness_signature: str | None = None
-    witness_objection: WitnessObjection | None = None
+    joined_at: Optional[str] = None
+    last_heartbeat_at: Optional[str] = None
+    disk_free_mb: Optional[int] = None
+    memory_enforced: Optional[bool] = None
+    suspect_since: Optional[str] = None
+    suspect_reason: Optional[str] = None
+    witness: Optional[str] = None
+    witnessed_size: Optional[int] = None
+    witnessed_root: Optional[str] = None
+    witnessed_at: Optional[int] = None
+    witness_signature: Optional[str] = None
+    witness_objection: Optional[WitnessObjection] = None
     seq: int = 0
-    updated_at: str | None = None
+    updated_at: Optional[str] = None
 
 
 class QueuePlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,8 +264,8 @@ class QueuePlace(msgspec.Struct, frozen=True, kw_only=True):
     and what it waits for."""
 
     run_id: str
-    place: int | None = None
-    waiting: Wait | None = None
+    place: Optional[int] = None
+    waiting: Optional[Wait] = None
 
 
 class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,10 +5,10 @@ Owns the enums that both ends of the wire share; knows no transition between the
 
 from __future__ import annotations
 
-import enum
+from trainshed_client._compat import StrEnum
 
 
-class RunStatus(enum.StrEnum):
+class RunStatus(StrEnum):
     """Status of a run and of an attempt (an attempt is never PENDING)."""
 
     PENDING = "PENDING"
@@ -35,7 +35,7 @@ PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
 ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
-class FailureReason(enum.StrEnum):
+class FailureReason(StrEnum):
     """Why an attempt or a run did not complete."""
 
     EXIT_CODE = "exit_code"
@@ -56,7 +56,7 @@ class FailureReason(enum.StrEnum):
         return cls.UNSPECIFIED
 
 
-class AtFault(enum.StrEnum):
+class AtFault(StrEnum):
     """Whose trouble kept a worker from starting: the node's (storage, descriptors, shim) or the run's own (program, folder)."""
 
     NODE = "node"
@@ -68,7 +68,7 @@ class AtFault(enum.StrEnum):
         return cls.UNSPECIFIED
 
 
-class NodeStatus(enum.StrEnum):
+class NodeStatus(StrEnum):
     """Status of a node; only an ``up`` and not drained one is granted runs."""
 
     UP = "up"
@@ -86,7 +86,7 @@ GONE = (NodeStatus.LEFT, NodeStatus.REMOVED)
 """What is granted nothing until it joins again."""
 
 
-class CodeSeen(enum.StrEnum):
+class CodeSeen(StrEnum):
     """What a node saw of a run's code beside its worker's start: as submitted, another, or not all of it."""
 
     SAME = "same"
@@ -99,7 +99,7 @@ class CodeSeen(enum.StrEnum):
         return cls.UNSPECIFIED
 
 
-class WaitReason(enum.StrEnum):
+class WaitReason(StrEnum):
     """Why a PENDING run is not running, in the order in which it is looked for."""
 
     CANCEL = "cancel"

@@ -5,9 +5,10 @@ Owns how they are spelled and read back; knows nothing of what is sent on them.
 
 from __future__ import annotations
 
-import enum
 import re
 from typing import NamedTuple
+
+from trainshed_client._compat import StrEnum
 
 EVENTS_STREAM = "TRAINSHED_EVENTS"
 HEARTBEATS_STREAM = "TRAINSHED_HEARTBEATS"
@@ -49,7 +50,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """A longer one could make a subject for which the server hangs up (its ``max_control_line``)."""
 
 
-class Scope(enum.StrEnum):
+class Scope(StrEnum):
     """What an event is about."""
 
     RUN = "run"
@@ -57,7 +58,7 @@ class Scope(enum.StrEnum):
     CONTROL = "control"
 
 
-class Role(enum.StrEnum):
+class Role(StrEnum):
     """Who wrote an event: one writer role for each subject."""
 
     GATEWAY = "gateway"

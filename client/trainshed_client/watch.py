@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,8 @@ from trainshed_client.errors import ErrorCode, TrainshedError, Unanswered
 from trainshed_client.records import RunRecord
 
 if TYPE_CHECKING:
+    from typing_extensions import Self, TypeAlias
+
     from trainshed_client.connection import Connection, Watching
 
 RETRY_S = 0.5
@@ -29,7 +31,7 @@ class PresentRuns(NamedTuple):
     records: list[RunRecord]
 
 
-Present = Callable[[Collection[str] | None], Awaitable[PresentRuns]]
+Present: TypeAlias = "Callable[[Collection[str] | None], Awaitable[PresentRuns]]"
 """Reads the present records of these runs (None: of all live ones)."""
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Optional, TypeVar
 
 import msgspec
 
 from trainshed_client import subjects
+from trainshed_client._compat_asyncio import timeout as timeout_after
 from trainshed_client.answers import error_in
 from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, no_answer
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -33,11 +34,11 @@ class _WatchLine(msgspec.Struct, frozen=True):
     """A line of what is watched: a run's new record, output of a stream, or that something may have been missed."""
 
     again: bool = False
-    run_id: str | None = None
+    run_id: Optional[str] = None
     run: msgspec.Raw = msgspec.Raw(b"")
     stream: str = ""
     offset: int = 0
-    size: int | None = None
+    size: Optional[int] = None
     data: bytes = b""
 
 
@@ -47,7 +48,7 @@ class _RangeLine(msgspec.Struct, frozen=True):
     offset: int
     size: int
     data: bytes
-    file: str | None = None
+    file: Optional[str] = None
 
 
 _WATCHED = msgspec.json.Decoder(_WatchLine)
@@ -76,7 +77,7 @@ class WorkerSocket:
         call = subject.removeprefix(f"{subjects.API}.")
         line = request_line(call, payload)
         try:
-            async with self._turns, asyncio.timeout(timeout + AGENT_ANSWERS_LATER_S):
+            async with self._turns, timeout_after(timeout + AGENT_ANSWERS_LATER_S):
                 data = await self._answer(line)
         except TimeoutError:
             raise no_answer(self._path, subject, timeout) from None
@@ -156,7 +157,7 @@ class _WatchedLines:
     async def begun(self) -> None:
         """Wait until something can be heard. Raises UNAVAILABLE where that takes too long, and as the agent refuses."""
         try:
-            async with asyncio.timeout(BEGINS_WITHIN_S):
+            async with timeout_after(BEGINS_WITHIN_S):
                 await asyncio.shield(self._begun)
         except TimeoutError:
             text = f"no answer from {self._path} within {BEGINS_WITHIN_S:g} s"

@@ -11,6 +11,7 @@ MAX_METRICS = 64
 MAX_NAME = 100
 MAX_DATAGRAM = 65_536
 _KEYS = "READY, WATCHDOG, STATUS, X_STEP, X_PROGRESS, X_PRIMARY, X_METRIC_<name>"
+_NUMBERS = {"X_STEP": "no whole number", "X_PROGRESS": "no finite number"}
 
 
 def texts(passed_over: Mapping[str, str]) -> list[str]:
@@ -19,28 +20,20 @@ def texts(passed_over: Mapping[str, str]) -> list[str]:
 
 
 def _text(kind: str, given: str) -> str:
-    match kind:
-        case "value":
-            return f"{given} is {_not_a_value(given.partition('=')[0])}"
-        case "name":
-            return f"{given!r} is no name of a metric (1 to {MAX_NAME} characters that print, no = and no space at an end)"
-        case "key":
-            return f"{given} is no key (there are {_KEYS})"
-        case "too_many":
-            return f"{given} is beyond the {MAX_METRICS} metrics that an attempt may have"
-        case "cut":
-            return f"what came after the first {MAX_DATAGRAM:,} bytes of a message"
-        case _:  # a newer release's
-            return f"{given} ({kind})"
+    if kind == "value":
+        return f"{given} is {_not_a_value(given.partition('=')[0])}"
+    if kind == "name":
+        return f"{given!r} is no name of a metric (1 to {MAX_NAME} characters that print, no = and no space at an end)"
+    if kind == "key":
+        return f"{given} is no key (there are {_KEYS})"
+    if kind == "too_many":
+        return f"{given} is beyond the {MAX_METRICS} metrics that an attempt may have"
+    if kind == "cut":
+        return f"what came after the first {MAX_DATAGRAM:,} bytes of a message"
+    return f"{given} ({kind})"  # a newer release's
 
 
 def _not_a_value(key: str) -> str:
-    match key:
-        case "READY" | "WATCHDOG":
-            return f"not {key}=1"
-        case "X_STEP":
-            return "no whole number"
-        case "X_PROGRESS":
-            return "no finite number"
-        case _:
-            return "no number"
+    if key in ("READY", "WATCHDOG"):
+        return f"not {key}=1"
+    return _NUMBERS.get(key, "no number")

@@ -6,6 +6,7 @@ Owns the data of each type of entry and its sentence; knows neither how an entry
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Optional, Union
 
 import msgspec
 
@@ -22,10 +23,10 @@ class SubmittedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     after: tuple[str, ...] = ()
     after_total: int = 0
     by: str
-    caller_path: str | None = None
-    commit: str | None = None
-    dirty: bool | None = None
-    folder: str | None = None
+    caller_path: Optional[str] = None
+    commit: Optional[str] = None
+    dirty: Optional[bool] = None
+    folder: Optional[str] = None
 
 
 class DispatchedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -39,15 +40,15 @@ class StartedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """Where the worker runs, and how many threads its libraries were told to start."""
 
     host: str
-    pid: int | None = None
-    threads: int | None = None
+    pid: Optional[int] = None
+    threads: Optional[int] = None
 
 
 class CancelRequestedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Who asked for the run's end, and why."""
 
     by: str
-    reason: str | None = None
+    reason: Optional[str] = None
 
 
 class RetryRequestedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -55,7 +56,7 @@ class RetryRequestedData(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
     attempt: int
     by: str
-    reason: str | None = None
+    reason: Optional[str] = None
 
 
 class StoppingData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -87,35 +88,35 @@ class EndData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """
 
     cancelled: bool = False
-    dependency: str | None = None
-    exit_code: int | None = None
-    failure_reason: FailureReason | None = None
-    late: LateEnd | None = None
-    message: str | None = None
-    next: NextAttempt | None = None
-    node: str | None = None
-    reason: str | None = None
-    signal: int | None = None
-    timeout_s: float | None = None
+    dependency: Optional[str] = None
+    exit_code: Optional[int] = None
+    failure_reason: Optional[FailureReason] = None
+    late: Optional[LateEnd] = None
+    message: Optional[str] = None
+    next: Optional[NextAttempt] = None
+    node: Optional[str] = None
+    reason: Optional[str] = None
+    signal: Optional[int] = None
+    timeout_s: Optional[float] = None
 
 
 class ArtifactsHashedData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How many artifacts a completed attempt left, and their bytes; None: they were gone."""
 
-    bytes: int | None = None
-    count: int | None = None
+    bytes: Optional[int] = None
+    count: Optional[int] = None
 
 
-TimelineData = (
-    SubmittedData
-    | DispatchedData
-    | StartedData
-    | CancelRequestedData
-    | RetryRequestedData
-    | StoppingData
-    | EndData
-    | ArtifactsHashedData
-)
+TimelineData = Union[
+    SubmittedData,
+    DispatchedData,
+    StartedData,
+    CancelRequestedData,
+    RetryRequestedData,
+    StoppingData,
+    EndData,
+    ArtifactsHashedData,
+]
 DATA_TYPES: Mapping[str, type[TimelineData]] = {
     "submitted": SubmittedData,
     "dispatched": DispatchedData,
@@ -153,34 +154,36 @@ def text_of_stored(type_: str, data: str) -> str:
 
 def text(type_: str, data: TimelineData) -> str:
     """The sentence for an entry: ``exit 3, queued again: attempt 2 in 10 s``."""
-    match data:
-        case SubmittedData(after=after, by=by):
-            return f"submitted by {by}{f', after {_runs(after, data.after_total)}' if after else ''}"
-        case DispatchedData(node=node, slots=()):
-            return f"dispatched to {node}"
-        case DispatchedData(node=node, slots=slots):
-            return f"dispatched to {node}, slot{'' if len(slots) == 1 else 's'} {','.join(map(str, slots))}"
-        case StartedData(host=host, pid=pid):
-            return f"started on {host}{'' if pid is None else f', pid {pid}'}"
-        case CancelRequestedData():
-            return f"cancel requested {by_whom(data)}"
-        case RetryRequestedData(attempt=attempt):
-            return f"retry requested {by_whom(data)}: attempt {attempt} is queued"
-        case StoppingData(node=node, reason=reason):
-            return f"{node} is told to stop it ({reason})"
-        case ArtifactsHashedData(count=None):
+    if isinstance(data, SubmittedData):
+        return (
+            f"submitted by {data.by}{f', after {_runs(data.after, data.after_total)}' if data.after else ''}"
+        )
+    if isinstance(data, DispatchedData):
+        slots = ",".join(map(str, data.slots))
+        where = f", slot{'' if len(data.slots) == 1 else 's'} {slots}" if slots else ""
+        return f"dispatched to {data.node}{where}"
+    if isinstance(data, StartedData):
+        return f"started on {data.host}{'' if data.pid is None else f', pid {data.pid}'}"
+    if isinstance(data, CancelRequestedData):
+        return f"cancel requested {by_whom(data)}"
+    if isinstance(data, RetryRequestedData):
+        return f"retry requested {by_whom(data)}: attempt {data.attempt} is queued"
+    if isinstance(data, StoppingData):
+        return f"{data.node} is told to stop it ({data.reason})"
+    if isinstance(data, ArtifactsHashedData):
+        if data.count is None:
             return "its artifacts are gone"
-        case ArtifactsHashedData(count=count):
-            return f"{count} artifact{'' if count == 1 else 's'} hashed, {data.bytes} bytes"
-        case EndData(late=LateEnd(attempt=attempt, node=node)):
-            return f"too late to count: {node} reported attempt {attempt} as {_how(type_, data)}"
-        case EndData(next=NextAttempt(attempt=attempt, wait_s=wait_s)):
-            wait = f" in {in_a_sentence(wait_s)}" if wait_s else ""
-            return f"{_how(type_, data)}, queued again: attempt {attempt}{wait}"
-        case EndData(cancelled=True):
-            return f"{_how(type_, data)}, cancelled as requested"
-        case EndData():
-            return _how(type_, data)
+        return f"{data.count} artifact{'' if data.count == 1 else 's'} hashed, {data.bytes} bytes"
+    return _ended(type_, data)
+
+
+def _ended(type_: str, end: EndData) -> str:
+    if end.late is not None:
+        return f"too late to count: {end.late.node} reported attempt {end.late.attempt} as {_how(type_, end)}"
+    if end.next is not None:
+        wait = f" in {in_a_sentence(end.next.wait_s)}" if end.next.wait_s else ""
+        return f"{_how(type_, end)}, queued again: attempt {end.next.attempt}{wait}"
+    return f"{_how(type_, end)}{', cancelled as requested' if end.cancelled else ''}"
 
 
 def by_whom(data: CancelRequestedData | RetryRequestedData) -> str:
@@ -195,42 +198,36 @@ def failed_dependency(end: EndData) -> str:
 
 def _how(type_: str, end: EndData) -> str:
     """``exit 3``, ``killed by signal 9``, ``silent for 300 s`` ..."""
-    match type_, end.failure_reason:
-        case "completed", _:
-            return "completed"
-        case "node_removed", _:
-            return f"node {end.node} was removed"
-        case "cancelled", FailureReason.DEPENDENCY_FAILED:
+    reason = end.failure_reason
+    if type_ == "completed":
+        return "completed"
+    if type_ == "node_removed":
+        return f"node {end.node} was removed"
+    if type_ == "cancelled":
+        if reason is FailureReason.DEPENDENCY_FAILED:
             return f"cancelled: {failed_dependency(end)}"
-        case "cancelled", _:
-            return f"cancelled{_because(end.reason)}"
-        case "timed_out", FailureReason.TIME_LIMIT:
-            limit = "" if end.timeout_s is None else f" of {in_a_sentence(end.timeout_s)}"
-            return f"stopped at its time limit{limit}"
-        case "timed_out", FailureReason.WORKER_TIMEOUT:
-            return (
-                "silent for too long"
-                if end.timeout_s is None
-                else f"silent for {in_a_sentence(end.timeout_s)}"
-            )
-        case "failed", FailureReason.NOT_STARTED:
+        return f"cancelled{_because(end.reason)}"
+    if type_ == "timed_out" and reason is FailureReason.TIME_LIMIT:
+        limit = "" if end.timeout_s is None else f" of {in_a_sentence(end.timeout_s)}"
+        return f"stopped at its time limit{limit}"
+    if type_ == "timed_out" and reason is FailureReason.WORKER_TIMEOUT:
+        return f"silent for {'too long' if end.timeout_s is None else in_a_sentence(end.timeout_s)}"
+    if type_ == "failed":
+        if reason is FailureReason.NOT_STARTED:
             return f"not started{_because(end.message)}"
-        case "failed", FailureReason.SPAWN_ERROR:
+        if reason is FailureReason.SPAWN_ERROR:
             return f"could not be started{_because(end.message)}"
-        case "failed", FailureReason.OUT_OF_MEMORY:
+        if reason is FailureReason.OUT_OF_MEMORY:
             return f"out of memory{_because(end.message)}"
-        case "failed", FailureReason.SHIM_LOST:
+        if reason is FailureReason.SHIM_LOST:
             return "its shim was lost"
-        case "failed", FailureReason.NODE_RECLAIMED:
+        if reason is FailureReason.NODE_RECLAIMED:
             return "its node was taken back"
-        case "failed", _ if end.signal is not None:
+        if end.signal is not None:
             return f"killed by signal {end.signal}"
-        case "failed", _ if end.exit_code is not None:
+        if end.exit_code is not None:
             return f"exit {end.exit_code}"
-        case _, FailureReason() as reason:
-            return f"failed ({reason.value})"
-        case _:
-            return "ended"
+    return "ended" if reason is None else f"failed ({reason.value})"
 
 
 def _runs(run_ids: tuple[str, ...], total: int) -> str:

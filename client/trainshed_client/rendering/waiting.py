@@ -18,61 +18,56 @@ _ID_SHOWN = 6
 def text(wait: Wait) -> str:
     """A clause for people: ``waiting for 2 free GPUs (1 of 2 free)``."""
     numbers = wait.numbers
-    match wait.reason:
-        case WaitReason.CANCEL:
-            return "it is being cancelled"
-        case WaitReason.DEPENDENCY if numbers.get("failed"):
+    reason = wait.reason
+    if reason is WaitReason.CANCEL:
+        return "it is being cancelled"
+    if reason is WaitReason.DEPENDENCY:
+        if numbers.get("failed"):
             return f"run {_first(wait.runs)} did not complete, so this one is being cancelled"
-        case WaitReason.DEPENDENCY:
-            return f"waiting for {_runs(wait, str)}"
-        case WaitReason.BACKOFF if numbers.get("seconds", 0) >= FAR_S:
-            off = format_duration(numbers["seconds"])
-            return f"waiting for a retry that its back-off (retry.backoff_s) puts off for {off}"
-        case WaitReason.BACKOFF:
-            return f"waiting until its {_retry(wait)}"
-        case WaitReason.NO_NODE:
-            return _no_node(int(numbers.get("drained", 0)), int(numbers.get("away", 0)))
-        case WaitReason.TOO_LARGE:
-            return f"no node that is up has {_needs(wait)}"
-        case WaitReason.GPUS:
-            unit = "whole GPU" if numbers.get("whole") else "free GPU"
-            return f"waiting for {_of(wait, 'gpus', unit)} {_free_gpus(wait, long=True)}"
-        case WaitReason.CPUS:
-            return f"waiting for {_of(wait, 'cpus', 'free CPU')} ({_most(wait)} free on the best node)"
-        case WaitReason.MEMORY:
-            return f"waiting for {numbers.get('memory_mb', 0)} MB of free memory ({_most(wait)} MB free on the best node)"
-        case WaitReason.SUSPECT:
-            return _suspect(wait)
-        case WaitReason.RESERVATION:
-            return _behind(wait)
-        case WaitReason.TURN:
-            return "waiting for its turn"
-        case WaitReason.UNSPECIFIED:
-            return "waiting, for a reason that this release does not know"
+        return f"waiting for {_runs(wait, str)}"
+    if reason is WaitReason.BACKOFF:
+        if (seconds := numbers.get("seconds", 0)) >= FAR_S:
+            return f"waiting for a retry that its back-off (retry.backoff_s) puts off for {format_duration(seconds)}"
+        return f"waiting until its {_retry(wait)}"
+    if reason is WaitReason.NO_NODE:
+        return _no_node(int(numbers.get("drained", 0)), int(numbers.get("away", 0)))
+    if reason is WaitReason.TOO_LARGE:
+        return f"no node that is up has {_needs(wait)}"
+    if reason is WaitReason.GPUS:
+        unit = "whole GPU" if numbers.get("whole") else "free GPU"
+        return f"waiting for {_of(wait, 'gpus', unit)} {_free_gpus(wait, long=True)}"
+    if reason is WaitReason.CPUS:
+        return f"waiting for {_of(wait, 'cpus', 'free CPU')} ({_most(wait)} free on the best node)"
+    if reason is WaitReason.MEMORY:
+        return f"waiting for {numbers.get('memory_mb', 0)} MB of free memory ({_most(wait)} MB free on the best node)"
+    if reason is WaitReason.SUSPECT:
+        return _suspect(wait)
+    if reason is WaitReason.RESERVATION:
+        return _behind(wait)
+    if reason is WaitReason.TURN:
+        return "waiting for its turn"
+    return "waiting, for a reason that this release does not know"
 
 
 def brief(wait: Wait, shown: Callable[[str], str] = str) -> str:
     """The same for a narrow column beside the status: ``for 2 GPUs (1 free)``. ``shown``: how a run's id is shown."""
-    match wait.reason:
-        case WaitReason.DEPENDENCY if not wait.numbers.get("failed"):
-            return f"after {_runs(wait, shown)}"
-        case WaitReason.DEPENDENCY:
+    reason = wait.reason
+    if reason is WaitReason.DEPENDENCY:
+        if wait.numbers.get("failed"):
             return f"run {shown(_first(wait.runs))} did not complete"
-        case WaitReason.BACKOFF:
-            return _retry(wait)
-        case WaitReason.GPUS:
-            unit = "whole GPU" if wait.numbers.get("whole") else "GPU"
-            return f"for {_of(wait, 'gpus', unit)} {_free_gpus(wait, long=False)}"
-        case WaitReason.CPUS:
-            return f"for {_of(wait, 'cpus', 'CPU')} ({_most(wait)} free on the best node)"
-        case WaitReason.MEMORY:
-            return f"for {wait.numbers.get('memory_mb', 0)} MB of memory ({_most(wait)} MB free on the best node)"
-        case WaitReason.RESERVATION:
-            return f"{_last(wait.nodes)} is kept for run {shown(_first(wait.runs))}"
-        case WaitReason.TURN:
-            return "its turn"
-        case _:
-            return text(wait)
+        return f"after {_runs(wait, shown)}"
+    if reason is WaitReason.BACKOFF:
+        return _retry(wait)
+    if reason is WaitReason.GPUS:
+        unit = "whole GPU" if wait.numbers.get("whole") else "GPU"
+        return f"for {_of(wait, 'gpus', unit)} {_free_gpus(wait, long=False)}"
+    if reason is WaitReason.CPUS:
+        return f"for {_of(wait, 'cpus', 'CPU')} ({_most(wait)} free on the best node)"
+    if reason is WaitReason.MEMORY:
+        return f"for {wait.numbers.get('memory_mb', 0)} MB of memory ({_most(wait)} MB free on the best node)"
+    if reason is WaitReason.RESERVATION:
+        return f"{_last(wait.nodes)} is kept for run {shown(_first(wait.runs))}"
+    return "its turn" if reason is WaitReason.TURN else text(wait)
 
 
 def _first(names: Sequence[str]) -> str:
