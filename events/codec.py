@@ -113,7 +113,7 @@ class Writer(msgspec.Struct, frozen=True):
         envelope = Envelope(
             specversion=SPEC_VERSION,
             id=self.ids(),
-            type=f"{_TYPE_PREFIX}{subject.scope}.{name}.v{EVENT_KINDS[name].version}",
+            type=event_type(name),
             source=self.source,
             subject=subject.id,
             time=rfc3339(self.clock()),
@@ -143,6 +143,11 @@ class Writer(msgspec.Struct, frozen=True):
             data=msgspec.Raw(_ENCODER.encode(heartbeat)),
         )
         return subject, envelope.id, _ENCODER.encode(envelope)
+
+
+def event_type(name: str) -> str:
+    """The CloudEvents type that this release writes for an event."""
+    return _PRESENT[name][0]
 
 
 def event_subject(event: Event, role: Role, agent_node: str | None = None) -> EventSubject:

@@ -52,6 +52,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "services.cli.simulate:simulate",
         "What if: the same jobs on other nodes, or by another policy.",
     ),
+    "schema": ("services.cli.schema:schema", "Print the contract's JSON Schema, or write all its files."),
     "config": ("services.cli.config:config", "Print the settings in force, and where each comes from."),
     "completion": (
         "services.cli.completion:completion",
