@@ -37,7 +37,7 @@ class Runs(Requests, Protocol):
 
     connection: Connection
 
-    async def run(self, run: str) -> RunView:
+    async def get(self, run: str) -> RunView:
         """Everything about one run."""
         ...
 
@@ -160,7 +160,7 @@ class RunOutput:
     async def _attempts(self) -> list[AttemptRecord]:
         while True:
             try:
-                view = await self._runs.run(self.run_id)
+                view = await self._runs.get(self.run_id)
             except TrainshedError as error:
                 if error.code is not ErrorCode.UNAVAILABLE:
                     raise

@@ -113,7 +113,7 @@ async def _read(
 ) -> tuple[RunView, AttemptRecord, list[ArtifactFile]]:
     from trainshed_client.run_files import artifacts as listed
 
-    view = await trainshed.run(run)
+    view = await trainshed.get(run)
     attempt = chosen_attempt(view, number)
     return view, attempt, await listed(trainshed, view, attempt)
 
@@ -149,7 +149,7 @@ async def _get(
     from trainshed_client.run_files import artifacts as listed
 
     dest = None if output == "-" else _dest(path, output)
-    view = await trainshed.run(run)
+    view = await trainshed.get(run)
     attempt = chosen_attempt(view, number)
     hashed: str | None = None
     if not unchecked and is_hashed(view, attempt):

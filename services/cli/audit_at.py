@@ -91,7 +91,7 @@ async def past_at(trainshed: Trainshed, moment: PastMoment) -> PastState:
 
 
 async def _pages(trainshed: Trainshed, at: int) -> list[RunPage]:
-    return [page async for page in trainshed.run_pages(live=True, at=at)]
+    return [page async for page in trainshed.list_pages(live=True, at=at)]
 
 
 def _json(past: PastState) -> dict[str, object]:

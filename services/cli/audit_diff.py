@@ -135,7 +135,7 @@ async def _paged(trainshed: Trainshed, at: int, first: int, older: set[str]) -> 
     """Those submitted after ``first``, as they were at ``at``; with those of the ``older`` ones that are many on a page:
     a queue of thousands is not asked for run by run."""
     found: Runs = {}
-    async for page in trainshed.run_pages(at=at):
+    async for page in trainshed.list_pages(at=at):
         records = page.records
         of_page = {
             record.run_id: SentRecord(raw, record)

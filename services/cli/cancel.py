@@ -94,7 +94,7 @@ async def _each(
 async def _cancelled(trainshed: Trainshed, answer: Acknowledged) -> tuple[str, str | None]:
     """What a cancel did, and what it does not do: reach a machine that does not answer."""
     try:
-        view = await trainshed.run(answer.run_id)
+        view = await trainshed.get(answer.run_id)
     except TrainshedError:  # the cancel is stored; this was a courtesy
         return f"{answer.status}; its cancel is stored", None
     return after_cancel(answer, view, now())

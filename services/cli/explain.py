@@ -125,7 +125,7 @@ async def _read(run: str, wanted: MomentAsked | None, *, whole: bool, for_people
         found = found._replace(past=await _past(trainshed, answer, option_of(moment), whole=whole))
         if moment is not None or not for_people or record.status not in _MAY_BE_RETRIED:
             return found
-        view = await trainshed.run(record.run_id)
+        view = await trainshed.get(record.run_id)
         return found._replace(to_retry=await _to_retry(trainshed, view, set()))
 
 
@@ -162,7 +162,7 @@ async def _to_retry(trainshed: Trainshed, view: RunView, seen: set[str]) -> list
     seen.add(view.run.run_id)
     for run_id in view.config.get("after", ()):
         if run_id not in seen and len(seen) < _MOST_RUNS:
-            before = await trainshed.run(run_id)
+            before = await trainshed.get(run_id)
             if before.run.status in _MAY_BE_RETRIED:
                 chain += await _to_retry(trainshed, before, seen)
     return [*chain, view.run.run_id]

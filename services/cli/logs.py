@@ -92,7 +92,7 @@ def logs(
 
 async def _logs(trainshed: Trainshed, run: str, follow: bool, wanted: LogOptions) -> None:
     moment = await as_of(trainshed, wanted.at)
-    view = await of_then(trainshed.run(run, at=seq_of(moment)), moment)
+    view = await of_then(trainshed.get(run, at=seq_of(moment)), moment)
     tell(moment)
     with only_there():
         if follow and not view.run.status.ended and not at_rest(trainshed):

@@ -222,7 +222,7 @@ async def _collect(
     first: RunPage | None = None
     runs: dict[str, tuple[int, msgspec.Raw]] = {}
     labels = dict(_label(label) for label in wanted.labels)
-    async for page in trainshed.run_pages(
+    async for page in trainshed.list_pages(
         status=status, labels=labels, name=wanted.name, live=live, ended=ended, limit=limit, at=at
     ):
         first = first or page

@@ -106,7 +106,7 @@ async def _read(trainshed: Trainshed, run: str, wanted: MomentAsked | None) -> R
     from trainshed_client.metrics import stored_metrics
 
     moment = await as_of(trainshed, wanted)
-    view = await of_then(trainshed.run(run, at=seq_of(moment)), moment)
+    view = await of_then(trainshed.get(run, at=seq_of(moment)), moment)
     found = RunMetrics(view, [], [], moment)
     for one in view.attempts:
         try:

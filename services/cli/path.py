@@ -45,7 +45,7 @@ def path(run: str, output: bool, attempt: int | None) -> None:
 async def _read(trainshed: Trainshed, run: str, number: int | None) -> RunFolder:
     from trainshed_client.run_files import run_folder
 
-    view = await trainshed.run(run)
+    view = await trainshed.get(run)
     attempt = chosen_attempt(view, number)
     try:
         return await run_folder(trainshed, attempt)

@@ -150,7 +150,7 @@ async def _prune(before: str, dry_run: bool) -> tuple[int, list[Sum]]:
         sums = await _who_answers(trainshed)
         ran_on: set[str] = set()
         first: RunPage | None = None
-        async for page in trainshed.run_pages(ended_before=before):
+        async for page in trainshed.list_pages(ended_before=before):
             if page.stale and not dry_run:
                 if first is None:
                     raise _behind()
@@ -216,7 +216,7 @@ async def _ask(trainshed: Trainshed, one: Sum, runs: dict[str, int], dry_run: bo
 async def _live(trainshed: Trainshed) -> set[str]:
     """The runs that have not ended. Raises TrainshedError, also where that is not known for sure."""
     live: set[str] = set()
-    async for page in trainshed.run_pages(live=True):
+    async for page in trainshed.list_pages(live=True):
         if page.stale:
             raise _behind()
         live |= {record.run_id for record in page.records}

@@ -56,7 +56,7 @@ async def _runs(begins: str) -> list[tuple[str, str]]:
 
     found: dict[str, str] = {}
     async with connected() as trainshed:
-        async for record in trainshed.runs(limit=AT_MOST):
+        async for record in trainshed.list(limit=AT_MOST):
             found[record.run_id] = f"{record.name} {record.status}"
             found.setdefault(record.name, f"{record.status}, the newest of this name")
     # Names first: an id is completed by who has begun to type it.

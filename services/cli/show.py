@@ -89,7 +89,7 @@ def show(run: str, at: str | None, as_json: bool) -> None:
 
 async def _read(trainshed: Trainshed, run: str, wanted: MomentAsked | None, *, for_people: bool) -> Shown:
     moment = await as_of(trainshed, wanted)
-    body = await of_then(trainshed.run_json(run, at=seq_of(moment)), moment)
+    body = await of_then(trainshed.get_json(run, at=seq_of(moment)), moment)
     view = msgspec.json.decode(body, type=RunView)
     if not for_people or not view.attempts:
         return Shown(body, view, moment)

@@ -242,7 +242,7 @@ async def _ended_ago(trainshed: Trainshed, run_id: str) -> str:
     from services.cli.clock import now
 
     try:
-        seconds = seconds_between((await trainshed.run(run_id)).run.ended_at, now())
+        seconds = seconds_between((await trainshed.get(run_id)).run.ended_at, now())
     except TrainshedError:
         return ""
     return "" if seconds is None else f" {ago(seconds)}"

@@ -64,7 +64,7 @@ class WaitNotice:
     async def _ask(self, run_id: str) -> None:
         await asyncio.sleep(AFTER_S)
         try:
-            record = (await self._trainshed.run(run_id)).run
+            record = (await self._trainshed.get(run_id)).run
         except TrainshedError:
             return  # a courtesy
         if record.status is RunStatus.PENDING:

@@ -135,8 +135,8 @@ check = await trainshed.check(configs[0])
 ended = await trainshed.wait([one.run_id for one in many], timeout=20)
 cancelled = await trainshed.cancel("sleeper", reason="enough")
 (stopped,) = await trainshed.wait([sleeper.run_id], timeout=20)
-seen = [record.run_id async for record in trainshed.runs()]
-view = await trainshed.run(sleeper.run_id)
+seen = [record.run_id async for record in trainshed.list()]
+view = await trainshed.get(sleeper.run_id)
 refused = []
 for work in (
     lambda: trainshed.retry(sleeper.run_id),
