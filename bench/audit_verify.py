@@ -19,7 +19,6 @@ from pathlib import Path
 from bench.log_maker import LogMaker
 from events.codec import StoredEvent, decode, uuid7
 from events.evolve import evolve
-from events.feed import Message
 from events.log import EventLog
 from events.state import State
 from events.streams import ensure_streams
@@ -28,6 +27,7 @@ from services.dispatcher.decisions import Decisions
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.projector.service import ProjectorService
 from services.scheduling.scheduler import SCHEDULER
+from trainshed_client.direct_get import Message
 from trainshed_client.endpoint import write_endpoint
 from trainshed_client.nats_client import SafeClient, connect
 

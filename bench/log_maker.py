@@ -6,7 +6,6 @@ import msgspec
 
 from events.canonical import digest_of_json
 from events.codec import NewEvent, Writer, uuid7
-from events.feed import Message
 from events.rules import KNOWN
 from events.types import (
     AttemptRef,
@@ -23,6 +22,7 @@ from events.types import (
     View,
     Why,
 )
+from trainshed_client.direct_get import Message
 from trainshed_client.provenance import Provenance
 from trainshed_client.subjects import Role
 

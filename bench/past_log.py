@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from bench.log_maker import LogMaker
 from events.codec import NewEvent, uuid7
-from events.feed import Message
 from events.types import CancelRequested, Failed, RetryRequested
+from trainshed_client.direct_get import Message
 from trainshed_client.statuses import FailureReason
 
 NODES, SLOTS = 8, 8

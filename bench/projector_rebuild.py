@@ -16,12 +16,12 @@ from pathlib import Path
 from bench.log_maker import LogMaker
 from events.codec import StoredEvent, decode, uuid7
 from events.evolve import evolve
-from events.feed import Message
 from events.state import State
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from projections.transparency.tiles import Tiles
 from services.projector.service import BATCH
+from trainshed_client.direct_get import Message
 
 NODES, SLOTS = 8, 8
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import msgspec
 import nats.errors
@@ -18,21 +18,13 @@ from nats.aio.subscription import Subscription
 
 from events.codec import uuid7
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
 IDLE_HEARTBEAT_S = 2.0
 API_TIMEOUT_S = 5.0
 BATCH_LIMIT = 4_000
-
-
-class Message(NamedTuple):
-    """One stored message: its sequence and the stream's time of storing (ns since 1970)."""
-
-    seq: int
-    stored_ns: int
-    subject: str
-    body: bytes
 
 
 TRANSIENT_FROM = 500

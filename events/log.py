@@ -15,9 +15,10 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
-from events.feed import ApiError, Feed, Message, api_call
+from events.feed import ApiError, Feed, api_call
 from events.times import nanoseconds_exact
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause

@@ -87,5 +87,6 @@ class Trainshed(Commands, Following):
 
     async def close(self) -> None:
         """Close the connection; what was asked for and not answered yet fails."""
+        await self.watching.close()
         await self._asking.close()
         await self.connection.close()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainshed_client.answers import RunView
     from trainshed_client.callbacks import Called
     from trainshed_client.connection import Connection, Watching
-    from trainshed_client.watch import RunWatch
+    from trainshed_client.watching.watches import Watches
 
 BUFFERED_BYTES = 1024 * 1024
 """What a follower keeps of live chunks; when it is slower than that, it reads the file instead."""
@@ -36,13 +36,10 @@ class Runs(Requests, Protocol):
     """The connection class, as far as following a run's output needs it."""
 
     connection: Connection
+    watching: Watches
 
     async def get(self, run: str) -> RunView:
         """Everything about one run."""
-        ...
-
-    def watch(self, run_ids: list[str], *, wake: asyncio.Event, patient: bool) -> RunWatch:
-        """The run's record and each change after it."""
         ...
 
 
@@ -71,7 +68,8 @@ class RunOutput:
         self._runs = runs
         self._first = first_attempt
         self._wake = asyncio.Event()
-        self._watch: RunWatch = runs.watch([run_id], wake=self._wake, patient=patient)
+        self._watch = runs.watching.runs([run_id], wake=self._wake, patient=patient)
+        self._record: RunRecord | None = None
         self._following: _AttemptOutput | None = None
         self._begin_at = begin or {}
         self._on_attempt: Called[[int, str]] = on_attempt or (lambda attempt, node: None)
@@ -83,7 +81,9 @@ class RunOutput:
     @property
     def record(self) -> RunRecord:
         """The newest record of the run."""
-        return self._watch.latest[self.run_id]
+        if self._record is None:
+            raise KeyError(self.run_id)
+        return self._record
 
     async def __aenter__(self) -> Self:
         await self._watch.__aenter__()
@@ -102,9 +102,11 @@ class RunOutput:
     async def __anext__(self) -> OutputChunk:
         while True:
             self._wake.clear()
-            while (record := await self._watch.next_change()) is not None:
-                await call(self._on_record, record)
-            if self.run_id not in self._watch.latest:
+            while (change := self._watch.next_change()) is not None:
+                if isinstance(change, RunRecord):
+                    self._record = change
+                    await call(self._on_record, change)
+            if self._record is None:
                 pass  # nothing has reached us yet
             elif self._following is None and not await self._next_attempt():
                 if self.record.status.ended:
@@ -166,7 +168,7 @@ class RunOutput:
                     raise
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._watch.offer(view.run)
+            self._watch.offer(self.run_id, view.run)
             return sorted(view.attempts, key=lambda attempt: attempt.attempt)
 
     async def _begin(self, attempt: int, node: str) -> None:

@@ -1,48 +1,58 @@
 """The two ways to follow what happens: records as they change, and a run's output as it is written.
 
-Owns what the present is, from which a watch goes on; knows nothing of how news come.
+Owns which these are; knows nothing of how news come.
 """
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from trainshed_client._compat_asyncio import all_of
 from trainshed_client._compat_asyncio import timeout as time_limit
-from trainshed_client.answers import RunView
 from trainshed_client.naming import is_run_id
 from trainshed_client.queries import Queries
+from trainshed_client.records import RunRecord
+from trainshed_client.watching.watches import Watches
 
 if TYPE_CHECKING:
     from trainshed_client.callbacks import Called
     from trainshed_client.follow import RunOutput
-    from trainshed_client.records import RunRecord
-    from trainshed_client.watch import PresentRuns, RunWatch
-
-_READS_AT_ONCE = 16
+    from trainshed_client.records import NodeRecord, QueueRecord, SlotRecord
+    from trainshed_client.watching.watch import RecordWatch
 
 
 class Following(Queries):
     """What is followed; see `trainshed_client.Trainshed`."""
 
-    def watch(
-        self,
-        run_ids: Collection[str] | None = None,
-        *,
-        wake: asyncio.Event | None = None,
-        patient: bool = False,
-    ) -> RunWatch:
-        """The present record of these runs (None: of every live one) and each change after it.
+    @cached_property
+    def watching(self) -> Watches:
+        """The watches of this connection."""
+        return Watches(self.connection, self._asking)
 
-        ``async with trainshed.watch([run_id]) as records: async for record in records: ...``. Takes full run ids.
-        Nothing is polled; of changes that come faster than you read, the newest is handed out.
+    def watch_runs(
+        self, run_ids: Collection[str] | None = None, *, since_seq: int = 0
+    ) -> RecordWatch[RunRecord]:
+        """The present record of each of these runs, `PRESENT`, then each newer one as they change; nothing is polled.
+
+        ``async with trainshed.watch_runs() as changes: async for record in changes: ...``. Without ``run_ids`` (full ids) it
+        is of every run: of the present the live ones and the last 1,000 that ended. ``since_seq``: of the present only
+        what changed after that event of the log. See RecordWatch.
         """
-        from trainshed_client.watch import RunWatch
+        return self.watching.runs(run_ids, since_seq=since_seq)
 
-        return RunWatch(self.connection, self._present, run_ids, wake=wake, patient=patient)
+    def watch_slots(self) -> RecordWatch[SlotRecord]:
+        """The same of every slot; one that is no more yields a `Gone` with the key ``<node>.<index>``."""
+        return self.watching.slots()
+
+    def watch_nodes(self) -> RecordWatch[NodeRecord]:
+        """The same of every node; one that is no more yields a `Gone`."""
+        return self.watching.nodes()
+
+    def watch_queue(self) -> RecordWatch[QueueRecord]:
+        """The same of the queue as a whole: how many runs wait, and the first 500 in their order."""
+        return self.watching.queue()
 
     async def wait(self, runs: Collection[str], *, timeout: float | None = None) -> builtins.list[RunRecord]:
         """Wait until every one of these runs has ended; their records, in order.
@@ -50,11 +60,11 @@ class Following(Queries):
         Raises TimeoutError after ``timeout`` seconds.
         """
         run_ids = [run if is_run_id(run) else (await self.resolve(run)).run_id for run in runs]
-        async with time_limit(timeout), self.watch(run_ids) as records:
+        async with time_limit(timeout), self.watch_runs(run_ids) as records:
             left = set(run_ids)
             ended: dict[str, RunRecord] = {}
             async for record in records:
-                if record.status.ended:
+                if isinstance(record, RunRecord) and record.status.ended:
                     ended[record.run_id] = record
                     left.discard(record.run_id)
                 if not left:
@@ -93,18 +103,3 @@ class Following(Queries):
             on_record=on_record,
             streams=streams,
         )
-
-    async def _present(self, run_ids: Collection[str] | None) -> PresentRuns:
-        from trainshed_client.watch import PresentRuns
-
-        if run_ids is None:
-            pages = [page async for page in self.list_pages(live=True)]
-            return PresentRuns(pages[0].seq, [record for page in pages for record in page.records])
-        at_once = asyncio.Semaphore(_READS_AT_ONCE)
-
-        async def read(run_id: str) -> RunView:
-            async with at_once:
-                return await self._asking.ask("run.get", {"run_id": run_id}, RunView)
-
-        views = await all_of(read(run_id) for run_id in sorted(run_ids))
-        return PresentRuns(min((view.seq for view in views), default=0), [view.run for view in views])

@@ -6,7 +6,7 @@ Owns which subject is asked and heard; the connection itself is nats_client's. I
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -14,6 +14,7 @@ from nats.aio.subscription import Subscription
 
 from trainshed_client import subjects
 from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Reply, answered_by, no_answer
+from trainshed_client.direct_get import StreamReader
 from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.nats_client import SafeClient
 
@@ -95,6 +96,24 @@ class NatsConnection:
             receive(msg.subject.rpartition(".")[2], msg.headers or {}, msg.data)
 
         return await self._subscribe([subjects.output(run_id, attempt, node, "*")], hear, again)
+
+    async def hear(
+        self, to: Sequence[str], listener: Callable[[Msg], None], again: Callable[[], None]
+    ) -> _Subscribed:
+        """Hear what is published on these subjects, in its order, from the return on; ``again`` as in Connection.
+
+        The listener is called while the connection is read, and must not block.
+        """
+        subscribed = _Subscribed(self.nc, again)
+        self.nc.reconnect_hooks.add(again)
+        for subject in to:
+            subscribed.subscriptions.append(await self.nc.listen(subject, listener))
+        await self.nc.flush()
+        return subscribed
+
+    def reader(self, stream: str) -> StreamReader:
+        """Reads what is stored in a stream."""
+        return StreamReader(self.nc, stream, where=self._where)
 
     async def _subscribe(
         self, to: list[str], hear: Callable[[Msg], object], again: Callable[[], None]

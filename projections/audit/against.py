@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from events.feed import Message
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.fold import TILE_WIDTH, TreeFold
 from projections.transparency.note import bad
 from projections.transparency.tiles import TileMissing, Tiles
 from projections.transparency.tree import EMPTY_ROOT, HASH_BYTES
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 
 OPTION = "--against"

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from events.feed import Message
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of, proof_text
 from projections.transparency.fold import leaf_of
 from projections.transparency.note import KeyKind, VerifierKey, bad, unbase64
 from projections.transparency.policy import WitnessPolicy
 from projections.transparency.tree import HASH_BYTES, inclusion_proof, is_included, leaf_hash
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 
 

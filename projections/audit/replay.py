@@ -11,11 +11,12 @@ from typing import Self
 
 from events.change import Change
 from events.codec import StoredEvent
-from events.feed import Feed, Message
+from events.feed import Feed
 from events.log import EventLog
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
+from trainshed_client.direct_get import Message
 
 Progress = Callable[[int, int], None]
 """Is told the sequence that a replay has come to, and the one where it ends. A smaller one than before: another begins."""

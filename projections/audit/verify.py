@@ -14,7 +14,6 @@ import msgspec
 
 from events.change import Change
 from events.codec import StoredEvent
-from events.feed import Message
 from events.log import EventLog
 from events.state import Run
 from projections.audit.acknowledged import SubmitAnswer
@@ -28,6 +27,7 @@ from projections.audit.violation import MAX_VIOLATIONS, Violation, of_row
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.nats_client import SafeClient
 
 PART_TIMEOUT_S = 10.0

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from events.feed import Message
 from events.state import State
 from projections.past.kept import Beginning, kept_before
 from projections.past.then import RUN_PARTS, DatabaseThen
@@ -23,6 +22,7 @@ from projections.read_model.database import Database
 from projections.read_model.projector import fold, without_gc
 from projections.read_model.rows import AttemptRow, NodeRow, Row, RunRow, SlotRow
 from projections.read_model.working_set import LiveSet
+from trainshed_client.direct_get import Message
 
 _LEFT_OUT: dict[type[Row], dict[str, Any]] = {
     kind: {field.name: field.default for field in msgspec.structs.fields(kind) if field.name in columns}

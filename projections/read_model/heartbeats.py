@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import msgspec
 
 from events.codec import decode_heartbeat
-from events.feed import Message
 from events.state import Active, Run
 from events.types import AttemptRef, NodeHeartbeat, RunHeartbeat
 from projections.read_model import reports
@@ -26,6 +25,7 @@ from projections.read_model.rows import (
 )
 from projections.read_model.times import stored_time
 from projections.read_model.working_set import R, WorkingRow, WorkingRun
+from trainshed_client.direct_get import Message
 from trainshed_client.subjects import parse_heartbeat_subject
 
 

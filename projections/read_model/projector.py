@@ -16,7 +16,6 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from events.change import Change
 from events.codec import StoredEvent, Unreadable, decode
-from events.feed import Message
 from events.state import State
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
@@ -27,6 +26,7 @@ from projections.read_model.tables import SCHEMA_VERSION, metadata
 from projections.read_model.working_set import Batch
 from projections.transparency.fold import TreeFold
 from projections.transparency.tiles import Tiles
+from trainshed_client.direct_get import Message
 from trainshed_client.statuses import GONE, LIVE
 from trainshed_client.subjects import EVENTS
 

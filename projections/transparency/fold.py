@@ -10,8 +10,8 @@ from hashlib import sha256
 
 import msgspec
 
-from events.feed import Message
 from projections.transparency.tree import HASH_BYTES, node_hash, subtree_hash
+from trainshed_client.direct_get import Message
 
 TILE_WIDTH = 256
 TILE_BYTES = TILE_WIDTH * HASH_BYTES

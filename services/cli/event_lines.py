@@ -14,8 +14,8 @@ from services.cli.text import clean, short, time_of_day
 
 if TYPE_CHECKING:
     from events.codec import StoredEvent, Unreadable
-    from events.feed import Message
     from events.types import Event
+    from trainshed_client.direct_get import Message
 
 SEQUENCE = "sequence"
 STORED_TIME = "storedtime"

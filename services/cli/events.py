@@ -31,8 +31,8 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from events.feed import Message
     from services.cli.how_far import HowFar
+    from trainshed_client.direct_get import Message
 
 SHOWN_EVERY = 1_000
 """So often, in events, a bar moves on."""

@@ -1,6 +1,6 @@
 """`trainshed wait`: until runs have ended, live on a terminal, a line a change elsewhere.
 
-Owns what is shown meanwhile and the exit code; that nothing is polled is trainshed_client.watch's.
+Owns what is shown meanwhile and the exit code; that nothing is polled is trainshed_client.watching's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainshed_client.records import RunRecord, json_of
 
 if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
-    from trainshed_client.watch import RunWatch
+    from trainshed_client.watching.watch import RecordWatch
 
 Show = Callable[[RunRecord], None]
 
@@ -54,10 +54,9 @@ async def _wait(runs: Sequence[str], timeout: float | None, quiet: bool, as_json
         try:
             async with limit:  # also for what is asked first: a service that does not answer is waited for
                 run_ids = list(dict.fromkeys([await _run_id(trainshed, run) for run in runs]))
-                async with trainshed.watch(run_ids) as watch:
-                    latest = watch.latest
+                async with trainshed.watch_runs(run_ids) as watch:
                     with _shown(quiet, run_ids) as show:
-                        await _until_ended(watch, set(run_ids), show)
+                        await _until_ended(watch, set(run_ids), latest, show)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -82,8 +81,13 @@ async def _run_id(trainshed: Trainshed, run: str) -> str:
     return run if is_run_id(run) else (await trainshed.resolve(run)).run_id
 
 
-async def _until_ended(watch: RunWatch, left: set[str], show: Show) -> None:
+async def _until_ended(
+    watch: RecordWatch[RunRecord], left: set[str], latest: dict[str, RunRecord], show: Show
+) -> None:
     async for record in watch:
+        if not isinstance(record, RunRecord):
+            continue
+        latest[record.run_id] = record
         show(record)
         if record.status.ended:
             left.discard(record.run_id)

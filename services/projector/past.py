@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import nats.errors
 
-from events.feed import ApiError, Message
+from events.feed import ApiError
 from events.log import EventLog, UnknownOutcome, messages_between, next_message
 from events.times import nanoseconds, rfc3339
 from projections.past.moment import Moment, Past
@@ -22,6 +22,7 @@ from projections.queries.answers import Queries
 from services.position import Position
 from services.projector.memory import give_back_memory
 from services.projector.waiting import WaitingRuns
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
 

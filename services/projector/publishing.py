@@ -15,7 +15,7 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from events.feed import ApiError, Message
+from events.feed import ApiError
 from events.log import UnknownOutcome
 from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead
@@ -25,6 +25,7 @@ from services.file_writer import FileWriter
 from services.position import Position
 from services.projector.signer import Signer
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause

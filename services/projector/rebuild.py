@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import msgspec
 import nats.errors
 
-from events.feed import ApiError, Feed, Message
+from events.feed import ApiError, Feed
 from events.log import EventLog
 from projections.read_model.heartbeats import carry_over
 from projections.read_model.projector import Projector
@@ -25,6 +25,7 @@ from services.position import Position
 from services.projector.memory import give_back_memory
 from services.projector.trouble import FAILURES, message_of
 from services.projector.writing import Writing
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
 

@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import nats.errors
 
-from events.feed import ApiError, Feed, Message
+from events.feed import ApiError, Feed
 from events.log import EventLog, last_message
 from projections.past.moment import Past
 from projections.queries.answers import Queries
@@ -51,6 +51,7 @@ from services.projector.trouble import (
 from services.projector.waiting import WaitingRuns
 from services.projector.writing import Writing
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from events.feed import Message
 from projections.queries.proofs import StoredTree
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
 from projections.transparency.cosignatures import Cosigned
 from projections.transparency.note import KeyKind, NoteSignature, SignerKey, signed
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 from trainshed_client.os_errors import cause
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from nats.aio.msg import Msg
 
-from events.feed import Message
 from events.log import EventLog
 from projections.audit.against import Against
 from projections.audit.verify import rows_from, verify
@@ -36,6 +35,7 @@ from trainshed_client import subjects
 from trainshed_client.answers import NodePage
 from trainshed_client.asking import decoded
 from trainshed_client.client import Trainshed
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_connection import NatsConnection
 

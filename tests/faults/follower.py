@@ -13,11 +13,12 @@ from pathlib import Path
 import nats.errors
 
 from events.codec import StoredEvent, decode
-from events.feed import ApiError, Message
+from events.feed import ApiError
 from events.log import EventLog
 from events.state import Ended
 from tests.faults.ledger import Ledger
 from tests.support.builders import Story
+from trainshed_client.direct_get import Message
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.nats_client import SafeClient, connect
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from events.feed import Message
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.fold import TreeFold
 from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.tiles import StoredHashes
 from projections.transparency.tree import consistency_proof, inclusion_proof
 from tests.support.golang import SOURCE, built, flipped, flipped_line, ran
+from trainshed_client.direct_get import Message
 
 OLD, NEW = 300, 701
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from events.feed import Message
 from events.times import nanoseconds
 from services.api import error_answer
 from tests.support.replayed_at import ReplayedAt
 from trainshed_client import subjects
 from trainshed_client.client import Trainshed
 from trainshed_client.connection import ABSENT_S, Reply
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 KEPT = 4

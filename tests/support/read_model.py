@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from events.feed import Message
 from projections.queries.answers import Queries
 from projections.queries.listing import run_query
 from projections.read_model import tables
@@ -16,6 +15,7 @@ from projections.read_model.projector import Projector
 from projections.read_model.rows import row_from
 from projections.read_model.state_hash import MODULUS, digest
 from services.projector.waiting import WaitingRuns
+from trainshed_client.direct_get import Message
 
 LOG_ID = "log-1"
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from events.feed import Message
 from events.times import rfc3339
 from projections.read_model import reports
 from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, Asked, decoded, memory
+from trainshed_client.direct_get import Message
 
 
 class ReplayedAt:

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from events.feed import Message
 from events.log import EventLog
 from services.projector.service import ProjectorService
 from tests.support.deadline import eventually
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.nats_client import SafeClient
 
 

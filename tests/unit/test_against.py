@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.feed import Message
 from projections.audit.against import Against, KeptHead, Misfit, of_this_log, read_checkpoints
 from projections.transparency.checkpoint import TreeHead
 from projections.transparency.fold import TreeFold
@@ -16,6 +15,7 @@ from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.tiles import Tiles
 from services.cli.audit_witnesses import brought
 from services.cli.main import run as trainshed
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ExitCode, TrainshedError
 
 ORIGIN = "trainshed/of-this-test"

@@ -13,7 +13,6 @@ from bench.log_maker import LogMaker
 from events.change import Change, EndedAttempt
 from events.codec import StoredEvent, Unreadable, decode
 from events.evolve import ended_runs_needed, evolve
-from events.feed import Message
 from events.state import Run, State
 from events.types import (
     ArtifactsHashed,
@@ -31,6 +30,7 @@ from projections.audit.violation import MAX_VIOLATIONS, Violation
 from tests.support.builders import Story
 from tests.support.folded_logs import FOLDER
 from tests.unit.test_recorded_log import a_log
+from trainshed_client.direct_get import Message
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from events.feed import Message
 from projections.audit.against import Against, KeptHead, Misfit
 from projections.audit.witnessed import PolicyVerdict, judged, reported
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
@@ -17,6 +16,7 @@ from projections.transparency.fold import TreeFold
 from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.policy import WitnessPolicy, parse_policy
 from services.cli.audit_witnesses import Evidence, policy_line
+from trainshed_client.direct_get import Message
 from trainshed_client.records import NodeRecord, WitnessObjection
 from trainshed_client.statuses import NodeStatus
 

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from bench.log_maker import LogMaker
-from events.feed import Message
 from projections.audit.certificate import Certificate, check, proof_files, proved_event, read_certificate
 from projections.transparency.checkpoint import TreeHead, origin_of
 from projections.transparency.fold import TreeFold, leaf_of
@@ -19,6 +18,7 @@ from projections.transparency.tiles import StoredHashes
 from projections.transparency.tree import inclusion_proof, is_included, leaf_hash
 from services.cli.main import run as trainshed
 from tests.support.tree import proof_in
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ExitCode, TrainshedError
 
 KEY = SignerKey(origin_of("of-this-test"), KeyKind.ED25519, b"k" * 32)

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from events.feed import Message
 from services.cli import main as command
 from services.cli.event_lines import with_place
 from services.cli.verb import Verb, VerbGroup
+from trainshed_client.direct_get import Message
 
 ROOT = Path(command.__file__).parents[2]
 START = "import sys; from services.cli.main import main; main(sys.argv[1:])"
@@ -112,7 +112,7 @@ def test_reading_imports_no_sql_where_a_stack_answers() -> None:
 def test_importing_the_client_does_not_import_nats() -> None:
     code = (
         "import sys\n"
-        "from trainshed_client import Trainshed, TrainshedError, RunOutput, RunWatch\n"
+        "from trainshed_client import Trainshed, TrainshedError, RunOutput, RecordWatch, PRESENT\n"
         "assert 'nats' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=30)
@@ -122,7 +122,8 @@ def test_every_public_name_of_the_client_is_there() -> None:
     import trainshed_client
 
     assert set(trainshed_client._MODULE_OF) == set(trainshed_client.__all__)
-    for name in trainshed_client.__all__:
+    assert repr(trainshed_client.PRESENT) == "PRESENT"
+    for name in set(trainshed_client.__all__) - {"PRESENT"}:
         assert getattr(trainshed_client, name).__name__ == name
     with pytest.raises(AttributeError):
         trainshed_client.nothing  # noqa: B018

@@ -1,89 +1,220 @@
-"""Which record of a run is the newest."""
+"""What a watch hands out: of each key the newest, once, whatever arrives in which order and however often."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
 
-from tests.unit.test_cli_words import record
-from trainshed_client.nats_client import SafeClient
-from trainshed_client.nats_connection import NatsConnection
-from trainshed_client.records import RunRecord
-from trainshed_client.statuses import RunStatus
-from trainshed_client.watch import PresentRuns, RunWatch
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from trainshed_client.watching.newest import PRESENT, Age, Gone, Newest, PresentMarker
 
 
-async def nothing(_: Collection[str] | None) -> PresentRuns:
-    return PresentRuns(0, [])
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A version of a key's record, and when it was stored; without a value the key has left."""
+
+    key: str
+    seq: int
+    updated_at: str
+    stored_ns: int
+    gone: bool = False
 
 
-async def test_the_newest_by_sequence_and_then_by_time_is_handed_out_once() -> None:
-    watch = RunWatch(NatsConnection(SafeClient(), "nats://nowhere"), nothing, [record().run_id])
-    newest = record(seq=5, updated_at="2026-11-24T12:00:00.000000Z", step=3)
-    watch.offer(record(seq=4, updated_at="2026-11-24T13:00:00.000000Z", step=1))
-    watch.offer(record(seq=5, updated_at="2026-11-24T11:00:00.000000Z", step=2))
-    watch.offer(newest)
-    watch.offer(record(seq=5, updated_at="2026-11-24T11:30:00.000000Z", step=4))
-    watch.offer(record(seq=4, updated_at="2026-11-24T14:00:00.000000Z", step=5))
-    assert await watch.next_change() is newest
-    assert await watch.next_change() is None
-    watch.offer(newest)
-    assert await watch.next_change() is None
-    watch.offer(record(seq=6, step=6))
-    assert (await watch.next_change() or newest).step == 6
+def age(record: Record) -> Age:
+    return record.seq, record.updated_at
 
 
-class Model:
-    """What a read side would answer, and a watch of every live run on it."""
-
-    def __init__(self, *runs: RunRecord, seq: int) -> None:
-        self.runs = {run.run_id: run for run in runs}
-        self.seq = seq
-        self.watch = RunWatch(NatsConnection(SafeClient(), "nats://nowhere"), self.present, None)
-
-    async def present(self, run_ids: Collection[str] | None) -> PresentRuns:
-        found = [
-            run
-            for run in self.runs.values()
-            if (not run.status.ended if run_ids is None else run.run_id in run_ids)
-        ]
-        return PresentRuns(self.seq, found)
-
-    def change(self, run: RunRecord) -> None:
-        self.runs[run.run_id] = run
-        self.seq = max(self.seq, run.seq)
-
-    async def handed_out(self) -> list[tuple[str, RunStatus]]:
-        self.watch._read_again()  # as after a reconnection
-        out = []
-        while (one := await self.watch.next_change()) is not None:
-            out.append((one.run_id, one.status))
-        return out
+def record(key: str = "a", seq: int = 1, updated_at: str = "", stored_ns: int = 1) -> Record:
+    return Record(key, seq, updated_at, stored_ns)
 
 
-def run(name: str, status: RunStatus, seq: int) -> RunRecord:
-    return record(name * 26, status=status, seq=seq)
+def taken(newest: Newest[Record]) -> list[Record | Gone | PresentMarker]:
+    out: list[Record | Gone | PresentMarker] = []
+    while (one := newest.take()) is not None:
+        out.append(one)
+    return out
 
 
-async def test_after_a_reconnection_only_what_changed_is_handed_out_and_no_end_is_missed() -> None:
-    live, old = run("a", RunStatus.RUNNING, 5), run("b", RunStatus.FAILED, 4)
-    model = Model(live, old, run("c", RunStatus.RUNNING, 6), seq=6)
-    assert len(await model.handed_out()) == 2
-    assert await model.handed_out() == []
-    for again in (old, live):  # a bucket that is filled anew
-        model.watch.offer(again)
-    assert await model.handed_out() == []
-    model.change(run("a", RunStatus.COMPLETED, 7))  # while nobody heard of it
-    assert await model.handed_out() == [("a" * 26, RunStatus.COMPLETED)]
-    model.watch.offer(run("b", RunStatus.PENDING, 8))  # retried, so live
-    model.watch.offer(run("d", RunStatus.CANCELLED, 9))  # it came and went
-    model.change(run("b", RunStatus.PENDING, 8))
-    assert await model.handed_out() == [("b" * 26, RunStatus.PENDING), ("d" * 26, RunStatus.CANCELLED)]
+def offer(newest: Newest[Record], one: Record, *, of_present: bool = False) -> None:
+    newest.arrived(one.key, one, stored_ns=one.stored_ns, of_present=of_present)
 
 
-async def test_what_had_ended_before_the_first_reading_is_not_handed_out_and_what_ended_beside_it_is() -> (
-    None
-):
-    model = Model(run("a", RunStatus.RUNNING, 5), seq=6)
-    model.watch.offer(run("b", RunStatus.FAILED, 6))
-    model.watch.offer(run("c", RunStatus.FAILED, 7))
-    assert await model.handed_out() == [("a" * 26, RunStatus.RUNNING), ("c" * 26, RunStatus.FAILED)]
+def test_the_newest_by_sequence_and_then_by_time_is_handed_out_once() -> None:
+    newest: Newest[Record] = Newest(age)
+    best = record(seq=5, updated_at="12:00")
+    for one in (record(seq=4, updated_at="13:00"), record(seq=5, updated_at="11:00"), best):
+        offer(newest, one)
+    offer(newest, record(seq=5, updated_at="11:30"))
+    assert taken(newest) == [best]
+    offer(newest, best)
+    assert taken(newest) == []
+    offer(newest, record(seq=6))
+    assert taken(newest) == [record(seq=6)]
+
+
+def test_the_marker_comes_after_the_present_and_is_not_put_off_by_what_changes_meanwhile() -> None:
+    newest: Newest[Record] = Newest(age)
+    offer(newest, record("a"), of_present=True)
+    offer(newest, record("b"), of_present=True)
+    newest.present_over()
+    assert newest.take() == record("a")
+    offer(newest, record("a", 2))
+    assert taken(newest) == [record("b"), PRESENT, record("a", 2)]
+    newest.present_over()
+    assert taken(newest) == []
+
+
+def test_without_a_present_the_marker_comes_at_once() -> None:
+    newest: Newest[Record] = Newest(age)
+    assert newest.take() is None
+    newest.present_over()
+    assert taken(newest) == [PRESENT]
+
+
+def test_of_the_present_only_what_changed_after_the_given_event_and_live_everything() -> None:
+    newest: Newest[Record] = Newest(age, since_seq=10)
+    offer(newest, record("old", 10), of_present=True)
+    offer(newest, record("new", 11), of_present=True)
+    offer(newest, record("live", 9))
+    newest.present_over()
+    assert taken(newest) == [record("new", 11), record("live", 9), PRESENT]
+    offer(newest, record("old", 10), of_present=True)  # read again
+    assert taken(newest) == []
+    offer(newest, record("late", 3), of_present=True)  # a present that was not complete the first time
+    offer(newest, record("old", 10, "later"))
+    assert taken(newest) == [record("late", 3), record("old", 10, "later")]
+
+
+def test_what_left_is_gone_once_and_an_older_record_that_was_on_its_way_does_not_bring_it_back() -> None:
+    newest: Newest[Record] = Newest(age)
+    newest.gone("unknown", stored_ns=5)
+    offer(newest, record("unknown", 1, stored_ns=4), of_present=True)
+    assert taken(newest) == []
+    offer(newest, record("a", 1, stored_ns=5))
+    newest.gone("a", stored_ns=4)  # of an earlier life
+    newest.gone("a", stored_ns=6)
+    newest.gone("a", stored_ns=6)
+    offer(newest, record("a", 2, stored_ns=5))
+    assert taken(newest) == [Gone("a")]
+    offer(newest, record("a", 1, stored_ns=7))
+    assert taken(newest) == [record("a", 1, stored_ns=7)]
+
+
+def test_who_is_not_listed_is_gone_unless_he_was_not_asked_about() -> None:
+    newest: Newest[Record] = Newest(age)
+    for key in "abc":
+        offer(newest, record(key))
+    taken(newest)
+    newest.only({"a"}, of={"a", "b", "unknown"})
+    assert taken(newest) == [Gone("b")]
+
+
+class Watched(RuleBasedStateMachine):
+    """A bucket that changes, a connection that delivers late, twice or not at all, and who watches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest: Newest[Record] = Newest(age)
+        self.bucket: dict[str, Record] = {}
+        self.clock = 0
+        self.live: list[Record] = []
+        """Published, and not delivered yet: in this order."""
+        self.page: list[Record] = []
+        """Of the present as it was read, on its way."""
+        self.paging = False
+        self.read_again = True
+        self.shown: dict[str, Record | Gone] = {}
+        self.present_keys: set[str] | None = None
+        self.markers = 0
+
+    @rule(key=st.sampled_from("abc"), new_event=st.booleans())
+    def put(self, key: str, new_event: bool) -> None:
+        self.clock += 1
+        old = self.bucket.get(key)
+        seq = self.clock if new_event or old is None or old.gone else old.seq
+        self._store(Record(key, seq, f"{self.clock:06}", self.clock))
+
+    @rule(key=st.sampled_from("abc"))
+    def leave(self, key: str) -> None:
+        if key in self.bucket:
+            self.clock += 1
+            self._store(Record(key, 0, "", self.clock, gone=True))
+
+    def _store(self, one: Record) -> None:
+        self.bucket[one.key] = one
+        self.live.append(one)
+
+    @precondition(lambda self: self.live)
+    @rule(twice=st.booleans())
+    def deliver(self, twice: bool) -> None:
+        one = self.live.pop(0)
+        for _ in range(1 + twice):
+            self._arrive(one, of_present=False)
+
+    @rule()
+    def reconnect(self) -> None:
+        """What was on its way is lost; the present is read again."""
+        self.live.clear()
+        self.page.clear()
+        self.paging, self.read_again = False, True
+
+    @precondition(lambda self: self.read_again)
+    @rule()
+    def begin_to_read(self) -> None:
+        self.page = list(self.bucket.values())
+        self.paging, self.read_again = True, False
+
+    @precondition(lambda self: self.page)
+    @rule(data=st.data())
+    def deliver_of_the_page(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(0, len(self.page) - 1))
+        self._arrive(self.page.pop(at), of_present=True)
+
+    @precondition(lambda self: self.paging and not self.page)
+    @rule()
+    def end_of_the_page(self) -> None:
+        self.paging = False
+        self.newest.present_over()
+
+    def _arrive(self, one: Record, *, of_present: bool) -> None:
+        if one.gone:
+            self.newest.gone(one.key, stored_ns=one.stored_ns)
+        else:
+            offer(self.newest, one, of_present=of_present)
+
+    @rule()
+    def take(self) -> None:
+        one = self.newest.take()
+        if one is PRESENT:
+            self.markers += 1
+        elif isinstance(one, Gone):
+            self.shown[one.key] = one
+        elif isinstance(one, Record):
+            before = self.shown.get(one.key)
+            assert not isinstance(before, Record) or age(before) < age(one), "older after newer, or twice"
+            self.shown[one.key] = one
+
+    @invariant()
+    def the_marker_comes_once(self) -> None:
+        assert self.markers <= 1
+
+    def teardown(self) -> None:
+        """However it went: once all has arrived, what was handed out last of each is what there is."""
+        if self.read_again:
+            self.begin_to_read()
+        while self.page:
+            self._arrive(self.page.pop(), of_present=True)
+        if self.paging:
+            self.end_of_the_page()
+        while self.live:
+            self._arrive(self.live.pop(0), of_present=False)
+        for _ in range(10):
+            self.take()
+        assert self.markers == 1
+        for key, one in self.bucket.items():
+            shown = self.shown.get(key)
+            assert shown == one if not one.gone else shown is None or shown == Gone(key)
+
+
+TestWatched = Watched.TestCase

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import pytest
 
 from events.codec import Writer
-from events.feed import Message
 from events.times import nanoseconds
 from events.types import EVENT_KINDS
 from services.cli.event_filter import EventFilter, chosen
@@ -21,6 +20,7 @@ from services.cli.moment import parse_moment
 from services.cli.table import PLAIN, Screen
 from services.simulation.log_lines import messages_of
 from tests.support.builders import EXAMPLES, START_NS
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.subjects import Role
 

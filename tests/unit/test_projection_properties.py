@@ -7,9 +7,9 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from events.feed import Message
 from tests.support.random_log import ComingAndGoing, RandomLog
 from tests.support.read_model import dump, fold, kept_hash, memory, recomputed_hash
+from trainshed_client.direct_get import Message
 
 
 def _log(seed: int, events: int) -> list[Message]:

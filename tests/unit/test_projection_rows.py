@@ -9,7 +9,6 @@ import pytest
 
 from bench.log_maker import LogMaker
 from events.codec import Writer
-from events.feed import Message
 from events.types import (
     AttemptMemory,
     AttemptRef,
@@ -36,6 +35,7 @@ from projections.read_model.database import Database
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, dump, kept_hash, memory, recomputed_hash
+from trainshed_client.direct_get import Message
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
 from trainshed_client.rendering.timeline import text_of_stored

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from events.codec import Writer
-from events.feed import Message
 from events.state import Active
 from events.types import RunHeartbeat
 from projections.read_model.heartbeats import apply_heartbeats
@@ -16,6 +15,7 @@ from projections.read_model.projector import Projector
 from tests.support.random_log import RandomLog
 from tests.support.read_model import LOG_ID, Asked, decoded, dump, kept_hash, memory
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
+from trainshed_client.direct_get import Message
 from trainshed_client.subjects import Role
 
 

@@ -10,7 +10,6 @@ import pytest
 from bench.log_maker import LogMaker
 from events.change import Change
 from events.codec import StoredEvent, decode
-from events.feed import Message
 from projections.audit.comparison import replayed_rows
 from projections.audit.setters import Key, SetBy, Setters
 from projections.read_model.database import Database
@@ -20,6 +19,7 @@ from projections.read_model.state_hash import hashed_fields
 from projections.read_model.tables import HASHED
 from tests.support.random_log import RandomLog
 from tests.support.read_model import memory
+from trainshed_client.direct_get import Message
 
 Rows = dict[tuple[str, Key], dict[str, Any]]
 ROWS = ("runs", "attempts", "slots", "nodes")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from bench.log_maker import LogMaker
 from events.codec import Writer
-from events.feed import Message
 from events.types import CancelRequested, Failed, NodeDrained, NodeResumed, RetryRequested, RunHeartbeat
 from projections.past.moment import Moment, Past
 from projections.queries.answers import Queries
@@ -27,6 +26,7 @@ from services.projector.waiting import WaitingRuns
 from tests.support.random_log import ComingAndGoing, RandomLog
 from tests.support.read_model import LOG_ID, decoded, memory
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
+from trainshed_client.direct_get import Message
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role
 

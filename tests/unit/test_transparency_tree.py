@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.feed import Message
 from projections.transparency.fold import RightEdge, Tile, TreeFold, leaf_of
 from projections.transparency.tiles import StoredHashes, TileMissing, Tiles, full_tiles, tile_path
 from projections.transparency.tree import (
@@ -24,6 +23,7 @@ from projections.transparency.tree import (
     subtree_hash,
 )
 from tests.unit import tree_reference as rfc
+from trainshed_client.direct_get import Message
 
 KNOWN_LEAVES = [
     "",

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.codec import Writer
-from events.feed import Message
 from events.types import LogAccepted
 from projections.audit.against import read_checkpoints
 from projections.transparency.checkpoint import SignedHead, TreeHead, origin_of
@@ -49,6 +48,7 @@ from services.agent.witness.values import (
     WitnessState,
 )
 from tests.unit import tree_reference as rfc
+from trainshed_client.direct_get import Message
 from trainshed_client.errors import TrainshedError
 from trainshed_client.subjects import LOG_ACCEPTED, Role
 

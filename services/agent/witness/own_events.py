@@ -15,11 +15,12 @@ from typing import TypeVar
 import msgspec
 
 from events.codec import NewEvent
-from events.feed import ApiError, Message
+from events.feed import ApiError
 from events.log import EventLog, UnknownOutcome, last_message
 from projections.transparency.fold import leaf_of
 from projections.transparency.tree import leaf_hash
 from services.agent.witness.values import OwnEvent
+from trainshed_client.direct_get import Message
 
 KEPT = 64
 NEWEST = 1

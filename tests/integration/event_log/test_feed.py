@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from events import feed as feeds
-from events.feed import ApiError, Feed, Message, api_call
+from events.feed import ApiError, Feed, api_call
 from events.log import EventLog
 from events.types import CancelRequested
 from tests.support import NatsServer, RawNats, eventually
 from tests.support.control import kill_and_start_again, new_log, say, stopped
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.subjects import Role
 
 

@@ -22,7 +22,6 @@ from sqlalchemy.exc import OperationalError
 from bench.log_maker import LogMaker
 from bench.projector_rebuild import make_log
 from events.codec import Writer, uuid7
-from events.feed import Message
 from events.log import publish
 from events.streams import ensure_streams
 from events.types import RunHeartbeat
@@ -39,6 +38,7 @@ from tests.support.read_model import dump
 from tests.support.small_disk import small_disk
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.subjects import Role
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from events.feed import Message
 from events.log import EventLog
 from events.streams import ensure_streams
 from events.times import rfc3339
@@ -21,6 +20,7 @@ from tests.support import NatsServer, eventually
 from tests.support.random_log import RandomLog
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
 from tests.support.stored_log import ask, projecting, store
+from trainshed_client.direct_get import Message
 from trainshed_client.nats_client import SafeClient
 
 EVENTS = 240

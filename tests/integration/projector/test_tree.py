@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from bench.log_maker import LogMaker
-from events.feed import Message, api_call
+from events.feed import api_call
 from events.log import EventLog, publish
 from events.streams import ensure_buckets, ensure_streams, events_stream, heartbeats_stream
 from events.types import CancelRequested, LogAccepted, NodeCosignature, NodeHeartbeat, NodeLeft
@@ -34,6 +34,7 @@ from tests.support.control import joined, say, writer
 from tests.support.stored_log import ask, projecting, store
 from tests.support.tree import folded, tile_files
 from trainshed_client import subjects
+from trainshed_client.direct_get import Message
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.subjects import Role
 

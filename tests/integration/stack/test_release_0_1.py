@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from events.feed import Message
 from events.types import AttemptRef, Cancelled, Failed, Started
 from projections.read_model.rows import row_from
 from projections.read_model.state_hash import MODULUS, hashed_fields
@@ -30,6 +29,7 @@ from tests.integration.agent.stage import NODE, Stage, new_ref
 from tests.support import NatsServer, eventually
 from tests.support.read_model import dump, fold, memory
 from tests.support.stack import Stack, alive
+from trainshed_client.direct_get import Message
 from trainshed_client.rendering.timeline import text_of_stored
 from trainshed_client.statuses import FailureReason
 

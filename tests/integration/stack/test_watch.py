@@ -11,10 +11,9 @@ import pytest
 
 from tests.support import eventually
 from tests.support.stack import Stack
-from trainshed_client import Trainshed
+from trainshed_client import PRESENT, RecordWatch, Trainshed
 from trainshed_client.records import RunRecord
 from trainshed_client.statuses import RunStatus
-from trainshed_client.watch import RunWatch
 
 
 async def test_after_a_restart_of_the_server_a_watch_hands_out_changes_only(
@@ -32,21 +31,26 @@ async def test_after_a_restart_of_the_server_a_watch_hands_out_changes_only(
     await asyncio.to_thread(stack.running, live[0])
     monkeypatch.setenv("TRAINSHED_STATE_DIR", str(stack.state_dir))
     heard: list[RunRecord] = []
+    present: list[object] = []
     refilled: set[str] = set()
     again: list[None] = []
 
-    async def hear(watch: RunWatch) -> None:
+    async def hear(watch: RecordWatch[RunRecord]) -> None:
         async for record in watch:
-            heard.append(record)
+            if isinstance(record, RunRecord):
+                heard.append(record)
+            else:
+                present.append(record)
 
     client = await Trainshed.connect()
-    async with client, client.watch() as every, client.watch([*live, *ended]) as named:
+    async with client, client.watch_runs() as every, client.watch_runs([*live, *ended]) as named:
         bucket = await client.connection.watch_runs(
             None, lambda run, _: refilled.add(run), lambda: again.append(None)
         )
         async with asyncio.TaskGroup() as tasks:
             hearing = [tasks.create_task(hear(watch)) for watch in (every, named)]
-            await eventually(lambda: len(heard) == 2 + 5)
+            await eventually(lambda: present == [PRESENT, PRESENT])
+            assert {record.run_id for record in heard} == {*live, *ended}
             heard.clear()
             again.clear()
             os.kill(stack.child("nats-server"), signal.SIGKILL)
@@ -57,6 +61,7 @@ async def test_after_a_restart_of_the_server_a_watch_hands_out_changes_only(
             for task in hearing:
                 task.cancel()
         await bucket.close()
+    assert present == [PRESENT, PRESENT]
     # Of what runs, each heartbeat is a change.
     assert {(one.run_id, one.status) for one in heard} - {(live[0], RunStatus.RUNNING)} == {
         (new, RunStatus.PENDING)
