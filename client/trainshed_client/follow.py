@@ -36,7 +36,11 @@ class Runs(Requests, Protocol):
     """The connection class, as far as following a run's output needs it."""
 
     connection: Connection
-    watching: Watches
+
+    @property
+    def watching(self) -> Watches:
+        """What makes the watch of the run's record."""
+        ...
 
     async def get(self, run: str) -> RunView:
         """Everything about one run."""
