@@ -12,7 +12,14 @@ from pathlib import Path
 
 import click
 
-from services.cli.up import agent_options, up_arguments, with_options
+from services.cli.up import (
+    agent_options,
+    up_arguments,
+    web_socket_arguments,
+    web_socket_asked,
+    web_socket_options,
+    with_options,
+)
 from services.cli.verb import Verb, verb_group
 from services.settings import Settings, given_settings
 from services.up.systemd_unit import MARK, UNIT, unit_path, unit_text
@@ -44,13 +51,19 @@ def install(
     cpus: int | None,
     memory: int | None,
     heartbeat_timeout: str | None,
+    web_port: int | None,
+    origins: tuple[str, ...],
 ) -> None:
     """Write a systemd user unit that runs `trainshed up` with these options, and say how to start it.
 
     The settings (TRAINSHED_...) and the PATH of this shell go with it, passwords do not. Nothing is started.
     """
     settings = with_options(Settings.read(), node, heartbeat_timeout)
-    arguments = up_arguments(node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
+    web_socket_asked(web_port, origins)
+    arguments = [
+        *up_arguments(node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout),
+        *web_socket_arguments(web_port, origins),
+    ]
     environment = {
         "TRAINSHED_STATE_DIR": str(settings.state_dir),
         **given_settings(settings),
@@ -73,7 +86,7 @@ def install(
     )
 
 
-install = agent_options(install)
+install = agent_options(web_socket_options(install))
 
 
 def _program() -> Path:

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import os
 import sys
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +19,10 @@ from services.cli.verb import verb
 from services.open_files import raise_limit
 from services.settings import Settings
 from trainshed_client.errors import ErrorCode, TrainshedError
+
+if TYPE_CHECKING:
+    from services.nats_server.web_socket import WebSocketOptions
+    from services.up.up import Up
 
 C = TypeVar("C", bound=click.Command)
 
@@ -63,6 +67,41 @@ def agent_options(command: C) -> C:
     return command
 
 
+_ANY_PORT = "any"
+
+
+class _Port(Number):
+    """A port, or `any`: 0 then."""
+
+    def convert(self, value: Any, option: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Raises click.BadParameter."""
+        return 0 if value == _ANY_PORT else super().convert(value, option, ctx)
+
+
+def web_socket_options(command: C) -> C:
+    """The options that open the stack to pages in a browser, shared by `up` and `service install`."""
+    for option in (
+        click.option(
+            "--websocket-origin",
+            "origins",
+            multiple=True,
+            metavar="ORIGIN",
+            help="Where these pages are served (http://localhost:8080); may be repeated.",
+        ),
+        click.option(
+            "--websocket",
+            "web_port",
+            type=_Port(least=1, most=65535),
+            is_flag=False,
+            flag_value=_ANY_PORT,
+            metavar="[PORT]",
+            help="Let pages in a browser of this machine read; without PORT a free one, kept.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @verb(
     "trainshed up",
     "trainshed up --gpus 2 --node box1",
@@ -80,6 +119,8 @@ def up(
     cpus: int | None,
     memory: int | None,
     heartbeat_timeout: str | None,
+    web_port: int | None,
+    origins: tuple[str, ...],
     stop_workers: bool,
     detach: bool,
     borrowed: bool,
@@ -97,18 +138,19 @@ def up(
     from services.parts import AgentOptions
     from services.plain_trouble import plain
     from services.up.log_file import up_log
-    from services.up.up import Up
     from services.up.up import up as run_up
     from services.up.waiting_caller import WaitingCaller
 
     caller = WaitingCaller(ready_fd)
     settings = with_options(Settings.read(), node, heartbeat_timeout)
+    web_socket = web_socket_asked(web_port, origins)
     if detach:
         from services.up.detach import start_detached
 
         given = up_arguments(node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
         arguments = [
             *given,
+            *web_socket_arguments(web_port, origins),
             *(["--stop-workers"] if stop_workers else []),
             *(["--borrowed"] if borrowed else []),
         ]
@@ -136,6 +178,7 @@ def up(
         lines = [
             *stack.notes,
             f"Trainshed is up: node {stack.node}, {has}; state in {stack.state_dir}",
+            *_pages_lines(stack),
             f"Next:  trainshed run {asked}-- echo hello      (then your own: {asked}-- python3 train.py)",
             *(["Ctrl-C stops it; running workers go on"] if ready_fd is None else []),
         ]
@@ -150,7 +193,9 @@ def up(
 
     log_file = up_log(settings.state_dir) if ready_fd is not None else None
     try:
-        asyncio.run(run_up(settings, options, ready, on_starting=starting, log_file=log_file))
+        asyncio.run(
+            run_up(settings, options, ready, on_starting=starting, log_file=log_file, web_socket=web_socket)
+        )
     except Exception as error:
         if (refusal := plain(error)) is None:
             raise
@@ -202,6 +247,42 @@ def up_arguments(
     return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
+def web_socket_asked(port: int | None, origins: tuple[str, ...]) -> WebSocketOptions | None:
+    """What the two options ask for. Raises click's errors for an origin that is none, or without the listener."""
+    from services.nats_server.web_socket import DEFAULT_ORIGINS, WebSocketOptions, checked_origin
+
+    if port is None:
+        if origins:
+            raise click.UsageError("--websocket-origin goes with --websocket, which opens the listener")
+        return None
+    checked = []
+    for origin in origins:
+        try:
+            checked.append(checked_origin(origin))
+        except ValueError as accepted:
+            raise click.BadParameter(
+                f"{origin!r:.80} is no origin; accepted: {accepted}", param_hint="--websocket-origin"
+            ) from None
+    return WebSocketOptions(port or None, tuple(dict.fromkeys(checked)) or DEFAULT_ORIGINS)
+
+
+def web_socket_arguments(port: int | None, origins: tuple[str, ...]) -> list[str]:
+    """The two options as words of a command line again."""
+    given = [] if port is None else ["--websocket", str(port) if port else _ANY_PORT]
+    return given + [part for origin in origins for part in ("--websocket-origin", origin)]
+
+
+def _pages_lines(stack: Up) -> list[str]:
+    if (pages := stack.web_socket) is None:
+        return []
+    return [
+        (
+            f"Pages of {', '.join(pages.origins)} may read at {pages.url}; "
+            f"user and password are in {stack.state_dir}/websocket.json"
+        )
+    ]
+
+
 def warn_of_unknown_settings(service: str) -> None:
     """Log each `TRAINSHED_` variable that is none: a setting that is misspelt would be passed over in silence."""
     from services.logging import get_logger
@@ -231,4 +312,4 @@ def with_options(settings: Settings, node: str | None, heartbeat_timeout: str | 
     return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
 
 
-up = agent_options(up)
+up = agent_options(web_socket_options(up))

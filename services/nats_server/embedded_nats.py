@@ -12,16 +12,17 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import sysconfig
 import time
 from pathlib import Path
 
-import msgspec
-
+from services.nats_server.kept_ports import KeptPorts, choose, kept_at
 from services.nats_server.monitor import Health, health
+from services.nats_server.server_config import LOG_BYTES, USER, ServerConfig
+from services.nats_server.store_account import give_store
 from services.nats_server.store_lock import take_store_lock
+from services.nats_server.web_socket import WebSocketEndpoint, WebSocketListener, WebSocketOptions
 from services.plain_trouble import refusal
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -30,7 +31,6 @@ from trainshed_client.os_errors import why
 _log = logging.getLogger("trainshed.embedded_nats")
 
 VERSION = "2.15.1"
-USER = "trainshed"
 START_WITHIN_S = 30.0
 """For its first answer on the monitoring port; one that reads a long log back is waited for beyond it."""
 LATE_S = 5.0
@@ -41,8 +41,6 @@ STOP_WITHIN_S = 10.0
 HANGS_S = 0.5  # without an answer within this, twice, its SIGTERM would be waited for in vain
 LOCK_WITHIN_S = 15.0
 _POLL_S = 0.01
-_LOG_BYTES = 8 * 1024 * 1024
-_LOG_FILES = 3
 
 # Runs in the child before the server does: a death signal, unless the parent is gone already, then exec. SIGTERM and
 # not SIGKILL: on a log of 1,000,000 messages a start takes ten times as long where the server could not write its index.
@@ -55,41 +53,6 @@ if os.getppid() != int(sys.argv[1]):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-_CONFIG = """\
-# Written by `trainshed up` at each start; changes made here are lost.
-server_name: {server_name}
-listen: "127.0.0.1:{port}"
-http: "127.0.0.1:{monitor_port}"
-pid_file: {pid_file}
-max_payload: 1MB
-max_control_line: 4KB
-max_pending: 64MB
-write_deadline: "5s"
-ping_interval: "20s"
-ping_max: 2
-log_file: {log_file}
-logfile_size_limit: {log_bytes}
-logfile_max_num: {log_files}
-authorization {{ user: {user}, password: {password} }}
-jetstream {{
-  store_dir: {store_dir}
-  sync_interval: always
-  max_memory_store: 256MB
-  # Not the default, three quarters of what is free at start: that shrinks as the log grows.
-  max_file_store: 1TB
-  limits {{ batch {{ max_inflight_per_stream: 400, max_inflight_total: 2000, timeout: "2s" }} }}
-}}
-"""
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    """What stays the same from one start to the next (`<state>/nats/server.json`, mode 0600)."""
-
-    port: int
-    monitor_port: int
-    password: str
-    v: int = 1
-
 
 class EmbeddedNats:
     """One nats-server for one state folder, on loopback, with a password of its own.
@@ -100,12 +63,15 @@ class EmbeddedNats:
     where it is killed itself, every acknowledged message is on disk. A lock that it holds keeps a second one off its store.
     """
 
-    def __init__(self, state_dir: Path, *, binary: Path | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, *, binary: Path | None = None, web_socket: WebSocketOptions | None = None
+    ) -> None:
         self._folder = state_dir / "nats"
         self._logs = state_dir / "logs"
         self._stderr_file = self._logs / "nats-server.stderr"
         self._binary = binary or Path(sysconfig.get_path("scripts")) / "nats-server"
-        self._kept: _Kept | None = None
+        self._asked = web_socket
+        self._kept: KeptPorts | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -113,6 +79,16 @@ class EmbeddedNats:
         """Where to connect, with credentials; known once `start` has returned."""
         kept = self._known()
         return Endpoint(f"nats://127.0.0.1:{kept.port}", USER, kept.password)
+
+    @property
+    def web_socket(self) -> WebSocketEndpoint | None:
+        """Where pages connect, with their credentials; None where that was not asked for."""
+        listener = self._listener()
+        if listener is None:
+            return None
+        return WebSocketEndpoint(
+            url=f"ws://127.0.0.1:{listener.port}", password=listener.password, origins=listener.origins
+        )
 
     @property
     def monitor_url(self) -> str:
@@ -202,69 +178,37 @@ class EmbeddedNats:
                 process.kill()
             await process.wait()
 
-    def _known(self) -> _Kept:
+    def _known(self) -> KeptPorts:
         if self._kept is None:
             raise RuntimeError("this nats-server was never started")
         return self._kept
 
-    def _choose_ports(self) -> _Kept:
+    def _choose_ports(self) -> KeptPorts:
         """The kept ports where they are free, else new ones; see the class."""
-        restart = self._kept is not None
-        kept = self._kept or self._read_kept()
-        port = kept.port if kept else 0
-        monitor_port = kept.monitor_port if kept else 0
-        password = kept.password if kept else secrets.token_urlsafe(24)
-        with contextlib.ExitStack() as probes:
-            chosen = _Kept(
-                self._choose_port(probes, port, "port", restart),
-                self._choose_port(probes, monitor_port, "monitoring port", restart),
-                password,
-            )
-        if chosen != kept:
-            write_private(self._folder / "server.json", msgspec.json.encode(chosen) + b"\n")
-        return chosen
-
-    def _choose_port(self, probes: contextlib.ExitStack, kept: int, what: str, restart: bool) -> int:
-        """Bind to find out, and keep bound until all are chosen, so that no two are the same."""
-        probe = probes.enter_context(socket.socket())
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", kept))
-        except OSError as error:
-            if restart or not kept:
-                raise _unavailable(f"nats-server's {what} {kept} cannot be had ({why(error)})") from None
-            probe.bind(("127.0.0.1", 0))
-            _log.warning(
-                "nats-server's %s is now %d: another program has taken %d", what, probe.getsockname()[1], kept
-            )
-        port: int = probe.getsockname()[1]
-        return port
-
-    def _read_kept(self) -> _Kept | None:
         path = self._folder / "server.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except FileNotFoundError:
+        return choose(path, self._kept or kept_at(path), self._asked, restart=self._kept is not None)
+
+    def _listener(self) -> WebSocketListener | None:
+        kept = self._known()
+        if self._asked is None:
             return None
-        except msgspec.MsgspecError as error:
-            _log.warning("%s is damaged (%s): ports and password are chosen anew", path, error)
-            return None
+        assert kept.web_port is not None and kept.web_password is not None
+        return WebSocketListener(kept.web_port, kept.web_password, self._asked.origins)
 
     def _write_config(self, server_name: str) -> None:
         kept = self._known()
-        text = _CONFIG.format(
-            server_name=_quoted(server_name),
+        config = ServerConfig(
+            server_name=server_name,
             port=kept.port,
             monitor_port=kept.monitor_port,
-            pid_file=_quoted(str(self._folder / "server.pid")),
-            log_file=_quoted(str(self.log_file)),
-            log_bytes=_LOG_BYTES,
-            log_files=_LOG_FILES,
-            user=_quoted(USER),
-            password=_quoted(kept.password),
-            store_dir=_quoted(str(self.store_dir)),
+            password=kept.password,
+            pid_file=self._folder / "server.pid",
+            log_file=self.log_file,
+            store_dir=self.store_dir,
+            web_socket=self._listener(),
         )
-        write_private(self._folder / "server.conf", text.encode())
+        give_store(self.store_dir, config.account)
+        write_private(self._folder / "server.conf", config.text.encode())
 
     async def _spawn(self, lock: int) -> asyncio.subprocess.Process:
         """In a session of its own: a Ctrl-C on the terminal is for `up`, which stops the server last."""
@@ -287,7 +231,7 @@ class EmbeddedNats:
     def _open_stderr(self) -> int:
         """Where a crash's last words go (what the server logs goes to its log); emptied when it has grown large."""
         stderr = os.open(self._stderr_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        if os.fstat(stderr).st_size > _LOG_BYTES:
+        if os.fstat(stderr).st_size > LOG_BYTES:
             os.ftruncate(stderr, 0)
         return stderr
 
@@ -374,11 +318,6 @@ async def _server_info(port: int) -> dict[str, object] | None:
     finally:
         writer.close()
     return info if isinstance(info, dict) else {}
-
-
-def _quoted(text: str) -> str:
-    """A string of nats-server's configuration language; JSON's escapes are its own, non-ASCII stays as it is."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _unavailable(message: str) -> TrainshedError:

@@ -20,6 +20,7 @@ from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_sig
 from services.logging import get_logger
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.nats_supervisor import NatsSupervisor
+from services.nats_server.web_socket import WebSocketEndpoint, WebSocketOptions, write_web_socket
 from services.observe.observe import Observer, observer
 from services.parts import AgentOptions
 from services.setting_values import Listen
@@ -48,6 +49,7 @@ class Up(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int
     notes: tuple[str, ...]
     state_dir: str
+    web_socket: WebSocketEndpoint | None = None
 
 
 async def up(
@@ -57,10 +59,11 @@ async def up(
     *,
     on_starting: Callable[[str], None] = lambda text: None,
     log_file: Path | None = None,
+    web_socket: WebSocketOptions | None = None,
 ) -> None:
     """Run the stack until SIGTERM, SIGINT or SIGHUP. Workers are left to their shims unless ``options.stop_workers``
     or the stop asks otherwise (services.up.down). ``on_starting`` hears what a long start waits for. ``log_file`` is kept from
-    growing; systemd is told where it listens.
+    growing; systemd is told where it listens. ``web_socket``: a listener for pages in a browser (None: there is none).
 
     Raises TrainshedError where another stack lives on this state folder, or a part cannot go on.
     """
@@ -72,7 +75,7 @@ async def up(
         notifier.notify(f"STATUS={text}")
 
     async with Starting(report) as starting:
-        await _up(settings, options, on_ready, starting, stop, notifier, log_file)
+        await _up(settings, options, on_ready, starting, stop, notifier, log_file, web_socket)
 
 
 async def _up(
@@ -83,12 +86,13 @@ async def _up(
     stop: asyncio.Event,
     notifier: Notifier,
     log_file: Path | None,
+    web_socket: WebSocketOptions | None,
 ) -> None:
     with StateLock(settings.state_dir):
         take_request(settings.state_dir)  # one that came too late was not for us
         # devices first: an NVML that does not answer must stop us before anything is started
         machine = parts.machine(options, settings.state_dir)
-        server = EmbeddedNats(settings.state_dir)
+        server = EmbeddedNats(settings.state_dir, web_socket=web_socket)
         try:
             # A long log takes its time to be opened; a stop does not wait for that.
             if (endpoint := await unless(stop, server.start())) is None:
@@ -143,6 +147,7 @@ async def _serve(
     if log_id is None:
         return
     write_endpoint(settings.state_dir, server.endpoint)
+    write_web_socket(settings.state_dir, server.web_socket)
     fold = parts.fold(log, log_id, settings)
     watching.fold(fold)
     agent = parts.agent(nc, settings, options, machine, log)
@@ -170,6 +175,7 @@ async def _serve(
                 memory_mb=given.memory_mb,
                 notes=given.notes,
                 state_dir=str(settings.state_dir),
+                web_socket=server.web_socket,
             )
         )
 

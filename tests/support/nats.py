@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from services.nats_server.embedded_nats import EmbeddedNats
+from services.nats_server.web_socket import WebSocketOptions
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.nats_client import SafeClient, connect
 
@@ -13,9 +14,9 @@ from trainshed_client.nats_client import SafeClient, connect
 class NatsServer:
     """One embedded nats-server on a state folder; `client` makes connections that end with the test."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, web_socket: WebSocketOptions | None = None) -> None:
         self.state_dir = state_dir
-        self.embedded = EmbeddedNats(state_dir)
+        self.embedded = EmbeddedNats(state_dir, web_socket=web_socket)
         self._clients: list[SafeClient] = []
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.nats_server.embedded_nats import _CONFIG as EMBEDDED
+from services.nats_server.server_config import CONFIG as EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
