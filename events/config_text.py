@@ -77,7 +77,7 @@ def parse_json(
 def parse_yaml(
     text: bytes, *, texts: Texts | bool | None = TEXT_FIELDS, refused: Refusals | None = None
 ) -> object:
-    """The run config in one YAML document, of the part of YAML that reads the same everywhere (docs/contracts.md).
+    """The run config in one YAML document, of the part of YAML that reads the same everywhere (docs/contracts/yaml.md).
 
     A plain word or number where a field takes text is what was typed (null excepted: ``texts``). Elsewhere what JSON can say is
     read as JSON would, and a decimal number of YAML 1.2 as that number. Names are as written. Refused by line and path,

@@ -58,7 +58,7 @@ class Trainshed(Commands, Following):
         """Connect to ``nats_url``, else where ``TRAINSHED_NATS_URL``, ``NATS_URL`` or this machine's state folder say.
 
         Inside a worker, where none of these variables and no ``TRAINSHED_STATE_DIR`` is set, it is the stack that runs
-        the worker: what is submitted bears the label ``parent``, and only such runs are there (docs/contracts.md).
+        the worker: what is submitted bears the label ``parent``, and only such runs are there (docs/contracts/inside-a-worker.md).
         ``on_waiting`` hears of a service whose answer takes longer than some seconds, or that is still starting;
         ``patient``: one that is starting, does not know yet, or is there and does not answer a query, is waited for
         however long it takes.

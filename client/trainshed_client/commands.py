@@ -34,7 +34,7 @@ class Commands(Queries):
 
         ``caller_path`` is the PATH for the worker, where its ``environment`` has none. ``provenance`` is where its ``code``
         was read: without it a node looks in its ``working_dir``. Neither makes another run. What JSON does not have is
-        refused by its path, never turned into something else (docs/contracts.md).
+        refused by its path, never turned into something else (docs/contracts/run-config.md).
         """
         beside = _beside(caller_path, provenance)
         plain = json_value(config)

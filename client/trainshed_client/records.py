@@ -23,7 +23,7 @@ else:
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """Why a queued run is not running yet, as data: made when asked, never stored.
 
-    What ``numbers`` there are, and of which ``runs`` and ``nodes``, depends on the reason (docs: the contracts);
+    What ``numbers`` there are, and of which ``runs`` and ``nodes``, depends on the reason (docs/contracts/records.md);
     ``trainshed_client.rendering.waiting`` makes text of it.
     """
 
@@ -44,7 +44,7 @@ class AttemptUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt used, from its worker's exec to the end of its tree; null where that is not known.
 
     ``cpu_s``: seconds of CPU time; ``memory_peak_mb``: MiB; ``gpu_busy_s``: seconds of its devices at work, two at work
-    for one second being two; ``gpu_memory_peak_mb``: MiB of GPU memory. (docs: the contracts have what each measures.)
+    for one second being two; ``gpu_memory_peak_mb``: MiB of GPU memory. (docs/contracts/events.md has what each measures.)
     """
 
     cpu_s: Optional[float] = None

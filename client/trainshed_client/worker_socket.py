@@ -1,4 +1,4 @@
-"""The way to the stack from inside a worker: the socket that the worker's agent keeps (docs/contracts.md).
+"""The way to the stack from inside a worker: the socket that the worker's agent keeps (docs/contracts/inside-a-worker.md).
 
 Owns its lines and what a lost connection means; knows no call. Standard library and msgspec only: workers import it.
 """

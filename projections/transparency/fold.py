@@ -18,7 +18,7 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 
 
 def leaf_of(seq: int, stored_ns: int, subject: str, body: bytes) -> bytes:
-    """What the tree has of an event. Frozen: docs/contracts.md. (No headers: no reader interprets them, and what is got
+    """What the tree has of an event. Frozen: docs/contracts/transparency-log.md. (No headers: no reader interprets them, and what is got
     directly or published again bears others.)"""
     return f"trainshed-leaf/v1\n{seq}\n{stored_ns}\n{subject}\n{sha256(body).hexdigest()}\n".encode()
 

@@ -85,7 +85,7 @@ def metrics(run: str, as_csv: bool, at: str | None, as_json: bool) -> None:
     elif not points:
         note(
             f"run {short(found.view.run.run_id)} has told no metric. A worker tells a metric by its notify socket "
-            "(X_STEP=, X_METRIC_loss=) or prints a line of JSON: see docs/contracts.md"
+            "(X_STEP=, X_METRIC_loss=) or prints a line of JSON: see docs/contracts/worker.md"
         )
     else:
         print_lines(lines(points, found.view.run, Screen.of(sys.stdout)))

@@ -1,4 +1,4 @@
-"""What holds at every state of the model (docs/contracts.md, invariants I2, I3 and I5).
+"""What holds at every state of the model (docs/contracts/invariants.md: I2, I3 and I5).
 
 Owns these rules, with the one exception that docs/protocol.md rule 12 makes; knows no move. I1, I2 and the rules on
 single events (terminal statuses, late results) are checked where they arise: `search` and `code`.

@@ -290,9 +290,9 @@ def test_reading_json_does_not_load_yaml() -> None:
 
 
 def rows_of_the_page() -> list[tuple[str, str, str]]:
-    """The rows of the table of docs/contracts.md, "How YAML is read": typed, read as text, read elsewhere."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "contracts.md").read_text()
-    table = page.split("#### How YAML is read")[1].split("\n\n")[1]
+    """The rows of the table of docs/contracts/yaml.md, "How YAML is read": typed, read as text, read elsewhere."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "contracts" / "yaml.md").read_text()
+    table = page.split("## How YAML is read")[1].split("\n\n")[1]
     rows = [
         [cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
     ]

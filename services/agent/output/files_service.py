@@ -1,6 +1,6 @@
 """Serves what is on this node's disk now of what attempts left, for an audit that compares it with the log.
 
-Owns ``trainshed.api.node.<node>.files`` (docs/contracts.md), how long one call works and how fast it reads; knows no event and no
+Owns ``trainshed.api.node.<node>.files`` (docs/contracts/node-calls.md), how long one call works and how fast it reads; knows no event and no
 process.
 """
 

@@ -1,6 +1,6 @@
 """Serves where a run's folder is on this node, and the list of what its worker left in artifacts/.
 
-Owns ``trainshed.api.node.<node>.folder`` and ``.artifacts`` (docs/contracts.md); knows no event and no process.
+Owns ``trainshed.api.node.<node>.folder`` and ``.artifacts`` (docs/contracts/node-calls.md); knows no event and no process.
 """
 
 from __future__ import annotations

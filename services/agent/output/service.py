@@ -1,6 +1,6 @@
 """Serves ranges of what this node's attempts wrote, running or ended: their output, and the files in artifacts/.
 
-Owns ``trainshed.api.node.<node>.output`` (docs/contracts.md, "Commands and queries"); knows no event and no process.
+Owns ``trainshed.api.node.<node>.output`` (docs/contracts/node-calls.md); knows no event and no process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The agent's heartbeats: that the node is alive and how its devices do, and what its workers reported.
 
-Owns their pace, guards and sequences (docs/contracts.md, "The worker's contract": 5 s a node, 1 s a run); knows no process and no file.
+Owns their pace, guards and sequences (docs/contracts/events.md, "Heartbeats": 5 s a node, 1 s a run); knows no process and no file.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def _as_it_was(table: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(table: str, row: dict[str, Any]) -> int:
-    """A row's part in the state hash, as docs/contracts.md has it."""
+    """A row's part in the state hash, as docs/contracts/invariants.md has it."""
     return int.from_bytes(hashlib.sha256(msgspec.json.encode([table, row], order="sorted")).digest())
 
 
