@@ -280,6 +280,18 @@ class State:
             if isinstance(run.phase, Active) and (placement := run.phase.on(node)) is not None:
                 yield run, run.phase, placement
 
+    def copy(self) -> State:
+        """Another one with the same in it, which does not change with this one."""
+        other = State()
+        other.seq, other.epoch, other.epoch_of, other.rules = self.seq, self.epoch, self.epoch_of, self.rules
+        other.runs, other.nodes = self.runs.copy(), self.nodes.copy()
+        other.usage = {
+            node: Usage(_sets_of(held.slots), held.attempts.copy(), held.cpus, held.memory_mb)
+            for node, held in self.usage.items()
+        }
+        other.held_uuids, other.waiting = _sets_of(self.held_uuids), _sets_of(self.waiting)
+        return other
+
     # --- for evolve alone ---------------------------------------------------------------------------------
 
     def put_run(self, run: Run) -> None:
@@ -358,6 +370,10 @@ def _held_alike(before: Phase, after: Phase) -> bool:
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def _sets_of(index: dict[K, set[V]]) -> dict[K, set[V]]:
+    return {key: values.copy() for key, values in index.items()}
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

@@ -69,8 +69,9 @@ def heartbeats_stream(replicas: int) -> dict[str, Any]:
     }
 
 
-def bucket(name: str, watch: str) -> dict[str, Any]:
-    """A record bucket (a KV stream, ADR-8): derived, so in memory, and republished for who watches."""
+def bucket(name: str, watch: str, key: str = ">") -> dict[str, Any]:
+    """A record bucket (a KV stream, ADR-8): derived, so in memory, and republished for who watches; ``key``: its only one."""
+    every = key == ">"
     return {
         "name": f"KV_{name}",
         "subjects": [f"$KV.{name}.>"],
@@ -83,7 +84,7 @@ def bucket(name: str, watch: str) -> dict[str, Any]:
         "deny_delete": True,
         "max_msgs_per_subject": 1,
         "max_age": 0,
-        "republish": {"src": f"$KV.{name}.>", "dest": f"{watch}.>"},
+        "republish": {"src": f"$KV.{name}.{key}", "dest": f"{watch}.>" if every else watch},
         "num_replicas": 1,
     }
 
@@ -101,10 +102,11 @@ async def ensure_streams(nc: SafeClient, *, replicas: int = 1, ids: Callable[[],
 
 
 async def ensure_buckets(nc: SafeClient) -> None:
-    """Make the record buckets, which live in memory and so are gone after a restart of the server."""
+    """Make the record buckets, which live in memory and are gone after a restart of the server."""
     await _ensure(nc, bucket(subjects.RUNS_BUCKET, subjects.WATCH_RUNS))
     await _ensure(nc, bucket(subjects.SLOTS_BUCKET, subjects.WATCH_SLOTS))
     await _ensure(nc, bucket(subjects.NODES_BUCKET, subjects.WATCH_NODES))
+    await _ensure(nc, bucket(subjects.QUEUE_BUCKET, subjects.WATCH_QUEUE, subjects.QUEUE_KEY))
 
 
 async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The record buckets: after each commit the changed records, for whoever watches; filled again when they were lost.
 
-Owns what is in the buckets (every slot, the nodes of `node.list`, the live runs and the last 1,000 that ended) and how it
-gets there; builds no record. Puts are sent ahead and their acknowledgements counted; what is lost is made good by filling again.
+Owns what is in the buckets (every slot, the nodes of `node.list`, the live runs and the last 1,000 that ended, the queue)
+and how it gets there; builds no record. Puts are sent ahead and their acknowledgements counted; what is lost is made good by filling again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _log = logging.getLogger("trainshed.records")
 RUNS = f"$KV.{subjects.RUNS_BUCKET}"
 SLOTS = f"$KV.{subjects.SLOTS_BUCKET}"
 NODES = f"$KV.{subjects.NODES_BUCKET}"
-FILLED = (subjects.RUNS_BUCKET, subjects.SLOTS_BUCKET, subjects.NODES_BUCKET)
+QUEUE = f"$KV.{subjects.QUEUE_BUCKET}.{subjects.QUEUE_KEY}"
+BUCKETS = (subjects.RUNS_BUCKET, subjects.SLOTS_BUCKET, subjects.NODES_BUCKET, subjects.QUEUE_BUCKET)
 PURGED = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "600s"}
 """A key leaves with a marker, which leaves by itself after ten minutes."""
 AGAIN_AFTER_S = 2.0
@@ -62,6 +63,7 @@ class RecordBuckets:
         self._unacknowledged = 0
         self._made: tuple[str, ...] = ()
         self._again: asyncio.TimerHandle | None = None
+        self._queue: bytes | None = None
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._nc.subscribe(
@@ -101,6 +103,14 @@ class RecordBuckets:
         except nats.errors.Error as error:
             self._failed(str(error))
 
+    async def put_queue(self, record: bytes) -> None:
+        """Put the queue's record; as `put`."""
+        self._queue = record
+        try:
+            await self._send(QUEUE, record)
+        except nats.errors.Error as error:
+            self._failed(str(error))
+
     def fill_again(self) -> None:
         """What is in them is not what it should be."""
         self._made = ()
@@ -128,6 +138,8 @@ class RecordBuckets:
             await self._fill(
                 subjects.NODES_BUCKET, [(f"{NODES}.{node}", record) for node, record in filling.nodes]
             )
+            if self._queue is not None:
+                await self._send(QUEUE, self._queue)
             self._made = await self._identity()
         except (TimeoutError, ApiError, nats.errors.Error) as error:
             self._failed(cause(error))
@@ -145,7 +157,7 @@ class RecordBuckets:
 
     async def _identity(self) -> tuple[str, ...]:
         """When the buckets were made: memory does not outlive a server, so another time means other buckets."""
-        infos = [await api_call(self._nc, f"STREAM.INFO.KV_{bucket}") for bucket in FILLED]
+        infos = [await api_call(self._nc, f"STREAM.INFO.KV_{bucket}") for bucket in BUCKETS]
         return tuple(str(info["created"]) for info in infos)
 
     async def _send(self, subject: str, record: bytes | None) -> None:

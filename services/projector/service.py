@@ -25,7 +25,6 @@ from projections.queries.totals import Adder, Totals
 from projections.read_model.database import DatabaseGone
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Applied, Projector
-from projections.records import Filling, RecordBuckets
 from projections.transparency.tiles import Tiles
 from services.api import ApiServer
 from services.failpoints import delay, failpoint
@@ -38,6 +37,7 @@ from services.projector.mending import claim, mend
 from services.projector.past import PastMoments
 from services.projector.publishing import Publisher
 from services.projector.rebuild import Rebuilds
+from services.projector.record_keeper import RecordKeeper
 from services.projector.signer import Signer
 from services.projector.start import Start, ends
 from services.projector.trouble import (
@@ -117,8 +117,9 @@ class ProjectorService:
         self._writing = Writing()
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._past = PastMoments(Past(self._database), self._log, self._position, clock)
-        self._buckets = RecordBuckets(nc) if records else None
-        self._filled = False
+        self._records = (
+            RecordKeeper(nc, self._writing, self._queries, self._in_reader, clock) if records else None
+        )
         self._rebuilds = Rebuilds(
             self._log, self._writing, self._position, where=self._where, differs=self._put_again
         )
@@ -237,8 +238,9 @@ class ProjectorService:
                 Projector.open, self._database, log_id, end, damage=damage, tiles=self._tiles
             )
         )
-        self._filled = False
         self._past.forget()
+        if self._records is not None:
+            self._records.begin()
         self._position.advance(projector.seq)
         if projector.seq < end:
             self._backlog = Backlog(projector.seq, asyncio.get_running_loop().time())
@@ -252,6 +254,8 @@ class ProjectorService:
             self._start = None
             self._set_ready()
             async with asyncio.TaskGroup() as tasks:
+                if self._records is not None:
+                    tasks.create_task(self._records.run())
                 tasks.create_task(self._fold(projector.seq, end))
                 tasks.create_task(self._trouble.heed_queries())
                 tasks.create_task(self._look_after_file())
@@ -268,8 +272,6 @@ class ProjectorService:
                         partial(last_message, self._nc, self._log.stream, subjects.LOG_ACCEPTED),
                     )
                     tasks.create_task(publisher.run(lambda: self._backlog is None))
-                if self._buckets is not None:
-                    tasks.create_task(self._keep_buckets(self._buckets))
         finally:
             await asyncio.shield(self._writing.run(self._writing.end))
 
@@ -282,7 +284,7 @@ class ProjectorService:
     def _take_folder(self, log_id: str) -> None:
         """Make the audit folder this log's own, with the signer's key where the records are kept."""
         claim(self._audit_dir, log_id)
-        if self._buckets is not None:
+        if self._records is not None:
             self._signer = Signer(self._audit_dir, log_id)
 
     async def _keep_tiles(self) -> None:
@@ -304,31 +306,29 @@ class ProjectorService:
         return await self._in_reader(self._proofs.root, tree, size)
 
     async def _fold(self, seq: int, end: int) -> None:
-        backlog = end - seq
+        backlog, records = end - seq, self._records
         async with self._log.follow(seq + 1) as feed:
-            self._fill_when(backlog <= 0)
+            if records is not None and backlog <= 0:
+                records.caught_up()
             while True:
                 messages = await feed.batch(BATCH, linger_s=LINGER_S if self._position.seq >= end else 0.0)
                 async with self._writing.turn:
                     failpoint("projector.read")
                     projector = self._writing.projector
-                    applied = await self._writing.run(_apply, projector, messages, with_records=self._filled)
+                    put = records is not None and records.filled
+                    applied = await self._writing.run(_apply, projector, messages, with_records=put)
                     failpoint("projector.committed")
                     self._position.advance(applied.seq)
-                    await self._put(applied)
+                    if records is not None:
+                        await records.folded(applied)
                     failpoint("projector.put")
-                self._fill_when(applied.seq >= end)
                 if applied.seq >= end:
+                    if records is not None:
+                        records.caught_up()
                     self._backlog = None
                     if backlog > 0:
                         self._caught_up(backlog)
                         backlog = 0
-
-    def _fill_when(self, caught_up: bool) -> None:
-        """The buckets are filled once the whole log is folded: a rebuild does not send every record again."""
-        if caught_up and not self._filled and self._buckets is not None:
-            self._filled = True
-            self._buckets.lost.set()
 
     def _caught_up(self, events: int) -> None:
         """Give back what a long backlog needed: this process may now be idle for days."""
@@ -339,31 +339,8 @@ class ProjectorService:
     def _put_again(self) -> None:
         """Fill the buckets from tables that are no longer what they were, of which no moment is kept either."""
         self._past.forget()
-        if self._buckets is not None:
-            self._buckets.fill_again()
-
-    async def _put(self, applied: Applied) -> None:
-        if self._buckets is not None and self._filled:
-            await self._buckets.put(applied)
-
-    async def _keep_buckets(self, buckets: RecordBuckets) -> None:
-        async with buckets:
-            while True:
-                await buckets.lost.wait()
-                buckets.lost.clear()
-                async with self._writing.turn:
-                    if self._filled and not await self._are_whole(buckets):
-                        await buckets.fill(await self._in_reader(self._filling))
-
-    async def _are_whole(self, buckets: RecordBuckets) -> bool:
-        try:
-            return await buckets.are_whole()
-        except (TimeoutError, nats.errors.Error, ApiError):
-            return False
-
-    def _filling(self) -> Filling:
-        live, ended = self._queries.bucket_runs()
-        return Filling(live, ended, self._queries.bucket_slots(), self._queries.bucket_nodes())
+        if self._records is not None:
+            self._records.put_again()
 
     async def _heartbeats(self) -> None:
         """The newest heartbeat of each subject, once all that was stored before it is folded."""
@@ -393,7 +370,8 @@ class ProjectorService:
             await self._position.reached(await self._log_end())
             async with self._writing.turn:
                 applied = await self._writing.run(apply_heartbeats, self._writing.projector, messages)
-                await self._put(applied)
+                if self._records is not None:
+                    await self._records.reported(applied)
             await asyncio.sleep(HEARTBEATS_EVERY_S)
 
     async def _in_reader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -37,7 +37,8 @@ class Explainer:
     """One state at one moment (ns since 1970), explained: one decision for all of its runs.
 
     What that decision would grant has its turn. Every other run is judged by its shape against what the decision leaves.
-    ``state`` must not change meanwhile. ``before``: one of an earlier moment, whose queue need not be made anew.
+    ``state`` must not change meanwhile. ``before``: one of an earlier moment, whose queue need not be made anew; ``queue``:
+    that of the state at this moment, where somebody keeps it.
     """
 
     def __init__(
@@ -46,11 +47,14 @@ class Explainer:
         now_ns: int,
         before: Explainer | None = None,
         *,
+        queue: PendingQueue | None = None,
         most_granted: int = MOST_GRANTED,
     ) -> None:
         self._state = state
         self._now_ns = now_ns
-        self._queue = self._queue_after(None if before is None or before._now_ns > now_ns else before)
+        if queue is None:
+            queue = self._queue_after(None if before is None or before._now_ns > now_ns else before)
+        self._queue = queue
         decision = plan(state, self._queue, Claims(), most_granted, now_ns)
         self._granted = {grant.run.run_id for grant in decision.grants}
         self._granted_on = {grant.node for grant in decision.grants}
@@ -58,6 +62,8 @@ class Explainer:
         self._offers = list(decision.offers.values())
         self._unbound = [msgspec.structs.replace(o, kept=None, closed=frozenset()) for o in self._offers]
         self._by_shape: dict[Shape, Wait] = {}
+        self._without_room: dict[tuple[Needs, tuple[str, ...]], Wait] = {}
+        self._wholes = {o.node.name: whole_of(o.node, unhealthy_too=False) for o in self._offers}
 
     def wait_of(self, run: Run) -> Wait:
         """Why ``run``, which is PENDING, is not running."""
@@ -98,23 +104,18 @@ class Explainer:
         )
 
     def _queue_after(self, before: Explainer | None) -> PendingQueue:
-        runs = self._state.runs
-        known = {} if before is None else before._state.runs
         queue = PendingQueue() if before is None else before._queue.copy()
-        for run_id in known.keys() - runs.keys():
-            queue.remove(run_id)
-        for run in runs.values():
-            if known.get(run.run_id) is not run:
-                queue.update(run)
-        queue.promote(self._now_ns)
+        queue.follow({} if before is None else before._state.runs, self._state.runs, self._now_ns)
         return queue
 
     def _of_shape(self, run: Run, shape: Shape) -> Wait:
         """Why a run that the decision did not grant has no room."""
-        needs, least = run.needs, least_of(run.needs)
+        needs, tried = run.needs, shape.tried
         if not self._offers:
             return self._no_node()
-        avoid = avoided(self._state, needs, shape.tried)
+        if (needs, tried) in self._without_room:  # how long it lasts makes no difference to that
+            return self._without_room[needs, tried]
+        avoid = avoided(self._state, needs, tried)
         offers, unbound = (
             [o for o in open_to(all_, avoid) if not o.node.suspect] for all_ in (self._offers, self._unbound)
         )
@@ -123,9 +124,15 @@ class Explainer:
             if choose(needs, shape.longest_s, offers, self._now_ns) is not None:
                 return _TURN
             return Wait(reason=WaitReason.RESERVATION, nodes=[room.node.name])
-        fitting = [o for o in offers if could_hold(o.node, needs, unhealthy_too=False)]
+        wait = self._without_room[needs, tried] = self._of_needs(needs, list(offers), avoid)
+        return wait
+
+    def _of_needs(self, needs: Needs, offers: list[Offer], avoid: frozenset[str]) -> Wait:
+        """What is short where no node has room."""
+        least = least_of(needs)
+        fitting = [o for o in offers if self._wholes[o.node.name].holds(least)]
         suspects = [o for o in open_to(self._unbound, avoid) if o.node.suspect]
-        if choose(needs, shape.longest_s, suspects, self._now_ns) is not None or not fitting:
+        if choose(needs, None, suspects, self._now_ns) is not None or not fitting:
             suspect = self._suspect(needs, suspects)
             if suspect is not None:
                 return suspect
@@ -139,7 +146,7 @@ class Explainer:
         ]
         if not with_gpus:
             free = sum(o.gpus_free(needs) for o in fitting)
-            total = sum(whole_of(o.node, unhealthy_too=False).gpus for o in fitting)
+            total = sum(self._wholes[o.node.name].gpus for o in fitting)
             numbers: dict[str, int | float] = {"gpus": least.gpus, "free": free, "total": total}
             if needs.whole:
                 numbers["whole"] = least.gpus
@@ -153,7 +160,7 @@ class Explainer:
 
     def _suspect(self, needs: Needs, suspects: list[Offer]) -> Wait | None:
         """That nodes which could hold the run are suspect, and when one is probed next; None where none could."""
-        nodes = [o.node for o in suspects if could_hold(o.node, needs, unhealthy_too=False)]
+        nodes = [o.node for o in suspects if self._wholes[o.node.name].holds(least_of(needs))]
         if not nodes:
             return None
         nodes.sort(key=lambda node: (probe_due_ns(node), node.name))

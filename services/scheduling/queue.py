@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from sortedcontainers import SortedList
@@ -111,11 +111,23 @@ class PendingQueue:
             case _:
                 pass
 
-    def promote(self, now_ns: int) -> None:
-        """Move the runs whose back-off is over into the queue proper."""
+    def follow(self, before: Mapping[str, Run], runs: Mapping[str, Run], now_ns: int) -> list[Run]:
+        """Take in all that is not as it was ``before``, when this queue was that of those runs; see `promote`."""
+        for run_id in before.keys() - runs.keys():
+            self.remove(run_id)
+        for run_id, run in runs.items():
+            if before.get(run_id) is not run:
+                self.update(run)
+        return self.promote(now_ns)
+
+    def promote(self, now_ns: int) -> list[Run]:
+        """Move the runs whose back-off is over into the queue proper, and return them."""
+        promoted = []
         while self._delayed and self._delayed[0][0] <= now_ns:
             _, run_id = self._delayed.pop(0)
             self._enqueue(self._runs[run_id])
+            promoted.append(self._runs[run_id])
+        return promoted
 
     def next_due_ns(self) -> int | None:
         """When the next back-off is over; None where none is running."""
@@ -131,6 +143,10 @@ class PendingQueue:
         order = order_of(run)
         before = self._all.bisect_left(order)
         return before + 1 if before < len(self._all) and self._all[before] == order else None
+
+    def first(self, count: int) -> list[Run]:
+        """So many of the runs that could be granted, in their order: the first has place 1."""
+        return [self._runs[order[2]] for order in self._all.islice(0, count)]
 
     def heads(self) -> Heads:
         """Walk the queue in order; see Heads."""

@@ -72,6 +72,13 @@ async def test_heartbeats_and_buckets_are_as_designed(nc: SafeClient) -> None:
         assert config["republish"]["dest"] == f"trainshed.watch.{watch}.>"
 
 
+async def test_the_queue_has_one_key_that_is_republished_to_one_subject(nc: SafeClient) -> None:
+    await ensure_streams(nc)
+    config = await stored_config(nc, f"KV_{subjects.QUEUE_BUCKET}")
+    assert config["republish"] == {"src": "$KV.trainshed_queue.queue", "dest": "trainshed.watch.queue"}
+    assert config["storage"] == "memory"
+
+
 async def test_what_is_appended_is_republished_for_those_who_watch(nc: SafeClient) -> None:
     await ensure_streams(nc)
     watcher = await nc.subscribe("trainshed.log.>")
