@@ -61,6 +61,13 @@ class Appended(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
+class LogIdentity(msgspec.Struct, frozen=True):
+    """Which log it is (its own id, from the stream's metadata), and the last sequence that it has."""
+
+    log_id: str
+    last_seq: int
+
+
 class _Ack(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
@@ -174,8 +181,13 @@ class EventLog:
 
     async def log_id(self) -> str:
         """The log's own id, from the stream's metadata."""
+        return (await self.identity()).log_id
+
+    async def identity(self) -> LogIdentity:
+        """Which log it is, and its end, both of one moment."""
         info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
-        return str((info["config"].get("metadata") or {}).get("log_id", ""))
+        log_id = (info["config"].get("metadata") or {}).get("log_id", "")
+        return LogIdentity(str(log_id), int(info["state"]["last_seq"]))
 
     def follow(self, start_seq: int, filters: Iterable[str] = (subjects.ALL_EVENTS,)) -> Feed:
         """Everything from ``start_seq`` on, in order."""

@@ -17,7 +17,7 @@ import nats.errors
 from sqlalchemy.exc import SQLAlchemyError
 
 from events.feed import ApiError
-from events.log import EventLog
+from events.log import EventLog, LogIdentity
 from events.times import rfc3339
 from projections.queries.answers import FoundOne, Queries
 from projections.queries.listing import run_query
@@ -245,7 +245,23 @@ class Answers:
         await self._is_open()
         behind = await self._behind()
         answer = await self._read(lambda: {**self._queries.health(), "gap": self._proofs.tree().gap})
-        return {**answer, "ok": behind is None, "records": self._keeps_records, **_stale(behind)}
+        log = await self._log_now()
+        return {
+            **answer,
+            "log_id": log and log.log_id,
+            "last_seq": log and log.last_seq,
+            "ok": behind is None,
+            "records": self._keeps_records,
+            **_stale(behind),
+        }
+
+    async def _log_now(self) -> LogIdentity | None:
+        """Which log it is and how far it goes, asked now: who reads the log may not ask JetStream himself."""
+        try:
+            async with asyncio.timeout(FRESH_WITHIN_S):
+                return await self._log.identity()
+        except (TimeoutError, nats.errors.Error, ApiError):
+            return None
 
     async def _of(self, at: int | None, question: Callable[[Answering], dict[str, Any]]) -> dict[str, Any]:
         """Ask of the present, or of how things were after an event."""

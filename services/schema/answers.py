@@ -53,7 +53,7 @@ class ReadModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     ``state_hash``: of what is folded, 64 hex digits. ``schema_version``: of its tables. ``quarantined``: messages of the log
     that are no event. ``objections``: the nodes that object to the log. ``gap``: the missing sequence at which the log's
     tree ended. ``ok``: whether it has all that was acknowledged before the question. ``records``: whether it is the one that
-    keeps the records.
+    keeps the records. ``log_id``: which log there is now, and ``last_seq`` its last sequence; null: it does not answer.
     """
 
     v: int
@@ -63,6 +63,8 @@ class ReadModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     objections: list[str]
     gap: int | None
+    log_id: str | None
+    last_seq: int | None
     ok: bool
     records: bool
     stale: bool = False

@@ -64,13 +64,15 @@ async def test_only_the_projector_that_was_told_to_puts_records(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
     nc = await nats_server.client()
-    await ensure_streams(nc)
+    log_id = await ensure_streams(nc)
     log = StoredInParts(nc)
     async with projecting(await nats_server.client(), tmp_path / "plain.db"):
         run_id = log.made.submit()
         await log.store()
         assert (await ask(nc, "run.get", {"run_id": run_id}))["run"]["status"] == "PENDING"
-        assert (await ask(nc, "health"))["records"] is False
+        health = await ask(nc, "health")
+        assert health["records"] is False
+        assert (health["log_id"], health["last_seq"]) == (log_id, health["seq"])
     assert await bucket(nc) == {}
     async with projecting(await nats_server.client(), tmp_path / "records.db", records=True):
 
