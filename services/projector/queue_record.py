@@ -29,8 +29,8 @@ MOST_S = 5.0
 it is not older than that."""
 
 
-class QueueKeeper:
-    """Keeps the queue's record. The clock (ns) is passed in."""
+class KeptQueue:
+    """The record of one projector's queue. The clock (ns) is passed in."""
 
     def __init__(
         self, writing: Writing, buckets: RecordBuckets, in_reader: InReader, clock: Callable[[], int]

@@ -32,12 +32,12 @@ from services.lifecycle import first_cause
 from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.calls import Answers
+from services.projector.kept_records import KeptRecords
 from services.projector.memory import give_back_memory
 from services.projector.mending import claim, mend
 from services.projector.past import PastMoments
 from services.projector.publishing import Publisher
 from services.projector.rebuild import Rebuilds
-from services.projector.record_keeper import RecordKeeper
 from services.projector.signer import Signer
 from services.projector.start import Start, ends
 from services.projector.trouble import (
@@ -118,7 +118,7 @@ class ProjectorService:
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._past = PastMoments(Past(self._database), self._log, self._position, clock)
         self._records = (
-            RecordKeeper(nc, self._writing, self._queries, self._in_reader, clock) if records else None
+            KeptRecords(nc, self._writing, self._queries, self._in_reader, clock) if records else None
         )
         self._rebuilds = Rebuilds(
             self._log, self._writing, self._position, where=self._where, differs=self._put_again

@@ -166,6 +166,8 @@ def test_subjects_named_in_the_contracts_are_those_of_the_code() -> None:
         subjects.HEARTBEATS_STREAM,
         subjects.RUNS_BUCKET,
         subjects.SLOTS_BUCKET,
+        subjects.NODES_BUCKET,
+        subjects.QUEUE_BUCKET,
     ):
         assert name in CONTRACTS
 

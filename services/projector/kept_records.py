@@ -15,12 +15,12 @@ from projections.queries.answers import Queries
 from projections.read_model.projector import Applied
 from projections.records import Filling, RecordBuckets
 from services.projector.calls import InReader
-from services.projector.queue_record import QueueKeeper
+from services.projector.queue_record import KeptQueue
 from services.projector.writing import Writing
 from trainshed_client.nats_client import SafeClient
 
 
-class RecordKeeper:
+class KeptRecords:
     """Of one projector. What is put is put in the order of commits: by who holds the turn to write."""
 
     def __init__(
@@ -35,7 +35,7 @@ class RecordKeeper:
         self._queries = queries
         self._in_reader = in_reader
         self._buckets = RecordBuckets(nc)
-        self._queue = QueueKeeper(writing, self._buckets, in_reader, clock)
+        self._queue = KeptQueue(writing, self._buckets, in_reader, clock)
         self.filled = False
         """Whether what is committed is put: before, the whole of it will be."""
 
