@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test test-unit test-vm faults lint format bench lock clean
+.PHONY: install demo test test-unit test-frameworks test-vm faults lint format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -33,6 +33,11 @@ test: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 # make test-unit                       the pure tests alone: under a minute, no server and no process of the stack
 test-unit: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	@$(PY) -m pytest -q -n 2 --dist loadfile tests/unit $(ARGS)
+
+# make test-frameworks                                 the callbacks for training frameworks with the real ones, in an
+# make test-frameworks TORCH="torch==2.13.0+cpu"       environment of their own; 1.2 GB with torch for CPUs alone, if your index has it
+test-frameworks: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev $(VENV)/frameworks/.stamp
+	@$(PY) -m pytest tests/integration/frameworks $(ARGS)
 
 # make test-vm                         cgroup v2's memory controller, in a guest of QEMU (without KVM: ACCEL=tcg)
 test-vm: $(VENV)/.stamp-install $(VENV)/.stamp-dev
@@ -93,6 +98,12 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-run requirements/demo.txt
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run requirements/dev.txt
 	@echo "Installing what the tests need (about 35 MB) ..."
 	@$(WHEELS) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/frameworks/.stamp: $(VENV)/.stamp-venv requirements/frameworks.in
+	@echo "Installing Stable-Baselines3, Lightning, Hugging Face Transformers and torch into $(VENV)/frameworks ..."
+	@$(PY) -m venv $(VENV)/frameworks
+	@$(subst $(PY),$(VENV)/frameworks/bin/python,$(PIP)) install -qq --only-binary :all: -r requirements/frameworks.in $(or $(TORCH),torch)
 	@touch $@
 
 # PYTHON=/path/to/python3.12 makes the choice; else the first of these that is 3.11 or newer and can make environments.

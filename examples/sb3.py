@@ -1,7 +1,7 @@
-"""Stable-Baselines3 on any environment of Gymnasium's, with Trainshed's heartbeats and checkpoints as one callback.
+"""Stable-Baselines3 on any environment of Gymnasium's: Trainshed's callback reports, and a next attempt goes on.
 
-It runs anywhere: `python examples/sb3.py --algo ppo`; needs stable-baselines3. Under Trainshed the callback tells step,
-progress and reward over NOTIFY_SOCKET, and a next attempt goes on from the last checkpoint in TRAINSHED_RUN_DIR.
+It runs anywhere: `python examples/sb3.py --algo ppo`; needs stable-baselines3, and `pip install ./client` into the same
+environment. Under Trainshed step, progress and what is logged are reported, and checkpoints lie in TRAINSHED_RUN_DIR.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -18,26 +17,14 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-
-def notify(**fields: object) -> None:
-    """One datagram in systemd's protocol, where somebody listens."""
-    if path := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            try:
-                text = "\n".join(f"{name}={value}" for name, value in fields.items())
-                sock.sendto(text.encode(), socket.MSG_DONTWAIT, path)
-            except OSError:
-                pass  # a heartbeat that is lost is no reason to stop training
+from trainshed_client.integrations.stable_baselines3 import StableBaselines3Callback
 
 
-class Heartbeats(BaseCallback):
-    """Tells how far the training is, every ``every`` steps, and ends it when the worker is asked to stop."""
+class StopsOnSigterm(BaseCallback):
+    """Ends the training at the next step once the worker is asked to stop."""
 
-    def __init__(self, total: int, every: int = 1000) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.total = total
-        self.every = every
-        self.told = 0
         self.stopping = False
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -45,17 +32,6 @@ class Heartbeats(BaseCallback):
         self.stopping = True
 
     def _on_step(self) -> bool:
-        if self.num_timesteps - self.told >= self.every:
-            self.told = self.num_timesteps
-            episodes = self.model.ep_info_buffer or ()
-            reward = sum(one["r"] for one in episodes) / len(episodes) if episodes else 0.0
-            notify(
-                WATCHDOG=1,
-                X_STEP=self.told,
-                X_PROGRESS=f"{min(1.0, self.told / self.total):.3f}",
-                X_METRIC_reward=f"{reward:.1f}",
-            )
-            print(f"step {self.told} reward {reward:.1f}", flush=True)
         return not self.stopping
 
 
@@ -80,20 +56,19 @@ def main() -> int:
     envs = make_vec_env(args.env_id, seed=args.seed)
     checkpoint = newest(run_dir)
     if checkpoint is not None:
-        model = algorithm.load(checkpoint, env=envs)
+        model = algorithm.load(checkpoint, env=envs, verbose=1)
     else:
-        model = algorithm("MlpPolicy", envs, seed=args.seed)
+        model = algorithm("MlpPolicy", envs, seed=args.seed, verbose=1)
     done = model.num_timesteps
     print(f"{args.algo} on {model.device}, step {done} of {args.total_timesteps}", flush=True)
-    notify(READY=1, STATUS="resumed" if checkpoint else "started")
 
-    heartbeats = Heartbeats(args.total_timesteps)
-    heartbeats.told = done
+    stops = StopsOnSigterm()
     every = max(1, args.save_every // model.n_envs)
     saving = CheckpointCallback(every, str(run_dir), name_prefix="model")
     if done < args.total_timesteps:
-        model.learn(args.total_timesteps - done, callback=[heartbeats, saving], reset_num_timesteps=False)
-    if heartbeats.stopping:
+        callbacks = [StableBaselines3Callback(), stops, saving]
+        model.learn(args.total_timesteps - done, callback=callbacks, reset_num_timesteps=False)
+    if stops.stopping:
         model.save(run_dir / f"model_{model.num_timesteps}_steps")
         return 128 + signal.SIGTERM
     (run_dir / "artifacts").mkdir(exist_ok=True)

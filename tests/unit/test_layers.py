@@ -45,11 +45,30 @@ def test_the_shim_imports_the_standard_library_alone(file: Path) -> None:
     } == set()
 
 
-@pytest.mark.parametrize("file", files_of("client"), ids=lambda file: file.name)
+INTEGRATIONS = ROOT / "client/trainshed_client/integrations"
+CALLBACKS = {
+    INTEGRATIONS / "stable_baselines3.py": {"stable_baselines3"},
+    INTEGRATIONS / "lightning.py": {"lightning", "pytorch_lightning"},
+    INTEGRATIONS / "transformers.py": {"transformers"},
+}
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in files_of("client") if file not in CALLBACKS], ids=lambda file: file.name
+)
 def test_the_client_imports_nats_and_msgspec_alone(file: Path) -> None:
     # typing_extensions is for type checkers, which bring it; that nothing imports it at run time a bare Python shows.
     allowed = sys.stdlib_module_names | {"nats", "msgspec", "typing_extensions", "trainshed_client"}
     assert {name for name in imported(file) if name.partition(".")[0] not in allowed} == set()
+
+
+@pytest.mark.parametrize("file", CALLBACKS, ids=lambda file: file.name)
+def test_a_callback_imports_its_framework_and_of_the_client_what_needs_nothing(file: Path) -> None:
+    others = {one for one in imported(file) if one.partition(".")[0] not in sys.stdlib_module_names}
+    ours = {one for one in others if one.startswith("trainshed_client")}
+    assert {one.partition(".")[0] for one in others - ours} == CALLBACKS[file]
+    allowed = ("trainshed_client.notify", "trainshed_client.integrations.reporting")
+    assert {one for one in ours if one != "trainshed_client" and not one.startswith(allowed)} == set()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The configs of examples/ on a real stack: with torch where it is installed, else with stand-ins for the programs."""
+"""The configs of examples/ on a real stack, with stand-ins for the programs; with the real frameworks: tests/integration/frameworks."""
 
 from __future__ import annotations
 
@@ -77,24 +77,6 @@ def test_the_pipeline_runs_as_it_is(new_stack: NewStack) -> None:
     slope, offset = map(float, (stack.run_dir(run) / "artifacts" / "line").read_text().split())
     assert abs(slope - 3) < 0.1
     assert abs(offset - 2) < 0.1
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None or importlib.util.find_spec("stable_baselines3") is None,
-    reason="torch and stable-baselines3 are not installed (they are not needed by Trainshed; tried by hand)",
-)
-@pytest.mark.parametrize("name", ["cleanrl_ppo", "sb3"])
-def test_a_real_framework_trains_and_tells(new_stack: NewStack, tmp_path: Path, name: str) -> None:
-    text = (ROOT / f"examples/{name}.yaml").read_text()
-    short = tmp_path / f"{name}.yaml"
-    for steps in ('"100000"', '"50000"'):
-        text = text.replace(steps, '"4096"')
-    short.write_text(text)
-    stack = new_stack(memory=16_000)
-    (answer,) = submitted(stack, "-f", str(short), "--working-dir", ".")
-    (record,) = stack.wait(str(answer["run_id"]), timeout="60s")
-    assert record["step"] >= 3000
-    assert record["metrics"]["reward"] > 0
 
 
 @pytest.mark.skipif(
