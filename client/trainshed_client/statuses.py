@@ -5,10 +5,33 @@ Owns the enums that both ends of the wire share; knows no transition between the
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from trainshed_client._compat import StrEnum
 
+_log = logging.getLogger("trainshed.statuses")
 
-class RunStatus(StrEnum):
+MOST_WARNINGS = 1_000
+_warned: set[tuple[str, str]] = set()
+"""Names that were met and are not known: one warning each."""
+
+
+class OpenEnum(StrEnum):
+    """An enum to which a newer release may add: a name that is not known here is read as UNSPECIFIED, with a warning."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        met = (cls.__name__, f"{value!r:.60}")
+        if met not in _warned and len(_warned) < MOST_WARNINGS:
+            _warned.add(met)
+            _log.warning(
+                "%s %s is not known to this release, and read as UNSPECIFIED: update the client", *met
+            )
+        return cls["UNSPECIFIED"]
+
+
+class RunStatus(OpenEnum):
     """Status of a run and of an attempt (an attempt is never PENDING)."""
 
     PENDING = "PENDING"
@@ -24,10 +47,6 @@ class RunStatus(StrEnum):
         """True for the terminal statuses, which only a retry leaves."""
         return self in ENDED
 
-    @classmethod
-    def _missing_(cls, value: object) -> RunStatus:
-        return cls.UNSPECIFIED
-
 
 LIVE = (RunStatus.PENDING, RunStatus.DISPATCHING, RunStatus.RUNNING)
 PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
@@ -35,7 +54,7 @@ PLACED = (RunStatus.DISPATCHING, RunStatus.RUNNING)
 ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
-class FailureReason(StrEnum):
+class FailureReason(OpenEnum):
     """Why an attempt or a run did not complete."""
 
     EXIT_CODE = "exit_code"
@@ -51,24 +70,16 @@ class FailureReason(StrEnum):
     NOT_STARTED = "not_started"
     UNSPECIFIED = "UNSPECIFIED"
 
-    @classmethod
-    def _missing_(cls, value: object) -> FailureReason:
-        return cls.UNSPECIFIED
 
-
-class AtFault(StrEnum):
+class AtFault(OpenEnum):
     """Whose trouble kept a worker from starting: the node's (storage, descriptors, shim) or the run's own (program, folder)."""
 
     NODE = "node"
     RUN = "run"
     UNSPECIFIED = "UNSPECIFIED"
 
-    @classmethod
-    def _missing_(cls, value: object) -> AtFault:
-        return cls.UNSPECIFIED
 
-
-class NodeStatus(StrEnum):
+class NodeStatus(OpenEnum):
     """Status of a node; only an ``up`` and not drained one is granted runs."""
 
     UP = "up"
@@ -77,16 +88,12 @@ class NodeStatus(StrEnum):
     REMOVED = "removed"
     UNSPECIFIED = "UNSPECIFIED"
 
-    @classmethod
-    def _missing_(cls, value: object) -> NodeStatus:
-        return cls.UNSPECIFIED
-
 
 GONE = (NodeStatus.LEFT, NodeStatus.REMOVED)
 """What is granted nothing until it joins again."""
 
 
-class CodeSeen(StrEnum):
+class CodeSeen(OpenEnum):
     """What a node saw of a run's code beside its worker's start: as submitted, another, or not all of it."""
 
     SAME = "same"
@@ -94,12 +101,8 @@ class CodeSeen(StrEnum):
     UNKNOWN = "unknown"
     UNSPECIFIED = "UNSPECIFIED"
 
-    @classmethod
-    def _missing_(cls, value: object) -> CodeSeen:
-        return cls.UNSPECIFIED
 
-
-class WaitReason(StrEnum):
+class WaitReason(OpenEnum):
     """Why a PENDING run is not running, in the order in which it is looked for."""
 
     CANCEL = "cancel"
@@ -114,7 +117,3 @@ class WaitReason(StrEnum):
     RESERVATION = "reservation"
     TURN = "turn"
     UNSPECIFIED = "UNSPECIFIED"
-
-    @classmethod
-    def _missing_(cls, value: object) -> WaitReason:
-        return cls.UNSPECIFIED

@@ -261,13 +261,12 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _status(value: str) -> RunStatus:
-    status = RunStatus(value.strip().upper())
-    if status is RunStatus.UNSPECIFIED:
+    if value.strip().lower() not in _KNOWN:
         known = ", ".join(_KNOWN)
         raise TrainshedError(
             ErrorCode.INVALID, f"--status is {value!r}; known: {known}. Write: trainshed ls --status failed"
         )
-    return status
+    return RunStatus(value.strip().upper())
 
 
 def _statuses_from(begun: str) -> list[str]:
