@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test test-unit test-frameworks test-vm faults lint format bench lock clean
+.PHONY: install demo test test-unit test-frameworks test-vm faults lint format bench schema lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -62,6 +62,13 @@ lint: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 format: $(VENV)/.stamp-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# The contract's files anew: schemas and samples of the types, and TypeScript's of the schemas (needs Node).
+schema: $(VENV)/.stamp-install $(VENV)/.stamp-dev
+	@$(VENV)/bin/trainshed schema --out docs/schema
+	@$(PY) -m tests.support.samples
+	@cd tests/node && npm ci --silent --ignore-scripts --no-audit --no-fund --prefer-offline \
+		&& node types.mjs <../../docs/schema/trainshed.schema.json >types.tmp && mv types.tmp ../../docs/schema/trainshed.d.ts
 
 # make bench ARGS=...
 bench: $(VENV)/.stamp-install $(VENV)/.stamp-demo

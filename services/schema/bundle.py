@@ -129,7 +129,8 @@ def _refine(found: dict[str, Schema]) -> None:
     put("Submitted", "config", ref("StoredRunConfig"))
     put("RunView", "config", ref("StoredRunConfig"))
     put("RunPage", "runs", {"type": "array", "items": ref("QueuedRunRecord")})
-    put("Dispatched", "launch", {"type": "object"})
+    put("Dispatched", "launch", {"type": "object", "additionalProperties": True})
+    found["TelemetryLine"]["additionalProperties"] = True
     submitted = {"anyOf": [ref("RunConfig"), ref("SubmitRequest")]}
     put("BatchRequest", "runs", {**found["BatchRequest"]["properties"]["runs"], "items": submitted})
 

@@ -54,7 +54,7 @@ def of_enum(kind: type[enum.Enum]) -> Schema:
 
 
 def of_value(made: Schema) -> Schema:
-    """The schema of a field's value: an integer or a number is a number, and each enum has its type."""
+    """The schema of a field's value: an integer or a number is a number, an enum has its type, and what is open is so."""
     done = dict(made)
     if "anyOf" in done:
         kinds = [of_value(one) for one in done.pop("anyOf")]
@@ -65,6 +65,8 @@ def of_value(made: Schema) -> Schema:
         done["items"] = of_value(done["items"])
     if isinstance(done.get("additionalProperties"), dict):
         done["additionalProperties"] = of_value(done["additionalProperties"])
+    if done.get("type") == "object" and not done.keys() & {"properties", "additionalProperties"}:
+        done["additionalProperties"] = True
     if "enum" in done and all(isinstance(one, str) for one in done["enum"]):
         done = {"type": "string", **done}
     return done

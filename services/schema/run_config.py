@@ -17,18 +17,22 @@ Schema = dict[str, Any]
 _NAMES: Schema = {"propertyNames": {"pattern": "^[^=]+$"}}
 _ABOVE_0: Schema = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}
 _WORKER: Schema = {
-    "type": "object",
     "description": "The older way to name the worker: where it is there it decides over `entry_point`.",
+    "type": "object",
     "properties": {
-        "module": {"type": "string", "description": "It is run as `python -m module`."},
-        "script": {"type": "string", "description": "In place of `module`: a script's path."},
-        "arguments": {"type": "array", "items": {"type": "string"}},
-        "config": {
-            "type": "object",
-            "description": "Written to a file, which `--config PATH` and `TRAINER_WORKER_CONFIG_PATH` name.",
-        },
-        "worker_id": {"type": "string", "description": "Told as `--worker-id` and `WORKER_ID`."},
+        name: {"description": text, "anyOf": [value, {"type": "null"}]}
+        for name, (text, value) in {
+            "module": ("It is run as `python -m module`.", {"type": "string", "minLength": 1}),
+            "script": ("In place of `module`: a script's path.", {"type": "string", "minLength": 1}),
+            "arguments": ("Its arguments.", {"type": "array", "items": {"type": "string"}}),
+            "config": (
+                "Written to a file, which `--config PATH` and `TRAINER_WORKER_CONFIG_PATH` name.",
+                {"type": "object", "additionalProperties": True},
+            ),
+            "worker_id": ("Told as `--worker-id` and `WORKER_ID`.", {"type": "string", "minLength": 1}),
+        }.items()
     },
+    "additionalProperties": True,
 }
 
 TEXT = """What a user asks for. Only the program is required: `entry_point`, or the older `metadata.worker`. The same config is the same run."""

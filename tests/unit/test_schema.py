@@ -23,7 +23,7 @@ DOCUMENT = asyncapi.document()
 @pytest.mark.parametrize("name", MADE)
 def test_the_committed_files_are_what_the_types_say(name: str) -> None:
     same = (COMMITTED / name).read_text() == MADE[name]
-    assert same, f"docs/schema/{name} is behind the types. Run: trainshed schema --out docs/schema"
+    assert same, f"docs/schema/{name} is behind the types. Run: make schema"
 
 
 def test_they_are_the_same_each_time() -> None:
