@@ -332,7 +332,7 @@ export interface AttemptRecord {
 /**
  * What an attempt used, from its worker's exec to the end of its tree; null where that is not known.
  *
- * `cpu_s`: seconds of CPU time; `memory_peak_mb`: MiB; `gpu_busy_s`: seconds of its devices at work, two at work for one second being two; `gpu_memory_peak_mb`: MiB of GPU memory. (docs: the contracts have what each measures.)
+ * `cpu_s`: seconds of CPU time; `memory_peak_mb`: MiB; `gpu_busy_s`: seconds of its devices at work, two at work for one second being two; `gpu_memory_peak_mb`: MiB of GPU memory. (docs/contracts/events.md has what each measures.)
  */
 export interface AttemptUsage {
   /**
@@ -348,7 +348,7 @@ export interface AttemptUsage {
    */
   gpu_busy_s?: number | null;
   /**
-   * MiB of GPU memory. (docs: the contracts have what each measures.)
+   * MiB of GPU memory. (docs/contracts/events.md has what each measures.)
    */
   gpu_memory_peak_mb?: number | null;
 }
@@ -1223,7 +1223,7 @@ export interface WaitsFor {
 /**
  * Why a queued run is not running yet, as data: made when asked, never stored.
  *
- * What `numbers` there are, and of which `runs` and `nodes`, depends on the reason (docs: the contracts); `trainshed_client.rendering.waiting` makes text of it.
+ * What `numbers` there are, and of which `runs` and `nodes`, depends on the reason (docs/contracts/records.md); `trainshed_client.rendering.waiting` makes text of it.
  */
 export interface Wait {
   reason: WaitReason;
@@ -2393,7 +2393,7 @@ export interface QueueRecord {
 /**
  * How the read model is.
  *
- * `state_hash`: of what is folded, 64 hex digits. `schema_version`: of its tables. `quarantined`: messages of the log that are no event. `objections`: the nodes that object to the log. `gap`: the missing sequence at which the log's tree ended. `ok`: whether it has all that was acknowledged before the question. `records`: whether it is the one that keeps the records.
+ * `state_hash`: of what is folded, 64 hex digits. `schema_version`: of its tables. `quarantined`: messages of the log that are no event. `objections`: the nodes that object to the log. `gap`: the missing sequence at which the log's tree ended. `ok`: whether it has all that was acknowledged before the question. `records`: whether it is the one that keeps the records. `log_id`: which log there is now, and `last_seq` its last sequence; null: it does not answer.
  */
 export interface ReadModelHealth {
   v: number;
@@ -2418,6 +2418,11 @@ export interface ReadModelHealth {
    * The missing sequence at which the log's tree ended.
    */
   gap: number | null;
+  /**
+   * Which log there is now, and `last_seq` its last sequence; null: it does not answer.
+   */
+  log_id: string | null;
+  last_seq: number | null;
   /**
    * Whether it has all that was acknowledged before the question.
    */

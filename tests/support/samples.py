@@ -16,6 +16,7 @@ from events.codec import Writer
 from events.config import RunConfig
 from services.api import error_answer
 from services.projector.rebuild import Rebuilt
+from services.scheduling.whole_queue import WholeQueue
 from services.schema import answers as made
 from services.schema.bundle import envelope_name
 from tests.support.builders import EXAMPLES
@@ -57,12 +58,8 @@ def _records(log: SampleLog) -> Samples:
     queries = log.asked.queries
     live, ended = queries.bucket_runs()
     slots = {f"{node}_{index}": _value(record) for node, index, record in queries.bucket_slots()}
-    waiting = [log.asked.run(log.runs[what])["run"]["waiting"] for what in ("pending", "pending_after")]
-    places = [
-        {"run_id": log.runs["pending"], "place": 1, "waiting": waiting[0]},
-        {"run_id": log.runs["pending_after"], "place": None, "waiting": waiting[1]},
-    ]
-    queue = {"seq": log.log.seq, "at": NOW, "total": 2, "runs": places, "v": 1}
+    state = log.projector.projection.working.state
+    queue = _value(msgspec.json.encode(WholeQueue().at(state, log.log.seq, NOW_NS)))
     empty = {**queue, "total": 0, "runs": []}
     views = {
         what: log.asked.run(log.runs[what]) for what in ("completed", "failed", "retried", "late", "running")
@@ -117,7 +114,14 @@ def _answers(log: SampleLog) -> Samples:
     gone = answers.AttemptFiles(run_id=run_id, attempt=2, pruned_at=NOW)
     entry = answers.ArtifactFile(path="policy.npz", bytes=1024)
     page = answers.ArtifactPage(node="gpu01", artifacts=[entry])
-    queries = log.asked.queries
+    health = {**decoded(log.asked.queries.health()), "gap": None, "log_id": ID, "last_seq": 50}
+    behind = {
+        "gap": 7,
+        "log_id": None,
+        "last_seq": None,
+        "stale": True,
+        "progress": {"folded": 1, "events": 9},
+    }
     head = {"v": 1, "seq": log.log.seq, "state_hash": SHA256, "log_id": ID, "schema_version": 12}
     proved = {"v": 1, "seq": 42, "root": ROOT}
     errors = [
@@ -163,15 +167,8 @@ def _answers(log: SampleLog) -> Samples:
         ),
         "AppendedAnswer": _encoded(one=made.AppendedAnswer(seq=45)),
         "ReadModelHealth": {
-            "ok": {**decoded(queries.health()), "gap": None, "ok": True, "records": True},
-            "behind": {
-                **decoded(queries.health()),
-                "gap": 7,
-                "ok": False,
-                "records": False,
-                "stale": True,
-                "progress": {"folded": 1, "events": 9},
-            },
+            "ok": {**health, "ok": True, "records": True},
+            "behind": {**health, **behind, "ok": False, "records": False},
         },
         "CheckpointAnswer": {
             "one": {**proved, "origin": "trainshed/0199d8a2", "size": 42, "vkey": VKEY, "checkpoint": NOTE}
