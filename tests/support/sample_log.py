@@ -10,7 +10,6 @@ from typing import Any
 
 from bench.log_maker import BASE_NS, LogMaker
 from events.codec import Writer
-from events.feed import Message
 from events.times import rfc3339
 from events.types import (
     AttemptMemory,
@@ -31,6 +30,7 @@ from events.types import (
 from projections.read_model.heartbeats import apply_heartbeats
 from projections.read_model.projector import Projector
 from tests.support.read_model import LOG_ID, Asked, memory
+from trainshed_client.direct_get import Message
 from trainshed_client.provenance import Provenance
 from trainshed_client.records import AttemptUsage
 from trainshed_client.statuses import CodeSeen, FailureReason
