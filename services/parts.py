@@ -118,7 +118,14 @@ def projector(
 
     path = database or str(settings.state_dir / DATABASE_FILE)
     audit = settings.state_dir / AUDIT_DIR
-    return ProjectorService(nc, path, audit_dir=audit, records=records, start=start or Start.ALONE)
+    return ProjectorService(
+        nc,
+        path,
+        audit_dir=audit,
+        records=records,
+        monitor_url=settings.nats_monitor_url,
+        start=start or Start.ALONE,
+    )
 
 
 def agent(

@@ -104,7 +104,8 @@ class Settings:
         str | None,
         _Variable(
             setting_values.http_url,
-            "That server's monitoring (`http://HOST:8222`): its `/jsz` tells the gateway how much may still be stored.",
+            "That server's monitoring (`http://HOST:8222`): its `/jsz` tells the gateway how much may still be stored, its "
+            "`/connz` the projector who was cut off.",
             "not asked",
         ),
     ] = None

@@ -1,4 +1,5 @@
-"""What the projector that keeps the records does for who watches: puts after each commit, fills the buckets, keeps the queue.
+"""What the projector that keeps the records does for who watches: puts after each commit, fills the buckets, keeps the queue,
+and names who could not follow.
 
 Owns when that is; what is in the buckets is projections/records.py's, what the queue says services/scheduling/whole_queue.py's.
 """
@@ -14,6 +15,7 @@ from events.feed import ApiError
 from projections.queries.answers import Queries
 from projections.read_model.projector import Applied
 from projections.records import Filling, RecordBuckets
+from services.nats_server.cut_off import CutOffLog
 from services.projector.calls import InReader
 from services.projector.queue_record import KeptQueue
 from services.projector.writing import Writing
@@ -30,12 +32,14 @@ class KeptRecords:
         queries: Queries,
         in_reader: InReader,
         clock: Callable[[], int],
+        monitor_url: str | None,
     ) -> None:
         self._writing = writing
         self._queries = queries
         self._in_reader = in_reader
         self._buckets = RecordBuckets(nc)
         self._queue = KeptQueue(writing, self._buckets, in_reader, clock)
+        self._cut_off = None if monitor_url is None else CutOffLog(monitor_url)
         self.filled = False
         """Whether what is committed is put: before, the whole of it will be."""
 
@@ -71,6 +75,8 @@ class KeptRecords:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_buckets())
             tasks.create_task(self._queue.run())
+            if self._cut_off is not None:
+                tasks.create_task(self._cut_off.run())
 
     async def _keep_buckets(self) -> None:
         async with self._buckets as buckets:

@@ -80,7 +80,8 @@ class ProjectorService:
 
     ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``audit_dir``: the folder of the log's tree (by default
     ``audit`` beside the file). ``records``: keep the record buckets too and sign the tree, which one projector of a stack
-    does. The clock (ns) is only used for what a queued run waits for.
+    does; ``monitor_url``: the server's monitoring, which says who could not follow these. The clock (ns) is only used for what
+    a queued run waits for.
     """
 
     name = "projector"
@@ -92,6 +93,7 @@ class ProjectorService:
         *,
         audit_dir: Path | None = None,
         records: bool = False,
+        monitor_url: str | None = None,
         start: Start = Start.ALONE,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -118,7 +120,9 @@ class ProjectorService:
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._past = PastMoments(Past(self._database), self._log, self._position, clock)
         self._records = (
-            KeptRecords(nc, self._writing, self._queries, self._in_reader, clock) if records else None
+            KeptRecords(nc, self._writing, self._queries, self._in_reader, clock, monitor_url)
+            if records
+            else None
         )
         self._rebuilds = Rebuilds(
             self._log, self._writing, self._position, where=self._where, differs=self._put_again

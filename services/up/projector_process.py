@@ -43,6 +43,7 @@ class ProjectorProcess:
         endpoint: Endpoint,
         environment: Mapping[str, str],
         http_listen: Listen | None = None,
+        monitor_url: str | None = None,
         *,
         look_every_s: float = LOOK_EVERY_S,
         answer_within_s: float = ANSWER_WITHIN_S,
@@ -54,6 +55,7 @@ class ProjectorProcess:
             "TRAINSHED_NATS_USER": endpoint.user or "",
             "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
             "TRAINSHED_NATS_PASSWORD_FILE": "",
+            "TRAINSHED_NATS_MONITOR_URL": monitor_url or "",
             "TRAINSHED_HTTP_LISTEN": str(http_listen or ""),
         }
         self._look_every_s = look_every_s

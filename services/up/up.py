@@ -157,7 +157,7 @@ async def _serve(
         agent,
         parts.dispatcher(log, fold, settings, stand_at_once=True),
         fold,
-        ProjectorProcess(server.endpoint, os.environ, _next(settings.http_listen)),
+        ProjectorProcess(server.endpoint, os.environ, _next(settings.http_listen), server.monitor_url),
         NatsSupervisor(server),
     ]
     if log_file is not None:
