@@ -103,7 +103,7 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-run requirements/demo.txt
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run requirements/dev.txt
-	@echo "Installing what the tests need (about 35 MB) ..."
+	@echo "Installing what the tests need (about 115 MB) ..."
 	@$(WHEELS) -r requirements/dev.txt
 	@touch $@
 

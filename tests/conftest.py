@@ -16,10 +16,23 @@ from tests.support import NatsServer
 hypothesis.settings.register_profile("trainshed", deadline=None)
 hypothesis.settings.load_profile("trainshed")
 
+collect_ignore_glob: list[str] = []
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """``pytest tests/unit/test_screens.py --rewrite-golden`` writes tests/golden anew: read what has changed there."""
     parser.addoption("--rewrite-golden", action="store_true", help="write the golden files of screens anew")
+    # pytest-qt ends everything where Qt's libraries are missing (libEGL): so it is loaded here, and only where they are not.
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    try:
+        from PySide6 import QtTest, QtWidgets  # noqa: F401
+        from pytestqt import plugin
+    except ImportError:
+        if os.environ.get("QT_REQUIRED"):
+            raise
+        collect_ignore_glob.append("*/qt/*")
+    else:
+        pluginmanager.register(plugin, "qt")
 
 
 @pytest.fixture(autouse=True)

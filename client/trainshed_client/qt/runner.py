@@ -1,0 +1,258 @@
+"""What a GUI holds of Trainshed: a QObject in its thread that turns what the client hears into Qt signals.
+
+Owns the signals and when they are emitted; the client lives in client_thread.py, and knows nothing of Qt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping
+from concurrent.futures import Future
+from typing import TypeVar
+
+from PySide6.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
+
+from trainshed_client.answers import Acknowledged, Submission
+from trainshed_client.client import Trainshed
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.qt import feeds
+from trainshed_client.qt.answer_target import Answered, AnswerTarget
+from trainshed_client.qt.client_thread import ANSWERED, ENDED, ClientThread, ConnectionState, Feed, Work
+from trainshed_client.qt.outbox import Frame, FrameItem
+from trainshed_client.records import QueuedRunRecord
+
+T = TypeVar("T")
+
+_SLICE_S = 0.004
+_SLICE_ITEMS = 250
+"""A frame's signals are emitted in slices of this time and number, between which the GUI does what else it has to."""
+
+
+class TrainerClientRunner(QObject):
+    """A connection to a stack whose news are signals, emitted in the thread that this object lives in.
+
+    ``url``: the server; else it is found as `Trainshed.connect` finds it. What is watched or followed before `start` begins
+    once it is connected. No method waits for the network but `stop`, which takes two seconds at the most.
+    """
+
+    run_changed = Signal(object)
+    """A `RunRecord`: the newest of a run."""
+    slot_changed = Signal(object)
+    """A `SlotRecord`."""
+    node_changed = Signal(object)
+    """A `NodeRecord`."""
+    queue_changed = Signal(object)
+    """A `QueueRecord`: the queue as a whole."""
+    event_received = Signal(object)
+    """An event of the log."""
+    output_received = Signal(str, int, str, object, bytes)
+    """Run id, attempt, stream, the offset in it (an int: Qt's own would end at 2 GB), bytes."""
+    telemetry_received = Signal(str, int, object)
+    """Run id, attempt, a telemetry line."""
+    metrics_received = Signal(str, int, object)
+    """Run id, attempt, a `MetricsLine`."""
+    connection_changed = Signal(str)
+    """A `ConnectionState`: connecting, connected, reconnecting, closed."""
+    failed = Signal(str)
+    """What did not work, as text for people."""
+    frame_ended = Signal()
+    """Some signals were emitted together: now is the time to show what they changed."""
+
+    _frame_arrived = Signal(object)
+
+    def __init__(self, url: str | None = None, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._url = url
+        self._thread: ClientThread | None = None
+        self._state = ConnectionState.CLOSED
+        self._early: dict[Hashable, Feed] = {}
+        self._items: deque[FrameItem] = deque()
+        self._next_slice = QTimer(self)
+        self._next_slice.setSingleShot(True)
+        self._next_slice.setInterval(0)
+        self._next_slice.timeout.connect(self._emit_slice)
+        self._frame_arrived.connect(self._take_frame, Qt.ConnectionType.QueuedConnection)
+        if (application := QCoreApplication.instance()) is not None:
+            application.aboutToQuit.connect(self.stop)
+
+    # --- its life -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ConnectionState:
+        """How the connection is."""
+        return self._state
+
+    def start(self) -> None:
+        """Connect, on a thread of its own. `failed` where it is started already, and where connecting fails."""
+        if self._thread is not None:
+            self.failed.emit("this runner is started already; stop() it first, or make another one")
+            return
+        frame_arrived = self._frame_arrived
+        thread = ClientThread(self._url, lambda thread, frame: frame_arrived.emit((thread, frame)))
+        self._thread = thread
+        for key, feed in self._early.items():
+            thread.follow(key, feed)
+        self._early.clear()
+        self._change_state(ConnectionState.CONNECTING)
+        thread.start()
+
+    def stop(self) -> None:
+        """End the connection and its thread, within two seconds; nothing is emitted afterwards but that it is closed.
+
+        What was asked for and not answered fails with UNAVAILABLE. `failed` where it was still connecting.
+        """
+        thread, self._thread = self._thread, None
+        self._early.clear()
+        self._items.clear()
+        if thread is None:
+            return
+        connecting = self._state is ConnectionState.CONNECTING
+        ended = thread.stop()
+        self._change_state(ConnectionState.CLOSED)
+        if connecting:
+            self.failed.emit(f"stopped while it was connecting to {self._url or 'the stack'}")
+        if not ended:
+            self.failed.emit("the connection does not end in time; its thread is left behind")
+
+    # --- what is followed -----------------------------------------------------------------------------------
+
+    def watch_runs(self) -> None:
+        """Begin with `run_changed`: every live run's record, then each that changes."""
+        self._follow("runs", feeds.runs())
+
+    def follow_output(self, run_id: str, since: int | Mapping[str, int] = 0) -> None:
+        """Begin with `output_received` of a run's latest attempt. ``since``: so many bytes of each stream are passed over."""
+        self._follow(("output", run_id), feeds.output(run_id, since))
+
+    def follow_metrics(self, run_id: str) -> None:
+        """Begin with `metrics_received` of a run: what was measured up to now, then each new line."""
+        self._follow(("metrics", run_id), feeds.metrics(run_id))
+
+    def unfollow(self, run_id: str) -> None:
+        """End what is followed of this run."""
+        for kind in ("output", "metrics"):
+            self._early.pop((kind, run_id), None)
+            if self._thread is not None:
+                self._thread.unfollow((kind, run_id))
+
+    def _follow(self, key: Hashable, feed: Feed) -> None:
+        if self._thread is None:
+            self._early[key] = feed
+        else:
+            self._thread.follow(key, feed)
+
+    # --- what is asked --------------------------------------------------------------------------------------
+
+    def submit(
+        self, config: Mapping[str, object], *, done: Answered | None = None, error: Answered | None = None
+    ) -> Future[Submission]:
+        """Submit a run config: see `Trainshed.submit`.
+
+        As every call here: gives a future; ``done`` gets the result and ``error`` the `TrainshedError`, in this object's
+        thread, and not once the object that they are bound to is deleted. Without ``error`` it is `failed` that tells it.
+        """
+        return self.call(lambda client: client.submit(config), done=done, error=error)
+
+    def cancel(
+        self,
+        run: str,
+        *,
+        reason: str | None = None,
+        done: Answered | None = None,
+        error: Answered | None = None,
+    ) -> Future[Acknowledged]:
+        """Ask for a run's end: see `Trainshed.cancel`."""
+        return self.call(lambda client: client.cancel(run, reason=reason), done=done, error=error)
+
+    def retry(
+        self,
+        run: str,
+        *,
+        reason: str | None = None,
+        done: Answered | None = None,
+        error: Answered | None = None,
+    ) -> Future[Acknowledged]:
+        """Ask for a new attempt of an ended run: see `Trainshed.retry`."""
+        return self.call(lambda client: client.retry(run, reason=reason), done=done, error=error)
+
+    def list_runs(
+        self,
+        *,
+        limit: int | None = 500,
+        done: Answered | None = None,
+        error: Answered | None = None,
+    ) -> Future[list[QueuedRunRecord]]:
+        """Records of the newest runs, ended ones too."""
+
+        async def listed(client: Trainshed) -> list[QueuedRunRecord]:
+            return [record async for record in client.runs(limit=limit)]
+
+        return self.call(listed, done=done, error=error)
+
+    def call(
+        self, work: Work[T], *, done: Answered | None = None, error: Answered | None = None
+    ) -> Future[T]:
+        """Do anything else with the client, on its thread: ``work`` is an async function of a `Trainshed`.
+
+        It must not touch Qt's objects, and what it gives must be plain values.
+        """
+        if self._thread is not None:
+            return self._thread.call(work, AnswerTarget(done, error))
+        refused: Future[T] = Future()
+        refused.set_exception(
+            TrainshedError(
+                ErrorCode.UNAVAILABLE, "this runner is not started, so nothing was asked: start() it"
+            )
+        )
+        return refused
+
+    # --- what arrives ---------------------------------------------------------------------------------------
+
+    def _take_frame(self, arrived: tuple[ClientThread, Frame]) -> None:
+        thread, frame = arrived
+        if thread is self._thread:  # else it is of one that was stopped
+            self._items.extend(frame)
+            self._emit_slice()
+
+    def _emit_slice(self) -> None:
+        until, thread = time.perf_counter() + _SLICE_S, self._thread
+        for _ in range(_SLICE_ITEMS):
+            if not self._items or time.perf_counter() > until:
+                break
+            self._emit(*self._items.popleft())
+        self.frame_ended.emit()
+        if self._items:
+            self._next_slice.start()
+        elif thread is not None and thread is self._thread:
+            thread.taken()
+
+    def _emit(self, name: str, values: tuple[object, ...]) -> None:
+        if name == ENDED:
+            self._connecting_failed(*values)
+        elif name == ANSWERED:
+            self._hand(*values)
+        elif name == "connection_changed":
+            self._change_state(ConnectionState(str(values[0])))
+        else:
+            getattr(self, name).emit(*values)
+
+    def _change_state(self, state: ConnectionState) -> None:
+        if state is not self._state:
+            self._state = state
+            self.connection_changed.emit(str(state))
+
+    def _connecting_failed(self, text: object) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
+        self._change_state(ConnectionState.CLOSED)
+        self.failed.emit(str(text))
+
+    def _hand(self, target: object, error: object, result: object) -> None:
+        if not isinstance(target, AnswerTarget):
+            return
+        failure = error if isinstance(error, Exception) else None
+        if failure is not None and not target.hears_errors:
+            self.failed.emit(str(failure))
+        target.hand(failure, result)
