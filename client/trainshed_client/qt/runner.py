@@ -39,9 +39,9 @@ class TrainerClientRunner(QObject):
     run_changed = Signal(object)
     """A `RunRecord`: the newest of a run."""
     slot_changed = Signal(object)
-    """A `SlotRecord`."""
+    """A `SlotRecord`; a `Gone` for one that is no more, with the key ``<node>.<index>``."""
     node_changed = Signal(object)
-    """A `NodeRecord`."""
+    """A `NodeRecord`; a `Gone` for one that is no more."""
     queue_changed = Signal(object)
     """A `QueueRecord`: the queue as a whole."""
     event_received = Signal(object)
@@ -52,6 +52,8 @@ class TrainerClientRunner(QObject):
     """Run id, attempt, a telemetry line."""
     metrics_received = Signal(str, int, object)
     """Run id, attempt, a `MetricsLine`."""
+    present_reached = Signal(str)
+    """``runs``, ``slots``, ``nodes`` or ``queue``: all that there was has been emitted, what follows is news."""
     connection_changed = Signal(str)
     """A `ConnectionState`: connecting, connected, reconnecting, closed."""
     failed = Signal(str)
@@ -117,9 +119,24 @@ class TrainerClientRunner(QObject):
 
     # --- what is followed -----------------------------------------------------------------------------------
 
-    def watch_runs(self) -> None:
-        """Begin with `run_changed`: every live run's record, then each that changes."""
-        self._follow("runs", feeds.runs())
+    def watch_runs(self, since_seq: int = 0) -> None:
+        """Begin with `run_changed`: the record of every live run and of the last that ended, then each that changes.
+
+        ``since_seq``: of the present only what changed after that event of the log.
+        """
+        self._follow("runs", feeds.runs(since_seq))
+
+    def watch_slots(self) -> None:
+        """Begin with `slot_changed`: every slot's record, then each that changes or goes."""
+        self._follow("slots", feeds.slots())
+
+    def watch_nodes(self) -> None:
+        """Begin with `node_changed`: every node's record, then each that changes or goes."""
+        self._follow("nodes", feeds.nodes())
+
+    def watch_queue(self) -> None:
+        """Begin with `queue_changed`."""
+        self._follow("queue", feeds.queue())
 
     def follow_output(self, run_id: str, since: int | Mapping[str, int] = 0) -> None:
         """Begin with `output_received` of a run's latest attempt. ``since``: so many bytes of each stream are passed over."""
@@ -186,7 +203,7 @@ class TrainerClientRunner(QObject):
         """Records of the newest runs, ended ones too."""
 
         async def listed(client: Trainshed) -> list[QueuedRunRecord]:
-            return [record async for record in client.runs(limit=limit)]
+            return [record async for record in client.list(limit=limit)]
 
         return self.call(listed, done=done, error=error)
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 from nats.aio.msg import Msg
 
+from events.streams import ensure_streams
 from tests.support import NatsServer
-from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.records import RunRecord
 from trainshed_client.statuses import RunStatus
@@ -46,6 +46,7 @@ class Backstage:
         self._thread.start()
         self.server = self.do(self._start(folder))
         self.nc: SafeClient = self.do(self.server.client("backstage"))
+        self.do(ensure_streams(self.nc))
 
     @property
     def url(self) -> str:
@@ -79,23 +80,15 @@ class Backstage:
 
         self.do(publish())
 
-    def publish_runs(self, *records: RunRecord) -> None:
-        """As the projector's bucket republishes them."""
+    def put_runs(self, *records: RunRecord) -> None:
+        """Put records into the runs' bucket, as the projector does."""
 
-        async def publish() -> None:
+        async def put() -> None:
             for record in records:
-                await self.nc.publish(subjects.watch_run(record.run_id), msgspec.json.encode(record))
+                await self.nc.publish(f"$KV.trainshed_runs.{record.run_id}", msgspec.json.encode(record))
             await self.nc.flush()
 
-        self.do(publish())
-
-    def list_runs(self, *records: RunRecord) -> None:
-        """Play the projector, as far as it lists runs: all of them on one page."""
-
-        def page(request: Any) -> dict[str, object]:
-            return {"v": 1, "seq": 1, "runs": [] if "before_seq" in request else records}
-
-        self.answer(subjects.api("run.list"), page)
+        self.do(put())
 
     def restart(self) -> None:
         """End the server and start it again."""

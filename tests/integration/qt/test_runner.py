@@ -181,14 +181,14 @@ def test_fifty_lives_leave_no_thread_and_no_socket(
 def test_records_come_as_they_are_published(
     qtbot: QtBot, backstage: Backstage, new_runner: NewRunner
 ) -> None:
-    backstage.list_runs(run_record())
+    backstage.put_runs(run_record())
     runner = new_runner(backstage.url)
     records: list[Any] = []
     runner.run_changed.connect(records.append)
     runner.watch_runs()
     runner.start()
     qtbot.waitUntil(lambda: bool(records))
-    backstage.publish_runs(*(run_record(seq=seq, status=RunStatus.RUNNING) for seq in range(2, 500)))
+    backstage.put_runs(*(run_record(seq=seq, status=RunStatus.RUNNING) for seq in range(2, 500)))
     qtbot.waitUntil(lambda: records[-1].seq == 499)
     assert (records[0].run_id, records[0].seq) == (RUN, 1)
     assert [record.seq for record in records] == sorted(record.seq for record in records)
@@ -197,7 +197,7 @@ def test_records_come_as_they_are_published(
 def test_a_gui_that_stood_still_gets_the_newest_alone(
     qtbot: QtBot, backstage: Backstage, new_runner: NewRunner
 ) -> None:
-    backstage.list_runs(run_record())
+    backstage.put_runs(run_record())
     runner = new_runner(backstage.url)
     records: list[Any] = []
     runner.run_changed.connect(records.append)
@@ -205,7 +205,7 @@ def test_a_gui_that_stood_still_gets_the_newest_alone(
     runner.start()
     qtbot.waitUntil(lambda: bool(records))
     for begin in range(2, 2_000, 111):  # the GUI's thread is here meanwhile
-        backstage.publish_runs(*(run_record(seq=begin + n, status=RunStatus.RUNNING) for n in range(111)))
+        backstage.put_runs(*(run_record(seq=begin + n, status=RunStatus.RUNNING) for n in range(111)))
     qtbot.waitUntil(lambda: records[-1].seq == 1_999)
     assert len(records) < 10
 
