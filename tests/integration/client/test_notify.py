@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.stack import Stack
 
+ROOT = Path(__file__).resolve().parents[3]
 TRAINS = """
 import math
 from trainshed_client import notify
@@ -44,6 +46,17 @@ def test_what_a_script_reports_is_in_its_record_and_its_history(stack: Stack, sc
     errors = (stack.run_dir(run) / "attempts/1/stderr.log").read_text()
     assert errors.count("'a=b' is no metric's name") == 1
     assert "train.py:9: UserWarning" in errors
+
+
+def test_the_script_of_the_workers_page_reports_what_it_calls(stack: Stack, tmp_path: Path) -> None:
+    page = (ROOT / "docs/contracts/worker.md").read_text()
+    (found,) = re.findall(r"(?ms)^```python\n(from trainshed_client import notify\n.*?)^```", page)
+    (tmp_path / "train.py").write_text(found)
+    (record,) = stack.wait(stack.submit("--", sys.executable, str(tmp_path / "train.py")))
+    assert record["ready_at"] is not None
+    assert (record["step"], record["progress"], record["status_text"]) == (100, 1.0, "saving")
+    assert record["metrics"] == {"reward": 50.0, "loss": 0.01, "eval/reward": 49.5}
+    assert record["primary_metric"] == "eval/reward"
 
 
 def test_without_trainshed_the_same_script_is_silent(script: str) -> None:
