@@ -1,0 +1,144 @@
+// The page: connects with what stands behind the address's #, and shows what the watches of trainshed.mjs yield.
+
+import { wsconnect } from "@nats-io/nats-core";
+import { element, FollowedOutput } from "./output.mjs";
+import { PRESENT, watch } from "./trainshed.mjs";
+
+const ENDED = new Set(["COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]);
+const runs = new Map(); // run id -> record, the live ones
+let followed = null; // {runId, output}
+
+const $ = (id) => document.getElementById(id);
+
+function connection(state, text) {
+  document.body.className = state;
+  $("connection").textContent = text;
+}
+
+/** The rows of a table by their keys: put in, changed or taken out, one at a time. */
+class Table {
+  #rows = new Map();
+
+  constructor(id, clicked) {
+    this.body = $(id).tBodies[0];
+    this.clicked = clicked;
+  }
+
+  put(key, cells) {
+    let row = this.#rows.get(key);
+    if (!row) {
+      row = this.body.insertRow();
+      row.dataset.key = key;
+      if (this.clicked) row.onclick = () => this.clicked(key);
+      this.#rows.set(key, row);
+    }
+    row.replaceChildren(...cells.map((text) => element("td", text ?? "")));
+  }
+
+  remove(key) {
+    this.#rows.get(key)?.remove();
+    this.#rows.delete(key);
+  }
+
+  get keys() {
+    return [...this.#rows.keys()];
+  }
+}
+
+function showRun(table, nc, key, run) {
+  if (followed?.runId === key && run) $("followed-status").textContent = run.status;
+  if (run === null || ENDED.has(run.status)) {
+    runs.delete(key);
+    table.remove(key);
+  } else {
+    runs.set(key, run);
+    const metric = run.primary_metric ?? Object.keys(run.metrics)[0];
+    table.put(key, [
+      key.slice(0, 6),
+      run.name,
+      run.status,
+      run.node && [run.node, ...(run.slots.length ? [run.slots.join(",")] : [])].join(":"),
+      run.step,
+      metric && `${metric} ${run.metrics[metric]}`,
+    ]);
+    if (followed === null && run.status === "RUNNING") follow(nc, key);
+  }
+  $("runs-count").textContent = runs.size;
+}
+
+function showSlot(table, key, slot) {
+  if (slot === null) table.remove(key);
+  else table.put(key, [key, slot.healthy ? slot.run_id?.slice(0, 6) ?? "free" : `unhealthy: ${slot.unhealthy_reason}`]);
+}
+
+function showQueue(table, queue) {
+  const waiting = queue?.runs ?? [];
+  const there = new Set(waiting.map((run) => String(run.place)));
+  for (const place of table.keys) if (!there.has(place)) table.remove(place);
+  for (const { place, run_id, waiting: wait } of waiting) {
+    table.put(String(place), [String(place), runs.get(run_id)?.name ?? run_id.slice(0, 6), wait?.reason]);
+  }
+  $("queue-total").textContent = queue?.total ?? "";
+}
+
+function follow(nc, runId) {
+  followed?.output.stop();
+  const run = runs.get(runId);
+  $("followed").hidden = false;
+  $("followed-name").textContent = `${runId.slice(0, 6)} ${run.name}`;
+  $("followed-status").textContent = run.status;
+  followed = { runId, output: new FollowedOutput(nc, runId, $("output"), $("telemetry")) };
+}
+
+async function show(nc, what, inboxPrefix, change) {
+  for await (const changed of watch(nc, what, { inboxPrefix })) {
+    if (changed === PRESENT) document.body.dataset[what] = "present";
+    else change(changed.key, changed.record);
+  }
+}
+
+async function connected({ url, user, password, inbox_prefix }) {
+  for (;;) {
+    try {
+      return await wsconnect({
+        name: "page",
+        servers: url,
+        user,
+        pass: password,
+        inboxPrefix: inbox_prefix,
+        maxReconnectAttempts: -1,
+        reconnectTimeWait: 250,
+      });
+    } catch (error) {
+      connection("lost", `no connection to ${url} (${error.message}). It takes pages of here where it was started so: trainshed up --websocket --websocket-origin ${location.origin}`);
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
+}
+
+async function main() {
+  const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  if (!given.url || !given.password) {
+    connection("lost", "open the address that `node serve.mjs` prints: behind its # stands where to connect, and as whom");
+    return;
+  }
+  const nc = await connected(given);
+  connection("connected", "connected");
+  (async () => {
+    for await (const { type } of nc.status()) {
+      if (type === "disconnect") connection("lost", "connection lost: what is shown may have changed since");
+      if (type === "reconnect") connection("connected", "connected");
+      if (type === "close") connection("lost", "closed: the server refuses this page. Open the address that `node serve.mjs` prints now");
+    }
+  })();
+  const runsTable = new Table("runs", (key) => follow(nc, key));
+  const slotsTable = new Table("slots");
+  const queueTable = new Table("queue");
+  await Promise.all([
+    show(nc, "runs", given.inbox_prefix, (key, run) => showRun(runsTable, nc, key, run)),
+    show(nc, "slots", given.inbox_prefix, (key, slot) => showSlot(slotsTable, key, slot)),
+    show(nc, "queue", given.inbox_prefix, (_, queue) => showQueue(queueTable, queue)),
+  ]);
+}
+
+await main();

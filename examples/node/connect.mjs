@@ -1,0 +1,35 @@
+// Connects a Node program to the stack that runs here: NATS_URL, else the state folder's endpoint.json.
+
+import { readFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { connect } from "@nats-io/transport-node";
+
+/** A connection that reconnects for ever. Throws where nothing says where to go, or nobody answers. */
+export async function toStack(name) {
+  const endpoint = process.env.NATS_URL ? fromEnvironment() : await fromStateFolder();
+  return connect({
+    name,
+    servers: endpoint.url.split(","),
+    user: endpoint.user,
+    pass: endpoint.password,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 250,
+  });
+}
+
+function fromEnvironment() {
+  const { NATS_URL, TRAINSHED_NATS_USER, TRAINSHED_NATS_PASSWORD } = process.env;
+  return { url: NATS_URL, user: TRAINSHED_NATS_USER, password: TRAINSHED_NATS_PASSWORD };
+}
+
+async function fromStateFolder() {
+  const { TRAINSHED_STATE_DIR, XDG_STATE_HOME } = process.env;
+  const folder = TRAINSHED_STATE_DIR || join(XDG_STATE_HOME || join(homedir(), ".local", "state"), "trainshed");
+  const file = join(folder, "endpoint.json");
+  try {
+    return JSON.parse(await readFile(file, "utf8"));
+  } catch (error) {
+    throw new Error(`no stack is running here (${file}: ${error.code ?? error.message}). Start one: trainshed up`);
+  }
+}
