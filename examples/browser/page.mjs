@@ -4,7 +4,7 @@ import { wsconnect } from "@nats-io/nats-core";
 import { element, FollowedOutput } from "./output.mjs";
 import { PRESENT, watch } from "./trainshed.mjs";
 
-const ENDED = new Set(["COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]);
+const LIVE = ["RUNNING", "DISPATCHING", "PENDING"]; // in the order in which they are shown
 const runs = new Map(); // run id -> record, the live ones
 let followed = null; // {runId, output}
 
@@ -15,7 +15,7 @@ function connection(state, text) {
   $("connection").textContent = text;
 }
 
-/** The rows of a table by their keys: put in, changed or taken out, one at a time. */
+/** The rows of a table by their keys: put in at their place, changed or taken out, one at a time. */
 class Table {
   #rows = new Map();
 
@@ -24,15 +24,21 @@ class Table {
     this.clicked = clicked;
   }
 
-  put(key, cells) {
+  put(key, cells, order = key) {
     let row = this.#rows.get(key);
     if (!row) {
-      row = this.body.insertRow();
+      row = document.createElement("tr");
       row.dataset.key = key;
       if (this.clicked) row.onclick = () => this.clicked(key);
       this.#rows.set(key, row);
     }
     row.replaceChildren(...cells.map((text) => element("td", text ?? "")));
+    if (row.dataset.order !== order) {
+      row.dataset.order = order;
+      row.remove();
+      const after = [...this.body.rows].find((other) => inOrder(order, other.dataset.order));
+      this.body.insertBefore(row, after ?? null);
+    }
   }
 
   remove(key) {
@@ -45,22 +51,28 @@ class Table {
   }
 }
 
+/** Whether `a` comes before `b`: as people count, box.2 before box.10. */
+function inOrder(a, b) {
+  return a.localeCompare(b, "en", { numeric: true }) < 0;
+}
+
 function showRun(table, nc, key, run) {
   if (followed?.runId === key && run) $("followed-status").textContent = run.status;
-  if (run === null || ENDED.has(run.status)) {
+  if (run === null || !LIVE.includes(run.status)) {
     runs.delete(key);
     table.remove(key);
   } else {
     runs.set(key, run);
     const metric = run.primary_metric ?? Object.keys(run.metrics)[0];
-    table.put(key, [
+    const cells = [
       key.slice(0, 6),
       run.name,
       run.status,
       run.node && [run.node, ...(run.slots.length ? [run.slots.join(",")] : [])].join(":"),
       run.step,
       metric && `${metric} ${run.metrics[metric]}`,
-    ]);
+    ];
+    table.put(key, cells, `${LIVE.indexOf(run.status)} ${run.submit_seq}`);
     if (followed === null && run.status === "RUNNING") follow(nc, key);
   }
   $("runs-count").textContent = runs.size;
@@ -73,10 +85,10 @@ function showSlot(table, key, slot) {
 
 function showQueue(table, queue) {
   const waiting = queue?.runs ?? [];
-  const there = new Set(waiting.map((run) => String(run.place)));
-  for (const place of table.keys) if (!there.has(place)) table.remove(place);
-  for (const { place, run_id, waiting: wait } of waiting) {
-    table.put(String(place), [String(place), runs.get(run_id)?.name ?? run_id.slice(0, 6), wait?.reason]);
+  const there = new Set(waiting.map((run) => run.run_id));
+  for (const runId of table.keys) if (!there.has(runId)) table.remove(runId);
+  for (const [index, { run_id, place, waiting: wait }] of waiting.entries()) {
+    table.put(run_id, [place ?? "–", run_id.slice(0, 6), wait?.reason], String(index));
   }
   $("queue-total").textContent = queue?.total ?? "";
 }

@@ -5,8 +5,17 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { connect } from "@nats-io/transport-node";
 
-/** A connection that reconnects for ever. Throws where nothing says where to go, or nobody answers. */
+/** A connection that reconnects for ever. Where nothing says where to go, or nobody answers, the program ends with that. */
 export async function toStack(name) {
+  try {
+    return await connected(name);
+  } catch (error) {
+    console.error(error.message);
+    process.exit(3);
+  }
+}
+
+async function connected(name) {
   const endpoint = process.env.NATS_URL ? fromEnvironment() : await fromStateFolder();
   return connect({
     name,

@@ -1,7 +1,8 @@
-"""The programs of tests/node: their packages, installed once for a checkout, and a run of one of them."""
+"""Node programs of this checkout: their packages, installed once, and a run of one of those in tests/node."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,19 +15,23 @@ FOLDER = Path(__file__).parents[1] / "node"
 INSTALL = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
 
 
-def installed() -> Path:
-    """The folder with its packages (100 MB, 20 s the first time); without Node the test is skipped, where it is not required."""
+def installed(folder: Path = FOLDER) -> Path:
+    """The folder with its packages (tests/node: 100 MB, 20 s the first time); without Node the test is skipped, where it is not required."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         assert not os.environ.get(REQUIRED), "nodejs and npm are not installed"
         pytest.skip("no Node here (Debian: nodejs, npm)")
-    lock, stamp = FOLDER / "package-lock.json", FOLDER / "node_modules" / ".package-lock.json"
-    if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
-        done = subprocess.run(INSTALL, cwd=FOLDER, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode != 0:
-            assert not os.environ.get(REQUIRED), f"npm ci: {done.stdout}{done.stderr}"
-            pytest.skip(f"the packages cannot be installed: {done.stderr[-500:]}")
-        stamp.touch()
-    return FOLDER
+    lock, stamp = folder / "package-lock.json", folder / "node_modules" / ".package-lock.json"
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another test process may come for it at the same time
+        if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
+            done = subprocess.run(
+                INSTALL, cwd=folder, capture_output=True, text=True, check=False, timeout=300
+            )
+            if done.returncode != 0:
+                assert not os.environ.get(REQUIRED), f"npm ci: {done.stdout}{done.stderr}"
+                pytest.skip(f"the packages cannot be installed: {done.stderr[-500:]}")
+            stamp.touch()
+    return folder
 
 
 def ran(program: str, given: str = "") -> str:
