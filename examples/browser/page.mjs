@@ -153,4 +153,4 @@ async function main() {
   ]);
 }
 
-await main();
+main();

@@ -26,13 +26,19 @@ class BrowserPage:
         self._socket = socket
         self._ids = itertools.count(1)
         self._session: str | None = None
+        self._events: dict[str, Any] = {}
+        """The last of each kind that came."""
 
     async def open(self, url: str) -> None:
-        """Open ``url`` in a tab of its own."""
+        """Open ``url`` in a tab of its own; returns once it is loaded."""
         target = await self._call("Target.createTarget", url="about:blank")
         attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
+        await self._call("Page.enable")
         await self._call("Page.navigate", url=url)
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            while self._events.pop("Page.loadEventFired", None) is None:
+                await self._receive()
 
     async def evaluate(self, expression: str) -> Any:
         """What a JavaScript expression comes to."""
@@ -63,11 +69,16 @@ class BrowserPage:
         await self._socket.send_json(message)
         async with asyncio.timeout(ANSWER_WITHIN_S):
             while True:
-                answer = await self._socket.receive_json()
-                if answer.get("id") == id_:
+                if (answer := await self._receive()).get("id") == id_:
                     assert "error" not in answer, (method, answer["error"])
                     result: dict[str, Any] = answer["result"]
                     return result
+
+    async def _receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = await self._socket.receive_json()
+        if "method" in message:
+            self._events[message["method"]] = message["params"]
+        return message
 
 
 def chromium() -> str:

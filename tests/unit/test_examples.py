@@ -84,7 +84,7 @@ def options_of(script: Path) -> set[str]:
 def test_the_page_of_the_examples_names_them_and_commands_that_exist() -> None:
     page = (EXAMPLES / "README.md").read_text()
     named = {word for word in re.findall(r"examples/[\w.]+", page)}
-    there = {f"examples/{path.name}" for path in EXAMPLES.iterdir() if path.is_file()}
+    there = {f"examples/{path.name}" for path in EXAMPLES.iterdir() if path.name != "__pycache__"}
     assert named <= there
     assert there - named == {"examples/README.md", "examples/demo.py", "examples/demo_screen.py"}
     commands = [line for line in page.splitlines() if line.startswith("trainshed ")]

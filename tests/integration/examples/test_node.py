@@ -148,7 +148,9 @@ def test_bad_use_and_no_stack_are_said_in_a_line(new_stack: NewStack, folder: Pa
         assert text in ended.stderr.decode()
 
 
-def test_whatever_the_order_of_arrival_the_newest_is_handed_out_and_nothing_older_after_it(folder: Path) -> None:
+def test_whatever_the_order_of_arrival_the_newest_is_handed_out_and_nothing_older_after_it(
+    folder: Path,
+) -> None:
     played = Path(__file__).with_name("played_newest.mjs")
     ended = subprocess.run(
         ["node", played, folder / "trainshed.mjs", "20000"], capture_output=True, timeout=100, check=False
