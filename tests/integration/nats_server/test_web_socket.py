@@ -285,7 +285,7 @@ async def test_it_may_hear_nothing_else(server: NatsServer, page: Page) -> None:
 async def test_no_answer_goes_where_the_page_may_not_send(
     server: NatsServer, page: Page, target: str
 ) -> None:
-    """A direct get is answered with what is stored, to whatever reply subject: a record reads like a request to cancel it."""
+    """A direct get is answered with what is stored, to whatever reply subject the request names."""
     arrived = await all_heard(server)
     nc = await server.client()
     streams = (subjects.EVENTS_STREAM, f"KV_{subjects.RUNS_BUCKET}")
