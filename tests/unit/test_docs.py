@@ -60,7 +60,8 @@ PAGE = re.compile(r"\b(docs/[\w/-]+)(\.md)?(?:, \"([^\"]+)\")?")
 def test_every_page_and_section_that_code_names_exists(file: Path) -> None:
     missing = []
     for name, ending, section in PAGE.findall(file.read_text()):
-        pages = [ROOT / f"{name}.md"] if ending else [ROOT / name, *ROOT.glob(f"{name}-*.md")]
+        # Without an ending a folder, what begins so (a decision's number) or a file of another kind.
+        pages = [ROOT / f"{name}.md"] if ending else [ROOT / name, *ROOT.glob(f"{name}[-.]*")]
         found = [page for page in pages if page.exists()]
         if not found or (section and f"# {section}" not in found[0].read_text()):
             missing.append(f"{name}{ending} {section}".strip())
