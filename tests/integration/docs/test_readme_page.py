@@ -132,7 +132,9 @@ def test_the_run_config_page_in_its_order(shell: Shell) -> None:
 
 
 def test_the_program_of_the_readme(shell: Shell) -> None:
-    program = block(README, "from trainshed_client").replace("/home/me/project", str(shell.folder))
+    program = block(README, "from trainshed_client import Trainshed").replace(
+        "/home/me/project", str(shell.folder)
+    )
     imports, _, rest = program.partition("\n")
     script = f"{imports}\nimport asyncio\nasync def main():\n{textwrap.indent(rest, '    ')}\nasyncio.run(main())\n"
     done = subprocess.run(
@@ -147,3 +149,12 @@ def test_the_program_of_the_readme(shell: Shell) -> None:
     run, created = done.stdout.split()
     assert created == "True"
     assert shell.stack.wait(run)[0]["status"] == "COMPLETED"
+
+
+def test_what_the_readme_reports_from_a_training_is_in_the_record(shell: Shell) -> None:
+    (shell.folder / "reports.py").write_text(block(README, "from trainshed_client import notify"))
+    run = shell.stack.submit("--", sys.executable, str(shell.folder / "reports.py"))
+    (record,) = shell.stack.wait(run)
+    assert record["ready_at"] is not None
+    assert (record["step"], record["progress"]) == (1200, 0.24)
+    assert record["metrics"] == {"reward": 195.2, "eval/loss": 0.5}
