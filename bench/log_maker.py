@@ -162,7 +162,15 @@ class LogMaker:
     def start(self, run_id: str, attempt: int = 1, node: str = "gpu01", slots: tuple[int, ...] = (0,)) -> int:
         """The worker's start."""
         return self.by_agent(
-            Started(run_id=run_id, attempt=attempt, pid=4242, host=f"{node}.lab", slots=slots), node
+            Started(
+                run_id=run_id,
+                attempt=attempt,
+                pid=4242,
+                host=f"{node}.lab",
+                slots=slots,
+                folder=f"/srv/runs/{run_id}",
+            ),
+            node,
         )
 
     def complete(self, run_id: str, attempt: int = 1, node: str = "gpu01") -> int:

@@ -269,7 +269,8 @@ class LastHeartbeat(WorkerReport, frozen=True, kw_only=True):
 class Started(RunEvent, frozen=True, kw_only=True):
     """The worker runs. ``threads``: how many its libraries were told to start; None: nothing was told.
 
-    ``memory_enforced``: whether it is held to its ``memory_mb``; None where it asked for none.
+    ``memory_enforced``: whether it is held to its ``memory_mb``; None where it asked for none. ``folder``: the run's on its
+    node, an absolute path; None: an older agent's.
     """
 
     attempt: Integer
@@ -279,6 +280,7 @@ class Started(RunEvent, frozen=True, kw_only=True):
     slots: tuple[Integer, ...] = ()
     devices: tuple[str, ...] = ()
     memory_enforced: bool | None = None
+    folder: str | None = None
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

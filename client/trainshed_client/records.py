@@ -56,13 +56,40 @@ class AttemptUsage(msgspec.Struct, frozen=True, kw_only=True):
 NO_USAGE = AttemptUsage()
 
 
+class SubmittedCode(msgspec.Struct, frozen=True, kw_only=True):
+    """Of what code a run is: the digest in its config, and what was said with it when it was submitted; None: unknown.
+
+    ``partial``: the digest is of a part alone. ``folder``: where it was read, on the submitter's machine; of a git
+    repository ``commit``, and ``dirty``: whether what was there differed from it.
+    """
+
+    sha256: str
+    partial: bool = False
+    folder: Optional[str] = None
+    commit: Optional[str] = None
+    dirty: Optional[bool] = None
+
+
+class ArtifactsLeft(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in the ``artifacts/`` of a completed attempt: how many files, and their bytes together.
+
+    ``partial``: there are more, which there was no time to count.
+    """
+
+    count: int
+    bytes: int
+    partial: bool = False
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run's row. ``seq`` is the sequence of the event that last changed it.
 
     ``named``: whether somebody gave it its name; else that is only what its command gives (None: an older release's).
     ``waited_s``: seconds in the queue up to the last grant; since ``queued_at`` it waits again. ``duration_s``: the
     worker's own time by its node's clock, once it has ended (None: nobody saw it). ``error``: the line that tells most of
-    why it failed. ``max_steps``: of its schedule.
+    why it failed. ``max_steps``: of its schedule. ``folder``: the run's on its node (None: it was not
+    started there yet, or by an older release); ``artifacts``: what a completed one left; ``submitted_code``: of what code it
+    is (None: its config names none).
     """
 
     run_id: str
@@ -108,6 +135,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     usage: AttemptUsage = NO_USAGE
     memory_enforced: Optional[bool] = None
     max_steps: Optional[int] = None
+    folder: Optional[str] = None
+    artifacts: Optional[ArtifactsLeft] = None
+    submitted_code: Optional[SubmittedCode] = None
 
     def __post_init__(self) -> None:
         _to_floats(self.metrics)
@@ -125,7 +155,8 @@ class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One grant of a run. ``late_result`` keeps an end that came after the first (it changes nothing).
+    """One grant of a run. ``late_result`` keeps an end that came after the first (it changes nothing). ``folder`` and
+    ``artifacts``: as in the run's.
 
     ``at_fault``: whose trouble it was that no worker was started; None where one was, or that is not known.
     """
@@ -159,6 +190,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     usage: AttemptUsage = NO_USAGE
     memory_enforced: Optional[bool] = None
     late_result: Optional[str] = None
+    folder: Optional[str] = None
+    artifacts: Optional[ArtifactsLeft] = None
 
     def __post_init__(self) -> None:
         _to_floats(self.metrics)

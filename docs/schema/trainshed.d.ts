@@ -209,6 +209,19 @@ export interface ArtifactsHashedEvent {
   data: ArtifactsHashed;
 }
 /**
+ * What lies in the `artifacts/` of a completed attempt: how many files, and their bytes together.
+ *
+ * `partial`: there are more, which there was no time to count.
+ */
+export interface ArtifactsLeft {
+  count: number;
+  bytes: number;
+  /**
+   * There are more, which there was no time to count.
+   */
+  partial: boolean;
+}
+/**
  * Which attempt's. `after`: what the page before has as `next`.
  */
 export interface ArtifactsRequest {
@@ -287,7 +300,7 @@ export interface AttemptMemory {
   memory_mb: number;
 }
 /**
- * One grant of a run. `late_result` keeps an end that came after the first (it changes nothing).
+ * One grant of a run. `late_result` keeps an end that came after the first (it changes nothing). `folder` and `artifacts`: as in the run's.
  *
  * `at_fault`: whose trouble it was that no worker was started; null where one was, or that is not known.
  */
@@ -328,6 +341,11 @@ export interface AttemptRecord {
   usage: AttemptUsage;
   memory_enforced: boolean | null;
   late_result: string | null;
+  folder: string | null;
+  /**
+   * As in the run's.
+   */
+  artifacts: ArtifactsLeft | null;
 }
 /**
  * What an attempt used, from its worker's exec to the end of its tree; null where that is not known.
@@ -1206,12 +1224,45 @@ export interface QueuedRunRecord {
    * Of its schedule.
    */
   max_steps: number | null;
+  /**
+   * The run's on its node (null: it was not started there yet, or by an older release)
+   */
+  folder: string | null;
+  /**
+   * What a completed one left.
+   */
+  artifacts: ArtifactsLeft | null;
+  /**
+   * Of what code it is (null: its config names none)
+   */
+  submitted_code: SubmittedCode | null;
   waits_for?: WaitsFor | null;
   waiting?: Wait | null;
   /**
    * `lost` or `left`, else null.
    */
   node_status?: NodeStatus | null;
+}
+/**
+ * Of what code a run is: the digest in its config, and what was said with it when it was submitted; null: unknown.
+ *
+ * `partial`: the digest is of a part alone. `folder`: where it was read, on the submitter's machine; of a git repository `commit`, and `dirty`: whether what was there differed from it.
+ */
+export interface SubmittedCode {
+  sha256: string;
+  /**
+   * The digest is of a part alone.
+   */
+  partial: boolean;
+  /**
+   * Where it was read, on the submitter's machine; of a git repository `commit`, and `dirty`: whether what was there differed from it.
+   */
+  folder: string | null;
+  commit: string | null;
+  /**
+   * Whether what was there differed from it.
+   */
+  dirty: boolean | null;
 }
 /**
  * The same as text.
@@ -2034,7 +2085,7 @@ export interface StartedEvent {
 /**
  * The worker runs. `threads`: how many its libraries were told to start; null: nothing was told.
  *
- * `memory_enforced`: whether it is held to its `memory_mb`; null where it asked for none.
+ * `memory_enforced`: whether it is held to its `memory_mb`; null where it asked for none. `folder`: the run's on its node, an absolute path; null: an older agent's.
  */
 export interface Started {
   run_id: string;
@@ -2051,6 +2102,10 @@ export interface Started {
    * Whether it is held to its `memory_mb`; null where it asked for none.
    */
   memory_enforced?: boolean | null;
+  /**
+   * The run's on its node, an absolute path; null: an older agent's.
+   */
+  folder?: string | null;
 }
 /**
  * CloudEvents 1.0 around TimedOut.
@@ -2608,7 +2663,7 @@ export interface RunQuestion {
 /**
  * A run's row. `seq` is the sequence of the event that last changed it.
  *
- * `named`: whether somebody gave it its name; else that is only what its command gives (null: an older release's). `waited_s`: seconds in the queue up to the last grant; since `queued_at` it waits again. `duration_s`: the worker's own time by its node's clock, once it has ended (null: nobody saw it). `error`: the line that tells most of why it failed. `max_steps`: of its schedule.
+ * `named`: whether somebody gave it its name; else that is only what its command gives (null: an older release's). `waited_s`: seconds in the queue up to the last grant; since `queued_at` it waits again. `duration_s`: the worker's own time by its node's clock, once it has ended (null: nobody saw it). `error`: the line that tells most of why it failed. `max_steps`: of its schedule. `folder`: the run's on its node (null: it was not started there yet, or by an older release); `artifacts`: what a completed one left; `submitted_code`: of what code it is (null: its config names none).
  */
 export interface RunRecord {
   run_id: string;
@@ -2675,6 +2730,18 @@ export interface RunRecord {
    * Of its schedule.
    */
   max_steps: number | null;
+  /**
+   * The run's on its node (null: it was not started there yet, or by an older release)
+   */
+  folder: string | null;
+  /**
+   * What a completed one left.
+   */
+  artifacts: ArtifactsLeft | null;
+  /**
+   * Of what code it is (null: its config names none)
+   */
+  submitted_code: SubmittedCode | null;
 }
 /**
  * Everything about one run; `config` is the normalised run config.

@@ -28,6 +28,7 @@ class RunRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "runs"
 
+    artifacts: Raw = NULL
     attempt: int = 0
     cancel_requested: bool = False
     code: str | None = None
@@ -40,6 +41,7 @@ class RunRow(msgspec.Struct, gc=False):
     error: str | None = None
     exit_code: int | None = None
     failure_reason: str | None = None
+    folder: str | None = None
     gpus: int | None = None
     host: str | None = None
     labels: Raw = EMPTY_OBJECT
@@ -68,6 +70,7 @@ class RunRow(msgspec.Struct, gc=False):
     submit_seq: int = 0
     submitted_at: str | None = None
     submitted_by: str | None = None
+    submitted_code: Raw = NULL
     updated_at: Any = None
     usage: Raw = EMPTY_OBJECT
     waited_s: float = 0.0
@@ -88,6 +91,7 @@ NEVER_CHANGES = frozenset(
         "submit_seq",
         "submitted_at",
         "submitted_by",
+        "submitted_code",
     }
 )
 """What of a run's row its Submitted says, for good."""
@@ -98,6 +102,7 @@ class AttemptRow(msgspec.Struct, gc=False):
 
     table: ClassVar[str] = "attempts"
 
+    artifacts: Raw = NULL
     at_fault: str | None = None
     attempt: int = 0
     code: str | None = None
@@ -107,6 +112,7 @@ class AttemptRow(msgspec.Struct, gc=False):
     error: str | None = None
     exit_code: int | None = None
     failure_reason: str | None = None
+    folder: str | None = None
     gpu_memory_mb: Any = None
     host: str | None = None
     last_heartbeat_at: Any = None

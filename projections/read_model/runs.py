@@ -15,10 +15,12 @@ from events.config import RunConfig
 from events.run_machine import outcome
 from events.state import Ended, Run
 from events.types import (
+    Artifacts,
     ArtifactsHashed,
     AttemptEnd,
     Cancelled,
     CancelRequested,
+    Completed,
     Dispatched,
     Event,
     RetryRequested,
@@ -33,6 +35,7 @@ from projections.read_model.reports import NO_REPORT, ReportColumns
 from projections.read_model.rows import (
     EMPTY_LIST,
     EMPTY_OBJECT,
+    NULL,
     AttemptRow,
     RunRow,
     fitting,
@@ -40,7 +43,8 @@ from projections.read_model.rows import (
 )
 from projections.read_model.times import stored_ns, stored_time
 from projections.read_model.working_set import WorkingAttempt, WorkingRun, WorkingSet
-from trainshed_client.records import AttemptUsage
+from trainshed_client.provenance import Provenance
+from trainshed_client.records import ArtifactsLeft, AttemptUsage, SubmittedCode
 from trainshed_client.statuses import FailureReason, RunStatus
 
 _STATUS = {status: status.value for status in RunStatus}
@@ -98,6 +102,7 @@ def _submitted(
         submit_seq=stored.seq,
         submitted_at=time,
         submitted_by=event.submitted_by,
+        submitted_code=_code(config, event),
         updated_at=time,
     )
     item = working.runs.get(run_id)
@@ -147,6 +152,7 @@ def _started(working: WorkingSet, event: Event, row: RunRow, run: Run, time: str
     working.touch_attempt((row.submit_seq, event.attempt), item)
     attempt = item.row
     attempt.status, attempt.host, attempt.pid, attempt.started_at = "RUNNING", event.host, pid, time
+    row.folder = attempt.folder = event.folder
     row.memory_enforced = attempt.memory_enforced = event.memory_enforced
 
 
@@ -171,7 +177,8 @@ def _queued(row: RunRow, run: Run, time: str) -> None:
     row.status, row.attempt, row.queued_at = "PENDING", run.phase.attempt, time
     row.node = row.host = row.pid = row.dispatched_at = row.started_at = row.ended_at = None
     row.duration_s = row.exit_code = row.signal = row.failure_reason = row.error = row.code = None
-    row.memory_enforced = None
+    row.memory_enforced = row.folder = None
+    row.artifacts = NULL
     row.slots, row.usage = EMPTY_LIST, EMPTY_OBJECT
     NO_REPORT.set_in(row)
 
@@ -200,6 +207,7 @@ def _attempt_ended(
     signal = fitting(getattr(event, "signal", None))
     duration_s = getattr(event, "duration_s", None)
     code = event.code if isinstance(event, AttemptEnd) else None
+    artifacts = _left(event.artifacts) if isinstance(event, Completed) else NULL
     error = error_of(event)
     item = working.attempt(row.submit_seq, number)
     assert item is not None and item.row is not None
@@ -213,6 +221,7 @@ def _attempt_ended(
     attempt.usage = usage
     attempt.at_fault = getattr(event, "at_fault", None)
     attempt.code = code
+    attempt.artifacts = artifacts
     report.set_in(attempt)
     if isinstance(run.phase, Ended):
         row.status, row.failure_reason = _STATUS[run.phase.status], _REASON[run.phase.reason]
@@ -221,6 +230,7 @@ def _attempt_ended(
         row.duration_s = duration_s
         row.usage = usage
         row.code = code
+        row.artifacts = artifacts
         report.set_in(row)
     else:
         _queued(row, run, time)
@@ -260,11 +270,48 @@ def late(working: WorkingSet, stored: StoredEvent, event: AttemptEnd) -> None:
 
 
 def artifacts_hashed(working: WorkingSet, stored: StoredEvent, event: ArtifactsHashed) -> None:
-    """In the timeline, if it is of the node that had the attempt."""
+    """In the timeline, if it is of the node that had the attempt; and in the rows where it is not what its end said."""
     found = _had(working, stored, event)
-    if found is not None:
-        time = stored_time(stored.stored_ns)
-        working.add_to_timeline(found[0], stored, time, timeline.of_artifacts(event))
+    if found is None:
+        return
+    run, item = found
+    time = stored_time(stored.stored_ns)
+    working.add_to_timeline(run, stored, time, timeline.of_artifacts(event))
+    artifacts, attempt = _left(event.artifacts), item.row
+    assert attempt is not None
+    if attempt.status != "COMPLETED" or attempt.artifacts == artifacts:
+        return
+    working.touch_attempt((run.submit_seq, event.attempt), item)
+    attempt.artifacts = artifacts
+    if run.attempt == event.attempt:
+        row = working.touch_run(working.runs[event.run_id])
+        row.artifacts, row.seq, row.updated_at = artifacts, stored.seq, time
+
+
+def _left(artifacts: Artifacts | None) -> Raw:
+    """What an event says that an attempt left."""
+    if artifacts is None:
+        return NULL
+    count, size = fitting(artifacts.count), fitting(artifacts.bytes)
+    if count is None or size is None:
+        return NULL
+    return sorted_json(ArtifactsLeft(bytes=size, count=count, partial=artifacts.partial))
+
+
+def _code(config: RunConfig, event: Submitted) -> Raw:
+    """Of what code the run is."""
+    if config.code is None:
+        return NULL
+    read = event.provenance or Provenance()
+    return sorted_json(
+        SubmittedCode(
+            commit=timeline.cut(read.commit),
+            dirty=read.dirty,
+            folder=timeline.cut(read.folder),
+            partial=config.code.partial,
+            sha256=config.code.sha256,
+        )
+    )
 
 
 def _had(

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 21
+SCHEMA_VERSION = 22
 """Raised with every change of a table or of what a row means: an older database is rebuilt from the log."""
 
 metadata = MetaData()
@@ -44,6 +44,8 @@ JSON_COLUMNS = frozenset(
         "metrics",
         "passed_over",
         "usage",
+        "artifacts",
+        "submitted_code",
         "other_pids",
         "data",
         "witness_objection",
@@ -97,6 +99,9 @@ runs = Table(
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),
     Column("max_steps", _BIG),  # of its schedule
+    Column("folder", Text),  # on its node
+    Column("artifacts", Text, nullable=False),  # what a completed one left
+    Column("submitted_code", Text, nullable=False),
     Column("config", Text, nullable=False),  # the normalised run config
     Column(
         "fold", Text, nullable=False
@@ -140,6 +145,8 @@ attempts = Table(
     Column("usage", Text, nullable=False),
     Column("memory_enforced", Boolean),
     Column("late_result", Text),
+    Column("folder", Text),
+    Column("artifacts", Text, nullable=False),
     Column(
         "since_seq", _BIG, nullable=False
     ),  # the event that gave an ended one this form; 0 while it is live

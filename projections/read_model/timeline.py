@@ -67,10 +67,10 @@ def submitted(run: Run, event: Submitted) -> TimelineData:
         after=run.after[:MAX_NAMED],
         after_total=len(run.after),
         by=event.submitted_by,
-        caller_path=_cut(event.caller_path),
-        commit=_cut(provenance.commit),
+        caller_path=cut(event.caller_path),
+        commit=cut(provenance.commit),
         dirty=provenance.dirty,
-        folder=_cut(provenance.folder),
+        folder=cut(provenance.folder),
     )
 
 
@@ -102,11 +102,11 @@ def of_event_alone(event: Event) -> TimelineData | None:
         case Started(host=host, pid=pid, threads=threads):
             return StartedData(host=host, pid=fitting(pid), threads=threads)
         case CancelRequested(requested_by=who, reason=reason):
-            return CancelRequestedData(by=who, reason=_cut(reason))
+            return CancelRequestedData(by=who, reason=cut(reason))
         case RetryRequested(attempt=ended, requested_by=who, reason=reason):
-            return RetryRequestedData(attempt=ended + 1, by=who, reason=_cut(reason))
+            return RetryRequestedData(attempt=ended + 1, by=who, reason=cut(reason))
         case Stopping(reason=reason, node=node):
-            return StoppingData(node=node, reason=_cut(reason) or "")
+            return StoppingData(node=node, reason=cut(reason) or "")
         case Cancelled(failure_reason=FailureReason.DEPENDENCY_FAILED as reason):
             return EndData(failure_reason=reason)
         case AttemptEnd():
@@ -158,13 +158,13 @@ def _how(event: Event) -> EndData:
             return EndData(
                 exit_code=fitting(event.exit_code),
                 failure_reason=reason,
-                message=_cut(event.message) if explained else None,
+                message=cut(event.message) if explained else None,
                 signal=fitting(event.signal),
             )
         case TimedOut(failure_reason=reason, timeout_s=timeout_s):
             return EndData(failure_reason=reason, timeout_s=timeout_s)
         case Cancelled(reason=text):
-            return EndData(reason=_cut(text))
+            return EndData(reason=cut(text))
         case NodeRemoved(node=node):
             return EndData(node=node)
         case _:
@@ -186,7 +186,7 @@ def late_result(status: RunStatus, event: AttemptEnd) -> str:
     return " ".join(parts)
 
 
-def _cut(text: str | None) -> str | None:
+def cut(text: str | None) -> str | None:
     """A text of anybody's, as long as an entry bears it; None for an empty one."""
     if not text:
         return None

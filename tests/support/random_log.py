@@ -42,6 +42,7 @@ from trainshed_client.statuses import AtFault, CodeSeen, FailureReason
 
 NODES = ("gpu01", "gpu02")
 MANY_ARTIFACTS = Artifacts(count=10**25, bytes=3)
+SOME_ARTIFACTS = Artifacts(count=2, bytes=7, partial=True)
 
 
 class RandomLog(LogMaker):
@@ -152,12 +153,18 @@ class RandomLog(LogMaker):
         code = self.random.choice([None, 3, 10**25])
         usage = self.random.choice([None, AttemptUsage(), AttemptUsage(cpu_s=-0.0, memory_peak_mb=10**25)])
         seen = self.random.choice([None, *CodeSeen])
+        left = self.random.choice([None, MANY_ARTIFACTS, SOME_ARTIFACTS, SOME_ARTIFACTS])
         event: Event = self.random.choice(
             [
-                Completed(run_id=run_id, attempt=attempt, last_heartbeat=last, usage=usage, code=seen),
-                ArtifactsHashed(
-                    run_id=run_id, attempt=attempt, artifacts=self.random.choice([None, MANY_ARTIFACTS])
+                Completed(
+                    run_id=run_id,
+                    attempt=attempt,
+                    last_heartbeat=last,
+                    usage=usage,
+                    code=seen,
+                    artifacts=left,
                 ),
+                ArtifactsHashed(run_id=run_id, attempt=attempt, artifacts=left),
                 Failed(
                     run_id=run_id, attempt=attempt, failure_reason=reason, exit_code=code, last_heartbeat=last
                 ),

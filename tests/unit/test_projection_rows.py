@@ -10,6 +10,8 @@ import pytest
 from bench.log_maker import LogMaker
 from events.codec import Writer
 from events.types import (
+    Artifacts,
+    ArtifactsHashed,
     AttemptMemory,
     AttemptRef,
     Cancelled,
@@ -107,6 +109,11 @@ class Model:
     def node(self, name: str = "gpu01") -> dict[str, Any]:
         return next(row for row in self.table("nodes") if row["node"] == name)
 
+    def past_runs(self) -> int:
+        """How many forms of runs are kept that no longer stand."""
+        with self.database.reading() as connection:
+            return int(connection.exec_driver_sql("SELECT count(*) FROM past_runs").scalar_one())
+
     def heartbeat(self, node: str, *gpus: GpuReading) -> None:
         """A node's, heard once all that was told before is folded."""
         self.table("runs")
@@ -135,6 +142,65 @@ class Model:
 @pytest.fixture
 def model() -> Model:
     return Model()
+
+
+def test_a_record_says_where_the_run_has_its_folder_until_another_attempt_waits(model: Model) -> None:
+    run_id = model.log.submit(RETRIES)
+    model.log.dispatch(run_id)
+    assert model.run(run_id)["folder"] is None
+    model.log.start(run_id)
+    folder = f"/srv/runs/{run_id}"
+    assert (model.run(run_id)["folder"], model.attempt(run_id)["folder"]) == (folder, folder)
+    model.fail(run_id)
+    assert (model.run(run_id)["folder"], model.attempt(run_id)["folder"]) == (None, folder)
+    model.log.dispatch(run_id, 2)
+    older = Started(run_id=run_id, attempt=2, pid=1, host="gpu01.lab")  # an agent of 0.1 does not name it
+    model.log.by_agent(older, "gpu01")
+    assert model.run(run_id)["folder"] is None
+    model.fail(run_id, 2)
+    assert model.run(run_id)["status"] == "FAILED"
+
+
+def test_a_record_says_of_what_code_the_run_is(model: Model) -> None:
+    read = Provenance(folder="/home/ada/lab", commit="a" * 40, dirty=True, ignore=("*.pt",))
+    config: dict[str, object] = {"entry_point": "/bin/true", "code": {"sha256": "0" * 64}}
+    run_id = model.log.submit(config, provenance=read)
+    assert msgspec.json.decode(model.run(run_id)["submitted_code"]) == {
+        "sha256": "0" * 64,
+        "partial": False,
+        "folder": "/home/ada/lab",
+        "commit": "a" * 40,
+        "dirty": True,
+    }
+    unsaid = model.log.submit({**config, "submission_key": "unsaid"})
+    told = msgspec.json.decode(model.run(unsaid)["submitted_code"])
+    assert (told["folder"], told["commit"], told["dirty"]) == (None, None, None)
+    assert model.run(model.running())["submitted_code"] == "null"
+
+
+def test_a_record_says_what_artifacts_were_left_and_what_became_of_them(model: Model) -> None:
+    run_id = model.running()
+    listed = Artifacts(count=200, bytes=7, partial=True)
+    model.log.by_agent(
+        ArtifactsHashed(run_id=run_id, attempt=1, artifacts=listed), "gpu01"
+    )  # nobody does: it runs
+    assert model.run(run_id)["artifacts"] == "null"
+    end = model.log.by_agent(Completed(run_id=run_id, attempt=1, artifacts=listed), "gpu01")
+    said = {"count": 200, "bytes": 7, "partial": True}
+    for row in (model.run(run_id), model.attempt(run_id)):
+        assert msgspec.json.decode(row["artifacts"]) == said
+    # hashed as they were listed: the record is what it was, and no past of it is kept
+    model.log.by_agent(ArtifactsHashed(run_id=run_id, attempt=1, artifacts=listed), "gpu01")
+    assert (model.run(run_id)["seq"], model.past_runs()) == (end, 0)
+    more = Artifacts(count=201, bytes=9)
+    seq = model.log.by_agent(ArtifactsHashed(run_id=run_id, attempt=1, artifacts=more), "gpu01")
+    run = model.run(run_id)
+    assert msgspec.json.decode(run["artifacts"]) == {"count": 201, "bytes": 9, "partial": False}
+    assert (run["seq"], run["status"], model.past_runs()) == (seq, "COMPLETED", 1)
+    model.log.by_agent(ArtifactsHashed(run_id=run_id, attempt=1), "gpu01")  # they are gone
+    assert (model.run(run_id)["artifacts"], model.attempt(run_id)["artifacts"]) == ("null", "null")
+    model.log.by_agent(ArtifactsHashed(run_id=run_id, attempt=1, artifacts=more), "gpu02")
+    assert model.run(run_id)["artifacts"] == "null"
 
 
 LAST_WORDS = "Traceback (most recent call last):\n  File \"train.py\", line 1\nModuleNotFoundError: No module named 'torch'\n"
@@ -544,7 +610,7 @@ def test_an_unknown_failure_reason_counts_as_unspecified_and_is_kept_aside(
     assert model.run(run_id)["failure_reason"] == "UNSPECIFIED"
     [kept] = model.table("quarantine")
     assert (kept["seq"], kept["subject"], kept["body"]) == (message.seq, message.subject, body)
-    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    [warning] = [record for record in caplog.records if record.name == "trainshed.projector"]
     assert str(message.seq) in warning.getMessage()
     assert message.subject in warning.getMessage()
 

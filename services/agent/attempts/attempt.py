@@ -227,6 +227,7 @@ class LiveAttempt:
                 threads=intent.threads,
                 slots=intent.slots,
                 memory_enforced=started.memory_enforced,
+                folder=str(intent.run_dir),
                 devices=tuple(device for device in intent.devices if not device.isdecimal()),
             )
             await self._parts.appender.append(event, self.own_reports)
