@@ -15,12 +15,31 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trainshed_client.qt.client_thread import ConnectionState
+    from trainshed_client.qt.models.record_table import RecordTable
+    from trainshed_client.qt.models.roles import TableRole
+    from trainshed_client.qt.models.sorted_table import SortedTable
+    from trainshed_client.qt.models.tables import NodesModel, RunsModel, SlotsModel
     from trainshed_client.qt.runner import TrainerClientRunner
 
-__all__ = ["ConnectionState", "TrainerClientRunner"]
+__all__ = [
+    "ConnectionState",
+    "NodesModel",
+    "RecordTable",
+    "RunsModel",
+    "SlotsModel",
+    "SortedTable",
+    "TableRole",
+    "TrainerClientRunner",
+]
 
 _MODULE_OF = {
     "ConnectionState": "client_thread",
+    "NodesModel": "models.tables",
+    "RecordTable": "models.record_table",
+    "RunsModel": "models.tables",
+    "SlotsModel": "models.tables",
+    "SortedTable": "models.sorted_table",
+    "TableRole": "models.roles",
     "TrainerClientRunner": "runner",
 }
 

@@ -15,26 +15,8 @@ from events.streams import ensure_streams
 from tests.support import NatsServer
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.records import RunRecord
-from trainshed_client.statuses import RunStatus
 
 T = TypeVar("T")
-
-RUN = "k" * 26
-
-
-def run_record(run_id: str = RUN, **fields: Any) -> RunRecord:
-    """A run's record."""
-    known: dict[str, Any] = {
-        "name": "ppo",
-        "status": RunStatus.PENDING,
-        "attempt": 1,
-        "digest": "d",
-        "seq": 1,
-        "submit_seq": 1,
-        "priority": 0,
-        "labels": {},
-    }
-    return RunRecord(run_id=run_id, **{**known, **fields})
 
 
 class Backstage:

@@ -15,7 +15,8 @@ import pytest
 from PySide6.QtCore import QObject, QThread
 from pytestqt.qtbot import QtBot
 
-from tests.integration.qt.backstage import RUN, Backstage, run_record
+from tests.integration.qt.backstage import Backstage
+from tests.support.gui import RUN, run_record
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.qt import TrainerClientRunner
