@@ -1,4 +1,4 @@
-"""What a worker finds in its environment before its run config is laid over it (docs/contracts/worker.md).
+"""What a worker finds in its environment before its run config is laid over it (docs/contracts/environment.md).
 
 Owns what is taken over of the agent's own and what is set where nobody says otherwise; knows no attempt's launch.
 """
