@@ -12,7 +12,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def rfc3339(ns: int) -> str:
     """Nanoseconds since 1970 as ``2026-11-24T08:17:40.123456Z``."""
-    return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat(timespec="microseconds")[:-6] + "Z"
+    return moment(ns).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def moment(ns: int) -> datetime:
+    """Nanoseconds since 1970 as an aware time, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def nanoseconds(text: str) -> int:

@@ -20,6 +20,7 @@ from trainshed_client.records import (
     Wait,
 )
 from trainshed_client.statuses import NodeStatus, RunStatus
+from trainshed_client.times import Time
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,8 +212,8 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     slots: list[int] = msgspec.field(default_factory=list)
     cpus: int = 0
     memory_mb: int = 0
-    since: str
-    ends_by: Optional[str] = None
+    since: Time
+    ends_by: Optional[Time] = None
 
 
 class Reserved(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +222,7 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     name: str
     node: str
-    starts_by: Optional[str] = None
+    starts_by: Optional[Time] = None
 
 
 class SuspectNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,9 +232,9 @@ class SuspectNode(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     node: str
-    since: str
+    since: Time
     why: str
-    probe_at: Optional[str] = None
+    probe_at: Optional[Time] = None
 
 
 class Waiting(Wait, frozen=True, kw_only=True):
@@ -277,7 +278,7 @@ class MomentAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """An event of the log: its sequence, when it was stored, and the state hash of what was true from then on."""
 
     seq: int
-    time: str
+    time: Time
     state_hash: str
     v: int = 1
 

@@ -1,4 +1,4 @@
-"""The connection class: how it is connected and closed; its calls are `Commands`, `Queries` and `Following`.
+"""The connection class: how it is connected and closed; its calls are `CommandCalls`, `QueryCalls` and `FollowingCalls`.
 
 Owns which way leads to the stack; must not import nats before connecting.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from trainshed_client.commands import Commands
+from trainshed_client.commands import CommandCalls
 from trainshed_client.endpoint import discover, worker_socket
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.following import Following
+from trainshed_client.following import FollowingCalls
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainshed_client.nats_client import OnError, OnEvent, SafeClient
 
 
-class Trainshed(Commands, Following):
+class Trainshed(CommandCalls, FollowingCalls):
     """A connection to a stack: ``async with await Trainshed.connect() as trainshed: ...``.
 
     Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED and TOO_LARGE as the service says,

@@ -14,13 +14,13 @@ import msgspec
 from trainshed_client.answers import Acknowledged, Check, NodeAnswer, Submission, Submissions
 from trainshed_client.json_limits import json_value
 from trainshed_client.naming import is_run_id
-from trainshed_client.queries import Queries
+from trainshed_client.queries import QueryCalls
 
 if TYPE_CHECKING:
     from trainshed_client.provenance import Provenance
 
 
-class Commands(Queries):
+class CommandCalls(QueryCalls):
     """What changes something; see `trainshed_client.Trainshed`."""
 
     async def submit(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from trainshed_client._compat_asyncio import timeout as time_limit
 from trainshed_client.naming import is_run_id
-from trainshed_client.queries import Queries
+from trainshed_client.queries import QueryCalls
 from trainshed_client.records import RunRecord
 from trainshed_client.watching.watches import Watches
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainshed_client.watching.watch import RecordWatch
 
 
-class Following(Queries):
+class FollowingCalls(QueryCalls):
     """What is followed; see `trainshed_client.Trainshed`."""
 
     @cached_property

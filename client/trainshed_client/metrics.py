@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, Optional, Union
 
 import msgspec
 
 from trainshed_client.not_finite import JsonNumber, from_json
 from trainshed_client.output_range import OutputChunk, Requests, read_range
+from trainshed_client.times import Time
 
 
 class Thinned(msgspec.Struct, frozen=True):
@@ -25,7 +27,7 @@ class Thinned(msgspec.Struct, frozen=True):
 class MetricsLine(msgspec.Struct, frozen=True):
     """One message of a worker's: the step and progress that it bore, or None, and its metrics."""
 
-    time: str
+    time: Time
     step: Union[int, float, None] = None
     progress: Optional[float] = None
     metrics: dict[str, JsonNumber] = {}
@@ -36,7 +38,7 @@ class MetricsPoint(NamedTuple):
     """What was measured at a step (None: no step was told yet). ``time``: when its first metric came."""
 
     attempt: int
-    time: str
+    time: datetime
     step: int | float | None
     progress: float | None
     metrics: Mapping[str, float]
@@ -74,7 +76,7 @@ class MetricsCutter:
         """So many lines were thinned out of the file."""
         self._rest = b""
         self._end = 0
-        self._last = ""
+        self._last: datetime | None = None
 
     def feed(self, offset: int, data: bytes) -> list[MetricsLine]:
         """The new lines that end in ``data``, which begins at ``offset``."""
@@ -89,16 +91,16 @@ class MetricsCutter:
                 continue
             if line.thinned is not None:
                 self.left_out = line.thinned.lines
-            elif line.time > self._last:
+            elif self._last is None or line.time > self._last:
                 self._last = line.time
                 found.append(line)
         return found
 
 
 async def stored_metrics(
-    asks: Requests, run_id: str, attempt: int, node: str, *, until: str | None = None
+    asks: Requests, run_id: str, attempt: int, node: str, *, until: datetime | None = None
 ) -> AttemptMetrics:
-    """What an attempt's metrics.jsonl holds now; ``until``: what had come by that time (RFC 3339), by its node's clock.
+    """What an attempt's metrics.jsonl holds now; ``until``: what had come by that time, by its node's clock.
     Raises as `read_range`."""
     lines: list[MetricsLine] = []
     cutter = MetricsCutter()

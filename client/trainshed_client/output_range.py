@@ -6,6 +6,7 @@ Owns that call, the order of two streams, and where their last lines begin; know
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from trainshed_client import subjects
 from trainshed_client.answers import error_in
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.times import Time, in_its_zone
 
 if TYPE_CHECKING:
     from trainshed_client.connection import Reply
@@ -42,7 +44,7 @@ class OutputChunk(NamedTuple):
     stream: str
     offset: int
     data: bytes
-    time: str | None = None
+    time: datetime | None = None
 
 
 class Range(NamedTuple):
@@ -56,7 +58,7 @@ class Range(NamedTuple):
 class _Seen(msgspec.Struct, frozen=True):
     """A line of the index: by ``time`` the first ``offset`` bytes of ``stream`` had come."""
 
-    time: str
+    time: Time
     stream: str
     offset: int
 
@@ -134,8 +136,8 @@ async def stored_output(
             yield chunk
 
 
-async def written_by(asks: Requests, run_id: str, attempt: int, node: str, time: str) -> dict[str, int]:
-    """How many bytes of each stream had come by a time (RFC 3339), by its node's clock. Raises as `read_range`."""
+async def written_by(asks: Requests, run_id: str, attempt: int, node: str, time: datetime) -> dict[str, int]:
+    """How many bytes of each stream had come by a time, by its node's clock. Raises as `read_range`."""
     ends: dict[str, int] = {}
     index = _File(asks, node, run_id, attempt, "index")
     await index.look()
@@ -253,7 +255,7 @@ async def timed_lines(chunks: AsyncIterator[OutputChunk]) -> AsyncIterator[Outpu
     """The same with its time and its stream in front of every line."""
     at_line_start = dict.fromkeys(STREAMS, True)
     async for chunk in chunks:
-        mark = f"{chunk.time or '-'} {chunk.stream} ".encode()
+        mark = f"{'-' if chunk.time is None else in_its_zone(chunk.time)} {chunk.stream} ".encode()
         ends = chunk.data.endswith(b"\n")
         data = chunk.data[:-1] if ends else chunk.data
         data = data.replace(b"\n", b"\n" + mark) + (b"\n" if ends else b"")
@@ -289,7 +291,7 @@ class _File:
         self._ahead, _, size = await self._range(self._position)
         self.size = size if self._end is None else min(size, self._end)
 
-    async def up_to(self, end: int, time: str | None) -> AsyncIterator[OutputChunk]:
+    async def up_to(self, end: int, time: datetime | None) -> AsyncIterator[OutputChunk]:
         """The bytes from the position to ``end``."""
         end = min(end, self.size)
         while self._position < end:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,7 @@ from trainshed_client.calls import Calls, then
 from trainshed_client.connection import STARTING_RETRY_S
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.naming import SHOWN, choose, is_run_id
+from trainshed_client.times import utc_text
 
 if TYPE_CHECKING:
     from trainshed_client.fold_progress import FoldProgress
@@ -36,12 +38,12 @@ if TYPE_CHECKING:
 PAGE = 500
 
 
-class Queries(Calls):
+class QueryCalls(Calls):
     """What is asked; see `trainshed_client.Trainshed`."""
 
-    async def moment(self, *, seq: int | None = None, time: str | None = None) -> MomentAnswer:
-        """An event by its sequence, or the last one stored at or before a time (RFC 3339)."""
-        request = {"seq": seq} if time is None else {"time": time}
+    async def moment(self, *, seq: int | None = None, time: datetime | None = None) -> MomentAnswer:
+        """An event by its sequence, or the last one stored at or before a time (an aware one)."""
+        request = {"seq": seq} if time is None else {"time": utc_text(time)}
         return await self._asking.ask("audit.at", request, MomentAnswer)
 
     async def get(self, run: str, *, at: int | None = None) -> RunView:
@@ -125,14 +127,14 @@ class Queries(Calls):
         name: str | None = None,
         live: bool = False,
         ended: bool = False,
-        ended_before: str | None = None,
+        ended_before: datetime | None = None,
         limit: int | None = None,
         at: int | None = None,
     ) -> AsyncIterator[RunPage]:
         """The same, a page at a time; the first page's ``seq`` and ``total`` are the listing's.
 
         ``ended``: those that ended last, the last first; there is one page of them. ``ended_before``: only those that
-        had ended by that time (RFC 3339).
+        had ended by that time.
         """
         request = then({}, at)
         if status:
@@ -146,7 +148,7 @@ class Queries(Calls):
         if ended:
             request["ended"] = True
         if ended_before is not None:
-            request["ended_before"] = ended_before
+            request["ended_before"] = utc_text(ended_before)
         left = limit
         while left is None or left > 0:
             request["limit"] = PAGE if left is None else min(PAGE, left)

@@ -1,17 +1,19 @@
 """The rows that everybody sees: of runs, attempts, slots and nodes.
 
-Owns their fields and their JSON; times are RFC 3339 in UTC with microseconds, unknown is null. Knows no table.
+Owns their fields and their JSON; times are aware (see `times`), unknown is null. Knows no table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import msgspec
 
 from trainshed_client.not_finite import JsonNumber, from_json, in_json
 from trainshed_client.statuses import AtFault, CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
+from trainshed_client.times import Time, utc_text
 
 if TYPE_CHECKING:
     Metric = float
@@ -111,15 +113,15 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     command: list[str] = msgspec.field(default_factory=list)
     cancel_requested: bool = False
     submitted_by: Optional[str] = None
-    submitted_at: Optional[str] = None
-    queued_at: Optional[str] = None
+    submitted_at: Optional[Time] = None
+    queued_at: Optional[Time] = None
     waited_s: float = 0.0
-    dispatched_at: Optional[str] = None
-    started_at: Optional[str] = None
-    ready_at: Optional[str] = None
-    ended_at: Optional[str] = None
-    updated_at: Optional[str] = None
-    last_heartbeat_at: Optional[str] = None
+    dispatched_at: Optional[Time] = None
+    started_at: Optional[Time] = None
+    ready_at: Optional[Time] = None
+    ended_at: Optional[Time] = None
+    updated_at: Optional[Time] = None
+    last_heartbeat_at: Optional[Time] = None
     duration_s: Optional[float] = None
     exit_code: Optional[int] = None
     signal: Optional[int] = None
@@ -168,11 +170,11 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     host: Optional[str] = None
     slots: list[int] = msgspec.field(default_factory=list)
     pid: Optional[int] = None
-    dispatched_at: Optional[str] = None
-    started_at: Optional[str] = None
-    ready_at: Optional[str] = None
-    ended_at: Optional[str] = None
-    last_heartbeat_at: Optional[str] = None
+    dispatched_at: Optional[Time] = None
+    started_at: Optional[Time] = None
+    ready_at: Optional[Time] = None
+    ended_at: Optional[Time] = None
+    last_heartbeat_at: Optional[Time] = None
     duration_s: Optional[float] = None
     exit_code: Optional[int] = None
     signal: Optional[int] = None
@@ -198,9 +200,12 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def json_of(record: RunRecord | AttemptRecord) -> dict[str, Any]:
-    """The record as its JSON has it, for an encoder: metrics that are not finite as strings."""
+    """The record as its JSON has it, for an encoder: times as texts, and metrics that are not finite too."""
     return {
-        **msgspec.structs.asdict(record),
+        **{
+            name: utc_text(value) if isinstance(value, datetime) else value
+            for name, value in msgspec.structs.asdict(record).items()
+        },
         "metrics": {name: in_json(value) for name, value in record.metrics.items()},
     }
 
@@ -232,7 +237,7 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
     run_id: Optional[str] = None
     attempt: Optional[int] = None
     seq: int = 0
-    updated_at: Optional[str] = None
+    updated_at: Optional[Time] = None
 
 
 class ListedSlotRecord(SlotRecord, frozen=True, kw_only=True):
@@ -249,7 +254,7 @@ class WitnessObjection(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     kept_size: int
     size: int
-    since: str
+    since: Time
     text: str
     event: Optional[int] = None
 
@@ -276,11 +281,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpus_used: int = 0
     memory_used_mb: int = 0
     slots_used: int = 0
-    joined_at: Optional[str] = None
-    last_heartbeat_at: Optional[str] = None
+    joined_at: Optional[Time] = None
+    last_heartbeat_at: Optional[Time] = None
     disk_free_mb: Optional[int] = None
     memory_enforced: Optional[bool] = None
-    suspect_since: Optional[str] = None
+    suspect_since: Optional[Time] = None
     suspect_reason: Optional[str] = None
     witness: Optional[str] = None
     witnessed_size: Optional[int] = None
@@ -289,7 +294,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     witness_signature: Optional[str] = None
     witness_objection: Optional[WitnessObjection] = None
     seq: int = 0
-    updated_at: Optional[str] = None
+    updated_at: Optional[Time] = None
 
 
 class QueuePlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,7 +313,7 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     seq: int
-    at: str
+    at: Time
     total: int
     runs: list[QueuePlace]
     v: int = 1
@@ -318,7 +323,7 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a run's life: what it bears, and that in words (``rendering/timeline.py`` makes them)."""
 
     seq: int
-    time: str
+    time: Time
     type: str
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     text: str

@@ -16,6 +16,7 @@ from projections.transparency.cosignatures import cosigned_by
 from projections.transparency.policy import WitnessPolicy
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import NodeRecord
+from trainshed_client.times import utc_text
 
 
 class WitnessReport(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ def reported(nodes: Iterable[NodeRecord], origin: str) -> WitnessReport:
     for node in nodes:
         if (objection := node.witness_objection) is not None:
             seq = objection.event or max(1, min(objection.kept_size, objection.size))
-            text = f"{node.node} objects to the log since {objection.since}: {objection.text}"
+            text = f"{node.node} objects to the log since {utc_text(objection.since)}: {objection.text}"
             misfits.append(Misfit(seq, text))
         try:
             cosigned = cosigned_by(node, origin)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -16,6 +17,7 @@ from services.cli.common import note
 from services.cli.text import time_of_day
 from services.cli.verb import Verb
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.times import utc_text
 
 if TYPE_CHECKING:
     from trainshed_client.client import Trainshed
@@ -100,12 +102,13 @@ async def as_of(trainshed: Trainshed, moment: MomentAsked | None) -> PastMoment 
         if moment.seq is not None:
             found = await trainshed.moment(seq=moment.seq)
         else:
-            found = await trainshed.moment(time=moment.time)
+            found = await trainshed.moment(time=datetime.fromisoformat(moment.time))
     except TrainshedError as error:
         if error.code is not ErrorCode.INVALID:
             raise
         raise _invalid(f"{moment.given_by} is {moment.text!r}: {error.message}") from None
-    return PastMoment(found.seq, found.time, found.state_hash, max(found.time, moment.time))
+    time = utc_text(found.time)
+    return PastMoment(found.seq, time, found.state_hash, max(time, moment.time))
 
 
 async def of_then(question: Awaitable[T], moment: PastMoment | None) -> T:

@@ -150,7 +150,9 @@ def print_json(value: object) -> None:
     """One JSON object on one line of stdout."""
     import msgspec
 
-    write(value if isinstance(value, bytes) else msgspec.json.encode(value))
+    from trainshed_client.times import with_texts
+
+    write(value if isinstance(value, bytes) else msgspec.json.encode(with_texts(value)))
     write(b"\n")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -93,7 +94,7 @@ def where(record: RunRecord | AttemptRecord) -> str:
     return f"{record.node}:{','.join(map(str, record.slots))}" if record.slots else record.node
 
 
-def since(record: RunRecord) -> str | None:
+def since(record: RunRecord) -> datetime | None:
     """Since when it is what its status says: when it was queued, granted, started, or ended."""
     match record.status:
         case RunStatus.PENDING:
@@ -140,7 +141,11 @@ def reported(
         shown.append(f"{name} {metric(record.metrics[name])}")
     elif record.status_text:
         shown.append(record.status_text)
-    left_s = time_left_s(run, now) if run is record and now and record.status is RunStatus.RUNNING else None
+    left_s = (
+        time_left_s(run, datetime.fromisoformat(now))
+        if run is record and now and record.status is RunStatus.RUNNING
+        else None
+    )
     return " ".join(shown) + ("" if left_s is None else f", {format_duration(left_s)} left")
 
 
@@ -154,7 +159,7 @@ def reported_whole(record: RunRecord, now: str) -> str:
         )
     if done is not None:
         shown.append(f"{int(done * 100)}%")
-    if not gone and (left_s := time_left_s(record, now)) is not None:
+    if not gone and (left_s := time_left_s(record, datetime.fromisoformat(now))) is not None:
         shown.append(f"{format_duration(left_s)} left")
     first = shown_metric(record.metrics, record.primary_metric, record.labels)
     names = sorted(record.metrics, key=lambda name: name != first)

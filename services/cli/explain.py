@@ -39,7 +39,7 @@ from services.cli.past_lines import MOST_EVENTS, past_lines, past_of
 from services.cli.run_argument import RUN
 from services.cli.show import facts, timeline
 from services.cli.table import Column, Screen, print_lines, render
-from services.cli.text import clean, ordinal, seconds_between, short, shown_id, time_of_day
+from services.cli.text import Time, clean, ordinal, seconds_between, short, shown_id, time_of_day
 from services.cli.verb import verb
 from services.cli.written_then import WrittenThen, written_then
 from trainshed_client.answers import Explanation, RunView, Waiting
@@ -231,17 +231,17 @@ def _holders(waiting: Waiting, at: str, screen: Screen, then: str | None) -> lis
     return [*shown, rest] if more > 0 else shown
 
 
-def _ago(since: str, at: str) -> str:
+def _ago(since: Time, at: str) -> str:
     seconds = seconds_between(since, at)
     return describe.NOTHING if seconds is None else format_duration(max(0.0, seconds))
 
 
-def _since(time: str, at: str) -> str:
+def _since(time: Time, at: str) -> str:
     seconds = seconds_between(time, at)
     return "of late" if seconds is None else f"the first {ago(seconds)}"
 
 
-def _until(time: str | None, at: str) -> str:
+def _until(time: Time | None, at: str) -> str:
     """A time to come, in how long: no run is longer than its limit."""
     seconds = seconds_between(at, time)
     if time is None or seconds is None:

@@ -6,6 +6,7 @@ Owns which attempt, which stream and which lines are asked for.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -18,7 +19,7 @@ from services.cli.describe import never_started, summary
 from services.cli.number import Number
 from services.cli.output import print_attempt, print_chunks
 from services.cli.run_argument import RUN
-from services.cli.text import clean, short, time_of_day, zoned
+from services.cli.text import clean, short, time_of_day
 from services.cli.verb import verb
 from services.cli.wait_notice import WaitNotice
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -142,7 +143,7 @@ async def _arriving(output: AsyncIterator[OutputChunk]) -> AsyncIterator[OutputC
 
     async def stamped() -> AsyncIterator[OutputChunk]:
         async for chunk in output:
-            yield chunk._replace(time=zoned(now()))
+            yield chunk._replace(time=datetime.fromisoformat(now()).astimezone())
 
     async for chunk in timed_lines(stamped()):
         yield chunk
@@ -189,7 +190,7 @@ async def _print_stored(
     sizes: dict[str, int] = {}
 
     async def read() -> AsyncIterator[OutputChunk]:
-        ends = None if by is None else await written_by(trainshed, *place, by)
+        ends = None if by is None else await written_by(trainshed, *place, datetime.fromisoformat(by))
         if wanted.tail is not None:
             tail = await last_lines(trainshed, *place, wanted.tail, streams=wanted.streams, ends=ends)
             sizes.update(tail.sizes)
@@ -202,7 +203,7 @@ async def _print_stored(
 
     async def in_zone() -> AsyncIterator[OutputChunk]:
         async for chunk in read():
-            yield chunk if chunk.time is None else chunk._replace(time=zoned(chunk.time))
+            yield chunk if chunk.time is None else chunk._replace(time=chunk.time.astimezone())
 
     print_attempt(attempt.attempt, attempt.node)
     if by is not None:

@@ -10,6 +10,7 @@ import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -31,6 +32,7 @@ from services.cli.text import clean, count, metric, short, time_of_day
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.not_finite import in_json
+from trainshed_client.times import utc_text
 
 if TYPE_CHECKING:
     from trainshed_client.answers import RunView
@@ -110,7 +112,8 @@ async def _read(trainshed: Trainshed, run: str, wanted: MomentAsked | None) -> R
     found = RunMetrics(view, [], [], moment)
     for one in view.attempts:
         try:
-            by = until(moment, one)
+            clock = until(moment, one)
+            by = None if clock is None else datetime.fromisoformat(clock)
             found.attempts.append(
                 await stored_metrics(trainshed, one.run_id, one.attempt, one.node, until=by)
             )
@@ -190,7 +193,7 @@ def csv_text(points: Sequence[MetricsPoint]) -> str:
         rows.writerow(
             [
                 "" if point.step is None else point.step,
-                point.time,
+                utc_text(point.time),
                 *("" if value is None else repr(value) for value in values),
             ]
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainshed_client import subjects
@@ -54,7 +55,7 @@ async def tail_by(trainshed: Trainshed, run_id: str, attempt: int, node: str, ti
     """The same of what an attempt had written by a time, by its node's clock. Raises TrainshedError."""
     from trainshed_client.output_range import written_by
 
-    ends = await written_by(Impatient(trainshed), run_id, attempt, node, time)
+    ends = await written_by(Impatient(trainshed), run_id, attempt, node, datetime.fromisoformat(time))
     return await _of_files(trainshed, run_id, attempt, node, ends)
 
 

@@ -150,7 +150,7 @@ async def _prune(before: str, dry_run: bool) -> tuple[int, list[Sum]]:
         sums = await _who_answers(trainshed)
         ran_on: set[str] = set()
         first: RunPage | None = None
-        async for page in trainshed.list_pages(ended_before=before):
+        async for page in trainshed.list_pages(ended_before=datetime.fromisoformat(before)):
             if page.stale and not dry_run:
                 if first is None:
                     raise _behind()

@@ -12,6 +12,8 @@ from datetime import datetime
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 SHORT_ID = 6
+Time = str | datetime
+"""RFC 3339, or as records have it."""
 _MEMORY = re.compile(r"(\d{1,15})\s*(?:(m|g|t)(?:i?b)?)?\Z")
 _MEMORY_UNITS = {None: 1, "m": 1, "g": 1024, "t": 1024 * 1024}
 
@@ -24,44 +26,48 @@ def parse_memory_mb(text: str, *, what: str) -> int:
     return int(found[1]) * _MEMORY_UNITS[found[2]]
 
 
-def seconds_between(start: str | None, end: str | None) -> float | None:
-    """Seconds between two times of a record, None where one is unknown or unreadable."""
+def seconds_between(start: Time | None, end: Time | None) -> float | None:
+    """Seconds between two times, None where one is unknown or unreadable."""
     if start is None or end is None:
         return None
     try:
-        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+        return (_read(end) - _read(start)).total_seconds()
     except (ValueError, TypeError):
         return None
 
 
-def zoned(time: str) -> str:
-    """A record's time as a program may read it, in the caller's zone: ``2026-11-24T10:00:12.123456+01:00``."""
+def zoned(time: Time) -> str:
+    """A time as a program may read it, in the caller's zone: ``2026-11-24T10:00:12.123456+01:00``."""
     at = _local(time)
-    return time if at is None else at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return str(time) if at is None else at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def time_of_day(time: str) -> str:
-    """A record's time to the second, in the caller's zone: ``2026-11-24 10:00:12``."""
+def time_of_day(time: Time) -> str:
+    """A time to the second, in the caller's zone: ``2026-11-24 10:00:12``."""
     at = _local(time)
-    return time if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
+    return str(time) if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def day_or_time(time: str, now: str) -> str:
-    """A record's time in few letters, in the caller's zone: ``10:00``, another day's ``Nov 23``, another year's ``2025-11-23``."""
+def day_or_time(time: Time, now: Time) -> str:
+    """A time in few letters, in the caller's zone: ``10:00``, another day's ``Nov 23``, another year's ``2025-11-23``."""
     at, today = _local(time), _local(now)
     if at is None or today is None:
-        return time
+        return str(time)
     if at.date() == today.date():
         return at.strftime("%H:%M")
     return at.strftime("%b %d" if at.year == today.year else "%Y-%m-%d")
 
 
-def _local(time: str) -> datetime | None:
+def _local(time: Time) -> datetime | None:
     """In the zone of ``$TZ``, else the machine's."""
     try:
-        return datetime.fromisoformat(time).astimezone()
+        return _read(time).astimezone()
     except (ValueError, OverflowError):
         return None
+
+
+def _read(time: Time) -> datetime:
+    return datetime.fromisoformat(time) if isinstance(time, str) else time
 
 
 def count(value: float) -> str:

@@ -6,6 +6,7 @@ Owns that they are cut by the node's clock, and what is said of that; heartbeats
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -57,7 +58,9 @@ async def _reported(trainshed: Trainshed, record: QueuedRunRecord, by: str) -> Q
 
     assert record.node is not None
     asks = Impatient(trainshed)
-    found = await stored_metrics(asks, record.run_id, record.attempt, record.node, until=by)
+    found = await stored_metrics(
+        asks, record.run_id, record.attempt, record.node, until=datetime.fromisoformat(by)
+    )
     metrics: dict[str, float] = {}
     for line in found.lines:
         metrics.update({name: from_json(value) for name, value in line.metrics.items()})

@@ -21,6 +21,7 @@ from services.projector.calls import InReader
 from services.projector.writing import Writing
 from services.scheduling.whole_queue import WholeQueue, is_news
 from trainshed_client.records import QueueRecord
+from trainshed_client.times import with_texts
 
 EVERY_S = 0.25
 SHARE = 10
@@ -83,7 +84,7 @@ class KeptQueue:
         record = self._whole.at(state, seq, now_ns)
         news = None
         if self._last is None or is_news(self._last, record):
-            self._last, news = record, msgspec.json.encode(record)
+            self._last, news = record, msgspec.json.encode(with_texts(record))
         return news, time.thread_time() - began
 
     def _present(self) -> tuple[State, int]:

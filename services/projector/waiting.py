@@ -15,6 +15,7 @@ from projections.queries.answers import FoundOne, FoundRun, FoundRuns
 from services.scheduling.explain import Explainer
 from trainshed_client.records import Wait, WaitsFor
 from trainshed_client.rendering import waiting as rendering
+from trainshed_client.times import with_texts
 
 EXPLAINED = 10
 """So many entries of the timeline `run.explain` bears, the last ones."""
@@ -54,7 +55,7 @@ class WaitingRuns:
         answer: dict[str, Any] = {"v": 1, "seq": found.seq, "run": self._record(found.run, found.live)}
         if found.live is not None and found.run.waits is not None:
             waiting = self._explainer(found.live).explain(found.live.runs[found.run.waits])
-            answer["waiting"] = msgspec.structs.replace(waiting, text=rendering.text(waiting))
+            answer["waiting"] = with_texts(msgspec.structs.replace(waiting, text=rendering.text(waiting)))
         return {**answer, "timeline": found.timeline[-EXPLAINED:]}
 
     def _record(self, found: FoundRun, live: State | None) -> msgspec.Raw:

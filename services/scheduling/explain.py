@@ -13,7 +13,7 @@ from events.config import Needs
 from events.resources import could_hold, fits, least_of, whole_of
 from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Placement, Run, State
-from events.times import rfc3339
+from events.times import moment
 from services.scheduling.offers import MARGIN_S, Claims, Offer, holders, offer
 from services.scheduling.order import could_be_granted
 from services.scheduling.queue import PendingQueue, Shape, shape_of
@@ -177,9 +177,9 @@ class Explainer:
         return [
             SuspectNode(
                 node=node.name,
-                since=rfc3339(node.failed_starts[0].at_ns),
+                since=moment(node.failed_starts[0].at_ns),
                 why=node.failed_starts[-1].why,
-                probe_at=None if self._is_probed(node) else rfc3339(probe_due_ns(node)),
+                probe_at=None if self._is_probed(node) else moment(probe_due_ns(node)),
             )
             for node in nodes
         ]
@@ -265,7 +265,7 @@ def _reserved(reservation: Reservation) -> Reserved:
         run_id=run.run_id,
         name=run.name,
         node=reservation.node,
-        starts_by=None if until_ns is None else rfc3339(until_ns),
+        starts_by=None if until_ns is None else moment(until_ns),
     )
 
 
@@ -278,8 +278,8 @@ def _holder(run: Run, active: Active, placement: Placement, now_ns: int) -> Hold
         slots=list(placement.slots),
         cpus=placement.cpus,
         memory_mb=placement.memory_mb,
-        since=rfc3339(active.since_ns),
-        ends_by=None if ends is None else rfc3339(ends),
+        since=moment(active.since_ns),
+        ends_by=None if ends is None else moment(ends),
     )
 
 

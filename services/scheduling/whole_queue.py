@@ -10,9 +10,8 @@ from collections.abc import Mapping
 import msgspec
 from sortedcontainers import SortedList
 
-from events.run_machine import SECOND_NS
 from events.state import Pending, Run, State
-from events.times import nanoseconds, rfc3339
+from events.times import moment
 from services.scheduling.explain import Explainer
 from services.scheduling.order import Order, could_be_granted, order_of
 from services.scheduling.queue import PendingQueue
@@ -48,7 +47,7 @@ class WholeQueue:
                 *(QueuePlace(run_id=run.run_id, waiting=explainer.wait_of(run)) for run in others),
             ]
         total = self._queue.queued + len(self._others)
-        return QueueRecord(seq=seq, at=rfc3339(now_ns), total=total, runs=runs)
+        return QueueRecord(seq=seq, at=moment(now_ns), total=total, runs=runs)
 
     def next_due_ns(self) -> int | None:
         """When (ns since 1970) time alone gives another run a place; None: it does not."""
@@ -75,7 +74,7 @@ def is_news(before: QueueRecord, after: QueueRecord) -> bool:
     """Whether the second says more than the first does, of whose numbers some are counted down meanwhile."""
     if (before.total, len(before.runs)) != (after.total, len(after.runs)):
         return True
-    seconds = (nanoseconds(after.at) - nanoseconds(before.at)) / SECOND_NS
+    seconds = (after.at - before.at).total_seconds()
     return any(
         (old.run_id, old.place) != (new.run_id, new.place) or _differ(old.waiting, new.waiting, seconds)
         for old, new in zip(before.runs, after.runs, strict=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from tests.support.times import at
 from trainshed_client.records import TimelineEntry
 from trainshed_client.rendering.timeline import TimelineData, text
 
 
 def entry(seq: int, time: str, kind: str, data: TimelineData) -> TimelineEntry:
     """An entry with its sentence."""
-    return TimelineEntry(seq=seq, time=time, type=kind, data=msgspec.to_builtins(data), text=text(kind, data))
+    return TimelineEntry(
+        seq=seq, time=at(time), type=kind, data=msgspec.to_builtins(data), text=text(kind, data)
+    )

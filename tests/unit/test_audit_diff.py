@@ -17,7 +17,7 @@ from services.cli.changes import counted, of_run
 from services.cli.table import PLAIN
 from tests.support.past_stack import PastStack
 from tests.support.random_log import ComingAndGoing, RandomLog
-from trainshed_client import client
+from trainshed_client import queries
 from trainshed_client.client import Trainshed
 from trainshed_client.records import QueuedRunRecord
 from trainshed_client.statuses import FailureReason
@@ -77,7 +77,7 @@ async def test_a_queue_that_ended_meanwhile_is_read_in_pages_and_not_run_by_run(
     log = LogMaker()
     log.elect()
     log.join()
-    monkeypatch.setattr(client, "PAGE", 20)
+    monkeypatch.setattr(queries, "PAGE", 20)
     old = log.submit()
     for _ in range(100):  # that had ended long before
         _run_to_its_end(log, log.submit())

@@ -16,6 +16,7 @@ from projections.transparency.fold import TreeFold
 from projections.transparency.note import KeyKind, SignerKey, signed
 from projections.transparency.policy import WitnessPolicy, parse_policy
 from services.cli.audit_witnesses import Evidence, policy_line
+from tests.support.times import at
 from trainshed_client.direct_get import Message
 from trainshed_client.records import NodeRecord, WitnessObjection
 from trainshed_client.statuses import NodeStatus
@@ -98,10 +99,10 @@ def test_a_key_of_another_node_and_a_time_that_no_calendar_has_are_findings() ->
 
 def test_an_objection_is_a_finding_whatever_the_node_cosigned() -> None:
     objection = WitnessObjection(
-        kind="rolled_back", kept_size=30, size=11, since="2026-11-24T09:41:07Z", text="it was cut"
+        kind="rolled_back", kept_size=30, size=11, since=at("2026-11-24T09:41:07Z"), text="it was cut"
     )
     assert misfits(node("gpu01", head(12), witness_objection=objection)) == [
-        Misfit(11, "gpu01 objects to the log since 2026-11-24T09:41:07Z: it was cut")
+        Misfit(11, "gpu01 objects to the log since 2026-11-24T09:41:07.000000Z: it was cut")
     ]
 
 

@@ -26,6 +26,7 @@ from services.cli.text import (
     zoned,
 )
 from tests.support.timeline import entry
+from tests.support.times import at
 from trainshed_client.answers import Acknowledged, RunView
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import QueuedRunRecord, SlotRecord, TimelineEntry, Wait, WaitsFor
@@ -53,7 +54,11 @@ def record(run_id: str = "k3f2q7" + "a" * 20, **given: Any) -> QueuedRunRecord:
         "labels": {},
         "submitted_at": "2026-11-24T09:00:00.000000Z",
     }
-    return QueuedRunRecord(run_id=run_id, **{**fields, **given})
+    fields |= given
+    times = {
+        name: at(fields[name]) for name in fields if name.endswith("_at") and isinstance(fields[name], str)
+    }
+    return QueuedRunRecord(run_id=run_id, **{**fields, **times})
 
 
 def failed(reason: FailureReason | None, **given: Any) -> QueuedRunRecord:

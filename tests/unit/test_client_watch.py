@@ -7,6 +7,8 @@ import dataclasses
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.times import at
+from trainshed_client.times import NEVER
 from trainshed_client.watching.newest import PRESENT, Age, Gone, Newest, PresentMarker
 
 
@@ -22,7 +24,7 @@ class Record:
 
 
 def age(record: Record) -> Age:
-    return record.seq, record.updated_at
+    return record.seq, at(f"2026-11-24T{record.updated_at}:00Z") if record.updated_at else NEVER
 
 
 def record(key: str = "a", seq: int = 1, updated_at: str = "", stored_ns: int = 1) -> Record:

@@ -10,6 +10,7 @@ import pytest
 
 from services.cli.metrics import csv_text, lines, picture
 from services.cli.table import PLAIN
+from tests.support.times import at
 from trainshed_client import subjects
 from trainshed_client.connection import Reply
 from trainshed_client.metrics import (
@@ -34,8 +35,8 @@ RUN = RunRecord(
     submit_seq=1,
     priority=0,
     labels={},
-    submitted_at="2026-11-24T09:00:00.000000Z",
-    updated_at="2026-11-24T09:00:00.000000Z",
+    submitted_at=at("2026-11-24T09:00:00.000000Z"),
+    updated_at=at("2026-11-24T09:00:00.000000Z"),
 )
 
 
@@ -43,7 +44,7 @@ def attempt(number: int, *told: tuple[int | None, Mapping[str, JsonNumber]]) -> 
     return AttemptMetrics(
         number,
         [
-            MetricsLine(f"2026-11-29T0{number}:00:00.{place:06d}Z", step, None, dict(metrics))
+            MetricsLine(at(f"2026-11-29T0{number}:00:00.{place:06d}Z"), step, None, dict(metrics))
             for place, (step, metrics) in enumerate(told)
         ],
     )
@@ -81,7 +82,7 @@ def test_a_line_that_cannot_be_read_is_passed_over() -> None:
     assert parse_line(b'{"time":"2026-11-29T09:00:00.000000Z","step":1,"metr') is None
     assert parse_line(b"") is None
     line = parse_line(
-        b'{"time":"x","step":1,"progress":null,"metrics":{"a":1,"b":"NaN"},"of a newer release":{}}'
+        b'{"time":"2026-11-29T09:00:00.000000Z","step":1,"progress":null,"metrics":{"a":1,"b":"NaN"},"of a newer release":{}}'
     )
     assert line is not None and line.metrics == {"a": 1.0, "b": "NaN"}
 
@@ -158,5 +159,5 @@ class _File:
     ],
 )
 async def test_by_a_time_there_was_what_had_been_measured_then(until: str | None, steps: list[int]) -> None:
-    found = await stored_metrics(_File(5), "r" * 26, 1, "gpu01", until=until)
+    found = await stored_metrics(_File(5), "r" * 26, 1, "gpu01", until=None if until is None else at(until))
     assert [line.step for line in found.lines] == steps

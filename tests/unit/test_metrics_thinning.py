@@ -16,6 +16,7 @@ from services.agent.output import metrics_range
 from services.agent.shim import metrics_file
 from services.agent.shim.metrics_file import append, kept, lines_back, offset_of, thin
 from trainshed_client.metrics import MetricsCutter
+from trainshed_client.times import utc_text
 
 VALUES = st.one_of(st.floats(width=16), st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]))
 MESSAGES = st.lists(
@@ -110,7 +111,7 @@ def test_a_file_stays_below_its_limit_and_a_follower_misses_nothing_that_stayed(
     def follow(limit: int) -> bool:
         nonlocal position
         found = metrics_range.read(path, position, limit)
-        handed_out.extend(line.time for line in cutter.feed(found.offset, found.data))
+        handed_out.extend(utc_text(line.time) for line in cutter.feed(found.offset, found.data))
         position = found.offset + len(found.data)
         return bool(found.data)
 

@@ -12,7 +12,7 @@ from bench.log_maker import LogMaker
 from events.types import Failed, NodeLost
 from services.cli.main import cli
 from tests.support.past_stack import PastStack
-from trainshed_client import client
+from trainshed_client import queries
 from trainshed_client.statuses import FailureReason
 
 pytestmark = pytest.mark.usefixtures("zone")
@@ -40,7 +40,7 @@ class Told:
         log.submit({**_config("b"), "labels": {"again": "yes"}})
         log.by_dispatcher(NodeLost(node="gpu01", incarnation="gpu01-a", epoch=log.epoch, silent_s=15.0))
         self.stack = PastStack(log.messages)
-        monkeypatch.setattr(client, "PAGE", 2)
+        monkeypatch.setattr(queries, "PAGE", 2)
         for name in MODULES:
             module = importlib.import_module(f"services.cli.{name}")
             monkeypatch.setattr(module, "connected", self.stack.connected)

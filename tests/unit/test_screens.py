@@ -9,6 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +59,7 @@ from trainshed_client.rendering.timeline import (
 )
 from trainshed_client.rendering.waiting import text
 from trainshed_client.statuses import CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
+from trainshed_client.times import utc_text
 
 pytestmark = pytest.mark.usefixtures("zone")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -65,8 +67,8 @@ NOW = "2026-11-24T10:00:00.000000Z"
 TRAIN = ["/home/ada/venv/bin/python3", "train.py", "--env", "CartPole-v1", "--lr", "3e-4", "--seed", "7"]
 
 
-def at(clock: str) -> str:
-    return f"2026-11-24T{clock}.123456Z"
+def at(clock: str) -> datetime:
+    return datetime.fromisoformat(f"2026-11-24T{clock}.123456Z")
 
 
 def waits(wait: Wait) -> dict[str, Any]:
@@ -166,7 +168,7 @@ BROKEN = run(
 )  # fmt: skip
 CUT_OFF = run(
     "v8lost", RunStatus.RUNNING, 13, name="finetune", slots=[0], node_status=NodeStatus.LOST, step=400, progress=0.4,
-    metrics={"eval/loss": 0.5}, last_heartbeat_at=at("09:12:00"), **{**STARTED, "node": "gpu03", "started_at": "2026-11-23T09:00:12.123456Z"},
+    metrics={"eval/loss": 0.5}, last_heartbeat_at=at("09:12:00"), **{**STARTED, "node": "gpu03", "started_at": datetime.fromisoformat("2026-11-23T09:00:12.123456Z")},
 )  # fmt: skip
 EVERY = [CUT_OFF, BROKEN, CHAINED, NEXT, LIVE, WAITING, AGAIN, DONE, FAILED, KILLED, SILENT, STOPPED]
 
@@ -185,7 +187,7 @@ def attempt(number: int, status: RunStatus, **given: Any) -> AttemptRecord:
 
 
 def happened(*entries: tuple[int, str, str, TimelineData]) -> list[TimelineEntry]:
-    return [entry(seq, at(clock), kind, data) for seq, clock, kind, data in entries]
+    return [entry(seq, utc_text(at(clock)), kind, data) for seq, clock, kind, data in entries]
 
 
 def exit_3(next: NextAttempt | None = None) -> EndData:
@@ -380,7 +382,7 @@ NODES_THEN = NodePage(
     seq=120,
     nodes=[msgspec.structs.replace(one, last_heartbeat_at=None, disk_free_mb=None) for one in NODES.nodes],
 )
-THEN = PastMoment(120, at("09:50:02"), "5f" * 32, at("10:00:00"))
+THEN = PastMoment(120, utc_text(at("09:50:02")), "5f" * 32, utc_text(at("10:00:00")))
 PAST = audit_at.PastState(
     THEN,
     [msgspec.Raw(msgspec.json.encode(one)) for one in (LIVE_THEN, WAITING, AGAIN)],
@@ -404,7 +406,7 @@ RUNS = [
     (None, WAITING),
 ]
 DIFF = audit_diff.Diff(
-    PastMoment(90, at("09:10:00"), "3c" * 32, at("09:10:00")),
+    PastMoment(90, utc_text(at("09:10:00")), "3c" * 32, utc_text(at("09:10:00"))),
     THEN,
     [
         one

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.times import at
 from trainshed_client import output_range, subjects
 from trainshed_client.connection import Reply
 from trainshed_client.output_range import (
@@ -23,6 +24,10 @@ from trainshed_client.output_range import (
 RUN = "a" * 26
 
 
+def _time(number: int) -> str:
+    return f"2026-11-24T09:00:00.{number:06}Z"
+
+
 class Files:
     """An attempt's files behind the call that reads ranges of them; ``most`` bytes an answer."""
 
@@ -32,7 +37,7 @@ class Files:
         self._most = most
         for number, (stream, data) in enumerate(writes):
             self.files[stream] += data
-            seen = {"time": f"T{number:06}", "stream": stream, "offset": len(self.files[stream])}
+            seen = {"time": _time(number), "stream": stream, "offset": len(self.files[stream])}
             self.files["index"] += msgspec.json.encode(seen) + b"\n"
 
     async def request(self, subject: str, payload: bytes) -> Reply:
@@ -118,7 +123,9 @@ def test_by_a_time_there_was_what_had_been_written_then(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(output_range, "RANGE_BYTES", 64)
         files = Files(writes, most=64)
-        ends = asyncio.run(written_by(files, RUN, 1, "gpu01", f"T{by:06}" if by >= 0 else ""))
+        ends = asyncio.run(
+            written_by(files, RUN, 1, "gpu01", at(_time(by) if by >= 0 else "2026-11-24T08:00:00Z"))
+        )
         found, last = whole(files, ends=ends), tail(files, lines, ends=ends)
     then = b"".join(data for _, data in writes[: by + 1])
     assert joined(found) == then
@@ -130,7 +137,7 @@ def test_what_one_stream_wrote_long_ago_is_among_the_last_lines_of_then(
 ) -> None:
     monkeypatch.setattr(output_range, "RANGE_BYTES", 256)
     files = Files([("stdout", b"one\n" * 200), ("stderr", b"two\n"), *[("stdout", b"later\n")] * 300])
-    ends = asyncio.run(written_by(files, RUN, 1, "gpu01", "T000001"))
+    ends = asyncio.run(written_by(files, RUN, 1, "gpu01", at(_time(1))))
     assert joined(tail(files, 2, ends=ends).chunks) == b"one\ntwo\n"
 
 
@@ -140,4 +147,7 @@ def test_every_line_bears_its_time_and_its_stream() -> None:
     async def read() -> bytes:
         return joined([one async for one in timed_lines(stored_output(files, RUN, 1, "gpu01"))])
 
-    assert asyncio.run(read()) == b"T000000 stdout one\nT000000 stdout twT000001 stderr err\no\n"
+    assert (
+        asyncio.run(read())
+        == f"{_time(0)} stdout one\n{_time(0)} stdout tw{_time(1)} stderr err\no\n".encode()
+    )

@@ -12,6 +12,7 @@ from events.types import EVENT_KINDS, ArtifactsHashed, AttemptEnd, CancelRequest
 from projections.read_model import timeline
 from tests.support.builders import EXAMPLES, START_NS, Story
 from tests.support.timeline import entry
+from tests.support.times import at
 from trainshed_client.records import TimelineEntry
 from trainshed_client.rendering.timeline import (
     DATA_TYPES,
@@ -72,7 +73,7 @@ def test_an_entry_reads_the_same_from_the_table_and_from_an_answer(name: str) ->
         "the state hash is made of sorted fields"
     )
     assert text_of_stored(name, kept) == text(name, data)
-    assert data_of(entry(1, "t", name, data)) == data
+    assert data_of(entry(1, "2026-11-24T09:00:00Z", name, data)) == data
 
 
 def end(reason: FailureReason, **fields: object) -> EndData:
@@ -137,6 +138,20 @@ def test_a_run_cancelled_however_its_attempt_ended_says_so() -> None:
 
 
 def test_what_another_release_sent_is_taken_as_its_text_alone() -> None:
-    assert data_of(TimelineEntry(seq=1, time="t", type="hatched", data={"by": "ada"}, text="hatched")) is None
-    assert data_of(TimelineEntry(seq=1, time="t", type="dispatched", text="dispatched to gpu01")) is None
+    assert (
+        data_of(
+            TimelineEntry(
+                seq=1, time=at("2026-11-24T09:00:00Z"), type="hatched", data={"by": "ada"}, text="hatched"
+            )
+        )
+        is None
+    )
+    assert (
+        data_of(
+            TimelineEntry(
+                seq=1, time=at("2026-11-24T09:00:00Z"), type="dispatched", text="dispatched to gpu01"
+            )
+        )
+        is None
+    )
     assert text_of_stored("hatched", "{}") == "hatched"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.state import Pending, State
-from events.times import rfc3339
+from events.times import moment
 from services.scheduling import whole_queue
 from services.scheduling.explain import Explainer
 from services.scheduling.order import order_of
@@ -32,7 +32,7 @@ def anew(state: State, seq: int, now_ns: int) -> QueueRecord:
     placed = [one for one in said if one.place is not None]
     return QueueRecord(
         seq=seq,
-        at=rfc3339(now_ns),
+        at=moment(now_ns),
         total=len(said),
         runs=[*placed, *(one for one in said if one.place is None)],
     )
@@ -93,7 +93,7 @@ def queue(
     seconds: float, *, left: float = 60, place: int | None = None, reason: WaitReason = WaitReason.BACKOFF
 ) -> QueueRecord:
     wait = Wait(reason=reason, numbers={"seconds": left, "gpus": 1})
-    at = rfc3339(START_NS + int(seconds * SECOND_NS))
+    at = moment(START_NS + int(seconds * SECOND_NS))
     return QueueRecord(seq=7, at=at, total=1, runs=[QueuePlace(run_id="a", place=place, waiting=wait)])
 
 

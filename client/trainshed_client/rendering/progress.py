@@ -68,20 +68,19 @@ def shown_progress(record: RunRecord | AttemptRecord, max_steps: int | None = No
     return record.step / max_steps
 
 
-def time_left_s(record: RunRecord, now: str) -> float | None:
+def time_left_s(record: RunRecord, now: datetime) -> float | None:
     """Seconds until a running worker is done if it goes on as it did; None where nobody knows.
 
     Of a later attempt nobody does: how far it was when it began is not told.
     """
     done = shown_progress(record)
-    began, reported = _time(record.started_at), _time(record.last_heartbeat_at)
-    at = _time(now)
-    if done is None or began is None or reported is None or at is None or record.attempt > 1:
+    began, reported = record.started_at, record.last_heartbeat_at
+    if done is None or began is None or reported is None or record.attempt > 1:
         return None
     if not _LEAST_PROGRESS <= done < 1:
         return None
     worked_s = (reported - began).total_seconds()
-    return max(0.0, worked_s * (1 - done) / done - (at - reported).total_seconds()) if worked_s > 0 else None
+    return max(0.0, worked_s * (1 - done) / done - (now - reported).total_seconds()) if worked_s > 0 else None
 
 
 def _named(names: list[str], wanted: str) -> str | None:
@@ -110,10 +109,3 @@ def _rank(name: str) -> tuple[int, int, int, int]:
 
 def _parts(name: str) -> set[str]:
     return {*_LETTERS.findall(name.lower()), *_LETTERS.findall(_CAMEL.sub(" ", name).lower())}
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else datetime.fromisoformat(text)
-    except ValueError:
-        return None

@@ -15,6 +15,7 @@ import msgspec
 from trainshed_client import subjects
 from trainshed_client.answers import decode_run
 from trainshed_client.records import NodeRecord, QueueRecord, RunRecord, SlotRecord
+from trainshed_client.times import NEVER
 from trainshed_client.watching.newest import Age
 
 R = TypeVar("R")
@@ -58,15 +59,15 @@ class RecordKind(Generic[R]):
 
 
 def _run_age(record: RunRecord) -> Age:
-    return record.seq, record.updated_at or ""
+    return record.seq, record.updated_at or NEVER
 
 
 def _slot_age(record: SlotRecord) -> Age:
-    return record.seq, record.updated_at or ""
+    return record.seq, record.updated_at or NEVER
 
 
 def _node_age(record: NodeRecord) -> Age:
-    return record.seq, record.updated_at or ""
+    return record.seq, record.updated_at or NEVER
 
 
 def _queue_age(record: QueueRecord) -> Age:

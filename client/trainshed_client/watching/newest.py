@@ -8,11 +8,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
 R = TypeVar("R")
 
-Age = tuple[int, str]
+Age = tuple[int, datetime]
 """By which records of one key are ordered: the event that changed it last, and the time of its last update."""
 
 
