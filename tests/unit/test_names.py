@@ -21,7 +21,7 @@ MOST_ROWS = 60
 MODULES_OF_A_WORD = 3
 
 ABBREVIATIONS = frozenset(
-    # The field's: of operating systems, networks and formats; of nats-py (nc, msg, ack); of Python (cls, args, ctx).
+    # The field's: of operating systems, networks and formats; of nats-py (nc, msg, ack); of Python (cls, args, ctx, enum).
     [
         "ack",
         "acks",
@@ -34,6 +34,7 @@ ABBREVIATIONS = frozenset(
         "cpus",
         "ctx",
         "datagram",
+        "enum",
         "env",
         "fd",
         "fds",

@@ -451,25 +451,29 @@ async def test_stored_streams_are_merged_by_the_index_and_lose_nothing(
     node.write(b"one\ntwo\nthree\n")
     node.write(b"warning\nerror\n", "stderr")
     node.write(
-        b'{"time":"t1","stream":"stdout","offset":4}\n'
-        b'{"time":"t2","stream":"stderr","offset":8}\n'
-        b'{"time":"t2", torn\n'
-        b'{"time":"t3","stream":"stdout","offset":8}\n'
-        b'{"time":"t4","stream":"stdout","offset":900}\n',
+        b'{"time":"2026-11-24T09:00:01.000000Z","stream":"stdout","offset":4}\n'
+        b'{"time":"2026-11-24T09:00:02.000000Z","stream":"stderr","offset":8}\n'
+        b'{"time":"2026-11-24T09:00:02.000000Z", torn\n'
+        b'{"time":"2026-11-24T09:00:03.000000Z","stream":"stdout","offset":8}\n'
+        b'{"time":"2026-11-24T09:00:04.000000Z","stream":"stdout","offset":900}\n',
         "index",
     )
     chunks = [chunk async for chunk in stored_output(trainshed, RUN, 1, "gpu01")]
-    assert [(chunk.data, chunk.time) for chunk in chunks] == [
-        (b"one\n", "t1"),
-        (b"warning\n", "t2"),
-        (b"two\n", "t3"),
-        (b"three\n", "t4"),
+    assert [(chunk.data, chunk.time and chunk.time.second) for chunk in chunks] == [
+        (b"one\n", 1),
+        (b"warning\n", 2),
+        (b"two\n", 3),
+        (b"three\n", 4),
         (b"error\n", None),
     ]
     timed = [chunk.data async for chunk in timed_lines(stored_output(trainshed, RUN, 1, "gpu01"))]
-    assert b"".join(timed) == (
-        b"t1 stdout one\nt2 stderr warning\nt3 stdout two\nt4 stdout three\n- stderr error\n"
-    )
+    assert b"".join(timed).decode().splitlines() == [
+        "2026-11-24T09:00:01.000000Z stdout one",
+        "2026-11-24T09:00:02.000000Z stderr warning",
+        "2026-11-24T09:00:03.000000Z stdout two",
+        "2026-11-24T09:00:04.000000Z stdout three",
+        "- stderr error",
+    ]
 
 
 async def test_stored_output_is_the_files_to_the_byte(trainshed: Trainshed, node: Node) -> None:

@@ -27,7 +27,7 @@ from trainshed_client.statuses import RunStatus
 
 
 async def put(nc: SafeClient, run: str, seq: int, **changes: Any) -> None:
-    body = json_of(record(run * 26, seq=seq, updated_at=f"{seq:06}"))
+    body = json_of(record(run * 26, seq=seq, updated_at=f"2026-11-24T09:00:00.{seq:06}Z"))
     await nc.request(f"$KV.trainshed_runs.{run * 26}", msgspec.json.encode({**body, **changes}))
 
 
@@ -77,7 +77,7 @@ async def test_the_present_then_the_marker_then_what_changes(nats_server: NatsSe
         assert whole.runs == [("b", 2), ("a", 3), ("", 0)]
         assert since.runs == [("a", 3), ("", 0)]
         await put(nc, "c", 4)
-        await put(nc, "b", 2, updated_at="later", step=7)  # a heartbeat
+        await put(nc, "b", 2, updated_at="2026-11-24T10:00:00Z", step=7)  # a heartbeat
         await nc.request(f"$KV.trainshed_runs.{'c' * 26}", b"", headers=dict(PURGED))  # a run is not gone
         await put(nc, "a", 5)
         await eventually(lambda: whole.runs[-1] == since.runs[-1] == ("a", 5))
