@@ -22,12 +22,14 @@ from services.schema.bundle import envelope_name
 from tests.support.builders import EXAMPLES
 from tests.support.read_model import decoded
 from tests.support.sample_log import ID, NOW, NOW_NS, OBJECTION, SampleLog, node_heartbeat, run_heartbeat
+from tests.support.times import at
 from trainshed_client import answers
 from trainshed_client.errors import ErrorCode, TrainshedError, WrongField
 from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.provenance import Provenance
 from trainshed_client.statuses import NodeStatus, RunStatus
 from trainshed_client.subjects import Role
+from trainshed_client.times import with_texts
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "schema" / "samples.json"
 SHA256 = "ab" * 32
@@ -59,7 +61,7 @@ def _records(log: SampleLog) -> Samples:
     live, ended = queries.bucket_runs()
     slots = {f"{node}_{index}": _value(record) for node, index, record in queries.bucket_slots()}
     state = log.projector.projection.working.state
-    queue = _value(msgspec.json.encode(WholeQueue().at(state, log.log.seq, NOW_NS)))
+    queue = _value(msgspec.json.encode(with_texts(WholeQueue().at(state, log.log.seq, NOW_NS))))
     empty = {**queue, "total": 0, "runs": []}
     views = {
         what: log.asked.run(log.runs[what]) for what in ("completed", "failed", "retried", "late", "running")
@@ -139,7 +141,7 @@ def _answers(log: SampleLog) -> Samples:
             cancelled=answers.Acknowledged(run_id=run_id, status=RunStatus.CANCELLED, seq=43)
         ),
         "NodeAnswer": _encoded(drained=answers.NodeAnswer(node="gpu01", status=NodeStatus.UP, seq=44)),
-        "MomentAnswer": _encoded(one=answers.MomentAnswer(seq=12, time=NOW, state_hash=SHA256)),
+        "MomentAnswer": _encoded(one=answers.MomentAnswer(seq=12, time=at(NOW), state_hash=SHA256)),
         "RunFolder": _encoded(
             one=answers.RunFolder(
                 node="gpu01",
@@ -312,7 +314,7 @@ def _published() -> Samples:
 
 
 def _encoded(**values: msgspec.Struct) -> dict[str, Any]:
-    return {name: _value(msgspec.json.encode(value)) for name, value in values.items()}
+    return {name: _value(msgspec.json.encode(with_texts(value))) for name, value in values.items()}
 
 
 def _error(error: TrainshedError) -> Any:

@@ -84,8 +84,8 @@ def test_of_the_present_only_what_changed_after_the_given_event_and_live_everyth
     offer(newest, record("old", 10), of_present=True)  # read again
     assert taken(newest) == []
     offer(newest, record("late", 3), of_present=True)  # a present that was not complete the first time
-    offer(newest, record("old", 10, "later"))
-    assert taken(newest) == [record("late", 3), record("old", 10, "later")]
+    offer(newest, record("old", 10, "12:00"))
+    assert taken(newest) == [record("late", 3), record("old", 10, "12:00")]
 
 
 def test_what_left_is_gone_once_and_an_older_record_that_was_on_its_way_does_not_bring_it_back() -> None:
@@ -135,7 +135,7 @@ class Watched(RuleBasedStateMachine):
         self.clock += 1
         old = self.bucket.get(key)
         seq = self.clock if new_event or old is None or old.gone else old.seq
-        self._store(Record(key, seq, f"{self.clock:06}", self.clock))
+        self._store(Record(key, seq, f"{self.clock // 60:02}:{self.clock % 60:02}", self.clock))
 
     @rule(key=st.sampled_from("abc"))
     def leave(self, key: str) -> None:
