@@ -52,7 +52,7 @@ authorization {{ user: {user}, password: {password} }}
 """
 
 # Pages have an account of their own. In the stack's, a direct get's reply subject would let them send what is stored to
-# any subject, an old event into the log as a new one, whatever they may publish: the server checks no reply subject.
+# any subject, a run's record into the log as an event, whatever they may publish: the server checks no reply subject.
 _WITH_PAGES = """\
 websocket {{
   listen: "127.0.0.1:{web_port}"
