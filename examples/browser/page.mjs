@@ -56,6 +56,13 @@ function inOrder(a, b) {
   return a.localeCompare(b, "en", { numeric: true }) < 0;
 }
 
+/** The one metric to show: the run's own choice, else what is mostly looked for, else the first. */
+function metricOf({ primary_metric, labels, metrics }) {
+  const names = Object.keys(metrics);
+  const likely = ["reward", "return", "score", "accuracy", "loss"].find((name) => name in metrics);
+  return [primary_metric, labels.metric, likely, names[0]].find((name) => name in metrics);
+}
+
 function showRun(table, nc, key, run) {
   if (followed?.runId === key && run) $("followed-status").textContent = run.status;
   if (run === null || !LIVE.includes(run.status)) {
@@ -63,7 +70,7 @@ function showRun(table, nc, key, run) {
     table.remove(key);
   } else {
     runs.set(key, run);
-    const metric = run.primary_metric ?? Object.keys(run.metrics)[0];
+    const metric = metricOf(run);
     const cells = [
       key.slice(0, 6),
       run.name,
@@ -73,7 +80,7 @@ function showRun(table, nc, key, run) {
       metric && `${metric} ${run.metrics[metric]}`,
     ];
     table.put(key, cells, `${LIVE.indexOf(run.status)} ${run.submit_seq}`);
-    if (followed === null && run.status === "RUNNING") follow(nc, key);
+    if (followed === null && run.status === "RUNNING") follow(table, nc, key);
   }
   $("runs-count").textContent = runs.size;
 }
@@ -93,8 +100,9 @@ function showQueue(table, queue) {
   $("queue-total").textContent = queue?.total ?? "";
 }
 
-function follow(nc, runId) {
+function follow(table, nc, runId) {
   followed?.output.stop();
+  for (const row of table.body.rows) row.className = row.dataset.key === runId ? "followed" : "";
   const run = runs.get(runId);
   $("followed").hidden = false;
   $("followed-name").textContent = `${runId.slice(0, 6)} ${run.name}`;
@@ -143,7 +151,7 @@ async function main() {
       if (type === "close") connection("lost", "closed: the server refuses this page. Open the address that `node serve.mjs` prints now");
     }
   })();
-  const runsTable = new Table("runs", (key) => follow(nc, key));
+  const runsTable = new Table("runs", (key) => follow(runsTable, nc, key));
   const slotsTable = new Table("slots");
   const queueTable = new Table("queue");
   await Promise.all([

@@ -12,7 +12,20 @@ const AGAIN_AFTER_MS = 250;
 /** What `watch` yields once, after the present. */
 export const PRESENT = Symbol("present");
 
-/** Where the records of a kind lie, where their changes are heard, and when one was made. */
+/**
+ * @typedef {import("../../docs/schema/trainshed.d.ts").RunRecord} RunRecord
+ * @typedef {import("../../docs/schema/trainshed.d.ts").SlotRecord} SlotRecord
+ * @typedef {import("../../docs/schema/trainshed.d.ts").NodeRecord} NodeRecord
+ * @typedef {import("../../docs/schema/trainshed.d.ts").QueueRecord} QueueRecord
+ * @typedef {{runs: RunRecord, slots: SlotRecord, nodes: NodeRecord, queue: QueueRecord}} Records
+ * @typedef {import("@nats-io/nats-core").NatsConnection} NatsConnection
+ * @typedef {[number, string]} Age of a record: the event that changed it last, and the time of its last update
+ */
+
+/**
+ * Where the records of a kind lie, where their changes are heard, and when one was made.
+ * @type {{[K in keyof Records]: {bucket: string, live: string, age: (record: Records[K]) => Age}}}
+ */
 const KINDS = {
   runs: { bucket: "trainshed_runs", live: "trainshed.watch.runs.*", age: (r) => [r.seq, r.updated_at ?? ""] },
   slots: { bucket: "trainshed_slots", live: "trainshed.watch.slots.*.*", age: (r) => [r.seq, r.updated_at ?? ""] },
@@ -81,9 +94,11 @@ export class Newest {
  * ended long ago), and once `PRESENT`. Of changes that come faster than they are taken only the newest. After a
  * reconnection, as after a restart of the server, the present is read again and what has changed is yielded.
  *
- * @param nc a connection that reconnects for ever
- * @param {keyof typeof KINDS} what
+ * @template {keyof Records} K
+ * @param {NatsConnection} nc a connection that reconnects for ever
+ * @param {K} what
  * @param {{inboxPrefix?: string, signal?: AbortSignal}} options
+ * @returns {AsyncGenerator<typeof PRESENT | {key: string, record: Records[K] | null}>}
  */
 export async function* watch(nc, what, { inboxPrefix, signal } = {}) {
   const { bucket, live, age } = KINDS[what];
@@ -144,6 +159,7 @@ export async function* watch(nc, what, { inboxPrefix, signal } = {}) {
  *
  * Yields `{seq, subject, event}`, with `event` as it is stored (a CloudEvent). Throws where the log was exchanged for another.
  *
+ * @param {NatsConnection} nc
  * @param {{since?: number, inboxPrefix?: string, signal?: AbortSignal}} options
  */
 export async function* events(nc, { since = 0, inboxPrefix, signal } = {}) {
@@ -210,6 +226,10 @@ export async function health(nc) {
  * What a stream holds from sequence `seq` on, to its end as it is when that is reached: `{seq, subject, data}`.
  *
  * A page that is lost with its connection, or that nobody answers, is asked for again; `until` ends that.
+ *
+ * @param {NatsConnection} nc
+ * @param {string} stream
+ * @param {{seq?: number, subject?: string, inboxPrefix?: string, signal?: AbortSignal, until?: () => boolean}} options
  */
 export async function* stored(nc, stream, { seq = 1, subject = ">", inboxPrefix, signal, until = () => false } = {}) {
   for (let more = true; more && !signal?.aborted && !until(); ) {
@@ -295,7 +315,7 @@ class Reconnections {
 /** A sleep that ends when somebody rings, also where that was before it began. */
 class Bell {
   #rung = false;
-  #wake = () => {};
+  #wake = (/** @type {unknown} */ _ = null) => {};
 
   ring() {
     this.#rung = true;

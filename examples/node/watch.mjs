@@ -5,6 +5,9 @@
 import { toStack } from "./connect.mjs";
 import { PRESENT, watch } from "./trainshed.mjs";
 
+/** @typedef {import("./trainshed.mjs").Records} Records */
+
+/** @type {{[K in keyof Records]: (record: Records[K]) => string}} */
 const short = {
   runs: (r) => [r.status, r.name, ...(r.node ? [`on ${r.node}`] : []), ...(r.step === null ? [] : [`step ${r.step}`])].join(" "),
   slots: (s) => (s.healthy ? (s.run_id ? `held by ${s.run_id}` : "free") : `unhealthy: ${s.unhealthy_reason}`),

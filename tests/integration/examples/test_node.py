@@ -157,3 +157,9 @@ def test_whatever_the_order_of_arrival_the_newest_is_handed_out_and_nothing_olde
     )
     assert ended.returncode == 0, ended.stderr.decode()
     assert ended.stdout.decode().startswith("played 20000 stories, ")
+
+
+def test_the_examples_use_fields_that_the_contracts_types_have(folder: Path) -> None:
+    compiler = installed() / "node_modules" / "typescript" / "bin" / "tsc"
+    done = subprocess.run(["node", compiler, "-p", folder], capture_output=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
