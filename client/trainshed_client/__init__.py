@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from trainshed_client.endpoint import Endpoint, discover
     from trainshed_client.errors import ErrorCode, TrainshedError
     from trainshed_client.follow import RunOutput
+    from trainshed_client.log_reading.events import EventStream
+    from trainshed_client.log_reading.log_event import LogEvent
     from trainshed_client.output_range import OutputChunk
     from trainshed_client.records import (
         AttemptRecord,
@@ -53,9 +55,11 @@ __all__ = [
     "CodeSeen",
     "Endpoint",
     "ErrorCode",
+    "EventStream",
     "Explanation",
     "FailureReason",
     "Gone",
+    "LogEvent",
     "NodeAnswer",
     "NodeRecord",
     "NodeStatus",
@@ -86,6 +90,8 @@ _MODULE_OF = {
     "CodeSeen": "statuses",
     "Endpoint": "endpoint",
     "ErrorCode": "errors",
+    "EventStream": "log_reading.events",
+    "LogEvent": "log_reading.log_event",
     "Explanation": "answers",
     "FailureReason": "statuses",
     "Gone": "watching.newest",

@@ -19,6 +19,7 @@ from trainshed_client.watching.watches import Watches
 if TYPE_CHECKING:
     from trainshed_client.callbacks import Called
     from trainshed_client.follow import RunOutput
+    from trainshed_client.log_reading.events import EventStream
     from trainshed_client.records import NodeRecord, QueueRecord, SlotRecord
     from trainshed_client.watching.watch import RecordWatch
 
@@ -53,6 +54,35 @@ class FollowingCalls(QueryCalls):
     def watch_queue(self) -> RecordWatch[QueueRecord]:
         """The same of the queue as a whole: how many runs wait, and the first 500 in their order."""
         return self.watching.queue()
+
+    def events(
+        self,
+        since_seq: int = 0,
+        *,
+        follow: bool = True,
+        run: str | None = None,
+        types: Collection[str] = (),
+        node: str | None = None,
+        log_id: str | None = None,
+    ) -> EventStream:
+        """Every event after ``since_seq``, each once and in the log's order; with ``follow`` for ever, else to the present end.
+
+        ``async for event in trainshed.events(): ...``. ``run``, ``types`` (as `failed`) and ``node`` narrow it down.
+        ``log_id``: the log that you mean, as `health` names it; raises CONFLICT where it is another one, or becomes one.
+        """
+        from trainshed_client.log_reading.events import EventStream
+
+        connection = self.watching.nats("the event log")
+        return EventStream(
+            self,
+            connection,
+            since_seq=since_seq,
+            follow=follow,
+            run=run,
+            types=types,
+            node=node,
+            log_id=log_id,
+        )
 
     async def wait(self, runs: Collection[str], *, timeout: float | None = None) -> builtins.list[RunRecord]:
         """Wait until every one of these runs has ended; their records, in order.

@@ -66,7 +66,7 @@ class Watches:
             page = await self._asking.ask("slot.list", {}, SlotPage)
             return {f"{slot.node}.{slot.index}" for slot in page.slots}
 
-        return self._watch(MemberBucket(self._required("slots"), SLOTS, listed), SLOTS)
+        return self._watch(MemberBucket(self.nats("slots"), SLOTS, listed), SLOTS)
 
     def nodes(self) -> RecordWatch[NodeRecord]:
         """Of every node."""
@@ -77,26 +77,27 @@ class Watches:
         async def listed() -> set[str]:
             return {node.node for node in (await self._asking.ask("node.list", {}, NodePage)).nodes}
 
-        return self._watch(MemberBucket(self._required("nodes"), NODES, listed), NODES)
+        return self._watch(MemberBucket(self.nats("nodes"), NODES, listed), NODES)
 
     def queue(self) -> RecordWatch[QueueRecord]:
         """Of the queue."""
         from trainshed_client.watching.buckets import BucketSource
         from trainshed_client.watching.kinds import QUEUE
 
-        return self._watch(BucketSource(self._required("the queue"), QUEUE), QUEUE)
+        return self._watch(BucketSource(self.nats("the queue"), QUEUE), QUEUE)
 
     def _watch(self, source: RecordSource[R], kind: RecordKind[R], **options: Any) -> RecordWatch[R]:
         from trainshed_client.watching.watch import RecordWatch
 
         return RecordWatch(source, kind.age, opened=self._open, **options)
 
-    def _required(self, what: str) -> NatsConnection:
+    def nats(self, what: str) -> NatsConnection:
+        """The connection, where it is one to NATS. Raises DENIED inside a worker, for ``what`` cannot be read there."""
         connection = self._nats()
         if connection is None:
             raise TrainshedError(
                 ErrorCode.DENIED,
-                f"inside a worker there are the runs that it submitted, and {what} cannot be watched; to reach all of the "
+                f"inside a worker there are the runs that it submitted, and {what} cannot be read; to reach all of the "
                 "stack name it: --nats URL",
             )
         return connection
