@@ -161,4 +161,4 @@ async function main() {
   ]);
 }
 
-main();
+main().catch((error) => connection("lost", `this page cannot go on: ${error.message}`));

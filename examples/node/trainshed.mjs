@@ -119,14 +119,23 @@ export async function* watch(nc, what, { inboxPrefix, signal } = {}) {
   };
 
   // Subscribe first, read then: what changes meanwhile is heard.
+  let refused = null; // this user may not subscribe there
   const subscription = nc.subscribe(live, {
-    callback: (_, m) => receive(m.headers.get("Nats-Subject"), Number(m.headers.get("Nats-Sequence")), m.data),
+    callback: (error, m) => {
+      if (error) {
+        refused = error;
+        wake.ring();
+      } else {
+        receive(m.headers.get("Nats-Subject"), Number(m.headers.get("Nats-Sequence")), m.data);
+      }
+    },
   });
   const reconnections = new Reconnections(nc, () => wake.ring());
   let read = 0; // the connection in which the present was last read, from 1 on
   let marked = false;
   try {
     while (!signal?.aborted) {
+      if (refused) throw refused;
       if (read !== reconnections.count) {
         const connection = reconnections.count;
         newest.begin();
@@ -168,9 +177,11 @@ export async function* events(nc, { since = 0, inboxPrefix, signal } = {}) {
   const wake = new Bell();
   const stop = () => wake.ring();
   signal?.addEventListener("abort", stop);
+  let refused = null;
   const subscription = nc.subscribe("trainshed.log.>", {
-    callback: (_, m) => {
-      heard.push({ seq: Number(m.headers.get("Nats-Sequence")), subject: m.headers.get("Nats-Subject"), data: m.data });
+    callback: (error, m) => {
+      if (error) refused = error;
+      else heard.push({ seq: Number(m.headers.get("Nats-Sequence")), subject: m.headers.get("Nats-Subject"), data: m.data });
       wake.ring();
     },
   });
@@ -179,6 +190,7 @@ export async function* events(nc, { since = 0, inboxPrefix, signal } = {}) {
   let last = since;
   try {
     while (!signal?.aborted) {
+      if (refused) throw refused;
       // The log has no gaps: where the next sequence is not the one after the last, it is read there.
       while (heard.length > 0 && heard[0].seq <= last) heard.shift();
       if (read !== reconnections.count || (heard.length > 0 && heard[0].seq > last + 1)) {

@@ -31,6 +31,7 @@ class BrowserPage:
 
     async def open(self, url: str) -> None:
         """Open ``url`` in a tab of its own; returns once it is loaded."""
+        self._session = None
         target = await self._call("Target.createTarget", url="about:blank")
         attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]

@@ -205,6 +205,19 @@ async def test_a_page_of_another_origin_is_refused_and_says_what_to_do(
         assert await page.evaluate(rows("runs")) == []
 
 
+async def test_what_the_page_may_not_do_and_a_wrong_password_are_shown(
+    new_stack: NewStack, folder: Path, page: BrowserPage
+) -> None:
+    port = free_port()
+    stack = opened(new_stack, port)
+    shown = "document.getElementById('connection').textContent"
+    with served(stack, folder, port) as url:
+        await page.open(url.replace("_INBOX_web", "_INBOX"))
+        await page.until(f"{shown}.toLowerCase().includes('permissions violation')")
+        await page.open(url.replace("password=", "password=x"))
+        await page.until(f"{shown}.toLowerCase().includes('authorization violation')")
+
+
 def test_what_is_in_the_way_of_serving_the_page_is_said(new_stack: NewStack, folder: Path) -> None:
     port = free_port()
     stack = new_stack()

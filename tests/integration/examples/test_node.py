@@ -8,16 +8,21 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.node import installed
-from tests.support.stack import Stack, marked, until
+from tests.support.stack import Stack, marked
+from tests.support.stack import until as until_soon
 
 ROOT = Path(__file__).resolve().parents[3]
 NewStack = Callable[..., Stack]
 KINDS = ("runs", "slots", "nodes", "queue")
+
+
+until = partial(until_soon, within=30.0)  # each change may have to wait for a server that starts again
 
 
 class Printed:
