@@ -27,12 +27,17 @@ class LightningCallback(Callback):
         super().__init__()
         self._primary = primary
         self._sign_of_life = SignOfLife()
+        self._total: float = 0
         self._logged: dict[str, Any] = {}
         self._reported: dict[str, float] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
+        try:
+            self._total = trainer.estimated_stepping_batches
+        except Exception:  # noqa: BLE001  # the trainer cannot estimate them: then there is no progress, but a training
+            self._total = 0
         if self._primary is not None:
             notify.primary(self._primary)
         notify.ready()
@@ -50,7 +55,7 @@ class LightningCallback(Callback):
         if (batch_idx + 1) % (trainer.log_every_n_steps or 1) == 0:
             self._report(trainer, unchanged=False)
         elif self._sign_of_life.due():
-            notify.step(trainer.global_step, progress=_progress(trainer))
+            notify.step(trainer.global_step, progress=share(trainer.global_step, self._total))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
@@ -79,8 +84,4 @@ class LightningCallback(Callback):
         }
         self._logged = dict(logged)
         self._reported.update({name: float(value) for name, value in new.items()})
-        notify.step(trainer.global_step, progress=_progress(trainer), metrics=new)
-
-
-def _progress(trainer: Any) -> float | None:
-    return share(trainer.global_step, trainer.estimated_stepping_batches)
+        notify.step(trainer.global_step, progress=share(trainer.global_step, self._total), metrics=new)
