@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +46,42 @@ class Filling(msgspec.Struct, frozen=True):
     slots: list[tuple[str, int, bytes]]
     nodes: list[tuple[str, bytes]]
 
+    @property
+    def records(self) -> dict[str, list[tuple[str, bytes]]]:
+        """By bucket: (subject, record)."""
+        return {
+            subjects.RUNS_BUCKET: [
+                (f"{RUNS}.{run_id}", record) for run_id, record in (*self.live, *self.ended)
+            ],
+            subjects.SLOTS_BUCKET: [
+                (f"{SLOTS}.{node}.{index}", record) for node, index, record in self.slots
+            ],
+            subjects.NODES_BUCKET: [(f"{NODES}.{node}", record) for node, record in self.nodes],
+        }
+
+
+class Puts:
+    """What is put of each commit, where the runs ``ended``, oldest first, are in the bucket beside the live ones. Pure."""
+
+    def __init__(self, ended: Iterable[str] = ()) -> None:
+        self._ended = dict.fromkeys(ended)
+
+    def of(self, applied: Applied) -> Iterator[tuple[str, bytes | None]]:
+        """(subject, record); None: the key leaves."""
+        for run in applied.runs:
+            self._ended.pop(run.run_id, None)
+            if not run.live:
+                self._ended[run.run_id] = None
+            yield f"{RUNS}.{run.run_id}", run.record
+        while len(self._ended) > LAST_ENDED:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            yield f"{RUNS}.{oldest}", None
+        for slot in applied.slots:
+            yield f"{SLOTS}.{slot.node}.{slot.index}", slot.record
+        for node in applied.nodes:
+            yield f"{NODES}.{node.node}", node.record
+
 
 class RecordBuckets:
     """The buckets of one stack; an async context manager. Its calls must come one after the other.
@@ -56,7 +92,7 @@ class RecordBuckets:
     def __init__(self, nc: SafeClient) -> None:
         self._nc = nc
         self.lost = asyncio.Event()
-        self._ended: dict[str, None] = {}  # in the order of their ends
+        self._puts = Puts()
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
         self._generation = 0
@@ -87,19 +123,8 @@ class RecordBuckets:
     async def put(self, applied: Applied) -> None:
         """Put the records that a commit changed. What cannot be sent is made good by the next filling."""
         try:
-            for run in applied.runs:
-                self._ended.pop(run.run_id, None)
-                if not run.live:
-                    self._ended[run.run_id] = None
-                await self._send(f"{RUNS}.{run.run_id}", run.record)
-            while len(self._ended) > LAST_ENDED:
-                oldest = next(iter(self._ended))
-                del self._ended[oldest]
-                await self._send(f"{RUNS}.{oldest}", None)
-            for slot in applied.slots:
-                await self._send(f"{SLOTS}.{slot.node}.{slot.index}", slot.record)
-            for node in applied.nodes:
-                await self._send(f"{NODES}.{node.node}", node.record)
+            for subject, record in self._puts.of(applied):
+                await self._send(subject, record)
         except nats.errors.Error as error:
             self._failed(str(error))
 
@@ -126,18 +151,9 @@ class RecordBuckets:
             await ensure_buckets(self._nc)
             self._generation += 1
             self._unacknowledged = 0
-            self._ended = {run_id: None for run_id, _ in filling.ended}
-            await self._fill(
-                subjects.RUNS_BUCKET,
-                [(f"{RUNS}.{run_id}", record) for run_id, record in (*filling.live, *filling.ended)],
-            )
-            await self._fill(
-                subjects.SLOTS_BUCKET,
-                [(f"{SLOTS}.{node}.{index}", record) for node, index, record in filling.slots],
-            )
-            await self._fill(
-                subjects.NODES_BUCKET, [(f"{NODES}.{node}", record) for node, record in filling.nodes]
-            )
+            self._puts = Puts(run_id for run_id, _ in filling.ended)
+            for bucket, records in filling.records.items():
+                await self._fill(bucket, records)
             if self._queue is not None:
                 await self._send(QUEUE, self._queue)
             self._made = await self._identity()
