@@ -19,7 +19,7 @@ from tests.support.control import running, stopped
 from tests.support.stack import TRAINSHED, Stack, until
 
 NewStack = Callable[..., Stack]
-ASKS_NOBODY = {"up", "down", "service", "config", "completion"}
+ASKS_NOBODY = {"up", "down", "service", "config", "completion", "schema"}
 SERVES = {"gateway", "dispatcher", "projector", "agent"}
 """They wait for their server, however long that takes."""
 ASKING_SERVICES = [("submit", "--", "true"), ("ls",), ("audit", "verify")]
