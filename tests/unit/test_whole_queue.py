@@ -67,6 +67,28 @@ def test_followed_from_any_moment_to_any_other_it_is_what_explain_says(
         assert record.total == before
 
 
+@settings(max_examples=50)
+@given(
+    nodes=st.lists(a_node, min_size=1, max_size=3),
+    runs=st.lists(a_run, min_size=4, max_size=10),
+    share=st.floats(0, 1),
+)
+def test_a_copy_of_a_state_does_not_change_with_it(
+    nodes: list[dict[str, Any]], runs: list[dict[str, Any]], share: float
+) -> None:
+    log = a_story(nodes, runs).log
+    told, other, step = Story(), Story(), int(share * len(log))
+    for one in log[:step]:
+        told.fold(one)
+        other.fold(one)
+    copy = told.state.copy()
+    for one in log[step:]:
+        told.fold(one)
+    assert {name: getattr(copy, name) for name in State.__slots__} == {
+        name: getattr(other.state, name) for name in State.__slots__
+    }
+
+
 def test_only_the_first_are_named_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_queue, "MOST_RUNS", 3)
     story = Story()
