@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 from events.feed import ApiError, api_call
 from events.streams import ensure_buckets
 from projections.queries.answers import LAST_ENDED
-from projections.read_model.projector import Applied
+from projections.read_model.changed import Applied
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause

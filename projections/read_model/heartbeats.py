@@ -13,8 +13,9 @@ from events.codec import decode_heartbeat
 from events.state import Active, Run
 from events.types import AttemptRef, NodeHeartbeat, RunHeartbeat
 from projections.read_model import reports
+from projections.read_model.changed import Applied, changed_node, changed_run, changed_slot
 from projections.read_model.core import Projection
-from projections.read_model.projector import Applied, Projector, changed_node, changed_run, changed_slot
+from projections.read_model.projector import Projector
 from projections.read_model.reports import ReportColumns, WitnessColumns
 from projections.read_model.rows import (
     AttemptRow,

@@ -16,18 +16,16 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from events.change import Change
 from events.codec import StoredEvent, Unreadable, decode
-from events.state import State
+from projections.read_model.changed import Applied, applied_of
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
 from projections.read_model.frames import FrameMaker
-from projections.read_model.rows import NodeRow, RunRow, SlotRow, record_json
 from projections.read_model.store import Store
 from projections.read_model.tables import SCHEMA_VERSION, metadata
 from projections.read_model.working_set import Batch
 from projections.transparency.fold import TreeFold
 from projections.transparency.tiles import Tiles
 from trainshed_client.direct_get import Message
-from trainshed_client.statuses import GONE, LIVE
 from trainshed_client.subjects import EVENTS
 
 _log = logging.getLogger("trainshed.projector")
@@ -36,39 +34,6 @@ LONG_BATCH = 500
 KEPT_OUT_S = 0.2
 """So long a query may be held up where one database takes another's place."""
 Observer = Callable[[StoredEvent, Change], None]
-
-
-class ChangedRun(msgspec.Struct, frozen=True):
-    """A run's record as committed."""
-
-    run_id: str
-    seq: int
-    live: bool
-    record: bytes
-
-
-class ChangedSlot(msgspec.Struct, frozen=True):
-    """A slot's record as committed; None: the slot is no more."""
-
-    node: str
-    index: int
-    record: bytes | None
-
-
-class ChangedNode(msgspec.Struct, frozen=True):
-    """A node's record as committed; None: `node.list` does not have it."""
-
-    node: str
-    record: bytes | None
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """What a transaction changed, for the record buckets."""
-
-    seq: int
-    runs: tuple[ChangedRun, ...] = ()
-    slots: tuple[ChangedSlot, ...] = ()
-    nodes: tuple[ChangedNode, ...] = ()
 
 
 class Projector:
@@ -245,7 +210,7 @@ class Projector:
             self.store.put_frames(self.frames.take())
         for kept in batch.quarantine if self.warns else ():
             _log.warning("quarantined sequence %d on %s: %s", kept.seq, kept.subject, kept.reason)
-        return _applied(batch, projection.working.state) if with_records else Applied(batch.seq)
+        return applied_of(batch, projection.working.state) if with_records else Applied(batch.seq)
 
     def _grow_tree(self, messages: Sequence[Message], last: int) -> dict[int, bytes]:
         """Fold the messages after ``last`` into the tree: what of its right edge is to be committed.
@@ -318,36 +283,3 @@ def _run_of(subject: str) -> str | None:
     if not subject.startswith(_RUN_EVENTS):
         return None
     return subject[len(_RUN_EVENTS) : subject.find(".", len(_RUN_EVENTS))]
-
-
-def changed_run(row: RunRow) -> ChangedRun:
-    """A run's record as it is put into its bucket."""
-    return ChangedRun(row.run_id, row.seq, row.status in LIVE, record_json(row))
-
-
-def changed_slot(row: SlotRow) -> ChangedSlot:
-    """A slot's record as it is put into its bucket."""
-    return ChangedSlot(row.node, row.index, record_json(row))
-
-
-def changed_node(row: NodeRow, state: State) -> ChangedNode:
-    """A node's record as it is put into its bucket; one that is away stays there while it has attempts."""
-    listed = row.status not in GONE or any(True for _ in state.attempts_of(row.node))
-    return ChangedNode(row.node, record_json(row) if listed else None)
-
-
-def _applied(batch: Batch, state: State) -> Applied:
-    rows = [item.row for item in (*batch.fresh_runs, *batch.runs) if item.row is not None]
-    rows.sort(key=lambda row: row.seq)  # the buckets forget ended runs in the order of their ends
-    return Applied(
-        batch.seq,
-        tuple(map(changed_run, rows)),
-        (
-            *(ChangedSlot(node, index, None) for node, index in batch.gone_slots),
-            *(changed_slot(row) for row in batch.slots),
-        ),
-        (
-            *(ChangedNode(name, None) for name in batch.gone_nodes),
-            *(changed_node(row, state) for row, _ in batch.nodes),
-        ),
-    )

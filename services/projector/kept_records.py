@@ -13,7 +13,7 @@ import nats.errors
 
 from events.feed import ApiError
 from projections.queries.answers import Queries
-from projections.read_model.projector import Applied
+from projections.read_model.changed import Applied
 from projections.records import Filling, RecordBuckets
 from services.nats_server.cut_off import CutOffLog
 from services.projector.calls import InReader

@@ -15,7 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from events.state import State
-from projections.read_model.projector import Applied
+from projections.read_model.changed import Applied
 from projections.records import RecordBuckets
 from services.projector.calls import InReader
 from services.projector.writing import Writing

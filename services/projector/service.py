@@ -22,9 +22,10 @@ from projections.past.moment import Past
 from projections.queries.answers import Queries
 from projections.queries.proofs import Proofs, StoredTree
 from projections.queries.totals import Adder, Totals
+from projections.read_model.changed import Applied
 from projections.read_model.database import DatabaseGone
 from projections.read_model.heartbeats import apply_heartbeats
-from projections.read_model.projector import Applied, Projector
+from projections.read_model.projector import Projector
 from projections.transparency.tiles import Tiles
 from services.api import ApiServer
 from services.failpoints import delay, failpoint

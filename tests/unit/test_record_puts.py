@@ -15,9 +15,10 @@ from events.types import NodeDrained, NodeHeartbeat, RunHeartbeat
 from projections import records
 from projections.queries import answers
 from projections.queries.answers import Queries
+from projections.read_model.changed import Applied
 from projections.read_model.database import Database
 from projections.read_model.heartbeats import apply_heartbeats
-from projections.read_model.projector import Applied, Projector
+from projections.read_model.projector import Projector
 from projections.records import Filling, Puts
 from tests.support.random_log import ComingAndGoing, RandomLog
 from tests.support.read_model import LOG_ID, memory
