@@ -14,33 +14,49 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from trainshed_client.older_statuses import older_outcome, older_status
     from trainshed_client.qt.client_thread import ConnectionState
+    from trainshed_client.qt.models.metrics_model import MetricsModel
+    from trainshed_client.qt.models.queue_model import QueueModel, WaitingRun
     from trainshed_client.qt.models.record_table import RecordTable
     from trainshed_client.qt.models.roles import TableRole
     from trainshed_client.qt.models.sorted_table import SortedTable
+    from trainshed_client.qt.models.table_delegate import TableDelegate
     from trainshed_client.qt.models.tables import NodesModel, RunsModel, SlotsModel
     from trainshed_client.qt.runner import TrainerClientRunner
 
 __all__ = [
     "ConnectionState",
+    "MetricsModel",
     "NodesModel",
+    "QueueModel",
     "RecordTable",
     "RunsModel",
     "SlotsModel",
     "SortedTable",
+    "TableDelegate",
     "TableRole",
     "TrainerClientRunner",
+    "WaitingRun",
+    "older_outcome",
+    "older_status",
 ]
 
 _MODULE_OF = {
-    "ConnectionState": "client_thread",
-    "NodesModel": "models.tables",
-    "RecordTable": "models.record_table",
-    "RunsModel": "models.tables",
-    "SlotsModel": "models.tables",
-    "SortedTable": "models.sorted_table",
-    "TableRole": "models.roles",
-    "TrainerClientRunner": "runner",
+    "ConnectionState": "qt.client_thread",
+    "MetricsModel": "qt.models.metrics_model",
+    "QueueModel": "qt.models.queue_model",
+    "WaitingRun": "qt.models.queue_model",
+    "older_outcome": "older_statuses",
+    "older_status": "older_statuses",
+    "NodesModel": "qt.models.tables",
+    "RecordTable": "qt.models.record_table",
+    "RunsModel": "qt.models.tables",
+    "SlotsModel": "qt.models.tables",
+    "SortedTable": "qt.models.sorted_table",
+    "TableDelegate": "qt.models.table_delegate",
+    "TableRole": "qt.models.roles",
+    "TrainerClientRunner": "qt.runner",
 }
 
 
@@ -52,7 +68,7 @@ def __getattr__(name: str) -> object:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        value = getattr(importlib.import_module(f"trainshed_client.{module}"), name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("PySide6", "shiboken6"):
             raise

@@ -6,28 +6,33 @@ Owns which signal an item becomes; knows neither threads nor Qt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from trainshed_client.client import Trainshed
-from trainshed_client.metrics import metrics_lines
+from trainshed_client.metrics import MetricsPoint, metrics_lines
+from trainshed_client.not_finite import from_json
 from trainshed_client.output_range import STREAMS
 from trainshed_client.qt.client_thread import Feed
 from trainshed_client.qt.outbox import Outbox
+from trainshed_client.qt.run_configs import RunConfigs
 from trainshed_client.records import RunRecord
+from trainshed_client.statuses import PLACED
 from trainshed_client.watching.newest import PRESENT, Gone
 
 if TYPE_CHECKING:
     from trainshed_client.watching.watch import RecordWatch
 
 
-def runs(since_seq: int) -> Feed:
-    """Every live run's record and the last that ended, then each that changes."""
-    return _records(
-        "runs",
-        "run_changed",
-        lambda client: client.watch_runs(since_seq=since_seq),
-        lambda record: str(record.run_id),
-    )
+def runs(since_seq: int, configs: RunConfigs) -> Feed:
+    """Every live run's record and the last that ended, then each that changes; the config of each that is granted a place."""
+
+    def key_of(record: RunRecord) -> str:
+        if record.status in PLACED:
+            configs.want(record.run_id)
+        return record.run_id
+
+    return _records("runs", "run_changed", lambda client: client.watch_runs(since_seq=since_seq), key_of)
 
 
 def slots() -> Feed:
@@ -67,42 +72,70 @@ def _records(
     return feed
 
 
-def output(run_id: str, since: int | Mapping[str, int]) -> Feed:
-    """Output of a run; ``since``: so many bytes of each stream are passed over."""
+def events(since_seq: int) -> Feed:
+    """Every event of the log after that one, then each that is appended."""
+    last = since_seq
+
+    async def feed(client: Trainshed, outbox: Outbox) -> None:
+        nonlocal last
+        async with client.events(last) as log:
+            async for event in log:
+                await outbox.wait_for_room()
+                outbox.put("event_received", event, size=len(event.raw))
+                last = event.seq
+
+    return feed
+
+
+def output(run_id: str, since: int | Mapping[str, int], configs: RunConfigs) -> Feed:
+    """Output of a run, attempt after attempt; ``since``: so many bytes of each stream are passed over."""
+    first: int | None = None
     begin = dict.fromkeys(STREAMS, since) if isinstance(since, int) else dict(since)
 
     async def feed(client: Trainshed, outbox: Outbox) -> None:
-        first: int | None = None
-        passed_over = begin
+        nonlocal first, begin
+        await configs.have(client, outbox, run_id)
         while True:
-            async with client.output(run_id, first_attempt=first, begin=passed_over, patient=True) as chunks:
+            async with client.output(run_id, first_attempt=first, begin=begin, patient=True) as chunks:
                 async for chunk in chunks:
                     await outbox.wait_for_room()
                     outbox.put(
                         *("output_received", run_id, chunk.attempt, chunk.stream, chunk.offset, chunk.data),
                         size=len(chunk.data),
                     )
+                    if chunk.attempt != first:
+                        begin = begin if first is None else {}
+                        first = chunk.attempt
+                    begin[chunk.stream] = chunk.offset + len(chunk.data)
                 for missing in chunks.missing:
                     outbox.put("failed", f"output of {run_id}: {missing}")
                 last = chunks.record.attempt
             await _tried_again(client, run_id, last)
-            first, passed_over = last + 1, {}
+            first, begin = last + 1, {}
 
     return feed
 
 
-def metrics(run_id: str) -> Feed:
+def metrics(run_id: str, configs: RunConfigs) -> Feed:
     """What a run's worker measured, from the first line of its latest attempt."""
+    first: int | None = None
+    seen: tuple[int, datetime] | None = None
 
     async def feed(client: Trainshed, outbox: Outbox) -> None:
-        first: int | None = None
+        nonlocal first, seen
+        await configs.have(client, outbox, run_id)
         while True:
             async with client.output(
                 run_id, first_attempt=first, streams=["metrics"], patient=True
             ) as chunks:
                 async for attempt, line in metrics_lines(chunks):
+                    if seen is not None and (attempt, line.time) <= seen:
+                        continue
                     await outbox.wait_for_room()
-                    outbox.put("metrics_received", run_id, attempt, line)
+                    measured = {name: from_json(value) for name, value in line.metrics.items()}
+                    point = MetricsPoint(attempt, line.time, line.step, line.progress, measured)
+                    outbox.put("metrics_received", run_id, attempt, point)
+                    first, seen = attempt, (attempt, line.time)
                 last = chunks.record.attempt
             await _tried_again(client, run_id, last)
             first = last + 1

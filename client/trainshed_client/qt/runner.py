@@ -6,10 +6,10 @@ Owns the signals and when they are emitted; the client lives in client_thread.py
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PySide6.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
 
@@ -20,10 +20,12 @@ from trainshed_client.qt import feeds
 from trainshed_client.qt.answer_target import Answered, AnswerTarget
 from trainshed_client.qt.client_thread import ANSWERED, ENDED, ClientThread, ConnectionState, Feed, Work
 from trainshed_client.qt.outbox import Frame, FrameItem
+from trainshed_client.qt.run_configs import RunConfigs
 from trainshed_client.records import QueuedRunRecord
 
 T = TypeVar("T")
 
+_CONFIGS_KEPT = 5_000
 _SLICE_S = 0.004
 _SLICE_ITEMS = 250
 """A frame's signals are emitted in slices of this time and number, between which the GUI does what else it has to."""
@@ -45,13 +47,16 @@ class TrainerClientRunner(QObject):
     queue_changed = Signal(object)
     """A `QueueRecord`: the queue as a whole."""
     event_received = Signal(object)
-    """An event of the log."""
+    """A `LogEvent`: its ``seq``, ``type``, ``about`` and ``body``."""
     output_received = Signal(str, int, str, object, bytes)
     """Run id, attempt, stream, the offset in it (an int: Qt's own would end at 2 GB), bytes."""
     telemetry_received = Signal(str, int, object)
     """Run id, attempt, a telemetry line."""
     metrics_received = Signal(str, int, object)
-    """Run id, attempt, a `MetricsLine`."""
+    """Run id, attempt, a `MetricsPoint`: what was measured at a step."""
+    config_received = Signal(str, object)
+    """Run id, its run config as a dict (with ``metadata``): once for each run that is granted a place while runs are watched,
+    and for each that is followed before anything else of it. `config_of` has it from then on."""
     present_reached = Signal(str)
     """``runs``, ``slots``, ``nodes`` or ``queue``: all that there was has been emitted, what follows is news."""
     connection_changed = Signal(str)
@@ -69,6 +74,8 @@ class TrainerClientRunner(QObject):
         self._thread: ClientThread | None = None
         self._state = ConnectionState.CLOSED
         self._early: dict[Hashable, Feed] = {}
+        self._configs: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._reading = RunConfigs()
         self._items: deque[FrameItem] = deque()
         self._next_slice = QTimer(self)
         self._next_slice.setSingleShot(True)
@@ -93,6 +100,7 @@ class TrainerClientRunner(QObject):
         frame_arrived = self._frame_arrived
         thread = ClientThread(self._url, lambda thread, frame: frame_arrived.emit((thread, frame)))
         self._thread = thread
+        thread.follow("configs", self._reading.feed)
         for key, feed in self._early.items():
             thread.follow(key, feed)
         self._early.clear()
@@ -106,6 +114,7 @@ class TrainerClientRunner(QObject):
         """
         thread, self._thread = self._thread, None
         self._early.clear()
+        self._reading = RunConfigs()
         self._items.clear()
         if thread is None:
             return
@@ -124,7 +133,7 @@ class TrainerClientRunner(QObject):
 
         ``since_seq``: of the present only what changed after that event of the log.
         """
-        self._follow("runs", feeds.runs(since_seq))
+        self._follow("runs", feeds.runs(since_seq, self._reading))
 
     def watch_slots(self) -> None:
         """Begin with `slot_changed`: every slot's record, then each that changes or goes."""
@@ -138,13 +147,21 @@ class TrainerClientRunner(QObject):
         """Begin with `queue_changed`."""
         self._follow("queue", feeds.queue())
 
+    def watch_events(self, since_seq: int = 0) -> None:
+        """Begin with `event_received`: every event of the log after this one, each once and in order."""
+        self._follow("events", feeds.events(since_seq))
+
     def follow_output(self, run_id: str, since: int | Mapping[str, int] = 0) -> None:
         """Begin with `output_received` of a run's latest attempt. ``since``: so many bytes of each stream are passed over."""
-        self._follow(("output", run_id), feeds.output(run_id, since))
+        self._follow(("output", run_id), feeds.output(run_id, since, self._reading))
 
     def follow_metrics(self, run_id: str) -> None:
         """Begin with `metrics_received` of a run: what was measured up to now, then each new line."""
-        self._follow(("metrics", run_id), feeds.metrics(run_id))
+        self._follow(("metrics", run_id), feeds.metrics(run_id, self._reading))
+
+    def config_of(self, run_id: str) -> Mapping[str, Any] | None:
+        """The config of a run, where `config_received` has borne it; of many the last 5,000 are kept."""
+        return self._configs.get(run_id)
 
     def unfollow(self, run_id: str) -> None:
         """End what is followed of this run."""
@@ -249,10 +266,19 @@ class TrainerClientRunner(QObject):
             self._connecting_failed(*values)
         elif name == ANSWERED:
             self._hand(*values)
+        elif name == "config_received":
+            self._keep_config(*values)
         elif name == "connection_changed":
             self._change_state(ConnectionState(str(values[0])))
         else:
             getattr(self, name).emit(*values)
+
+    def _keep_config(self, run_id: object, config: object) -> None:
+        if isinstance(run_id, str) and isinstance(config, dict):
+            self._configs[run_id] = config
+            if len(self._configs) > _CONFIGS_KEPT:
+                self._configs.popitem(last=False)
+            self.config_received.emit(run_id, config)
 
     def _change_state(self, state: ConnectionState) -> None:
         if state is not self._state:

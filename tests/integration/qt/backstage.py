@@ -28,7 +28,7 @@ class Backstage:
         self._thread.start()
         self.server = self.do(self._start(folder))
         self.nc: SafeClient = self.do(self.server.client("backstage"))
-        self.do(ensure_streams(self.nc))
+        self.prepare()
 
     @property
     def url(self) -> str:
@@ -71,6 +71,10 @@ class Backstage:
             await self.nc.flush()
 
         self.do(put())
+
+    def prepare(self) -> None:
+        """Make the streams and buckets, as the services do when they start."""
+        self.do(ensure_streams(self.nc))
 
     def restart(self) -> None:
         """End the server and start it again."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import shiboken6
 from PySide6.QtCore import QObject, QThread
 from pytestqt.qtbot import QtBot
 
@@ -19,7 +20,7 @@ from tests.integration.qt.backstage import Backstage
 from tests.support.gui import RUN, run_record
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.qt import TrainerClientRunner
+from trainshed_client.qt import RunsModel, TrainerClientRunner
 from trainshed_client.statuses import RunStatus
 
 NewRunner = Callable[[str], TrainerClientRunner]
@@ -237,3 +238,124 @@ def test_output_beyond_two_gigabytes_keeps_its_offset(
     qtbot.waitUntil(lambda: bool(chunks))
     assert chunks == [(RUN, 1, "stdout", begin, data)]
     assert type(chunks[0][4]) is bytes
+
+
+def test_the_config_of_a_run_comes_when_it_is_granted_a_place(
+    qtbot: QtBot, backstage: Backstage, new_runner: NewRunner
+) -> None:
+    config = {"entry_point": "train.py", "metadata": {"worker": {"anything": 1}}}
+    asked: list[str] = []
+
+    def view(request: Any) -> object:
+        asked.append(request["run_id"])
+        return {"v": 1, "seq": 1, "run": run_record(), "config": config, "attempts": [], "timeline": []}
+
+    backstage.answer(subjects.api("run.get"), view)
+    runner = new_runner(backstage.url)
+    records: list[Any] = []
+    configs: list[Any] = []
+    runner.run_changed.connect(records.append)
+    runner.config_received.connect(lambda *values: configs.append(values))
+    runner.watch_runs()
+    runner.start()
+    backstage.put_runs(run_record())
+    qtbot.waitUntil(lambda: bool(records))
+    assert runner.config_of(RUN) is None
+    backstage.put_runs(run_record(seq=2, status=RunStatus.DISPATCHING, node="gpu01"))
+    qtbot.waitUntil(lambda: bool(configs))
+    backstage.put_runs(run_record(seq=3, status=RunStatus.RUNNING, node="gpu01"))
+    qtbot.waitUntil(lambda: records[-1].seq == 3)
+    assert configs == [(RUN, config)]
+    assert runner.config_of(RUN) == config
+    assert asked == [RUN]
+
+
+def test_after_a_restart_of_the_server_the_newest_is_there(
+    qtbot: QtBot, backstage: Backstage, new_runner: NewRunner
+) -> None:
+    runner = new_runner(backstage.url)
+    heard = Heard(runner)
+    model = RunsModel(runner)
+    reached: list[str] = []
+    runner.present_reached.connect(reached.append)
+    runner.watch_runs()
+    runner.start()
+    backstage.put_runs(run_record(), run_record("other", seq=2))
+    qtbot.waitUntil(lambda: model.rowCount() == 2)
+    backstage.restart()
+    qtbot.waitUntil(lambda: runner.state == "reconnecting" or len(heard.states) > 2)
+    qtbot.waitUntil(lambda: runner.state == "connected")
+    backstage.prepare()  # its records were in memory
+    backstage.put_runs(run_record(seq=5, step=7), run_record("other", seq=2), run_record("third", seq=6))
+    qtbot.waitUntil(lambda: model.rowCount() == 3, timeout=20_000)
+    qtbot.waitUntil(lambda: getattr(model.record(RUN), "seq", 0) == 5, timeout=20_000)
+    assert heard.states == ["connecting", "connected", "reconnecting", "connected"]
+    assert reached == ["runs"]  # once
+
+
+class Window(QObject):
+    """Asks, and keeps what it is answered, and in which thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[object] = []
+        self.errors: list[object] = []
+
+    def take(self, answer: object) -> None:
+        assert QThread.currentThread() is self.thread()
+        self.answers.append(answer)
+
+    def refuse(self, error: object) -> None:
+        assert QThread.currentThread() is self.thread()
+        self.errors.append(error)
+
+
+def test_answers_are_handed_over_in_the_guis_thread(
+    qtbot: QtBot, backstage: Backstage, new_runner: NewRunner
+) -> None:
+    answers: list[dict[str, object]] = [
+        {"run_id": RUN, "status": "RUNNING", "seq": 4},
+        {"error": {"code": "invalid", "message": "it must be above 0", "path": "resources.cpus"}},
+        {"error": {"code": "invalid", "message": "no"}},
+    ]
+    backstage.answer(subjects.api("run.cancel"), lambda request: answers.pop(0))
+    runner = new_runner(backstage.url)
+    heard = Heard(runner)
+    window = Window()
+    runner.start()
+    future = runner.cancel(RUN, done=window.take, error=window.refuse)
+    qtbot.waitUntil(lambda: bool(window.answers))
+    assert future.result(0) == window.answers[0]
+    runner.cancel(RUN, done=window.take, error=window.refuse)
+    qtbot.waitUntil(lambda: bool(window.errors))
+    (error,) = window.errors
+    assert isinstance(error, TrainshedError) and error.path == "resources.cpus"
+    assert heard.failures == []
+    runner.cancel(RUN)
+    qtbot.waitUntil(lambda: heard.failures == ["no"])
+
+
+@pytest.mark.parametrize("by_qt", [True, False])
+def test_an_answer_for_what_is_deleted_is_handed_to_nobody(
+    qtbot: QtBot, backstage: Backstage, new_runner: NewRunner, by_qt: bool
+) -> None:
+    backstage.answer(
+        subjects.api("run.cancel"), lambda request: {"run_id": RUN, "status": "RUNNING", "seq": 4}
+    )
+    runner = new_runner(backstage.url)
+    heard = Heard(runner)
+    window: Window | None = Window()
+    assert window is not None
+    answers = window.answers
+    runner.start()
+    future = runner.cancel(RUN, done=window.take)
+    assert future.result(5)
+    if by_qt:
+        shiboken6.delete(window)
+    else:
+        del window
+        gc.collect()
+    after = runner.cancel(RUN)
+    qtbot.waitUntil(lambda: after.done())
+    qtbot.wait(100)
+    assert (answers, heard.failures) == ([], [])

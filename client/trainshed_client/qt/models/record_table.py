@@ -119,6 +119,10 @@ class RecordTable(QAbstractTableModel):
         """The columns."""
         return self._columns
 
+    def is_number(self, column: int) -> bool:
+        """Whether the column stands to the right."""
+        return self._columns[column].is_number
+
     def record(self, key: str) -> Any | None:
         """The record of a row; None where there is none."""
         row = self._rows.get(key)

@@ -7,6 +7,7 @@ moves: a hundred times what is spent here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from bisect import bisect_left, insort
@@ -23,10 +24,13 @@ from trainshed_client.qt.models.record_table import (
     ranges,
 )
 
-RESORT_MS = 100
+UPDATE_MS = 100
 _FEW = 4
-"""Up to so many rows come and go one by one; more of them together, by one change of the layout."""
+"""Up to so many rows come, go and change one by one; more of them together."""
+_PHASES_MS = itertools.cycle((0, 12, 24))
+"""So much later than the first do others show what changed: views that are drawn together hold the GUI up together."""
 _NO_INDEX = QModelIndex()
+_FLAGS = Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemNeverHasChildren
 
 Accepts = Callable[[Any], bool]
 _Entry = tuple[tuple[int, Union[int, float, str]], str]
@@ -36,11 +40,11 @@ _Entry = tuple[tuple[int, Union[int, float, str]], str]
 class SortedTable(QAbstractProxyModel):
     """The proxy for a `RecordTable`: ``view.setModel(SortedTable(model))``, with ``view.setSortingEnabled(True)``.
 
-    What a row shows changes at once; rows move ``resort_ms`` after the last time at the earliest, all that must together.
+    A change shows at once where there was none for ``update_ms``; of a stream of them all that came in that time show together.
     """
 
     def __init__(
-        self, source: RecordTable, parent: QObject | None = None, *, resort_ms: int = RESORT_MS
+        self, source: RecordTable, parent: QObject | None = None, *, update_ms: int = UPDATE_MS
     ) -> None:
         super().__init__(parent)
         self._source = source
@@ -52,12 +56,13 @@ class SortedTable(QAbstractProxyModel):
         self._order: list[_Entry] = []
         self._tail: list[str] = []
         """Keys of the rows after the ordered ones, while they come or go."""
-        self._moved: set[str] = set()
-        self._resort_s = resort_ms / 1000
-        self._resorted_at = 0.0
-        self._resort = QTimer(self)
-        self._resort.setSingleShot(True)
-        self._resort.timeout.connect(self.resort)
+        self._changed: set[str] = set()
+        self._update_s = update_ms / 1000
+        self._updated_at = 0.0
+        self._phase_ms = next(_PHASES_MS)
+        self._update = QTimer(self)
+        self._update.setSingleShot(True)
+        self._update.timeout.connect(self.update)
         self.setSourceModel(source)
         source.rowsInserted.connect(self._source_inserted)
         source.rowsAboutToBeRemoved.connect(self._source_removes)
@@ -89,30 +94,13 @@ class SortedTable(QAbstractProxyModel):
             self._column = column
             self._entries = {key: self._entry(key) for key in self._entries}
             self._order = sorted(self._entries.values())
-            self._moved.clear()
 
-    def resort(self) -> None:
-        """Move the rows whose place has changed, now."""
-        self._resorted_at = time.monotonic()
-        moved, self._moved = self._moved, set()
-        moves = []
-        for key in moved:
-            old = self._entries.get(key)
-            if old is not None and (new := self._entry(key)) != old:
-                moves.append((old, new))
-        if not moves:
-            return
-        with self._new_layout():
-            for old, new in moves:
-                del self._order[bisect_left(self._order, old)]
-                insort(self._order, new)
-                self._entries[new[1]] = new
-
-    # --- what the table does --------------------------------------------------------------------------------
-
-    def _source_changed(self, keys: Sequence[str]) -> None:
-        rows, out, new = [], [], []
-        for key in keys:
+    def update(self) -> None:
+        """Show what has changed in the table, now."""
+        self._updated_at = time.monotonic()
+        changed, self._changed = self._changed, set()
+        rows, out, new, moves = [], [], [], []
+        for key in changed:
             old, passes = self._entries.get(key), self._passes(key)
             if old is None:
                 if passes:
@@ -121,16 +109,38 @@ class SortedTable(QAbstractProxyModel):
                 out.append(key)
             else:
                 rows.append(self._row(key))
-                if self._entry(key) != old:
-                    self._moved.add(key)
-        last = self._source.columnCount() - 1
-        for first_row, last_row in ranges(sorted(rows)):
-            self.dataChanged.emit(self.index(first_row, 0), self.index(last_row, last), CHANGING_ROLES)
+                if (entry := self._entry(key)) != old:
+                    moves.append((old, entry))
+        if rows:
+            self._emit_changed(sorted(rows))
+        if moves:
+            self._move(moves)
         self._take_out(out)
         self._put_in(new)
-        if self._moved and not self._resort.isActive():
-            due = self._resorted_at + self._resort_s - time.monotonic()
-            self._resort.start(max(0, round(due * 1000)))
+
+    # --- what the table does --------------------------------------------------------------------------------
+
+    def _source_changed(self, keys: Sequence[str]) -> None:
+        self._changed.update(keys)
+        if self._changed and not self._update.isActive():
+            due_s = max(0.0, self._updated_at + self._update_s - time.monotonic())
+            self._update.start(round(due_s * 1000) + self._phase_ms)
+
+    def _emit_changed(self, rows: Sequence[int]) -> None:
+        """Of many rows as one range from the first to the last: a view then looks at what it shows once."""
+        groups = list(ranges(rows))
+        if len(groups) > _FEW:
+            groups = [(rows[0], rows[-1])]
+        last = self._source.columnCount() - 1
+        for first_row, last_row in groups:
+            self.dataChanged.emit(self.index(first_row, 0), self.index(last_row, last), CHANGING_ROLES)
+
+    def _move(self, moves: Sequence[tuple[_Entry, _Entry]]) -> None:
+        with self._new_layout():
+            for old, new in moves:
+                del self._order[bisect_left(self._order, old)]
+                insort(self._order, new)
+                self._entries[new[1]] = new
 
     def _source_inserted(self, parent: QModelIndex, first: int, last: int) -> None:
         keys = [self._source.key_at(row) for row in range(first, last + 1)]
@@ -138,6 +148,7 @@ class SortedTable(QAbstractProxyModel):
 
     def _source_removes(self, parent: QModelIndex, first: int, last: int) -> None:
         keys = [self._source.key_at(row) for row in range(first, last + 1)]
+        self._changed.difference_update(keys)
         self._take_out([key for key in keys if key in self._entries])
 
     # --- rows that come and go ------------------------------------------------------------------------------
@@ -235,6 +246,10 @@ class SortedTable(QAbstractProxyModel):
             return self._tail[row - count]
         return self._order[count - 1 - row if self._descending else row][1]
 
+    def is_number(self, column: int) -> bool:
+        """Whether the column stands to the right."""
+        return self._source.is_number(column)
+
     # --- Qt's -----------------------------------------------------------------------------------------------
 
     def mapToSource(self, proxy_index: ModelIndex) -> QModelIndex:
@@ -275,6 +290,10 @@ class SortedTable(QAbstractProxyModel):
         if not 0 <= row < len(self._order) + len(self._tail):
             return None
         return self._source.cell(self._source.row_of(self._key(row)), index.column(), role)
+
+    def flags(self, index: ModelIndex) -> Qt.ItemFlag:
+        """Qt's."""
+        return _FLAGS if index.isValid() else Qt.ItemFlag.NoItemFlags
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = DISPLAY) -> Any:
         """Qt's."""

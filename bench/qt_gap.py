@@ -1,0 +1,189 @@
+"""How long a GUI of the Qt bridge stands still: three sorted views of 10,000 runs each, while 1,000 records arrive a second.
+
+Usage: python -m bench.qt_gap [--seconds 60] [--runs 10000] [--rate 1000]. Figures: the time between two ticks of a 1 ms timer
+in the GUI's thread (median, p99, longest); target: under 16 ms, a frame of a screen; the bar: 250 ms. A process of its own
+publishes the records to a real nats-server as a projector does; `QT_QPA_PLATFORM=offscreen`, or a screen of `xvfb-run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.timing import machine
+from events.streams import ensure_streams
+from services.nats_server.embedded_nats import EmbeddedNats
+from trainshed_client.endpoint import parse_url
+from trainshed_client.nats_client import connect
+
+TARGET_MS, BAR_MS = 16.0, 250.0
+VIEWS = (("Step", True), ("Submitted", True), ("Run", False))
+"""The column by which each view is sorted, and whether the greatest is first: rows move all the time in the first two."""
+TICKS_OF_A_SECOND = 50
+
+
+def record(number: int, seq: int) -> bytes:
+    """A run's record as the bucket has it: it has made a step since it was put last."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 1000 % 1_000_000:06}Z"
+    return (
+        f'{{"run_id": "{number:026}", "name": "ppo-{number % 977}", "status": "RUNNING", "attempt": 1, "digest": "d", '
+        f'"seq": {seq}, "submit_seq": {number}, "priority": 0, "labels": {{"sweep": "s{number % 7}"}}, "node": "gpu{number % 40}", '
+        f'"slots": [{number % 8}], "submitted_at": "{at}", "updated_at": "{at}", "step": {seq % 100_003}, '
+        f'"progress": {seq % 1000 / 1000}, "metrics": {{"reward": {seq % 50_000 / 7}, "loss": {1 / (seq + 1)}}}}}'
+    ).encode()
+
+
+async def publish(url: str, runs: int, rate: int) -> None:
+    """Put every run once, then say so and go on changing ``rate`` of them a second for ever."""
+    nc = await connect(parse_url(url, given_by="url"), name="bench-projector")
+    for number in range(runs):
+        await nc.publish(f"$KV.trainshed_runs.{number:026}", record(number, number + 1))
+    await nc.flush()
+    print("put", flush=True)
+    loop = asyncio.get_running_loop()
+    begun, done, seq = loop.time(), 0, runs
+    while True:
+        due = int((loop.time() - begun) * rate)
+        for _ in range(done, due):
+            seq += 1
+            number = seq * 7919 % runs
+            await nc.publish(f"$KV.trainshed_runs.{number:026}", record(number, seq))
+        done = due
+        await asyncio.sleep(1 / TICKS_OF_A_SECOND)
+
+
+def measure(url: str, runs: int, rate: int, seconds: float) -> int:
+    """Show the views, and print the figures."""
+    from PySide6.QtCore import Qt, QTimer
+    from PySide6.QtWidgets import QApplication, QHBoxLayout, QTableView, QWidget
+
+    from trainshed_client.qt import RunsModel, SortedTable, TableDelegate, TrainerClientRunner
+
+    application = QApplication(sys.argv[:1])
+    window = QWidget()
+    layout = QHBoxLayout(window)
+    runner = TrainerClientRunner(url, window)
+    runner.failed.connect(lambda text: print("failed:", text, flush=True))
+    model = RunsModel(runner, window)
+    titles = [column.title for column in model.columns]
+    for title, descending in VIEWS:
+        view = QTableView()
+        view.setModel(SortedTable(model, view))
+        view.setItemDelegate(TableDelegate(view))
+        view.verticalHeader().hide()
+        view.setSortingEnabled(True)
+        order = Qt.SortOrder.DescendingOrder if descending else Qt.SortOrder.AscendingOrder
+        view.sortByColumn(titles.index(title), order)
+        layout.addWidget(view)
+    window.resize(1800, 900)
+    window.show()
+
+    gaps: list[float] = []
+    changes = 0
+    last = 0.0
+
+    def count() -> None:
+        nonlocal changes
+        changes += 1
+
+    def tick() -> None:
+        nonlocal last
+        now = time.perf_counter()
+        gaps.append(now - last)
+        last = now
+
+    ticker = QTimer()
+    ticker.setTimerType(Qt.TimerType.PreciseTimer)
+    ticker.setInterval(1)
+    ticker.timeout.connect(tick)
+
+    def report() -> None:
+        ticker.stop()
+        shown(
+            gaps,
+            "steady",
+            f"{changes / seconds:,.0f} records a second, {model.rowCount():,} rows, three views",
+        )
+        application.exit(0 if max(gaps) < BAR_MS / 1000 else 1)
+
+    def present() -> None:
+        nonlocal last
+        shown(gaps, "loading", f"{model.rowCount():,} rows were there when they were asked for")
+        gaps.clear()
+        QTimer.singleShot(2_000, begin)
+
+    def begin() -> None:
+        nonlocal last
+        gaps.clear()
+        runner.run_changed.connect(count)
+        last = time.perf_counter()
+        QTimer.singleShot(round(seconds * 1000), report)
+
+    runner.present_reached.connect(present)
+    runner.watch_runs()
+    last = time.perf_counter()
+    ticker.start()
+    runner.start()
+    code: int = application.exec()
+    runner.stop()
+    return code
+
+
+def shown(gaps: list[float], what: str, note: str) -> None:
+    """Print the figures of these gaps."""
+    ordered = sorted(gap * 1000 for gap in gaps)
+    p99, longest = ordered[int(len(ordered) * 0.99)], ordered[-1]
+    over = sum(gap > TARGET_MS for gap in ordered)
+    print(
+        f"{what}: median {ordered[len(ordered) // 2]:.1f} ms, p99 {p99:.1f} ms, longest {longest:.1f} ms, "
+        f"{over} of {len(ordered):,} over {TARGET_MS:.0f} ms ({note})",
+        flush=True,
+    )
+
+
+def main() -> int:
+    """Start the server, whoever publishes, and the GUI."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--rate", type=int, default=1_000)
+    parser.add_argument("--publish", metavar="URL", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.publish:
+        asyncio.run(publish(options.publish, options.runs, options.rate))
+        return 0
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    print(machine(), f"Qt platform: {os.environ['QT_QPA_PLATFORM']}")
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
+        server = EmbeddedNats(Path(folder))
+        loop.run(_prepare(server))
+        endpoint = server.endpoint
+        url = endpoint.url.replace("//", f"//{endpoint.user}:{endpoint.password}@")
+        command = [sys.executable, "-m", "bench.qt_gap", "--publish", url]
+        rest = ["--runs", str(options.runs), "--rate", str(options.rate)]
+        publisher = subprocess.Popen([*command, *rest], stdout=subprocess.PIPE)
+        try:
+            assert publisher.stdout is not None
+            publisher.stdout.readline()
+            return measure(url, options.runs, options.rate, options.seconds)
+        finally:
+            publisher.kill()
+            publisher.wait()
+            loop.run(server.stop())
+
+
+async def _prepare(server: EmbeddedNats) -> None:
+    await server.start()
+    nc = await connect(server.endpoint, name="bench")
+    await ensure_streams(nc)
+    await nc.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
