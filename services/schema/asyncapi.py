@@ -17,7 +17,7 @@ from trainshed_client import subjects
 
 REF = "#/components/schemas/"
 ERROR = "ErrorAnswer"
-STORED, END, RANGE = "StoredMessage", "EndOfBatch", "RangeOfBytes"
+STORED, END, RANGE, LAST = "StoredMessage", "EndOfBatch", "RangeOfBytes", "LastMessage"
 _PARAMETER = re.compile(r"{(\w+)}")
 _TEXT = """Trainshed's subjects on NATS. `send`: the stack publishes there, and others subscribe. `receive`: others send a request, and
 the answer comes to their inbox; a refusal is an `ErrorAnswer`. Where a server vouches for accounts, a call is at
@@ -74,7 +74,7 @@ def _add_published(one: Channel, channels: Schema, operations: Schema, messages:
 
 def _add_call(name: str, call: ApiCall, channels: Schema, operations: Schema, messages: Schema) -> None:
     name_of = f"node.{name}" if call.node else name
-    answers = (*((RANGE,) if call.raw else ()), *call.answers, ERROR)
+    answers = (*((RANGE,) if call.raw else ()), *call.answers, *((LAST,) if call.ends else ()), ERROR)
     asked, answered = f"api.{name_of}", f"reply.{name_of}"
     channels[asked] = _channel(address(name, call), call.requests, call.text, messages)
     several = " In several messages." if call.many else ""
@@ -180,6 +180,13 @@ def _own_messages() -> Schema:
                 ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"],
             ),
             "payload": {},
+        },
+        LAST: {
+            "name": LAST,
+            "title": LAST,
+            "summary": "Empty: there is no more.",
+            "contentType": "application/octet-stream",
+            "payload": {"type": "string", "maxLength": 0},
         },
         END: {
             "name": END,

@@ -13,7 +13,8 @@ from trainshed_client import subjects
 class ApiCall(NamedTuple):
     """A call: its requests and answers by the names of their definitions, and what it does.
 
-    ``node``: it is answered by a node's agent. ``many``: in several messages. ``raw``: in bytes, with headers.
+    ``node``: it is answered by a node's agent. ``many``: in several messages; ``ends``: an empty one comes last. ``raw``: in
+    bytes, with headers.
     """
 
     requests: tuple[str, ...]
@@ -21,6 +22,7 @@ class ApiCall(NamedTuple):
     text: str
     node: bool = False
     many: bool = False
+    ends: bool = False
     raw: bool = False
 
 
@@ -61,10 +63,7 @@ CALLS: dict[str, ApiCall] = {
         ("MomentRequest",), ("MomentAnswer",), "The event at a sequence, or the last one by a time."
     ),
     "audit.rows": ApiCall(
-        ("NoFields",),
-        ("RowsHead", "RowsPart"),
-        "All rows of the read model; an empty message comes last.",
-        many=True,
+        ("NoFields",), ("RowsHead", "RowsPart"), "All rows of the read model.", many=True, ends=True
     ),
     "audit.rebuild": ApiCall(
         ("NoFields",),

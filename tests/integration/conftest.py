@@ -18,6 +18,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shared = Stack(
         tmp_path_factory.mktemp("stack") / "state",
         environment={"STACK_SECRET": "s3cr3t-of-the-node", "NO_COLOR": "1"},
+        hears_calls=True,
     )
     try:
         shared.start()

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from services.agent.processes import memory_cgroups, sweep
+from tests.support.wire import Wire
+from trainshed_client.endpoint import read_endpoint
+from trainshed_client.errors import NobodyAnswers
 
 T = TypeVar("T")
 
@@ -111,6 +114,7 @@ class Stack:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        hears_calls: bool = False,
     ) -> None:
         self.state_dir = state_dir
         self.node = node
@@ -123,6 +127,9 @@ class Stack:
             *("--cpus", str(cpus), "--memory", str(memory), *options),
         ]
         self._process: subprocess.Popen[bytes] | None = None
+        self.wire: Wire | None = None
+        """Hears what is published, to be held against the contract in the end; ``hears_calls``: requests and answers too."""
+        self._hears_calls = hears_calls
 
     # --- its life -----------------------------------------------------------------------------------------
 
@@ -157,6 +164,9 @@ class Stack:
             return READY in self.said(begin)
 
         until(ready, 30.0, what=f"the ready line of {self.state_dir}:\n{self.said(begin)}")
+        if self.wire is None:
+            with contextlib.suppress(NobodyAnswers):  # it has no server of its own
+                self.wire = Wire(read_endpoint(self.state_dir), calls=self._hears_calls)
 
     def said(self, begin: int = 0) -> str:
         """What it and its child processes have written to stderr."""
@@ -180,7 +190,9 @@ class Stack:
         self.process.wait(5)
 
     def close(self) -> None:
-        """End it and everything that it ever started."""
+        """End it and everything that it ever started; fails the test where a message was none of the contract's."""
+        if self.wire is not None:
+            self.wire.stop()
         try:
             if self._process is not None and self._process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -195,6 +207,8 @@ class Stack:
                 marks = sweep.Marks(identity["log_id"], identity["node"])
                 sweep.end_worker_cgroups(sweep.cgroups_of(marks))
                 memory_cgroups.remove_left(memory_cgroups.of_v1(marks))
+        if self.wire is not None:
+            self.wire.check()
 
     def _swept(self) -> bool:
         left = self.processes()
