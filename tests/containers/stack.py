@@ -14,6 +14,8 @@ import docker
 from docker.models.containers import Container
 
 from tests.support.stack import Done, clean_environment, run_trainshed, until
+from tests.support.wire import Wire
+from trainshed_client.endpoint import Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("nats", "gateway", "dispatcher", "projector", "agent")
@@ -67,6 +69,7 @@ class ComposeStack:
             *(word for file in files for word in ("-f", str(ROOT / file))),
         ]
         self._password = ""
+        self._wire: Wire | None = None
 
     # --- its life -----------------------------------------------------------------------------------------
 
@@ -88,10 +91,19 @@ class ComposeStack:
         """`up -d`, and wait until everything is healthy."""
         self.compose("up", "-d", *words)
         self.healthy()
+        if self._wire is None:
+            variables = self.environment
+            user, password = variables["TRAINSHED_NATS_USER"], variables["TRAINSHED_NATS_PASSWORD"]
+            self._wire = Wire(Endpoint(url=variables["NATS_URL"], user=user, password=password))
 
     def down(self) -> None:
-        """Remove it with its volumes."""
+        """Remove it with its volumes; fails the test where a message was none of the contract's."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.stop()
         self.compose("down", "-v", "--remove-orphans", "-t", "5")
+        if wire is not None:
+            wire.check()
 
     def logs(self, service: str | None = None) -> str:
         """The last lines that its containers wrote."""

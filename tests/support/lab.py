@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.support.nats import NatsServer
 from tests.support.stack import TRAINSHED, Stack, clean_environment, marked, until
+from tests.support.wire import Wire
 from trainshed_client.client import Trainshed
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import TrainshedError
@@ -30,6 +31,7 @@ class Lab(Stack):
         self._runner = asyncio.Runner()
         self._server = NatsServer(root / "nats")
         self._runner.run(self._server.embedded.start())
+        self.wire = Wire(self.endpoint)
         endpoint = self.endpoint
         self._endpoint = {
             "NATS_URL": endpoint.url,
@@ -113,7 +115,9 @@ class Lab(Stack):
         return until(look, 30.0, what=f"attempt {attempt} of {run} on {node}")
 
     def close(self) -> None:
-        """End everything that it ever started."""
+        """End everything that it ever started; fails the test where a message was none of the contract's."""
+        assert self.wire is not None
+        self.wire.stop()
         try:
             for process in self._services.values():
                 if process.poll() is None:
@@ -123,3 +127,4 @@ class Lab(Stack):
         finally:
             self._runner.run(self._server.close())
             self._runner.close()
+        self.wire.check()

@@ -101,7 +101,7 @@ class Contract:
 
     def faults(self, message: Heard) -> Iterator[Fault]:
         """What is wrong with a message."""
-        if message.subject.startswith(NOT_FOR_OTHERS):
+        if (message.asked or message.subject).startswith(NOT_FOR_OTHERS):
             return
         if message.asked is not None:
             found = self._found(message.asked)
@@ -166,7 +166,7 @@ class Contract:
 def _json(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _NO_JSON
 
 
