@@ -19,6 +19,7 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from events.config_text import parse_json
 from services.logging import get_logger
 from services.parent import CALLS as WORKERS_CALLS
+from services.requests import ApiRequest, json_types
 from services.version import VERSION
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
@@ -46,17 +47,18 @@ class Call(msgspec.Struct, frozen=True):
     parent: str | None = None
     wrong: TrainshedError | None = None
 
-    def fields(self, **types: type) -> dict[str, Any]:
-        """The request's fields, each checked against its type; a field of another name is refused.
+    def fields(self, kind: type[ApiRequest]) -> dict[str, Any]:
+        """The request's fields, each checked against its type in ``kind``; a field of another name is refused.
 
-        A type's field may be left out and is None then. Raises TrainshedError that names the field.
+        A field may be left out and is None then. Raises TrainshedError that names the field.
         """
         if self.wrong is not None:
             raise self.wrong
-        return self.typed_fields(**types)
+        return self.typed_fields(kind)
 
-    def typed_fields(self, **types: type) -> dict[str, Any]:
+    def typed_fields(self, kind: type[ApiRequest]) -> dict[str, Any]:
         """The same, for who heeds ``wrong`` himself."""
+        types = json_types(kind)
         if not isinstance(self.body, dict):
             raise TrainshedError(ErrorCode.INVALID, "the request must be a JSON object")
         for name, value in self.body.items():

@@ -5,7 +5,10 @@ Owns the names and types of their fields; knows neither who answers nor what is 
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -166,3 +169,23 @@ class PruneRequest(ApiRequest, frozen=True, kw_only=True, forbid_unknown_fields=
 
     runs: Annotated[list[AttemptRequest], msgspec.Meta(max_length=500)] | None = None
     dry_run: bool | None = None
+
+
+@functools.cache
+def json_types(kind: type[ApiRequest]) -> Mapping[str, type]:
+    """Of each field of a request, by its name in the JSON, what its value is: a dict, list, str, int or bool."""
+    return {field.encode_name: _json_type(field.type) for field in msgspec.structs.fields(kind)}
+
+
+def _json_type(hint: Any) -> type:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _json_type(get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        (some,) = (one for one in get_args(hint) if one is not types.NoneType)
+        return _json_type(some)
+    plain = origin or hint
+    assert isinstance(plain, type), hint
+    if issubclass(plain, msgspec.Struct):
+        return dict
+    return list if plain is tuple else plain

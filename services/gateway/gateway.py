@@ -26,6 +26,7 @@ from services.gateway.submission import SubmissionCalls
 from services.lifecycle import unless
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
+from services.requests import AcceptRequest, NodeCommand, RunCommand
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
@@ -127,33 +128,33 @@ class Gateway:
     # --- commands on runs, nodes and the log ----------------------------------------------------------------
 
     async def _cancel(self, call: Call) -> dict[str, Any]:
-        fields = call.fields(run_id=str, reason=str)
+        fields = call.fields(RunCommand)
         run_id = _required(fields, "run_id")
         return await self._command_run(decisions.Cancel(run_id=run_id, reason=fields["reason"], by=call.by))
 
     async def _retry(self, call: Call) -> dict[str, Any]:
-        fields = call.fields(run_id=str, reason=str)
+        fields = call.fields(RunCommand)
         run_id = _required(fields, "run_id")
         return await self._command_run(decisions.Retry(run_id=run_id, reason=fields["reason"], by=call.by))
 
     async def _drain(self, call: Call) -> dict[str, Any]:
-        fields = call.fields(node=str, reason=str)
+        fields = call.fields(NodeCommand)
         command = decisions.Drain(node=_required(fields, "node"), reason=fields["reason"], by=call.by)
         return await self._command_node(command)
 
     async def _resume(self, call: Call) -> dict[str, Any]:
-        fields = call.fields(node=str, reason=str)
+        fields = call.fields(NodeCommand)
         command = decisions.Resume(node=_required(fields, "node"), reason=fields["reason"], by=call.by)
         return await self._command_node(command)
 
     async def _remove(self, call: Call) -> dict[str, Any]:
-        fields = call.fields(node=str, reason=str)
+        fields = call.fields(NodeCommand)
         command = decisions.Remove(node=_required(fields, "node"), reason=fields["reason"], by=call.by)
         return await self._command_node(command)
 
     async def _accept(self, call: Call) -> dict[str, Any]:
         """Nothing is decided here: whether anybody objects to the log is the nodes' to know."""
-        reason = (call.fields(reason=str)["reason"] or "").strip()
+        reason = (call.fields(AcceptRequest)["reason"] or "").strip()
         if not 0 < len(reason) <= MAX_REASON:
             raise TrainshedError(
                 ErrorCode.INVALID,

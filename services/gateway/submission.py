@@ -24,6 +24,7 @@ from services.gateway.lookup import Lookup, resolving
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
 from services.parent import with_parent
+from services.requests import BatchRequest
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, Refusals, TrainshedError
 from trainshed_client.json_limits import invalid
@@ -86,7 +87,7 @@ class SubmissionCalls:
 
     async def submit_batch(self, call: Call) -> dict[str, Any]:
         """One bad config refuses all; those that exist answer so; the rest is one atomic batch."""
-        fields = call.typed_fields(runs=list, caller_path=str, provenance=dict)
+        fields = call.typed_fields(BatchRequest)
         runs, others = fields["runs"], beside_in(fields)
         if not runs:
             raise TrainshedError(ErrorCode.INVALID, "name at least one run config", "runs")

@@ -34,6 +34,16 @@ from services.projector.past import Answering, PastMoments, Then
 from services.projector.signer import Signer
 from services.projector.trouble import Trouble
 from services.projector.waiting import WaitingRuns
+from services.requests import (
+    AtRequest,
+    CheckpointRequest,
+    ConsistencyRequest,
+    InclusionRequest,
+    ListRequest,
+    MomentRequest,
+    NoFields,
+    RunQuestion,
+)
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
 
@@ -121,19 +131,7 @@ class Answers:
         return await self._of(at, lambda of: of.waiting.explain(of.queries.run(run_id)))
 
     async def _run_list(self, call: Call) -> object:
-        fields = call.fields(
-            status=list,
-            labels=dict,
-            name=str,
-            run=str,
-            prefix=str,
-            live=bool,
-            ended=bool,
-            ended_before=str,
-            limit=int,
-            before_seq=int,
-            at=int,
-        )
+        fields = call.fields(ListRequest)
         at = fields.pop("at")
         if call.parent is not None:
             fields["labels"] = {**(fields["labels"] or {}), LABEL: call.parent}
@@ -141,13 +139,13 @@ class Answers:
         return await self._of(at, lambda of: of.waiting.listing(of.queries.runs(query)))
 
     async def _slot_list(self, call: Call) -> object:
-        return await self._of(call.fields(at=int)["at"], lambda of: of.queries.slots())
+        return await self._of(call.fields(AtRequest)["at"], lambda of: of.queries.slots())
 
     async def _node_list(self, call: Call) -> object:
-        return await self._of(call.fields(at=int)["at"], lambda of: of.queries.nodes())
+        return await self._of(call.fields(AtRequest)["at"], lambda of: of.queries.nodes())
 
     async def _audit_at(self, call: Call) -> object:
-        fields = call.fields(seq=int, time=str)
+        fields = call.fields(MomentRequest)
         try:
             return await self._moment(**fields)
         except AskAgain:
@@ -169,7 +167,7 @@ class Answers:
         }
 
     async def _audit_rows(self, call: Call) -> AsyncIterator[bytes]:
-        call.fields()
+        call.fields(NoFields)
         await self._is_open()
         await self._behind()
         return self._parts()
@@ -185,7 +183,7 @@ class Answers:
 
     async def _audit_rebuild(self, call: Call) -> AsyncIterator[bytes]:
         """Have this very read model built again beside itself; of several projectors it is the one that answers."""
-        call.fields()
+        call.fields(NoFields)
         await self._is_open()
         self._trouble.refuse_any()
         behind = await self._behind()
@@ -197,7 +195,7 @@ class Answers:
         return self._rebuild()
 
     async def _audit_checkpoint(self, call: Call) -> object:
-        fields = call.fields(size=int, cosigned=bool)
+        fields = call.fields(CheckpointRequest)
         if fields["size"] is not None and fields["cosigned"]:
             raise TrainshedError(ErrorCode.INVALID, "goes without a size: it asks for one", "cosigned")
         await self._is_open()
@@ -221,12 +219,12 @@ class Answers:
         return head.size <= tree.edge.size and self._proofs.root(tree, head.size) == head.root
 
     async def _audit_consistency(self, call: Call) -> object:
-        fields = call.fields(**{"from": int, "to": int})
+        fields = call.fields(ConsistencyRequest)
         first = _required(fields, "from", "a size of the tree, in leaves")
         return await self._prove(partial(self._proofs.consistency, first, fields["to"]))
 
     async def _audit_inclusion(self, call: Call) -> object:
-        fields = call.fields(event=int, size=int)
+        fields = call.fields(InclusionRequest)
         event = _required(fields, "event", "the sequence of an event")
         return await self._prove(partial(self._proofs.inclusion, event, fields["size"]))
 
@@ -241,7 +239,7 @@ class Answers:
             ) from None
 
     async def _health(self, call: Call) -> object:
-        call.fields()
+        call.fields(NoFields)
         await self._is_open()
         behind = await self._behind()
         answer = await self._read(lambda: {**self._queries.health(), "gap": self._proofs.tree().gap})
@@ -406,7 +404,7 @@ def _required(fields: dict[str, Any], name: str, what: str) -> int:
 
 def _run_id(call: Call) -> tuple[str, int | None]:
     """The run that is asked about, and as of which event."""
-    fields = call.fields(run_id=str, at=int)
+    fields = call.fields(RunQuestion)
     if not fields["run_id"]:
         raise TrainshedError(ErrorCode.INVALID, "required: the id of a run", "run_id")
     return str(fields["run_id"]), fields["at"]

@@ -24,6 +24,7 @@ from services.agent.output.artifacts import HASHED_BYTES
 from services.agent.output.files_now import Piece, Take
 from services.agent.output.readers import Readers
 from services.api import ApiServer, Call
+from services.requests import AttemptFilesRequest, FilesRequest
 from trainshed_client.answers import AttemptFiles, FileNow, NodeFiles
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
@@ -37,7 +38,7 @@ BYTES_PER_S = 50_000_000
 """The disk is the workers'."""
 
 
-_FIELDS = frozenset({"run_id", "attempt", "artifacts", "list"})
+_FIELDS = frozenset(AttemptFilesRequest.__struct_fields__)
 ReadPiece = Callable[[int, Take], Piece | None]
 
 
@@ -146,7 +147,7 @@ class FilesService:
 
 def _wanted(call: Call) -> list[WantedFiles]:
     """Raises TrainshedError (INVALID) that names the field."""
-    given = call.fields(attempts=list)["attempts"] or []
+    given = call.fields(FilesRequest)["attempts"] or []
     wanted: list[WantedFiles] = []
     for place, one in enumerate(given):
         where = f"attempts.{place}"

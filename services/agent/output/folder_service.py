@@ -14,6 +14,7 @@ from services.agent.folders.paths import Folders, is_ref
 from services.agent.output import run_files
 from services.agent.output.readers import Readers
 from services.api import ApiServer, Call
+from services.requests import ArtifactsRequest, AttemptRequest
 from trainshed_client.answers import ArtifactPage, RunFolder
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
@@ -41,11 +42,11 @@ class FolderService:
         await self._api.__aexit__(kind, error, trace)
 
     async def _folder(self, call: Call) -> RunFolder:
-        ref = _ref(call.fields(run_id=str, attempt=int))
+        ref = _ref(call.fields(AttemptRequest))
         return await self._readers.read(ref, partial(run_files.run_folder, self._folders, ref, self._node))
 
     async def _artifacts(self, call: Call) -> ArtifactPage:
-        fields = call.fields(run_id=str, attempt=int, after=str)
+        fields = call.fields(ArtifactsRequest)
         ref = _ref(fields)
         work = partial(run_files.artifact_page, self._folders, ref, self._node, fields["after"])
         return await self._readers.read(ref, work)

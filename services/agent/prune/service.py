@@ -22,6 +22,7 @@ from services.agent.prune.trash import Trashed
 from services.api import ApiServer, Call
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
+from services.requests import PruneRequest
 from trainshed_client.answers import Pruned, PruneKept
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
@@ -176,7 +177,7 @@ def _still_to_delete(trashed: Trashed, why: str) -> str:
 
 def _wanted(call: Call) -> tuple[list[tuple[str, int]], bool]:
     """Run ids with their last attempts, and whether nothing is to be deleted. Raises TrainshedError (INVALID)."""
-    fields = call.fields(runs=list, dry_run=bool)
+    fields = call.fields(PruneRequest)
     wanted: list[tuple[str, int]] = []
     for place, run in enumerate(fields["runs"] or ()):
         run_id, attempt = (run.get("run_id"), run.get("attempt")) if isinstance(run, dict) else (None, None)

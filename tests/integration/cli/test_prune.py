@@ -16,6 +16,7 @@ from events.streams import ensure_streams
 from events.types import RetryRequested
 from services.api import ApiServer, Call
 from services.projector.service import ProjectorService
+from services.requests import PruneRequest
 from tests.support import NatsServer
 from tests.support.stack import Done, Stack, clean_environment, run_trainshed, until
 from tests.support.stored_log import projecting, store
@@ -155,7 +156,7 @@ class Asked:
 
     async def answer(self, call: Call) -> Pruned:
         """As an agent that takes long for each run."""
-        runs = [run["run_id"] for run in call.fields(runs=list, dry_run=bool)["runs"]]
+        runs = [run["run_id"] for run in call.fields(PruneRequest)["runs"]]
         if runs:
             self.requests.append(runs)
             if self.on_request is not None:
