@@ -9,7 +9,7 @@ import asyncio
 import calendar
 import functools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -32,6 +32,8 @@ ANSWER_WITHIN_S = 5.0
 """So long nothing of a page may arrive before it is asked for again."""
 PATIENCE_S = 10.0
 """So long nobody need answer before that is an error."""
+ABSENT_S = 1.0
+"""So long a stream that is not there is waited for."""
 RETRY_S = 0.25
 
 
@@ -51,8 +53,8 @@ class NoStream(NobodyAnswers):
 class StreamReader:
     """Reads one stream. ``where`` names the server in errors.
 
-    Its methods raise NoStream where no such stream is there for ``patience_s`` seconds, UNAVAILABLE where no answer comes
-    for so long (None: both are waited for without end), and DENIED where the server refuses to answer.
+    Its methods raise NoStream where no such stream is there for a second, UNAVAILABLE where no answer comes for
+    ``patience_s`` seconds (None: both are waited for without end), and DENIED where the server refuses to answer.
     """
 
     def __init__(self, nc: SafeClient, stream: str, *, where: str) -> None:
@@ -67,7 +69,7 @@ class StreamReader:
         first: int = 1,
         size: int = PAGE,
         patience_s: float | None = PATIENCE_S,
-    ) -> AsyncIterator[list[Message]]:
+    ) -> AsyncGenerator[list[Message], None]:
         """What is stored from sequence ``first`` on, page by page in its order, to the end as it is when it is reached.
 
         ``subject``: only what is stored on it (wildcards allowed). A lost connection is made good by asking again from
@@ -102,7 +104,7 @@ class StreamReader:
     ) -> tuple[list[Message], bool]:
         """The page, and whether there is more behind it."""
         loop = asyncio.get_running_loop()
-        give_up = None if patience_s is None else loop.time() + patience_s
+        began = loop.time()
         while True:
             status, why = await answers.ask(f"$JS.API.DIRECT.GET.{self._stream}", asked)
             page = answers.messages
@@ -114,7 +116,8 @@ class StreamReader:
                 raise TrainshedError(
                     ErrorCode.DENIED, f"{self._where} does not give {self._stream} to be read: {why}"
                 )
-            if give_up is not None and loop.time() >= give_up:
+            patience = ABSENT_S if status == "503" else patience_s
+            if patience_s is not None and patience is not None and loop.time() - began >= patience:
                 raise self._given_up(status, why)
             await answers.pause(RETRY_S)
 

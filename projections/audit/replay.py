@@ -5,14 +5,13 @@ Owns how far it is and how much of the log it has read; knows no check and no li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from events.change import Change
 from events.codec import StoredEvent
-from events.feed import Feed
-from events.log import EventLog
+from events.stored_log import StoredLog
 from projections.read_model.core import Projection
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
@@ -33,11 +32,11 @@ def unseen(seq: int, end: int) -> None:
 class Replay:
     """An async context manager; ``end`` is the last sequence that it will ever be asked for."""
 
-    def __init__(self, log: EventLog, database: Database, end: int, progress: Progress = unseen) -> None:
+    def __init__(self, log: StoredLog, database: Database, end: int, progress: Progress = unseen) -> None:
         self.events = 0
         self._log, self._end, self._progress = log, end, progress
         self._projector = Projector.open(database, "replay", end)
-        self._feed: Feed | None = None
+        self._pages: AsyncGenerator[list[Message], None] | None = None
         self._ahead: list[Message] = []
 
     @property
@@ -51,23 +50,22 @@ class Replay:
         return self._projector.projection.working.state_hash
 
     async def __aenter__(self) -> Self:
-        self._feed = self._log.follow(1)
-        await self._feed.__aenter__()
+        self._pages = self._log.pages(last=self._end)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._projector.close()
-        if self._feed is not None:
-            await self._feed.__aexit__(kind, error, trace)
+        if self._pages is not None:
+            await self._pages.aclose()
 
     async def to(self, seq: int, observe: Observe, arrived: Arrived | None = None) -> None:
         """Fold up to and with ``seq``, or what is stored of that."""
-        assert self._feed is not None, "entered first"
+        assert self._pages is not None, "entered first"
         projection = self._projector.projection
         while self.seq < seq:
-            there = self._ahead or await self._feed.batch(to_end=True)
+            there = self._ahead or await anext(self._pages, [])
             messages = [message for message in there if message.seq <= seq]
             self._ahead = there[len(messages) :]
             if not messages:

@@ -14,8 +14,8 @@ import msgspec
 
 from events.change import Change
 from events.codec import StoredEvent
-from events.log import EventLog
 from events.state import Run
+from events.stored_log import StoredLog
 from projections.audit.acknowledged import SubmitAnswer
 from projections.audit.against import Against
 from projections.audit.comparison import Head, LiveRows, Unlike, unavailable
@@ -85,7 +85,7 @@ async def rows_from(nc: SafeClient) -> AsyncIterator[bytes]:
 
 
 async def verify(
-    log: EventLog,
+    log: StoredLog,
     rows: AsyncIterator[bytes],
     acks: Iterable[SubmitAnswer] = (),
     against: Against | None = None,
@@ -107,7 +107,7 @@ async def verify(
 
 
 async def _verdict(
-    log: EventLog,
+    log: StoredLog,
     live: LiveRows,
     head: Head,
     folder: Path,
@@ -133,7 +133,7 @@ async def _verdict(
     database = Database(folder / "replay.db")
     try:
         end = await log.end()  # no answer, checkpoint or row that was given before is of anything later
-        async with Replay(log, database, max(end, head.seq), progress) as replay:
+        async with Replay(log, database, end, progress) as replay:
             await replay.to(min(end, head.seq), observe, arrived)
             state_hash = replay.state_hash
             unlike = live.differences(head, database, state_hash)
@@ -169,7 +169,7 @@ async def _verdict(
 
 
 async def _of_rows(
-    log: EventLog, unlike: Sequence[Unlike], seq: int, folder: Path, progress: Progress
+    log: StoredLog, unlike: Sequence[Unlike], seq: int, folder: Path, progress: Progress
 ) -> list[Violation]:
     """What is not as the log says, with the events that made it so: the log is folded once more where rows differ."""
     of_events = [one for one in unlike if one.table != "timeline" or one.replayed is not None]

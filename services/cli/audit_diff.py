@@ -26,7 +26,15 @@ from services.cli.changes import (
     of_slot,
     status_counts,
 )
-from services.cli.common import connected, json_option, log_errors, nats_option, print_json, run_async
+from services.cli.common import (
+    connected,
+    json_option,
+    log_errors,
+    nats_option,
+    print_json,
+    run_async,
+    stored_log,
+)
 from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, seconds_between, short, shown_id
 from trainshed_client import subjects
@@ -151,11 +159,9 @@ async def _paged(trainshed: Trainshed, at: int, first: int, older: set[str]) -> 
 
 async def _retried(trainshed: Trainshed, first: int, last: int) -> set[str]:
     """Those of which a new attempt was asked for in between, by the log: they may have ended again."""
-    from events.log import EventLog
-
     found: set[str] = set()
     with log_errors(trainshed):
-        read = EventLog(trainshed.nc).read_raw((_RETRIES,), start_seq=first + 1, end_seq=last)
+        read = stored_log(trainshed).messages((_RETRIES,), first=first + 1, last=last)
         async for message in read:
             if (subject := subjects.parse_event_subject(message.subject)) is not None:
                 found.add(subject.id)

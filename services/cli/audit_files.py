@@ -16,11 +16,10 @@ from services.cli.text import clean
 from trainshed_client import subjects
 from trainshed_client.answers import NodeFiles
 from trainshed_client.asking import decoded
-from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.run_files import artifacts_list
 
 if TYPE_CHECKING:
-    from events.log import EventLog
+    from events.stored_log import StoredLog
     from projections.audit.files import FilesAudit, FilesCompared
     from projections.audit.logged_files import LoggedAttempt
     from trainshed_client.client import Trainshed
@@ -29,9 +28,8 @@ MANY_ATTEMPTS = 100
 
 
 @contextmanager
-def files_audit(trainshed: Trainshed, log: EventLog, terminal: bool) -> Iterator[FilesAudit]:
+def files_audit(trainshed: Trainshed, log: StoredLog, terminal: bool) -> Iterator[FilesAudit]:
     """What compares the files of this stack's nodes with its log."""
-    from events.log import UnknownOutcome, next_message
     from projections.audit.files import FilesAudit, Nodes
 
     async def files(node: str, attempts: list[dict[str, Any]], within_s: float) -> NodeFiles:
@@ -42,11 +40,7 @@ def files_audit(trainshed: Trainshed, log: EventLog, terminal: bool) -> Iterator
         return await artifacts_list(trainshed, attempt)
 
     async def granted_after(run_id: str, seq: int) -> bool:
-        try:
-            found = await next_message(log.nc, log.stream, seq + 1, subject=subjects.grants(run_id))
-        except UnknownOutcome as error:
-            raise TrainshedError(ErrorCode.UNAVAILABLE, f"the event log does not answer: {error}") from None
-        return found is not None
+        return await log.next(seq + 1, subjects.grants(run_id)) is not None
 
     nodes = Nodes(files, listed, granted_after)
     with (

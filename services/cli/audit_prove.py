@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from services.cli.common import connected, log_errors, nats_option, note, run_async
+from services.cli.common import connected, log_errors, nats_option, note, run_async, stored_log
 from services.cli.run_argument import RUN
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -66,7 +66,6 @@ def prove(run: str, folder: Path | None) -> None:
 
 async def _certificate(run: str) -> tuple[Certificate, bool]:
     """And whether a node has cosigned its checkpoint."""
-    from events.log import EventLog
     from projections.audit.certificate import Certificate, proved_event
     from trainshed_client import subjects
 
@@ -75,10 +74,9 @@ async def _certificate(run: str) -> tuple[Certificate, bool]:
         signed: dict[str, Any] = msgspec.json.decode(await trainshed.call("audit.checkpoint", {}))
         events = []
         with log_errors(trainshed):
-            log = EventLog(trainshed.nc)
+            log = stored_log(trainshed)
             messages = [
-                message
-                async for message in log.read_raw((subjects.run_events(run_id),), end_seq=signed["seq"])
+                message async for message in log.messages((subjects.run_events(run_id),), last=signed["seq"])
             ]
             last = await _proof(trainshed, messages[-1].seq, signed["size"])
             cosigned = msgspec.json.decode(await trainshed.call("audit.checkpoint", {"cosigned": True}))

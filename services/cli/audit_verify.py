@@ -23,6 +23,7 @@ from services.cli.common import (
     note,
     print_json,
     run_async,
+    stored_log,
 )
 from services.cli.how_far import how_far
 from services.cli.policy_option import policy_option, read_policy
@@ -186,13 +187,12 @@ def _again() -> DecisionsCheck:
 async def _verify(
     acks: list[SubmitAnswer], own: Brought, decisions: DecisionsCheck | None, *, with_files: bool
 ) -> tuple[Verdict, Evidence, FilesCompared | None]:
-    from events.log import EventLog
     from projections.audit.verify import rows_from
     from projections.audit.verify import verify as replay_and_compare
 
     async with connected() as trainshed:
         with log_errors(trainshed):
-            log = EventLog(trainshed.nc)
+            log = stored_log(trainshed)
             evidence = await gathered(trainshed, log, own)
             # Closed before the connection is, whatever happens to the replay.
             async with aclosing(cast("AsyncGenerator[bytes, None]", rows_from(trainshed.nc))) as rows:

@@ -18,7 +18,7 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
-    from events.log import EventLog
+    from events.stored_log import StoredLog
     from projections.audit.against import Against
     from projections.audit.witnessed import PolicyVerdict
     from projections.transparency.checkpoint import SignedHead, TreeHead
@@ -119,7 +119,7 @@ def _look_for_tiles(folder: Path, checkpoints: tuple[SignedHead, ...]) -> None:
             ) from None
 
 
-async def gathered(trainshed: Trainshed, log: EventLog, own: Brought) -> Evidence:
+async def gathered(trainshed: Trainshed, log: StoredLog, own: Brought) -> Evidence:
     """These, and what the nodes have cosigned. Asked before the log is read: all that it speaks of is stored by then.
 
     Raises TrainshedError where a checkpoint is of another log.

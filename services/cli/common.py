@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from events.stored_log import StoredLog
     from trainshed_client.client import Trainshed
     from trainshed_client.fold_progress import FoldProgress
 
@@ -118,6 +119,13 @@ def log_errors(trainshed: Trainshed) -> Iterator[None]:
             ErrorCode.UNAVAILABLE,
             f"the event log at {trainshed.where} cannot be read ({why}). Is the stack up? trainshed up",
         ) from None
+
+
+def stored_log(trainshed: Trainshed) -> StoredLog:
+    """The event log of a stack, to be read."""
+    from events.stored_log import StoredLog
+
+    return StoredLog(trainshed.nc, where=trainshed.where, health=trainshed.health)
 
 
 def _text(error: BaseException) -> str:

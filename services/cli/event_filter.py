@@ -17,8 +17,8 @@ from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 if TYPE_CHECKING:
-    from events.log import EventLog
     from trainshed_client.client import Trainshed
+    from trainshed_client.log_reading.log_reader import LogReader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,7 +110,7 @@ def _known(types: tuple[str, ...]) -> None:
             raise _invalid(f"--type is {type_!r:.60}; write one of {', '.join(sorted(EVENT_KINDS))}")
 
 
-async def reach(trainshed: Trainshed, log: EventLog, asked: EventFilter) -> Reach:
+async def reach(trainshed: Trainshed, log: LogReader, asked: EventFilter) -> Reach:
     """Where that begins and ends in this log. Raises TrainshedError where there is no such run (not_found), or all of the
     log is later than ``until_ns`` (invalid)."""
     run_id = None if asked.run is None else (await trainshed.resolve(asked.run)).run_id

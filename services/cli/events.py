@@ -18,6 +18,7 @@ from services.cli.common import (
     nats_option,
     note,
     run_async,
+    stored_log,
     warn,
     write,
     write_now,
@@ -73,11 +74,11 @@ async def print_events(
     progress: HowFar = lambda done, of: None,
 ) -> int:
     """Print them, as JSON without a ``screen``; how many were left out because they are no JSON."""
-    from events.log import EventLog
+    from trainshed_client.log_reading.follower import LogFollower
 
     printed = left_out = 0
     async with connected(patient=follow, of_runs=False) as trainshed:
-        log = EventLog(trainshed.nc)
+        log = stored_log(trainshed)
         with log_errors(trainshed):
             where = await reach(trainshed, log, asked)
             if screen is not None:
@@ -85,13 +86,14 @@ async def print_events(
             if follow:
                 sys.stdout.flush()
                 detach_on_interrupt(lambda: "stopped following")
-                async with log.follow(where.start, where.subjects) as feed:
+                stack = trainshed.watching.nats("the event log")
+                async with LogFollower(stack, where.subjects, since_seq=where.start - 1) as feed:
                     while True:
                         lines = b"".join(_line(message, screen) for message in await feed.batch())
                         # In a thread: a pipe that nobody reads must not keep the connection from its pings.
                         await asyncio.to_thread(write_now, sys.stdout, lines)
             end = await log.end() if where.end is None else where.end
-            async for message in log.read_raw(where.subjects, start_seq=where.start, end_seq=end):
+            async for message in log.messages(where.subjects, first=where.start, last=end):
                 shown = _line(message, screen)
                 put(shown)
                 printed += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from services.cli.common import log_errors
+from services.cli.common import log_errors, stored_log
 from services.cli.output_tail import shown_lines
 from services.cli.table import Screen, wrapped
 from services.cli.text import clean, ordinal, shown_id, time_of_day
@@ -30,12 +30,11 @@ _INDENT = 12
 
 async def past_of(trainshed: Trainshed, run_id: str, upto: int) -> list[PastAttempt]:
     """What became of a run by the event at ``upto``. Raises TrainshedError where the log cannot be read."""
-    from events.log import EventLog
     from services.cli.past import RunPast
 
     past = RunPast(run_id)
     with log_errors(trainshed):
-        async for stored in EventLog(trainshed.nc).read(end_seq=upto):
+        async for stored in stored_log(trainshed).read(last=upto):
             past.take(stored)
     return past.attempts
 

@@ -22,6 +22,7 @@ from services.cli.common import (
     note,
     print_json,
     run_async,
+    stored_log,
 )
 from services.cli.how_far import HowFar, how_far
 from services.cli.verb import verb
@@ -160,13 +161,11 @@ def _shown(lines: BinaryIO, progress: HowFar) -> Iterator[bytes]:
 
 
 async def _read_live(recording: Recording, progress: HowFar) -> None:
-    from events.log import EventLog
-
     async with connected(of_runs=False) as trainshed:
         with log_errors(trainshed):
-            log = EventLog(trainshed.nc)
+            log = stored_log(trainshed)
             end = await log.end()
-            async for stored in log.read(end_seq=end):
+            async for stored in log.read(last=end):
                 recording.take(stored)
                 if stored.seq % SHOWN_EVERY == 0:
                     progress(stored.seq, end)

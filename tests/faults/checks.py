@@ -31,6 +31,7 @@ from tests.faults.follower import Follower
 from tests.faults.ledger import Violation
 from tests.faults.workload import Ack
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
+from tests.support.stored_log import reading
 from trainshed_client import subjects
 from trainshed_client.answers import NodePage
 from trainshed_client.asking import decoded
@@ -129,7 +130,7 @@ class Replayed(NamedTuple):
 async def replayed(follower: Follower) -> Replayed:
     """I4, and what else `audit verify --decisions --files` checks: waits until the projector answers with everything."""
     deadline = time.monotonic() + VERIFY_WITHIN_S
-    log, client = EventLog(follower.nc), Trainshed(NatsConnection(follower.nc, "the cluster"))
+    log, client = reading(follower.nc), Trainshed(NatsConnection(follower.nc, "the cluster"))
     while True:
         try:
             with files_audit(client, log, terminal=False) as files:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from events.log import EventLog
+from events.stored_log import StoredLog
 from services.projector.service import ProjectorService
 from tests.support.deadline import eventually
 from trainshed_client import subjects
@@ -28,6 +29,15 @@ async def store(nc: SafeClient, messages: list[Message]) -> int:
             await eventually(_at_least(log, end - len(messages) + place), 30)
     await eventually(_at_least(log, end), 30)
     return end
+
+
+def reading(nc: SafeClient) -> StoredLog:
+    """The log as a reader has it, also where no projector answers."""
+
+    async def health() -> dict[str, object]:
+        return {"log_id": await EventLog(nc).log_id()}
+
+    return StoredLog(nc, where="the test's server", health=health)
 
 
 def _at_least(log: EventLog, seq: int) -> Any:

@@ -16,7 +16,7 @@ def message(seq: int, subject: str = "a") -> Message:
 
 
 def test_what_is_heard_while_pages_are_read_is_read_and_then_comes_live() -> None:
-    join = LogJoin(0, whole=True, most=MOST)
+    join = LogJoin(0, whole=True, most=10)
     join.live(message(3), 0)
     join.page([message(1), message(2)])
     assert not join.end_of_pages(), "3 was heard"
@@ -39,7 +39,7 @@ def test_of_some_subjects_a_loss_shows_by_the_message_before() -> None:
 
 
 def test_what_was_never_stored_is_not_waited_for_for_ever() -> None:
-    join = LogJoin(0, whole=True, most=MOST)
+    join = LogJoin(0, whole=True, most=10)
     join.live(message(1_000_000), 0)
     assert not join.end_of_pages()
     join.forget_heard()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from trainshed_client import subjects
@@ -21,8 +21,8 @@ WHOLE = (subjects.ALL_EVENTS,)
 
 
 class LogReader:
-    """Reads one event log. Its methods raise UNAVAILABLE where nobody answers for ``patience_s`` (None: that is waited out),
-    or there is no log."""
+    """Reads one event log. One question raises UNAVAILABLE where nobody answers it for ``patience_s`` (None: that is waited
+    out), or there is no log; what is read page by page goes on once the connection is made anew."""
 
     def __init__(
         self,
@@ -46,6 +46,10 @@ class LogReader:
         found = await self._reader.next(seq, patience_s=self._patience_s)
         return found if found is not None and found.seq == seq else None
 
+    async def next(self, seq: int, subject: str) -> Message | None:
+        """The message at ``seq``, or the first after it, on a subject; None where there is none."""
+        return await self._reader.next(seq, subject, patience_s=self._patience_s)
+
     async def first_since(self, ns: int) -> int:
         """The sequence of the first event stored at ``ns`` (since 1970) or later; one more than the end where none was.
 
@@ -63,7 +67,7 @@ class LogReader:
 
     async def pages(
         self, filters: Sequence[str] = WHOLE, *, first: int = 1, last: int | None = None
-    ) -> AsyncIterator[list[Message]]:
+    ) -> AsyncGenerator[list[Message], None]:
         """What is stored from sequence ``first`` up to and with ``last`` (None: the end), in order.
 
         ``filters``: what of it, subjects with wildcards, no two of which overlap. No page is empty. Of all the log
@@ -75,20 +79,23 @@ class LogReader:
             return
         pages = self._one(filters[0], first) if len(filters) == 1 else self._merged(filters, first)
         seen = first - 1
-        async for page in pages:
-            if last is not None and page[-1].seq > last:
-                page = [message for message in page if message.seq <= last]
-            if page:
-                seen = page[-1].seq
-                yield page
-            if last is not None and seen >= last:
-                return
+        try:
+            async for page in pages:
+                if last is not None and page[-1].seq > last:
+                    page = [message for message in page if message.seq <= last]
+                if page:
+                    seen = page[-1].seq
+                    yield page
+                if last is not None and seen >= last:
+                    return
+        finally:
+            await pages.aclose()
         if last is not None and tuple(filters) == WHOLE:
             async for page in self._late(seen, last):
                 yield page
 
-    def _one(self, subject: str, first: int) -> AsyncIterator[list[Message]]:
-        return self._reader.pages(subject, first=first, size=PAGE, patience_s=self._patience_s)
+    def _one(self, subject: str, first: int) -> AsyncGenerator[list[Message], None]:
+        return self._reader.pages(subject, first=first, size=PAGE, patience_s=None)
 
     async def _late(self, seen: int, last: int) -> AsyncIterator[list[Message]]:
         """What a server that lags behind had not got yet. Raises UNAVAILABLE where it does not come."""
@@ -107,22 +114,26 @@ class LogReader:
                     seen = page[-1].seq
                     yield page
 
-    async def _merged(self, filters: Sequence[str], first: int) -> AsyncIterator[list[Message]]:
+    async def _merged(self, filters: Sequence[str], first: int) -> AsyncGenerator[list[Message], None]:
         """Each subject is read by itself: of a long log a few rare types are found without the rest."""
         reads = {subject: self._one(subject, first) for subject in filters}
         read: dict[str, deque[Message]] = {subject: deque() for subject in filters}
-        while True:
-            for subject in tuple(reads):
-                if not read[subject]:
-                    try:
-                        read[subject].extend(await reads[subject].__anext__())
-                    except StopAsyncIteration:
-                        del reads[subject]
-            upto = min((read[subject][-1].seq for subject in reads), default=None)
-            page: list[Message] = []
-            for waiting in read.values():
-                while waiting and (upto is None or waiting[0].seq <= upto):
-                    page.append(waiting.popleft())
-            if not page:
-                return
-            yield sorted(page)
+        try:
+            while True:
+                for subject in tuple(reads):
+                    if not read[subject]:
+                        try:
+                            read[subject].extend(await reads[subject].__anext__())
+                        except StopAsyncIteration:
+                            del reads[subject]
+                upto = min((read[subject][-1].seq for subject in reads), default=None)
+                page: list[Message] = []
+                for waiting in read.values():
+                    while waiting and (upto is None or waiting[0].seq <= upto):
+                        page.append(waiting.popleft())
+                if not page:
+                    return
+                yield sorted(page)
+        finally:
+            for pages in reads.values():
+                await pages.aclose()

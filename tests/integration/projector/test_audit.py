@@ -25,7 +25,7 @@ from projections.read_model.database import Database
 from tests.support import NatsServer
 from tests.support.deadline import eventually
 from tests.support.random_log import RandomLog
-from tests.support.stored_log import ask, projecting, store
+from tests.support.stored_log import ask, projecting, reading, store
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.statuses import FailureReason
@@ -58,7 +58,7 @@ async def test_a_replay_gives_the_live_tables_and_the_same_state_hash(
     end = await store(nc, made.messages)
     seen: list[tuple[int, int]] = []
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        verdict = await verify(EventLog(nc), rows_from(nc), progress=lambda seq, of: seen.append((seq, of)))
+        verdict = await verify(reading(nc), rows_from(nc), progress=lambda seq, of: seen.append((seq, of)))
         health = await ask(nc, "health")
     assert seen[-1] == (end, end)
     assert (verdict.ok, verdict.seq, verdict.events, verdict.violations) == (True, end, end, ())
@@ -73,7 +73,7 @@ async def test_any_log_at_all_is_replayed_alike(
         made.grow()
     await store(nc, made.messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     assert [violation for violation in verdict.violations if violation.invariant == "I4"] == []
 
 
@@ -101,7 +101,7 @@ async def test_tables_that_were_tampered_with_are_told(
         await ask(nc, "health")
         with service._database.writer() as connection, connection.begin():
             connection.exec_driver_sql(tampering)
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     assert not verdict.ok
     assert {violation.invariant for violation in verdict.violations} == {"I4"}
     assert any(message in violation.message for violation in verdict.violations), verdict.violations
@@ -144,7 +144,7 @@ async def test_a_projector_of_another_release_is_named_and_compared_with_nothing
     await store(nc, _busy().messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
         with pytest.raises(TrainshedError, match=re.escape(told)) as refused:
-            await verify(EventLog(nc), rows_of_theirs())
+            await verify(reading(nc), rows_of_theirs())
     assert refused.value.exit_code == ExitCode.NO_SERVICE
 
 
@@ -162,7 +162,7 @@ async def test_heartbeat_columns_of_the_live_are_not_compared(
                 "UPDATE nodes SET last_heartbeat_at = 'now'",
             ):
                 assert connection.exec_driver_sql(statement).rowcount > 0
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     assert verdict.ok, verdict.violations
 
 
@@ -177,7 +177,7 @@ async def test_a_slot_granted_twice_is_a_violation_at_its_sequence(
     at = made.dispatch(second, slots=(0, 1))
     await store(nc, made.messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     [violation] = verdict.violations
     assert (violation.invariant, violation.seq) == ("I2", at)
     assert f"slot gpu01.1 was granted to run {second}" in violation.message
@@ -195,7 +195,7 @@ async def test_an_event_without_its_ground_is_a_violation_and_what_counted_for_n
     made.raw("trainshed.events.run.x.agent.exploded.gpu01", b"{}")
     await store(nc, made.messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
         assert (verdict.ok, verdict.late, verdict.unreadable) == (True, 0, 1)
         assert verdict.not_counted == (NotCounted("failed", 1, twice - 1), NotCounted("started", 1, twice))
         forged = LogMaker()
@@ -206,7 +206,7 @@ async def test_an_event_without_its_ground_is_a_violation_and_what_counted_for_n
             return bool((await ask(nc, "health"))["seq"] >= at)
 
         await eventually(projected, 20)
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     assert [(each.invariant, each.seq) for each in verdict.violations] == [("I9", at)]
 
 
@@ -222,7 +222,7 @@ async def test_a_run_that_ended_and_begins_again_without_a_retry_is_a_violation(
     made.submit({"entry_point": "/bin/true"})
     await store(nc, made.messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     assert [violation.invariant for violation in verdict.violations] == ["I1"]
 
 
@@ -252,7 +252,7 @@ async def test_rows_and_replay_are_compared_at_one_sequence_while_the_system_wri
     async with projecting(await nats_server.client(), tmp_path / "t.db"), asyncio.TaskGroup() as tasks:
         tasks.create_task(write_on())
         try:
-            verdicts = [await verify(EventLog(nc), rows_from(nc)) for _ in range(5)]
+            verdicts = [await verify(reading(nc), rows_from(nc)) for _ in range(5)]
         finally:
             stop.set()
     for verdict in verdicts:
@@ -278,7 +278,7 @@ async def test_a_log_that_goes_on_above_a_read_model_is_checked_to_its_end(
     later.complete(submitted)
     at = await store(nc, later.messages)
     acks = [SubmitAnswer(submitted, "d", at - 1)]
-    verdict = await verify(EventLog(nc), as_it_was(), acks)
+    verdict = await verify(reading(nc), as_it_was(), acks)
     assert (verdict.seq, verdict.end, verdict.events) == (end, at, at)
     assert [(each.invariant, each.seq) for each in verdict.violations] == [("I9", at)]
 
@@ -302,13 +302,13 @@ async def test_rows_that_do_not_come_whole_are_no_verdict(nc: SafeClient, tmp_pa
 
     for place in range(len(parts)):
         with pytest.raises(TrainshedError) as raised:
-            await verify(EventLog(nc), without(place))
+            await verify(reading(nc), without(place))
         assert raised.value.code is ErrorCode.UNAVAILABLE
 
 
 async def test_without_a_projector_it_says_so(nc: SafeClient) -> None:
     with pytest.raises(TrainshedError, match="no projector answers"):
-        await verify(EventLog(nc), rows_from(nc))
+        await verify(reading(nc), rows_from(nc))
 
 
 async def test_many_rows_come_in_many_parts(nats_server: NatsServer, nc: SafeClient, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ async def test_many_rows_come_in_many_parts(nats_server: NatsServer, nc: SafeCli
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
         await ask(nc, "health")
         parts = [part async for part in rows_from(nc)]
-        verdict = await verify(EventLog(nc), rows_from(nc))
+        verdict = await verify(reading(nc), rows_from(nc))
     assert len(parts) > 4
     assert max(map(len, parts)) < 1_000_000
     assert msgspec.json.decode(parts[0])["counts"]["runs"] == 400
@@ -341,8 +341,8 @@ async def test_a_submission_that_was_acknowledged_and_is_not_in_the_log_is_a_vio
         SubmitAnswer(kept.run_id, "d", end + 1),
     ]
     async with projecting(await nats_server.client(), tmp_path / "t.db"):
-        assert (await verify(EventLog(nc), rows_from(nc), [kept])).ok
-        verdict = await verify(EventLog(nc), rows_from(nc), [kept, *lost])
+        assert (await verify(reading(nc), rows_from(nc), [kept])).ok
+        verdict = await verify(reading(nc), rows_from(nc), [kept, *lost])
     assert [(violation.invariant, violation.seq) for violation in verdict.violations] == [
         ("I6", 3),
         ("I6", 4),
@@ -362,7 +362,7 @@ async def test_a_checkpoint_kept_from_before_fits_and_one_of_what_was_altered_do
     nats_server: NatsServer, nc: SafeClient, tmp_path: Path
 ) -> None:
     made = _busy()
-    log = EventLog(nc)
+    log = reading(nc)
     await store(nc, made.messages)
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True):
         kept = (await ask(nc, "audit.checkpoint"))["checkpoint"].encode()
