@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import calendar
 import functools
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,8 +22,6 @@ from trainshed_client.os_errors import cause
 if TYPE_CHECKING:
     from typing import Self
 
-    from nats.aio.msg import Msg
-
     from trainshed_client.nats_client import SafeClient
 
 PAGE = 1_000
@@ -35,6 +34,14 @@ PATIENCE_S = 10.0
 ABSENT_S = 1.0
 """So long a stream that is not there is waited for."""
 RETRY_S = 0.25
+
+
+_PLACE = re.compile(
+    rb"\r\nNats-Subject: ([^\r\n]*)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
+)
+"""Where a message is stored, as the server writes it."""
+_STATUS = re.compile(rb"NATS/1\.0 (\d{3})([^\r\n]*)")
+_PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)\r\n")
 
 
 class Message(NamedTuple):
@@ -142,13 +149,13 @@ class _Answers:
         self._alone = alone
         self._inbox = nc.new_inbox()
         self._number = 0
-        self._reply = ""
+        self._reply = b""
         self._status = ""
         self._why = ""
         self._over = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._listening = await self._nc.listen(f"{self._inbox}.*", self._receive)
+        self._listening = await self._nc.listen_raw(f"{self._inbox}.*", self._receive)
         self._nc.reconnect_hooks.add(self._lost)
         return self
 
@@ -162,12 +169,13 @@ class _Answers:
     async def ask(self, subject: str, payload: bytes) -> tuple[str, str]:
         """Ask and wait; the status that the answer ends with ('': it did not end), and what that means."""
         self._number += 1
-        self._reply = f"{self._inbox}.{self._number}"
+        reply = f"{self._inbox}.{self._number}"
+        self._reply = reply.encode()
         self.messages, self.pending = [], 0
         self._status, self._why = "", "no answer in time"
         self._over.clear()
         try:
-            await self._nc.publish(subject, payload, reply=self._reply)
+            await self._nc.publish(subject, payload, reply=reply)
             await self._answered()
         except nats.errors.Error as error:
             self._why = cause(error)
@@ -195,19 +203,25 @@ class _Answers:
         self._why = "the connection was lost"
         self._over.set()
 
-    def _receive(self, msg: Msg) -> None:
-        if msg.subject != self._reply:
+    def _receive(self, subject: bytes, headers: bytes, body: bytes) -> None:
+        if subject != self._reply:
             return  # of a request that was given up
-        headers = msg.headers or {}
-        if "Nats-Sequence" in headers:  # a message, whatever status was stored with it
-            self.messages.append(stored_message(headers, headers["Nats-Subject"], msg.data))
+        places = _PLACE.findall(headers)
+        if places:  # a message, whatever status was stored with it; the server's own headers are the last
+            stored_on, seq, stored = places[-1]
+            self.messages.append(
+                Message(int(seq), stored_ns(stored.decode()), stored_on.decode(errors="replace"), bytes(body))
+            )
             if not self._alone:
                 return
             self._status = "204"
         else:
-            self._status = headers.get("Status", "")
-            self._why = headers.get("Description", "").strip()
-            self.pending = int(headers.get("Nats-Num-Pending", 0))
+            status = _STATUS.match(headers)
+            self._status, self._why = (
+                (part.decode(errors="replace").strip() for part in status.groups()) if status else ("", "")
+            )
+            pending = _PENDING.search(headers)
+            self.pending = int(pending.group(1)) if pending else 0
         self._over.set()
 
 

@@ -22,7 +22,17 @@ from trainshed_client import nats_client
 from trainshed_client.nats_client import SafeClient
 
 PLAIN = nats.aio.client.Client
-OWN = {"listen", "abandon", "_next_turn", "reconnect_hooks", "_listeners", "_answers_sid", "_written"}
+OWN = {
+    "listen",
+    "listen_raw",
+    "_raw_listeners",
+    "abandon",
+    "_next_turn",
+    "reconnect_hooks",
+    "_listeners",
+    "_answers_sid",
+    "_written",
+}
 """What SafeClient adds. All else that it defines is the library's: derived from what the library has, a renamed one would pass."""
 OVERRIDDEN = sorted(
     name
