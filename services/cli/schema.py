@@ -12,6 +12,7 @@ import click
 from services.cli.common import note
 from services.cli.verb import verb
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
+from trainshed_client.os_errors import why
 
 
 @verb("trainshed schema --out schema", "trainshed schema | jq .")
@@ -43,7 +44,7 @@ def schema(ctx: click.Context, folder: str | None, check: bool) -> None:
             for name in (differing := files.differing(place, made)):
                 (place / name).write_text(made[name], encoding="utf-8")
     except OSError as error:
-        raise _invalid(f"--out: {folder} cannot be used: {error.strerror}") from None
+        raise _invalid(f"--out: {folder} cannot be used: {why(error)}") from None
     for name in differing:
         note(f"{place / name} {'is not what the types say' if check else 'written'}")
     if check and differing:
