@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test test-unit test-frameworks test-vm faults lint format bench schema lock clean
+.PHONY: install demo test test-unit test-frameworks test-vm faults lint format sync-face bench schema lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -52,6 +52,10 @@ ifeq ($(ARGS),)
 	@$(PY) -m tests.faults.races 1000
 	@$(PY) -m tests.model --states $(or $(STATES),20000)
 endif
+
+# The blocking face of the client, written anew from the asynchronous one.
+sync-face: $(VENV)/.stamp-install $(VENV)/.stamp-dev
+	@$(PY) -m tests.support.sync_face
 
 lint: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
 	$(PY) -m ruff check .

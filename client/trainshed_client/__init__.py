@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trainshed_client.answers import (
         Acknowledged,
+        ArtifactFile,
         Check,
         Explanation,
         NodeAnswer,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from trainshed_client.follow import RunOutput
     from trainshed_client.log_reading.events import EventStream
     from trainshed_client.log_reading.log_event import LogEvent
+    from trainshed_client.metrics import MetricsPoint
     from trainshed_client.output_range import OutputChunk
+    from trainshed_client.prune import NodePruned, PruneReport
     from trainshed_client.records import (
         AttemptRecord,
         NodeRecord,
@@ -43,13 +46,18 @@ if TYPE_CHECKING:
         TimelineEntry,
         Wait,
     )
+    from trainshed_client.run_lines import RunLines
     from trainshed_client.statuses import CodeSeen, FailureReason, NodeStatus, RunStatus, WaitReason
+    from trainshed_client.sync import SyncTrainshed
+    from trainshed_client.sync_base import Iteration
+    from trainshed_client.telemetry import TelemetryEntry
     from trainshed_client.watching.newest import PRESENT, Gone
     from trainshed_client.watching.watch import RecordWatch
 
 __all__ = [
     "PRESENT",
     "Acknowledged",
+    "ArtifactFile",
     "AttemptRecord",
     "Check",
     "CodeSeen",
@@ -59,14 +67,19 @@ __all__ = [
     "Explanation",
     "FailureReason",
     "Gone",
+    "Iteration",
     "LogEvent",
+    "MetricsPoint",
     "NodeAnswer",
+    "NodePruned",
     "NodeRecord",
     "NodeStatus",
     "OutputChunk",
+    "PruneReport",
     "QueueRecord",
     "QueuedRunRecord",
     "RecordWatch",
+    "RunLines",
     "RunOutput",
     "RunPage",
     "RunRecord",
@@ -74,6 +87,8 @@ __all__ = [
     "RunView",
     "SlotRecord",
     "Submission",
+    "SyncTrainshed",
+    "TelemetryEntry",
     "TimelineEntry",
     "Trainshed",
     "TrainshedError",
@@ -85,24 +100,30 @@ __all__ = [
 
 _MODULE_OF = {
     "Acknowledged": "answers",
+    "ArtifactFile": "answers",
     "AttemptRecord": "records",
     "Check": "answers",
     "CodeSeen": "statuses",
     "Endpoint": "endpoint",
     "ErrorCode": "errors",
     "EventStream": "log_reading.events",
-    "LogEvent": "log_reading.log_event",
     "Explanation": "answers",
     "FailureReason": "statuses",
     "Gone": "watching.newest",
+    "Iteration": "sync_base",
+    "LogEvent": "log_reading.log_event",
+    "MetricsPoint": "metrics",
     "NodeAnswer": "answers",
+    "NodePruned": "prune",
     "NodeRecord": "records",
     "NodeStatus": "statuses",
     "OutputChunk": "output_range",
     "PRESENT": "watching.newest",
+    "PruneReport": "prune",
     "QueueRecord": "records",
     "QueuedRunRecord": "records",
     "RecordWatch": "watching.watch",
+    "RunLines": "run_lines",
     "RunOutput": "follow",
     "RunPage": "answers",
     "RunRecord": "records",
@@ -110,6 +131,8 @@ _MODULE_OF = {
     "RunView": "answers",
     "SlotRecord": "records",
     "Submission": "answers",
+    "SyncTrainshed": "sync",
+    "TelemetryEntry": "telemetry",
     "TimelineEntry": "records",
     "Trainshed": "client",
     "TrainshedError": "errors",

@@ -1,16 +1,19 @@
-"""The connection class: how it is connected and closed; its calls are `CommandCalls`, `QueryCalls` and `FollowingCalls`.
+"""The connection class: how it is connected and closed; its calls are `CommandCalls`, `QueryCalls`, `FollowingCalls` and
+`FileCalls`.
 
 Owns which way leads to the stack; must not import nats before connecting.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from trainshed_client.commands import CommandCalls
 from trainshed_client.endpoint import discover, worker_socket
 from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.file_calls import FileCalls
 from trainshed_client.following import FollowingCalls
 
 if TYPE_CHECKING:
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
 
     from trainshed_client.connection import OnWaiting
     from trainshed_client.nats_client import OnError, OnEvent, SafeClient
+    from trainshed_client.sync import SyncTrainshed
 
 
-class Trainshed(CommandCalls, FollowingCalls):
+class Trainshed(CommandCalls, FollowingCalls, FileCalls):
     """A connection to a stack: ``async with await Trainshed.connect() as trainshed: ...``.
 
     Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED and TOO_LARGE as the service says,
@@ -54,6 +58,7 @@ class Trainshed(CommandCalls, FollowingCalls):
         on_reconnect: OnEvent | None = None,
         on_waiting: OnWaiting | None = None,
         patient: bool = False,
+        wait: bool | float = False,
     ) -> Self:
         """Connect to ``nats_url``, else where ``TRAINSHED_NATS_URL``, ``NATS_URL`` or this machine's state folder say.
 
@@ -62,8 +67,27 @@ class Trainshed(CommandCalls, FollowingCalls):
         ``on_waiting`` hears of a service whose answer takes longer than some seconds, or that is still starting;
         ``patient``: one that is starting, does not know yet, or is there and does not answer a query, is waited for
         however long it takes.
+        ``wait``: for so many seconds (True: for as long as it takes) a stack that is not up yet is waited for, of which
+        ``on_waiting`` hears; an URL that is none, a host of no such name and credentials that are refused are told at once.
         Callbacks are plain functions or coroutine functions.
+
+        Raises TrainshedError: INVALID for an URL that is none, DENIED for credentials, UNAVAILABLE where none answers.
         """
+        if wait:
+            from trainshed_client.awaited import awaited
+
+            def again() -> Awaitable[Self]:
+                return cls.connect(
+                    nats_url,
+                    name=name,
+                    on_error=on_error,
+                    on_disconnect=on_disconnect,
+                    on_reconnect=on_reconnect,
+                    on_waiting=on_waiting,
+                    patient=patient,
+                )
+
+            return await awaited(again, on_waiting, None if wait is True else float(wait))
         if (path := worker_socket(nats_url)) is not None:
             from trainshed_client.worker_socket import WorkerSocket
 
@@ -76,6 +100,42 @@ class Trainshed(CommandCalls, FollowingCalls):
             endpoint, name=name, on_error=on_error, on_disconnect=on_disconnect, on_reconnect=on_reconnect
         )
         return cls(NatsConnection(nc, endpoint.url), on_waiting=on_waiting, patient=patient)
+
+    @classmethod
+    def sync(
+        cls,
+        nats_url: str | None = None,
+        *,
+        name: str = "trainshed-client",
+        on_error: OnError | None = None,
+        on_disconnect: OnEvent | None = None,
+        on_reconnect: OnEvent | None = None,
+        on_waiting: OnWaiting | None = None,
+        patient: bool = False,
+        wait: bool | float = False,
+    ) -> SyncTrainshed:
+        """Connect as `connect` does, for code that blocks: ``with Trainshed.sync() as trainshed: trainshed.submit(...)``.
+
+        It has the same calls, each of which waits for its answer; what is followed is an iterator with a `close`. They are
+        made on a thread of its own, so that it works inside a running event loop too, as in Jupyter.
+        """
+        from trainshed_client.sync import SyncTrainshed
+
+        return SyncTrainshed(
+            lambda: cls.connect(
+                nats_url,
+                name=name,
+                on_error=on_error,
+                on_disconnect=on_disconnect,
+                on_reconnect=on_reconnect,
+                on_waiting=on_waiting,
+                patient=patient,
+                wait=wait,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"<Trainshed at {self.where}>"
 
     async def __aenter__(self) -> Self:
         return self

@@ -107,6 +107,10 @@ class NobodyAnswers(TrainshedError):
         super().__init__(ErrorCode.UNAVAILABLE, message)
 
 
+class UnknownHost(NobodyAnswers):
+    """The server's name stands for no address: waiting for it does not help."""
+
+
 class Refusals:
     """All that is wrong with a request, as it is found: one error in the end.
 

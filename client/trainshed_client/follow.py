@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainshed_client.answers import RunView
     from trainshed_client.callbacks import Called
     from trainshed_client.connection import Connection, Watching
+    from trainshed_client.watching.watch import RecordWatch
     from trainshed_client.watching.watches import Watches
 
 BUFFERED_BYTES = 1024 * 1024
@@ -44,6 +45,10 @@ class Runs(Requests, Protocol):
 
     async def get(self, run: str) -> RunView:
         """Everything about one run."""
+        ...
+
+    async def run_id_of(self, run: str) -> str:
+        """The id of the run that is named."""
         ...
 
 
@@ -72,7 +77,8 @@ class RunOutput:
         self._runs = runs
         self._first = first_attempt
         self._wake = asyncio.Event()
-        self._watch = runs.watching.runs([run_id], wake=self._wake, patient=patient)
+        self._patient = patient
+        self._watch: RecordWatch[RunRecord] | None = None
         self._record: RunRecord | None = None
         self._following: _AttemptOutput | None = None
         self._begin_at = begin or {}
@@ -90,6 +96,8 @@ class RunOutput:
         return self._record
 
     async def __aenter__(self) -> Self:
+        self.run_id = await self._runs.run_id_of(self.run_id)
+        self._watch = self._runs.watching.runs([self.run_id], wake=self._wake, patient=self._patient)
         await self._watch.__aenter__()
         return self
 
@@ -98,12 +106,19 @@ class RunOutput:
     ) -> None:
         if self._following is not None:
             await self._following.close()
-        await self._watch.__aexit__(kind, error, trace)
+        if self._watch is not None:
+            await self._watch.__aexit__(kind, error, trace)
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[OutputChunk]:
+        return self if self._watch is not None else self._while_read()
+
+    async def _while_read(self) -> AsyncIterator[OutputChunk]:
+        async with self:
+            async for chunk in self:
+                yield chunk
 
     async def __anext__(self) -> OutputChunk:
+        assert self._watch is not None, "it is read in `async with`"
         while True:
             self._wake.clear()
             while (change := self._watch.next_change()) is not None:
@@ -172,7 +187,8 @@ class RunOutput:
                     raise
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._watch.offer(self.run_id, view.run)
+            if self._watch is not None:
+                self._watch.offer(self.run_id, view.run)
             return sorted(view.attempts, key=lambda attempt: attempt.attempt)
 
     async def _begin(self, attempt: int, node: str) -> None:

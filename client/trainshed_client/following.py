@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trainshed_client._compat_asyncio import timeout as time_limit
-from trainshed_client.naming import is_run_id
 from trainshed_client.queries import QueryCalls
 from trainshed_client.records import RunRecord
 from trainshed_client.watching.watches import Watches
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
     from trainshed_client.callbacks import Called
     from trainshed_client.follow import RunOutput
     from trainshed_client.log_reading.events import EventStream
+    from trainshed_client.metrics import MetricsPoint
     from trainshed_client.records import NodeRecord, QueueRecord, SlotRecord
+    from trainshed_client.run_lines import RunLines
+    from trainshed_client.telemetry import TelemetryEntry
     from trainshed_client.watching.watch import RecordWatch
 
 
@@ -89,7 +91,7 @@ class FollowingCalls(QueryCalls):
 
         Raises TimeoutError after ``timeout`` seconds.
         """
-        run_ids = [run if is_run_id(run) else (await self.resolve(run)).run_id for run in runs]
+        run_ids = [await self.run_id_of(run) for run in runs]
         async with time_limit(timeout), self.watch_runs(run_ids) as records:
             left = set(run_ids)
             ended: dict[str, RunRecord] = {}
@@ -103,7 +105,7 @@ class FollowingCalls(QueryCalls):
 
     def output(
         self,
-        run_id: str,
+        run: str,
         *,
         first_attempt: int | None = None,
         begin: Mapping[str, int] | None = None,
@@ -114,18 +116,17 @@ class FollowingCalls(QueryCalls):
     ) -> RunOutput:
         """A run's output from its first byte, over all attempts from ``first_attempt`` on, until the run ends.
 
-        ``async with trainshed.output(run_id) as output: async for chunk in output: ...``. Takes a full run id;
-        without ``first_attempt`` it begins with the latest attempt. ``begin``: the bytes of each stream of that first
-        attempt to pass over. ``patient``: for a run that was just submitted, wait for a projector that does not
+        ``async with trainshed.output(run) as output: async for chunk in output: ...``. Without
+        ``first_attempt`` it begins with the latest attempt. ``begin``: the bytes of each stream of that first attempt to pass over. ``patient``: for a run that was just submitted, wait for a projector that does not
         answer yet instead of raising UNAVAILABLE. ``on_attempt`` hears of each attempt (number, node) before its first
         byte, ``on_record`` of every change of the run meanwhile; they are plain functions or coroutine functions. ``streams``:
-        ``metrics`` is one too, whose lines `trainshed_client.metrics.metrics_lines` reads.
+        some of ``stdout``, ``stderr`` and ``metrics``, the file whose lines `metrics` reads.
         """
         from trainshed_client.follow import RunOutput
 
         return RunOutput(
             self,
-            run_id,
+            run,
             first_attempt=first_attempt,
             begin=begin,
             patient=patient,
@@ -133,3 +134,30 @@ class FollowingCalls(QueryCalls):
             on_record=on_record,
             streams=streams,
         )
+
+    def telemetry(self, run: str, *, attempt: int | None = None, since: int = 0) -> RunLines[TelemetryEntry]:
+        """The telemetry of a run: each JSON object with a ``type`` or an ``event`` that its stdout has on a line.
+
+        From the byte ``since`` of the stdout of ``attempt`` (else of the latest) on, over later attempts, until the run ends;
+        what was written before is read from its node, what comes is heard, without a gap and none twice. To go on from a line
+        later, ask for its attempt since one byte more than its offset.
+        """
+        from trainshed_client.follow import RunOutput
+        from trainshed_client.run_lines import RunLines
+        from trainshed_client.telemetry import TelemetryCutter
+
+        begin = {"stdout": max(0, since - 1)}
+        output = RunOutput(self, run, first_attempt=attempt, begin=begin, streams=["stdout"])
+        return RunLines(output, TelemetryCutter(since).feed)
+
+    def metrics(self, run: str, *, attempt: int | None = None) -> RunLines[MetricsPoint]:
+        """What a run measures: a point a message of its worker's, from ``attempt`` (else the latest) on, until the run ends.
+
+        As `telemetry` it begins with what was written before. `trainshed_client.metrics` joins several attempts by step.
+        """
+        from trainshed_client.follow import RunOutput
+        from trainshed_client.metrics import PointsCutter
+        from trainshed_client.run_lines import RunLines
+
+        output = RunOutput(self, run, first_attempt=attempt, streams=["metrics"])
+        return RunLines(output, PointsCutter().feed)

@@ -125,6 +125,22 @@ async def metrics_lines(output: AsyncIterator[OutputChunk]) -> AsyncIterator[tup
             yield attempt, line
 
 
+class PointsCutter:
+    """Takes chunks of a run's stream ``metrics`` as it is followed, and gives each line as a point of its attempt."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self._cutter = MetricsCutter()
+
+    def feed(self, chunk: OutputChunk) -> list[MetricsPoint]:
+        """The lines that end in it. The step is as the line has it: None where it has none."""
+        if chunk.attempt != self._attempt:
+            self._attempt, self._cutter = chunk.attempt, MetricsCutter()
+        return [
+            _point(chunk.attempt, line, line.step) for line in self._cutter.feed(chunk.offset, chunk.data)
+        ]
+
+
 def joined(attempts: Iterable[AttemptMetrics]) -> list[MetricsPoint]:
     """The points of a run, by step: of what several attempts measured at one step, the latest attempt's counts.
 
@@ -151,8 +167,12 @@ def _points(attempt: AttemptMetrics) -> Iterable[MetricsPoint]:
     step: int | float | None = None
     for line in attempt.lines:
         step = step if line.step is None else line.step
-        metrics = {name: from_json(value) for name, value in line.metrics.items()}
-        yield MetricsPoint(attempt.attempt, line.time, step, line.progress, metrics)
+        yield _point(attempt.attempt, line, step)
+
+
+def _point(attempt: int, line: MetricsLine, step: float | None) -> MetricsPoint:
+    metrics = {name: from_json(value) for name, value in line.metrics.items()}
+    return MetricsPoint(attempt, line.time, step, line.progress, metrics)
 
 
 def _together(first: MetricsPoint, second: MetricsPoint) -> MetricsPoint:

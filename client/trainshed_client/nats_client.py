@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from trainshed_client import subjects
 from trainshed_client._compat_asyncio import finishes, heeding
 from trainshed_client.callbacks import guarded
 from trainshed_client.endpoint import Endpoint
-from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
+from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError, UnknownHost
 from trainshed_client.os_errors import why
 
 _log = logging.getLogger("trainshed.nats")
@@ -313,6 +314,8 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
             "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
             "--nats nats://HOST:4222",
         )
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+        return UnknownHost(f"no host has the name in {endpoint.url}. Name another: --nats nats://HOST:4222")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return NobodyAnswers(f"no connection to {endpoint.url}: {why(error)}")
     return NobodyAnswers(

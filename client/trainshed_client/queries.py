@@ -67,8 +67,11 @@ class QueryCalls(Calls):
 
     async def explain_json(self, run: str, *, at: int | None = None) -> bytes:
         """The same as the server's JSON."""
-        run_id = run if is_run_id(run) else (await self.resolve(run, at=at)).run_id
-        return await self.call("run.explain", then({"run_id": run_id}, at))
+        return await self.call("run.explain", then({"run_id": await self.run_id_of(run, at=at)}, at))
+
+    async def run_id_of(self, run: str, *, at: int | None = None) -> str:
+        """The id of the run that is named, which is not looked for where it is one. Raises as `resolve`."""
+        return run if is_run_id(run) else (await self.resolve(run, at=at)).run_id
 
     async def resolve(self, run: str, *, only: bool = False, at: int | None = None) -> QueuedRunRecord:
         """The record of the run that an id, a name, what `ls` shows as one, or a unique prefix of these means.

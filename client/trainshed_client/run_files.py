@@ -74,6 +74,22 @@ async def artifacts(asks: Requests, view: RunView, attempt: AttemptRecord) -> li
     return [msgspec.structs.replace(one, sha256=hashes.get(one.path)) for one in found]
 
 
+def chosen_attempt(view: RunView, number: int | None) -> AttemptRecord:
+    """The attempt that is meant. Raises NOT_FOUND where the run has none of that number, or none yet."""
+    granted = {one.attempt: one for one in view.attempts}
+    chosen = granted.get(number if number is not None else max(granted, default=0))
+    if chosen is not None:
+        return chosen
+    run = view.run.run_id[:6]
+    if number is not None and granted:
+        text = f"run {run} has no attempt {number}, only {len(granted)}; see: trainshed show {run}"
+    elif view.run.status.ended:
+        text = f"run {run} never started, and left nothing; why: trainshed explain {run}"
+    else:
+        text = f"run {run} has not started, and has no folder yet; why: trainshed explain {run}"
+    raise TrainshedError(ErrorCode.NOT_FOUND, text)
+
+
 def is_hashed(view: RunView, attempt: AttemptRecord) -> bool:
     """Whether artifacts.json tells how this attempt left its files, which no later one has had in hand."""
     if attempt.status is not RunStatus.COMPLETED or attempt.attempt != view.attempts[-1].attempt:

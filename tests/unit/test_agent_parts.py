@@ -41,13 +41,13 @@ from services.agent.machine.inventory import Inventory, slots_of
 from services.agent.machine.owners import Owner, Owners
 from services.agent.output import artifacts, output_index
 from services.agent.output.output_index import OutputIndex, Seen
-from services.agent.output.telemetry import LineCutter, is_telemetry
 from services.agent.reports import ends
 from tests.support import eventually
 from tests.support.builders import EXAMPLES
 from trainshed_client.errors import TrainshedError
 from trainshed_client.records import NO_USAGE, AttemptUsage
 from trainshed_client.statuses import AtFault, FailureReason
+from trainshed_client.telemetry import LineCutter, is_telemetry
 
 REF = AttemptRef("a" * 26, 2)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.agent.output import measured as measured_lines
 from services.agent.output.measured import LineReader, MeasuredLine, measured
-from services.agent.output.telemetry import MAX_LINE
+from trainshed_client.telemetry import MAX_LINE
 
 
 @pytest.mark.parametrize(

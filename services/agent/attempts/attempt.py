@@ -28,7 +28,6 @@ from services.agent.machine.gpu_usage import GpuUsage
 from services.agent.output import artifacts
 from services.agent.output.metrics_tail import MetricsTail
 from services.agent.output.tails import AttemptTail, Output
-from services.agent.output.telemetry import is_telemetry
 from services.agent.processes.hand_in import hand_in_rest, last_handed_in
 from services.agent.processes.workers import Workers
 from services.agent.reports import ends
@@ -42,6 +41,7 @@ from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause
 from trainshed_client.records import NO_USAGE
 from trainshed_client.statuses import AtFault, CodeSeen
+from trainshed_client.telemetry import is_telemetry
 
 _log = get_logger("agent")
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from services.agent.output.telemetry import MAX_LINE
 from trainshed_client.not_finite import from_json
+from trainshed_client.telemetry import MAX_LINE
 
 NO_METRICS = frozenset({"step", "time", "timestamp", "episode", "seed"})
 """Numbers that say where or when a line was printed, or with what."""

@@ -20,11 +20,11 @@ from asyncinotify import Inotify, Mask, Watch
 
 from events.times import rfc3339
 from events.types import AttemptRef, OutputBytes
-from services.agent.output import output_index, telemetry
+from services.agent.output import output_index
 from services.agent.output.output_index import OutputIndex, Seen
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
-from trainshed_client import subjects
+from trainshed_client import subjects, telemetry
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause
 

@@ -5,11 +5,22 @@ Owns how a stream of bytes is cut into lines and which of them count; knows no f
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import msgspec
 
+if TYPE_CHECKING:
+    from trainshed_client.output_range import OutputChunk
+
 MAX_LINE = 64 * 1024
+
+
+class TelemetryEntry(NamedTuple):
+    """A telemetry line of an attempt, where it begins in its stdout, and what it bears."""
+
+    attempt: int
+    offset: int
+    data: dict[str, Any]
 
 
 class Line(NamedTuple):
@@ -20,8 +31,8 @@ class Line(NamedTuple):
 
 
 class _Marked(msgspec.Struct):
-    type: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    event: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    type: Union[msgspec.Raw, msgspec.UnsetType] = msgspec.UNSET
+    event: Union[msgspec.Raw, msgspec.UnsetType] = msgspec.UNSET
 
 
 _DECODER = msgspec.json.Decoder(_Marked)
@@ -74,3 +85,28 @@ class LineCutter:
         if len(self._rest) > MAX_LINE:
             self.skip()
         return lines
+
+
+class TelemetryCutter:
+    """Takes chunks of stdout, attempt after attempt, and gives each telemetry line with what it bears.
+
+    ``since``: where a line begins, or later: the first chunk begins at the byte before it.
+    """
+
+    def __init__(self, since: int) -> None:
+        self._attempt: int | None = None
+        self._cutter = LineCutter(in_line=since > 0)
+        self._end = max(0, since - 1)
+
+    def feed(self, chunk: OutputChunk) -> list[TelemetryEntry]:
+        """The lines that end in it."""
+        if self._attempt not in (None, chunk.attempt):
+            self._cutter, self._end = LineCutter(), 0
+        self._attempt = chunk.attempt
+        if chunk.offset != self._end:  # bytes are gone for good
+            self._cutter.skip()
+        self._end = chunk.offset + len(chunk.data)
+        return [
+            TelemetryEntry(chunk.attempt, line.offset, msgspec.json.decode(line.text))
+            for line in self._cutter.feed(chunk.offset, chunk.data)
+        ]
