@@ -22,7 +22,7 @@ for; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belong
 (`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`). What the worker asks of the stack
 comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of its run (`inside/calls.py`), and
 what it watches waits to be written (`inside/watches.py`). While the worker runs its output is published as it grows
-(`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (the client's `telemetry.py`) and
+(`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (`trainshed_client.telemetry`) and
 served to whoever asks for a range (`output/service.py`), as are the files that it leaves (`output/run_files.py`), where
 they lie and their list (`output/folder_service.py`), and what an audit compares with the log (`output/files_service.py`,
 `output/files_now.py`; threads read them all, few at a time: `output/readers.py`). What
