@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test test-unit test-frameworks test-vm faults lint format sync-face bench schema lock clean
+.PHONY: install demo test test-unit test-client test-frameworks test-vm faults lint format sync-face bench schema lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -53,6 +53,10 @@ ifeq ($(ARGS),)
 	@$(PY) -m tests.model --states $(or $(STATES),20000)
 endif
 
+# make test-client                    the client on Python 3.9 and 3.13, in chroots of Debian made by debootstrap; as root
+test-client: $(VENV)/.stamp-install $(VENV)/.stamp-dev
+	@$(PY) -m tests.client_pythons
+
 # The blocking face of the client, written anew from the asynchronous one.
 sync-face: $(VENV)/.stamp-install $(VENV)/.stamp-dev
 	@$(PY) -m tests.support.sync_face
@@ -81,7 +85,7 @@ bench: $(VENV)/.stamp-install $(VENV)/.stamp-demo
 # Pins anew what requirements/*.in ask for (all of it with UPGRADE=1); needs an index, and pip-tools in a throwaway venv.
 lock: $(VENV)/.stamp-venv
 	@rm -rf $(VENV)/lock && $(PY) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install -qq 'pip-tools>=7.6,<8'
-	@cd requirements && for set in run build demo dev; do \
+	@cd requirements && for set in run build demo dev client; do \
 		CUSTOM_COMPILE_COMMAND='make lock' ../$(VENV)/lock/bin/pip-compile -q $(if $(UPGRADE),--upgrade) --strip-extras \
 			--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 			--output-file $$set.txt $$set.in || exit 1; \
