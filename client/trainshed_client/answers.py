@@ -18,6 +18,7 @@ from trainshed_client.records import (
     QueuedRunRecord,
     TimelineEntry,
     Wait,
+    shown,
 )
 from trainshed_client.statuses import NodeStatus, RunStatus
 from trainshed_client.times import Time
@@ -31,6 +32,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     created: bool
     status: RunStatus
     seq: int
+
+    __repr__ = shown
 
 
 class Submissions(msgspec.Struct, frozen=True):
@@ -200,6 +203,8 @@ class RunView(Answer, frozen=True, kw_only=True):
     config: dict[str, Any]
     attempts: list[AttemptRecord]
     timeline: list[TimelineEntry]
+
+    __repr__ = shown
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,13 @@ else:
 """A float to everybody who has a record; in its JSON one that is not finite is a string."""
 
 
+def shown(record: msgspec.Struct) -> str:
+    """A record in one short line."""
+    from trainshed_client.rendering.reprs import shown
+
+    return shown(record)
+
+
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """Why a queued run is not running yet, as data: made when asked, never stored.
 
@@ -144,6 +151,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _to_floats(self.metrics)
 
+    __repr__ = shown
+
 
 class QueuedRunRecord(RunRecord, frozen=True, kw_only=True):
     """A run's record in an answer: with what a PENDING one waits for, and the node's status where a live one's is away.
@@ -198,6 +207,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _to_floats(self.metrics)
 
+    __repr__ = shown
+
 
 def json_of(record: RunRecord | AttemptRecord) -> dict[str, Any]:
     """The record as its JSON has it, for an encoder: times as texts, and metrics that are not finite too."""
@@ -238,6 +249,8 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempt: Optional[int] = None
     seq: int = 0
     updated_at: Optional[Time] = None
+
+    __repr__ = shown
 
 
 class ListedSlotRecord(SlotRecord, frozen=True, kw_only=True):
@@ -296,6 +309,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 0
     updated_at: Optional[Time] = None
 
+    __repr__ = shown
+
 
 class QueuePlace(msgspec.Struct, frozen=True, kw_only=True):
     """A queued run, its place among those that could be granted (from 1 on; None while it waits for something else),
@@ -317,6 +332,8 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     runs: list[QueuePlace]
     v: int = 1
+
+    __repr__ = shown
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -138,7 +138,7 @@ def check_seen(name, seen):
 
 
 async def asynchronous(url):
-    called = set()
+    called: set[str] = set()
     async with await Trainshed.connect(url, wait=20) as trainshed:
         t = Faces(trainshed, called)
         steps, answer, error = check_of(t, "async"), None, None
@@ -177,7 +177,7 @@ async def asynchronous(url):
 
 
 def blocking(url):
-    called = set()
+    called: set[str] = set()
     with Trainshed.sync(url, wait=20) as trainshed:
         t = Faces(trainshed, called)
         steps = check_of(t, "sync")

@@ -17,14 +17,16 @@ INDEX = ROOT / "docs/contracts.md"
 CONTRACT_PAGES = sorted((ROOT / "docs/contracts").glob("*.md"))
 EXAMPLE = "\n## Example\n"
 MOST_WORDS = 1_500
+WITH_EXAMPLES = [*CONTRACT_PAGES, ROOT / "docs/client.md"]
+"""The client's page is held to the same."""
 
 
-@pytest.mark.parametrize("page", [INDEX, *CONTRACT_PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [INDEX, *WITH_EXAMPLES], ids=lambda page: page.stem)
 def test_a_page_is_short_enough_to_be_read(page: Path) -> None:
     assert len(page.read_text().split()) <= MOST_WORDS
 
 
-@pytest.mark.parametrize("page", CONTRACT_PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_a_page_has_one_example_that_shows_what_comes_of_it(page: Path) -> None:
     _, example, after = page.read_text().partition(EXAMPLE)
     assert example, f"{page.name} has no section {EXAMPLE.strip()!r}"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.played_page import Block, blocks, masked, on_a_terminal
 from tests.support.stack import Stack
-from tests.unit.test_contract_pages import CONTRACT_PAGES, EXAMPLE
+from tests.unit.test_contract_pages import EXAMPLE, WITH_EXAMPLES
 
 COLUMNS = 110
 SHORT_ID = re.compile(r"(?:\brun |^)([a-z2-7]{6})\b", re.MULTILINE)
@@ -49,7 +49,7 @@ class Reader:
         return text
 
 
-@pytest.mark.parametrize("page", CONTRACT_PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_the_example_of_a_page_does_what_it_shows(
     page: Path, stack: Stack, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
