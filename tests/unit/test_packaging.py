@@ -61,6 +61,8 @@ def test_the_pins_name_no_host_and_no_folder(lock: Path) -> None:
 def test_the_sets_agree_where_they_pin_the_same() -> None:
     together: dict[str, set[str]] = {}
     for lock in LOCKS:
+        if lock.stem == "client":
+            continue  # the oldest that the client takes
         for name, version in pins(lock).items():
             together.setdefault(name, set()).add(version)
     assert {name: versions for name, versions in together.items() if len(versions) > 1} == {}
