@@ -10,8 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from trainshed_client.client import Trainshed
-from trainshed_client.metrics import MetricsPoint, metrics_lines
-from trainshed_client.not_finite import from_json
 from trainshed_client.output_range import STREAMS
 from trainshed_client.qt.client_thread import Feed
 from trainshed_client.qt.outbox import Outbox
@@ -117,7 +115,7 @@ def output(run_id: str, since: int | Mapping[str, int], configs: RunConfigs) -> 
 
 
 def metrics(run_id: str, configs: RunConfigs) -> Feed:
-    """What a run's worker measured, from the first line of its latest attempt."""
+    """What a run's worker measured, from the first line of its latest attempt on."""
     first: int | None = None
     seen: tuple[int, datetime] | None = None
 
@@ -125,20 +123,37 @@ def metrics(run_id: str, configs: RunConfigs) -> Feed:
         nonlocal first, seen
         await configs.have(client, outbox, run_id)
         while True:
-            async with client.output(
-                run_id, first_attempt=first, streams=["metrics"], patient=True
-            ) as chunks:
-                async for attempt, line in metrics_lines(chunks):
-                    if seen is not None and (attempt, line.time) <= seen:
-                        continue
-                    await outbox.wait_for_room()
-                    measured = {name: from_json(value) for name, value in line.metrics.items()}
-                    point = MetricsPoint(attempt, line.time, line.step, line.progress, measured)
-                    outbox.put("metrics_received", run_id, attempt, point)
-                    first, seen = attempt, (attempt, line.time)
-                last = chunks.record.attempt
+            async with client.metrics(run_id, attempt=first) as points:
+                async for point in points:
+                    first = point.attempt
+                    if seen is None or (point.attempt, point.time) > seen:
+                        await outbox.wait_for_room()
+                        outbox.put("metrics_received", run_id, point.attempt, point)
+                        seen = point.attempt, point.time
+                last = points.record.attempt
             await _tried_again(client, run_id, last)
             first = last + 1
+
+    return feed
+
+
+def telemetry(run_id: str, since: int, configs: RunConfigs) -> Feed:
+    """The telemetry lines in a run's stdout, from the byte ``since`` of its latest attempt on."""
+    first: int | None = None
+    begin = since
+
+    async def feed(client: Trainshed, outbox: Outbox) -> None:
+        nonlocal first, begin
+        await configs.have(client, outbox, run_id)
+        while True:
+            async with client.telemetry(run_id, attempt=first, since=begin) as lines:
+                async for line in lines:
+                    await outbox.wait_for_room()
+                    outbox.put("telemetry_received", run_id, line.attempt, line)
+                    first, begin = line.attempt, line.offset + 1
+                last = lines.record.attempt
+            await _tried_again(client, run_id, last)
+            first, begin = last + 1, 0
 
     return feed
 

@@ -51,7 +51,7 @@ class TrainerClientRunner(QObject):
     output_received = Signal(str, int, str, object, bytes)
     """Run id, attempt, stream, the offset in it (an int: Qt's own would end at 2 GB), bytes."""
     telemetry_received = Signal(str, int, object)
-    """Run id, attempt, a telemetry line."""
+    """Run id, attempt, a `TelemetryEntry`: its ``data``, and the ``offset`` in stdout where it begins."""
     metrics_received = Signal(str, int, object)
     """Run id, attempt, a `MetricsPoint`: what was measured at a step."""
     config_received = Signal(str, object)
@@ -159,13 +159,17 @@ class TrainerClientRunner(QObject):
         """Begin with `metrics_received` of a run: what was measured up to now, then each new line."""
         self._follow(("metrics", run_id), feeds.metrics(run_id, self._reading))
 
+    def follow_telemetry(self, run_id: str, since: int = 0) -> None:
+        """Begin with `telemetry_received` of a run: what its latest attempt wrote from this byte of stdout on, then what comes."""
+        self._follow(("telemetry", run_id), feeds.telemetry(run_id, since, self._reading))
+
     def config_of(self, run_id: str) -> Mapping[str, Any] | None:
         """The config of a run, where `config_received` has borne it; of many the last 5,000 are kept."""
         return self._configs.get(run_id)
 
     def unfollow(self, run_id: str) -> None:
         """End what is followed of this run."""
-        for kind in ("output", "metrics"):
+        for kind in ("output", "metrics", "telemetry"):
             self._early.pop((kind, run_id), None)
             if self._thread is not None:
                 self._thread.unfollow((kind, run_id))
