@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainshed_client.qt.models.table_delegate import TableDelegate
     from trainshed_client.qt.models.tables import NodesModel, RunsModel, SlotsModel
     from trainshed_client.qt.runner import TrainerClientRunner
+    from trainshed_client.qt.submit_form import SubmitForm
 
 __all__ = [
     "ConnectionState",
@@ -34,6 +35,7 @@ __all__ = [
     "RunsModel",
     "SlotsModel",
     "SortedTable",
+    "SubmitForm",
     "TableDelegate",
     "TableRole",
     "TrainerClientRunner",
@@ -54,6 +56,7 @@ _MODULE_OF = {
     "RunsModel": "qt.models.tables",
     "SlotsModel": "qt.models.tables",
     "SortedTable": "qt.models.sorted_table",
+    "SubmitForm": "qt.submit_form",
     "TableDelegate": "qt.models.table_delegate",
     "TableRole": "qt.models.roles",
     "TrainerClientRunner": "qt.runner",
