@@ -66,3 +66,37 @@ async def test_after_a_restart_of_the_server_a_watch_hands_out_changes_only(
     assert {(one.run_id, one.status) for one in heard} - {(live[0], RunStatus.RUNNING)} == {
         (new, RunStatus.PENDING)
     }
+
+
+async def test_after_the_projector_was_killed_a_watch_and_the_events_go_on_and_repeat_nothing(
+    new_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = await asyncio.to_thread(new_stack)
+    first = await asyncio.to_thread(stack.submit, "--", "true")
+    await asyncio.to_thread(stack.wait, first)
+    monkeypatch.setenv("TRAINSHED_STATE_DIR", str(stack.state_dir))
+    heard: list[tuple[str, RunStatus]] = []
+    seqs: list[int] = []
+    async with await Trainshed.connect() as client, asyncio.TaskGroup() as tasks:
+
+        async def watch() -> None:
+            async for record in client.watch_runs():
+                if isinstance(record, RunRecord):
+                    heard.append((record.run_id, record.status))
+
+        async def follow() -> None:
+            async for event in client.events():
+                seqs.append(event.seq)
+
+        following = [tasks.create_task(watch()), tasks.create_task(follow())]
+        await eventually(lambda: heard and seqs)
+        os.kill(stack.child("trainshed", "projector"), signal.SIGKILL)
+        second = await asyncio.to_thread(stack.submit, "--", "true")
+        await eventually(lambda: (second, RunStatus.COMPLETED) in heard, within=30)
+        end = len(await asyncio.to_thread(stack.events))
+        await eventually(lambda: seqs and seqs[-1] == end)
+        for task in following:
+            task.cancel()
+    assert [run for run, _ in heard].count(first) == 1
+    assert heard[-1] == (second, RunStatus.COMPLETED) and heard.count(heard[-1]) <= 2
+    assert seqs == list(range(1, end + 1))
