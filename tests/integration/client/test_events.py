@@ -157,3 +157,24 @@ async def test_an_exchanged_log_is_an_error_and_no_silence(nats_server: NatsServ
         with pytest.raises(TrainshedError, match="another one now"):
             await task
     await trainshed.close()
+
+
+async def test_of_several_types_nothing_is_passed_over_that_is_stored_while_they_are_read(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_reader, "PAGE", 1)
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+
+    async def append(*types: str) -> None:
+        for type_ in types:
+            await nc.request(f"trainshed.events.run.r.agent.{type_}.n", b"{}")
+
+    await append("a", "b", "b", "b")
+    filters = ("trainshed.events.run.*.agent.a.*", "trainshed.events.run.*.agent.b.*")
+    found: list[int] = []
+    async for page in log_reader.LogReader(nc, where="test").pages(filters):
+        found += [message.seq for message in page]
+        if len(found) == 3:  # all of a was read
+            await append("a", "b")
+    assert found == list(range(1, len(found) + 1))

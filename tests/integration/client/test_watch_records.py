@@ -22,7 +22,7 @@ from tests.unit.test_cli_words import record
 from trainshed_client import PRESENT, ErrorCode, Gone, RecordWatch, Trainshed, TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.nats_connection import NatsConnection
-from trainshed_client.records import json_of
+from trainshed_client.records import SlotRecord, json_of
 from trainshed_client.statuses import RunStatus
 
 
@@ -221,4 +221,38 @@ async def test_nodes_and_slots_that_are_gone_are_handed_out_so_also_after_a_rest
         await eventually(lambda: Gone("gpu02") in nodes.seen, 20)
         await eventually(lambda: Gone("gpu02.1") in slots.seen, 20)
         assert not any(isinstance(one, Gone) and "gpu01" in one.key for one in (*nodes.seen, *slots.seen))
+    await trainshed.close()
+
+
+async def test_what_left_a_bucket_unheard_is_asked_for(nats_server: NatsServer, tmp_path: Path) -> None:
+    """The buckets are gone with the server and not filled again: a projector without `--records` answers alone."""
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = StoredInParts(nc)
+    run_id = log.made.submit()
+    log.made.dispatch(run_id)
+    log.made.start(run_id)
+    log.made.complete(run_id)
+    await log.store()
+    running = json_of(record(run_id, seq=3, status=RunStatus.RUNNING))
+    await nc.request(f"$KV.trainshed_runs.{run_id}", msgspec.json.encode(running))
+    for node, index in (("gpu01", 0), ("gpu01", 1), ("gone", 0)):
+        await nc.request(
+            f"$KV.trainshed_slots.{node}.{index}",
+            msgspec.json.encode(SlotRecord(node=node, index=index, seq=2)),
+        )
+    trainshed = await client(nats_server)
+    async with (
+        projecting(await nats_server.client(), tmp_path / "t.db"),
+        read(trainshed.watch_slots()) as slots,
+        read(trainshed.watch_runs()) as runs,
+    ):
+        await eventually(lambda: PRESENT in slots.seen and PRESENT in runs.seen)
+        assert len(slots.seen) == 4
+        await nats_server.restart()
+        await eventually(lambda: nc.is_connected)
+        await ensure_buckets(nc)
+        await eventually(lambda: len(slots.seen) == 5 and len(runs.seen) == 3, 20)
+        assert slots.seen[-1] == Gone("gone.0")
+        assert runs.seen[-1].status is RunStatus.COMPLETED
     await trainshed.close()
