@@ -100,7 +100,8 @@ async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         if left:
             await asyncio.wait(left)
-    failed = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        # looked at here, for where this task is cancelled nobody looks at them any more
+        failed = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
     if failed:
         raise failed[0]
     return [task.result() for task in tasks]

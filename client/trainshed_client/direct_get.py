@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import nats.errors
 
+from trainshed_client._compat_asyncio import timeout
 from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.os_errors import cause
 
@@ -186,7 +187,8 @@ class _Answers:
         while arrived < len(self.messages):  # a page that goes on arriving is waited for
             arrived = len(self.messages)
             try:
-                await asyncio.wait_for(self._over.wait(), ANSWER_WITHIN_S)
+                async with timeout(ANSWER_WITHIN_S):
+                    await self._over.wait()
                 return
             except TimeoutError:
                 pass
@@ -195,7 +197,8 @@ class _Answers:
         """Wait so long, or until the connection is made anew."""
         self._over.clear()
         try:
-            await asyncio.wait_for(self._over.wait(), seconds)
+            async with timeout(seconds):
+                await self._over.wait()
         except TimeoutError:
             pass
 
