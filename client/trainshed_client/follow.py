@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,7 @@ from trainshed_client.callbacks import call
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.output_range import RANGE_BYTES, STREAMS, OutputChunk, Requests, read_range
 from trainshed_client.records import AttemptRecord, RunRecord
+from trainshed_client.self_entering import SelfEntering
 from trainshed_client.statuses import PLACED, RunStatus
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Runs(Requests, Protocol):
         ...
 
 
-class RunOutput:
+class RunOutput(SelfEntering[OutputChunk]):
     """An async context manager and iterator of a run's output, attempt after attempt, until the run has ended.
 
     ``record`` is the run as last seen. Output that cannot be read for good, because its machine does not answer
@@ -99,6 +100,7 @@ class RunOutput:
         self.run_id = await self._runs.run_id_of(self.run_id)
         self._watch = self._runs.watching.runs([self.run_id], wake=self._wake, patient=self._patient)
         await self._watch.__aenter__()
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -108,14 +110,6 @@ class RunOutput:
             await self._following.close()
         if self._watch is not None:
             await self._watch.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> AsyncIterator[OutputChunk]:
-        return self if self._watch is not None else self._while_read()
-
-    async def _while_read(self) -> AsyncIterator[OutputChunk]:
-        async with self:
-            async for chunk in self:
-                yield chunk
 
     async def __anext__(self) -> OutputChunk:
         assert self._watch is not None, "it is read in `async with`"

@@ -6,9 +6,11 @@ Owns that a run's output is cut into lines while it is followed; knows nothing o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from trainshed_client.self_entering import SelfEntering
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class RunLines(Generic[T]):
+class RunLines(SelfEntering[T]):
     """An async iterator of lines, attempt after attempt until the run has ended, and a context manager that closes it.
 
     ``record`` and ``missing`` as for `RunOutput`. Raises what that raises. Not for use by two tasks at once.
@@ -30,7 +32,6 @@ class RunLines(Generic[T]):
         self._output = output
         self._cut = cut
         self._lines: deque[T] = deque()
-        self._entered = False
 
     @property
     def record(self) -> RunRecord:
@@ -51,14 +52,6 @@ class RunLines(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._output.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        return self if self._entered else self._while_read()
-
-    async def _while_read(self) -> AsyncIterator[T]:
-        async with self:
-            async for line in self:
-                yield line
 
     async def __anext__(self) -> T:
         while not self._lines:

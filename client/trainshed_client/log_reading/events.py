@@ -17,6 +17,7 @@ from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.log_reading.follower import LogFollower, exchanged
 from trainshed_client.log_reading.log_event import LogEvent, event_of
 from trainshed_client.log_reading.log_reader import WHOLE, LogReader
+from trainshed_client.self_entering import SelfEntering
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,7 +38,7 @@ class LogClient(Protocol):
         ...
 
 
-class EventStream:
+class EventStream(SelfEntering[LogEvent]):
     """An async iterator of events, and an async context manager that ends it; ``async for`` alone enters and leaves it by itself.
 
     ``log_id``: which log it is, once it was entered (None: no projector answers). Not for use by two tasks at once.
@@ -64,7 +65,6 @@ class EventStream:
         self._types = types
         self._node = node
         self._exit = AsyncExitStack()
-        self._entered = False
         self._follower: LogFollower | None = None
         self._pages: AsyncIterator[list[LogEvent]] | None = None
         self._read: deque[LogEvent] = deque()
@@ -89,14 +89,6 @@ class EventStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._exit.aclose()
-
-    def __aiter__(self) -> AsyncIterator[LogEvent]:
-        return self if self._entered else self._by_itself()
-
-    async def _by_itself(self) -> AsyncIterator[LogEvent]:
-        async with self:
-            async for event in self:
-                yield event
 
     async def __anext__(self) -> LogEvent:
         while not self._read:

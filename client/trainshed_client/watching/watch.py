@@ -6,11 +6,12 @@ Owns the order (subscribe, read the present, hand out) and what a lost connectio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from trainshed_client.errors import ErrorCode, TrainshedError, Unanswered
+from trainshed_client.self_entering import SelfEntering
 from trainshed_client.watching.newest import Age, Gone, Newest, PresentMarker
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RecordSource(Protocol[R]):
         ...
 
 
-class RecordWatch(Generic[R]):
+class RecordWatch(SelfEntering["R | Gone | PresentMarker"], Generic[R]):
     """An async iterator, and an async context manager that ends it; ``async for`` alone enters and leaves it by itself.
 
     It yields the present record of each, once `PRESENT`, then each newer one as it changes, and `Gone` for a node or slot
@@ -73,6 +74,7 @@ class RecordWatch(Generic[R]):
         # The present must not be read before its changes are heard of.
         self._watching = await self._source.listen(self._newest, self._wake.set, self._stale.set)
         self._opened.add(self)
+        self._entered = True
         try:
             await self._read(again=False)
         except BaseException:
@@ -92,6 +94,7 @@ class RecordWatch(Generic[R]):
     async def close(self) -> None:
         """End it; nothing more is heard."""
         self._opened.discard(self)
+        self._entered = False
         watching, self._watching = self._watching, None
         reading, self._reading = self._reading, None
         if reading is not None:
@@ -99,14 +102,6 @@ class RecordWatch(Generic[R]):
             await asyncio.wait({reading})
         if watching is not None:
             await watching.close()
-
-    def __aiter__(self) -> AsyncIterator[R | Gone | PresentMarker]:
-        return self if self._watching is not None else self._entered()
-
-    async def _entered(self) -> AsyncIterator[R | Gone | PresentMarker]:
-        async with self:
-            while True:
-                yield await self.__anext__()
 
     async def __anext__(self) -> R | Gone | PresentMarker:
         while True:
