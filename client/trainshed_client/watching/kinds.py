@@ -58,15 +58,7 @@ class RecordKind(Generic[R]):
             return None
 
 
-def _run_age(record: RunRecord) -> Age:
-    return record.seq, record.updated_at or NEVER
-
-
-def _slot_age(record: SlotRecord) -> Age:
-    return record.seq, record.updated_at or NEVER
-
-
-def _node_age(record: NodeRecord) -> Age:
+def _age(record: RunRecord | SlotRecord | NodeRecord) -> Age:
     return record.seq, record.updated_at or NEVER
 
 
@@ -80,7 +72,7 @@ RUNS: RecordKind[RunRecord] = RecordKind(
     f"{subjects.WATCH_RUNS}.*",
     f"{subjects.WATCH_RUNS}.",
     decode_run,
-    _run_age,
+    _age,
 )
 SLOTS = RecordKind(
     "slot",
@@ -88,7 +80,7 @@ SLOTS = RecordKind(
     f"{subjects.WATCH_SLOTS}.*.*",
     f"{subjects.WATCH_SLOTS}.",
     msgspec.json.Decoder(SlotRecord).decode,
-    _slot_age,
+    _age,
 )
 NODES = RecordKind(
     "node",
@@ -96,7 +88,7 @@ NODES = RecordKind(
     f"{subjects.WATCH_NODES}.*",
     f"{subjects.WATCH_NODES}.",
     msgspec.json.Decoder(NodeRecord).decode,
-    _node_age,
+    _age,
 )
 QUEUE = RecordKind(
     "queue",
