@@ -16,9 +16,8 @@ from nats.aio.msg import Msg
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
 from events.feed import ApiError, Feed, api_call
-from events.times import nanoseconds_exact
 from trainshed_client import subjects
-from trainshed_client.direct_get import Message
+from trainshed_client.direct_get import Message, stored_message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.os_errors import cause
@@ -269,7 +268,7 @@ async def messages_between(
                 await nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(asked), reply=inbox)
                 await over.wait()
                 over.clear()
-                part = [_direct(msg.headers or {}, msg.data) for msg in arrived[:-1]]
+                part = [_stored(msg) for msg in arrived[:-1]]
                 _none_or_end(arrived.pop())
                 arrived.clear()
                 found += (message for message in part if message.seq <= last)
@@ -312,7 +311,7 @@ async def _direct_get(nc: SafeClient, of: str, asked: bytes, timeout_s: float) -
         raise UnknownOutcome(f"no answer to a direct get of {of}: {cause(error)}") from error
     headers = answer.headers or {}
     if "Nats-Sequence" in headers:  # of a message, whatever status was stored with it
-        return _direct(headers, answer.data)
+        return _stored(answer)
     match headers.get("Status"):
         case "404":
             return None
@@ -320,9 +319,9 @@ async def _direct_get(nc: SafeClient, of: str, asked: bytes, timeout_s: float) -
             raise ApiError(0, int(status or 0), str(headers.get("Description", "")))
 
 
-def _direct(headers: dict[str, str], body: bytes) -> Message:
-    stored_ns = nanoseconds_exact(headers["Nats-Time-Stamp"])
-    return Message(int(headers["Nats-Sequence"]), stored_ns, headers["Nats-Subject"], body)
+def _stored(answer: Msg) -> Message:
+    headers = answer.headers or {}
+    return stored_message(headers, headers["Nats-Subject"], answer.data)
 
 
 def _headers(id_: str, guard: Guard | None) -> dict[str, str]:

@@ -5,27 +5,22 @@ Owns the conversions; reads no clock.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from trainshed_client.times import EPOCH, in_its_zone, moment
 
 
 def rfc3339(ns: int) -> str:
     """Nanoseconds since 1970 as ``2026-11-24T08:17:40.123456Z``."""
-    return moment(ns).isoformat(timespec="microseconds")[:-6] + "Z"
-
-
-def moment(ns: int) -> datetime:
-    """Nanoseconds since 1970 as an aware time, to the microsecond."""
-    return _EPOCH + timedelta(microseconds=ns // 1000)
+    return in_its_zone(moment(ns))
 
 
 def nanoseconds(text: str) -> int:
     """The inverse of :func:`rfc3339`. Raises ValueError for any other text."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone; write it in UTC, ending in Z")
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    return (time - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def rfc3339_exact(ns: int) -> str:

@@ -5,7 +5,7 @@ Owns that spelling; reads no clock.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +14,12 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 """An aware time; a decoder refuses one without its offset."""
 NEVER = datetime.min.replace(tzinfo=timezone.utc)
 """Before every other."""
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def moment(ns: int) -> datetime:
+    """Nanoseconds since 1970 as an aware time, to the microsecond."""
+    return EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def utc_text(time: datetime) -> str:

@@ -13,7 +13,6 @@ from events.config import Needs
 from events.resources import could_hold, fits, least_of, whole_of
 from events.run_machine import SECOND_NS
 from events.state import Active, Node, Pending, Placement, Run, State
-from events.times import moment
 from services.scheduling.offers import MARGIN_S, Claims, Offer, holders, offer
 from services.scheduling.order import could_be_granted
 from services.scheduling.queue import PendingQueue, Shape, shape_of
@@ -23,6 +22,7 @@ from services.scheduling.suspects import avoided, open_to, probe_due_ns, under_w
 from trainshed_client.answers import Holder, Reserved, SuspectNode, Waiting
 from trainshed_client.records import Wait
 from trainshed_client.statuses import NodeStatus, WaitReason
+from trainshed_client.times import moment
 
 MOST_GRANTED = 1_000
 """So many grants are looked at; whoever has room beside them has its turn too, only not at once."""

@@ -11,11 +11,11 @@ import msgspec
 from sortedcontainers import SortedList
 
 from events.state import Pending, Run, State
-from events.times import moment
 from services.scheduling.explain import Explainer
 from services.scheduling.order import Order, could_be_granted, order_of
 from services.scheduling.queue import PendingQueue
 from trainshed_client.records import QueuePlace, QueueRecord, Wait
+from trainshed_client.times import moment
 
 MOST_RUNS = 500
 COUNTED_DOWN = ("seconds", "probe_in_s", "starts_in_s")

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.state import Pending, State
-from events.times import moment
 from services.scheduling import whole_queue
 from services.scheduling.explain import Explainer
 from services.scheduling.order import order_of
@@ -19,6 +18,7 @@ from tests.support.builders import SECOND_NS, START_NS, Story, needs
 from tests.unit.test_explain_properties import a_node, a_run, a_story
 from trainshed_client.records import QueuePlace, QueueRecord, Wait
 from trainshed_client.statuses import WaitReason
+from trainshed_client.times import moment
 
 
 def anew(state: State, seq: int, now_ns: int) -> QueueRecord:

@@ -5,15 +5,14 @@ Owns its fields; knows no type of event.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any, Optional
 
 import msgspec
 
 from trainshed_client import subjects
 from trainshed_client.direct_get import Message
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+from trainshed_client.times import moment
 
 
 class LogEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +58,7 @@ def event_of(message: Message) -> LogEvent:
     parts = subjects.parse_event_subject(message.subject) or _NONE
     return LogEvent(
         seq=message.seq,
-        stored_at=_EPOCH + timedelta(microseconds=message.stored_ns // 1000),
+        stored_at=moment(message.stored_ns),
         subject=message.subject,
         type=parts.type,
         scope=parts.scope,
