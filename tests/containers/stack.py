@@ -92,9 +92,7 @@ class ComposeStack:
         self.compose("up", "-d", *words)
         self.healthy()
         if self._wire is None:
-            variables = self.environment
-            user, password = variables["TRAINSHED_NATS_USER"], variables["TRAINSHED_NATS_PASSWORD"]
-            self._wire = Wire(Endpoint(url=variables["NATS_URL"], user=user, password=password))
+            self._wire = Wire(self.endpoint)
 
     def down(self) -> None:
         """Remove it with its volumes; fails the test where a message was none of the contract's."""
@@ -188,6 +186,13 @@ class ComposeStack:
                 "TRAINSHED_NATS_PASSWORD": self._password,
             },
         )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server as the host reaches it, with credentials."""
+        variables = self.environment
+        user, password = variables["TRAINSHED_NATS_USER"], variables["TRAINSHED_NATS_PASSWORD"]
+        return Endpoint(url=variables["NATS_URL"], user=user, password=password)
 
     def trainshed(self, *words: str, code: int | None = 0, within: float = 60.0) -> Done:
         """A command on the host."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+
 import pytest
 
 from tests.containers.stack import SERVICES, ComposeStack, series
 from tests.support.stack import run_trainshed, until
+from tests.support.stopped_watcher import flood, stopped_watcher
+from trainshed_client.nats_client import connect
 
 pytestmark = pytest.mark.timeout(300)
 PATIENT = {"retry": {"max_attempts": 5, "backoff_s": 0}}
 TAR = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "tar", "init")
+ASKS_MONITORING = "import os, urllib.request as u; print(u.urlopen(os.environ['TRAINSHED_NATS_MONITOR_URL'] + '/varz').status)"
 UNTIL_TOLD = 'until [ -e "$TRAINSHED_RUN_DIR/go" ]; do sleep 0.1; done; echo done'
 
 
@@ -67,6 +73,28 @@ def test_every_service_shows_its_health_and_its_metrics(stack: ComposeStack) -> 
     dispatcher = dict(series(stack.get("dispatcher", "/metrics")))
     assert dispatcher["trainshed_dispatcher_active"] == 1
     assert dispatcher["trainshed_dispatch_latency_seconds_count"] >= 1
+
+
+def test_a_watcher_that_stops_reading_is_named_in_the_projectors_log(stack: ComposeStack) -> None:
+    async def run_over() -> None:
+        nc = await connect(stack.endpoint, name="flood")
+        await flood(nc)
+        await nc.close()
+
+    def named() -> list[str]:
+        lines = stack.container("projector").logs().decode().splitlines()
+        return [line for line in lines if "cut off" in line]
+
+    assert stack.inside("projector", "python3", "-c", ASKS_MONITORING).strip() == "200"
+    with stopped_watcher(stack.endpoint, "ada's window"):
+        asyncio.run(run_over())
+        until(named, 20.0, what=f"the watcher is named\n{stack.logs('projector')}")
+    (line,) = named()
+    found = re.search(r"ada's window at [\d.]+:\d+, as it read too slowly: ([\d,]+) bytes were pending", line)
+    assert found is not None, line
+    assert int(found[1].replace(",", "")) > 1 << 20
+    server = stack.container("nats").attrs["NetworkSettings"]["Ports"]
+    assert [port for port, hosts in server.items() if hosts] == ["4222/tcp"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

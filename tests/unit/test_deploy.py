@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from services.nats_server.server_config import CONFIG as EMBEDDED
+from services.setting_values import http_url
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -85,6 +86,27 @@ def test_every_service_is_confined(name: str) -> None:
     assert {"mem_limit", "pids_limit", "init"} <= service.keys()
     assert service["restart"] == ("no" if name in ("init", "dashboard") else "unless-stopped")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+def test_gateway_and_projector_ask_the_monitoring_that_no_host_sees() -> None:
+    (host, port) = re.findall(
+        r'^http: "([\d.]+):(\d+)"$', (ROOT / "deploy/nats.conf").read_text(), re.MULTILINE
+    )[0]
+    assert host == "0.0.0.0"
+    asking = {
+        name: service["environment"]["TRAINSHED_NATS_MONITOR_URL"]
+        for name, service in COMPOSE["services"].items()
+        if "TRAINSHED_NATS_MONITOR_URL" in service.get("environment", {})
+    }
+    assert asking == dict.fromkeys(("gateway", "projector"), f"http://nats:{port}")
+    for name, url in asking.items():
+        assert http_url(url) == url
+        assert (
+            COMPOSE["services"]["agent"]["environment"].items()
+            <= COMPOSE["services"][name]["environment"].items()
+        )
+    published = [one for service in COMPOSE["services"].values() for one in service.get("ports", ())]
+    assert [one.rpartition(":")[2] for one in published] == ["4222"]
 
 
 def test_a_plain_up_starts_no_dashboard_while_there_is_none() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,33 +11,9 @@ import pytest
 from events.streams import ensure_streams
 from services.nats_server import cut_off
 from tests.support import NatsServer, eventually
+from tests.support.stopped_watcher import flood, stopped_watcher
 from tests.support.stored_log import ask, projecting
 from tests.support.watched import StoredInParts
-from trainshed_client.endpoint import Endpoint
-from trainshed_client.nats_client import SafeClient
-
-PENDING = 64
-"""MiB that the server keeps for one connection (its `max_pending`)."""
-
-
-@contextlib.asynccontextmanager
-async def stopped(endpoint: Endpoint, name: str) -> AsyncIterator[socket.socket]:
-    """A client that has subscribed to every run and reads nothing any more."""
-    host, port = endpoint.url.removeprefix("nats://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as sock:
-        hello = f'{{"verbose":false,"pedantic":false,"lang":"test","name":"{name}","user":"{endpoint.user}","pass":"{endpoint.password}"}}'
-        sock.sendall(f"CONNECT {hello}\r\nSUB trainshed.watch.runs.* 1\r\nPING\r\n".encode())
-        heard = b""
-        while b"PONG" not in heard:
-            heard += sock.recv(4096)
-        yield sock
-
-
-async def flood(nc: SafeClient) -> None:
-    """More than the server keeps for who does not read it."""
-    for _ in range(3 * PENDING):
-        await nc.publish("trainshed.watch.runs.flood", b"x" * 512 * 1024)
-        await nc.flush()
 
 
 async def test_who_stops_reading_is_cut_off_and_named_once_with_what_was_pending(
@@ -58,12 +31,12 @@ async def test_who_stops_reading_is_cut_off_and_named_once_with_what_was_pending
     def named() -> list[str]:
         return [one.getMessage() for one in caplog.records if one.name == "trainshed.watchers"]
 
-    async with stopped(nats_server.endpoint, "before"):
+    with stopped_watcher(nats_server.endpoint, "before"):
         await flood(nc)  # who was cut off before the projector was there is not its to name
     url = nats_server.embedded.monitor_url
     async with projecting(await nats_server.client(), tmp_path / "t.db", records=True, monitor_url=url):
         await asyncio.sleep(0.5)
-        async with stopped(nats_server.endpoint, "ada's window") as sock:
+        with stopped_watcher(nats_server.endpoint, "ada's window") as sock:
             address = "{}:{}".format(*sock.getsockname())
             await flood(nc)
             await eventually(named)
@@ -76,7 +49,7 @@ async def test_who_stops_reading_is_cut_off_and_named_once_with_what_was_pending
         assert (await ask(nc, "run.get", {"run_id": run_id}))["run"]["status"] == "PENDING"
         await nats_server.restart()
         await eventually(lambda: nc.is_connected)
-        async with stopped(nats_server.endpoint, "another"):
+        with stopped_watcher(nats_server.endpoint, "another"):
             await flood(nc)
             await eventually(lambda: len(named()) == 2, 15)
         assert "another" in named()[1]
