@@ -1,0 +1,105 @@
+"""Who connects to the stack's NATS server: the roles of the control side, nodes and people; how each is called there.
+
+Owns these names; knows nothing of what anybody may do, nor of how he proves who he is.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import TypeAlias, assert_never
+
+import msgspec
+
+from services.setting_values import NODE_NAME
+
+CONTROL_ACCOUNT = "TRAINSHED"
+"""The account that the streams belong to."""
+SYSTEM_ACCOUNT = "SYS"
+PAGES_ACCOUNT = "PAGES"
+LOCAL = "local"
+"""The person who started the stack on this machine."""
+PERSON_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+"""As users of a Unix machine are called: they stand in a subject, an account's name and a certificate."""
+_NODE_ACCOUNT = "NODE_"
+_PERSON_ACCOUNT = "P_"
+_DOMAIN = "trainshed"
+
+
+class ControlRole(enum.StrEnum):
+    """The control side's own processes; each connects as a user of its own, in one account."""
+
+    OPERATOR = "operator"
+    """Makes the streams and hears what passes; `up` and the init service alone."""
+    GATEWAY = "gateway"
+    DISPATCHER = "dispatcher"
+    PROJECTOR = "projector"
+    ENROL = "enrol"
+
+
+class PersonRole(enum.StrEnum):
+    """What a person may do; each may do what the one before may."""
+
+    VIEWER = "viewer"
+    SUBMITTER = "submitter"
+    ADMIN = "admin"
+
+
+class Control(msgspec.Struct, frozen=True):
+    """A process of the control side."""
+
+    role: ControlRole
+
+
+class NodeIdentity(msgspec.Struct, frozen=True):
+    """A node's agent."""
+
+    node: str
+
+
+class Person(msgspec.Struct, frozen=True):
+    """A person, or a program that acts for one."""
+
+    name: str
+    role: PersonRole
+
+
+Identity: TypeAlias = Control | NodeIdentity | Person
+
+
+def user_name(identity: Identity) -> str:
+    """As the server knows it: the user who logs in, and the one name (SAN DNS) of his certificate."""
+    match identity:
+        case Control(role):
+            return f"{role}.ctl.{_DOMAIN}"
+        case NodeIdentity(node):
+            return f"{node}.node.{_DOMAIN}"
+        case Person(name):
+            return f"{name}.user.{_DOMAIN}"
+        case _ as never:
+            assert_never(never)
+
+
+def account(identity: Identity) -> str:
+    """The account that he is a user of; one each for nodes and people, so that the server vouches for it."""
+    match identity:
+        case Control():
+            return CONTROL_ACCOUNT
+        case NodeIdentity(node):
+            return f"{_NODE_ACCOUNT}{node}"
+        case Person(name):
+            return f"{_PERSON_ACCOUNT}{name}"
+        case _ as never:
+            assert_never(never)
+
+
+def person_of(account_name: str) -> str | None:
+    """The person whose account that is; None where it is no person's."""
+    name = account_name.removeprefix(_PERSON_ACCOUNT)
+    return name if name != account_name and PERSON_NAME.match(name) else None
+
+
+def node_of(account_name: str) -> str | None:
+    """The node whose account that is; None where it is no node's."""
+    node = account_name.removeprefix(_NODE_ACCOUNT)
+    return node if node != account_name and NODE_NAME.fullmatch(node) else None
