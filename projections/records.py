@@ -1,6 +1,6 @@
 """The record buckets: after each commit the changed records, for whoever watches; filled again when they were lost.
 
-Owns what is in the buckets (every slot, the nodes of `node.list`, the live runs and the last 1,000 that ended, the queue)
+Owns what is in the buckets (the slots of `slot.list`, the nodes of `node.list`, the live runs and the last 1,000 that ended, the queue)
 and how it gets there; builds no record. Puts are sent ahead and their acknowledgements counted; what is lost is made good by filling again.
 """
 

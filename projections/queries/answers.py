@@ -161,10 +161,7 @@ class Queries:
     def slots(self) -> dict[str, Any]:
         """``slot.list``; the free slots of nodes that left are left out."""
         with self._database.reading() as connection:
-            seq, nodes, slots = _seq(connection), _nodes(connection), _slots(connection)
-            holders = _holders(connection)
-        gone = {node.node for node in nodes if node.status in GONE}
-        shown = [slot for slot in slots if slot.node not in gone or slot.run_id is not None]
+            seq, shown, holders = _seq(connection), _listed_slots(connection), _holders(connection)
         return {
             "v": 1,
             "seq": seq,
@@ -250,9 +247,9 @@ class Queries:
         return live, ended[::-1]
 
     def bucket_slots(self) -> list[tuple[str, int, bytes]]:
-        """(node, index, record) of every slot."""
+        """(node, index, record) of the slots that `slot.list` has."""
         with self._database.reading() as connection:
-            return [(slot.node, slot.index, record_json(slot)) for slot in _slots(connection)]
+            return [(slot.node, slot.index, record_json(slot)) for slot in _listed_slots(connection)]
 
     def bucket_nodes(self) -> list[tuple[str, bytes]]:
         """(node, record) of the nodes that `node.list` has."""
@@ -307,6 +304,12 @@ def _slots(connection: Connection) -> list[SlotRow]:
     statement = tables.slots.select().order_by(tables.slots.c.node, tables.slots.c.index)
     rows = (row_from("slots", columns) for columns in connection.execute(statement).mappings())
     return [row for row in rows if isinstance(row, SlotRow)]
+
+
+def _listed_slots(connection: Connection) -> list[SlotRow]:
+    """Without the free slots of nodes that left or were removed."""
+    gone = {node.node for node in _nodes(connection) if node.status in GONE}
+    return [row for row in _slots(connection) if row.run_id is not None or row.node not in gone]
 
 
 def _nodes(connection: Connection) -> list[NodeRow]:

@@ -23,7 +23,7 @@ class ChangedRun(msgspec.Struct, frozen=True):
 
 
 class ChangedSlot(msgspec.Struct, frozen=True):
-    """A slot's record as committed; None: the slot is no more."""
+    """A slot's record as committed; None: `slot.list` does not have it."""
 
     node: str
     index: int
@@ -51,9 +51,11 @@ def changed_run(row: RunRow) -> ChangedRun:
     return ChangedRun(row.run_id, row.seq, row.status in LIVE, record_json(row))
 
 
-def changed_slot(row: SlotRow) -> ChangedSlot:
-    """A slot's record as it is put into its bucket."""
-    return ChangedSlot(row.node, row.index, record_json(row))
+def changed_slot(row: SlotRow, state: State) -> ChangedSlot:
+    """A slot's record as it is put into its bucket; that of a node that is away stays there while it is held."""
+    node = state.nodes.get(row.node)
+    listed = row.run_id is not None or node is None or node.status not in GONE
+    return ChangedSlot(row.node, row.index, record_json(row) if listed else None)
 
 
 def changed_node(row: NodeRow, state: State) -> ChangedNode:
@@ -71,7 +73,7 @@ def applied_of(batch: Batch, state: State) -> Applied:
         tuple(map(changed_run, rows)),
         (
             *(ChangedSlot(node, index, None) for node, index in batch.gone_slots),
-            *(changed_slot(row) for row in batch.slots),
+            *(changed_slot(row, state) for row in batch.slots),
         ),
         (
             *(ChangedNode(name, None) for name in batch.gone_nodes),

@@ -63,11 +63,13 @@ def apply_heartbeats(projector: Projector, messages: Iterable[Message]) -> Appli
             case None:
                 pass
     _put(projector, changed)
-    shown = (changed_node(row, projection.working.state) for row in changed.shown)
+    state = projection.working.state
+    shown = (changed_node(row, state) for row in changed.shown)
+    slots = (changed_slot(row, state) for row in changed.slots)
     return Applied(
         projector.seq,
         tuple(changed_run(item.row) for item in changed.runs if item.row is not None),
-        tuple(changed_slot(slot) for slot in changed.slots),
+        tuple(slot for slot in slots if slot.record is not None),
         tuple(node for node in shown if node.record is not None),
     )
 

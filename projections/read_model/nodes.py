@@ -19,7 +19,7 @@ from projections.read_model import reports
 from projections.read_model.rows import NodeRow, SlotRow, fitting
 from projections.read_model.times import stored_time
 from projections.read_model.working_set import WorkingRow, WorkingSet
-from trainshed_client.statuses import NodeStatus
+from trainshed_client.statuses import GONE, NodeStatus
 
 _REMOVED = NodeStatus.REMOVED  # up to Python 3.11 an enum looks its members up slowly
 _KEPT = ("seq", "cpus_used", "memory_used_mb", "slots_used", "witness", *reports.OF_NODE)
@@ -131,6 +131,15 @@ def node_changed(working: WorkingSet, stored: StoredEvent, name: str) -> None:
     if row != before or node.status is _REMOVED:
         row.seq, row.updated_at = stored.seq, stored_time(stored.stored_ns)
         item.row = row
+    if (row.status in GONE) is not (before.status in GONE):
+        _free_slots_come_or_go(working, name)
+
+
+def _free_slots_come_or_go(working: WorkingSet, name: str) -> None:
+    """Their rows stay as they are; `slot.list` and the bucket have them only while the node is not away."""
+    for index, slot in sorted(working.slots.get(name, {}).items()):
+        if slot.row is not None and slot.row.run_id is None:
+            working.touch_slot(name, index, slot)
 
 
 def _set_witness(row: NodeRow, event: Event) -> None:

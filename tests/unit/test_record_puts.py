@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.log_maker import LogMaker
 from events.codec import Writer
-from events.types import NodeDrained, NodeHeartbeat, RunHeartbeat
+from events.types import GpuReading, NodeDrained, NodeHeartbeat, NodeLeft, RunHeartbeat
 from projections import records
 from projections.queries import answers
 from projections.queries.answers import Queries
@@ -56,6 +57,14 @@ class Watched:
             subject: record for subject, record in all_.items() if subject not in gone
         }
 
+    def is_as_listed(self) -> bool:
+        """Its slots and nodes are those of `slot.list` and `node.list`."""
+        answers_ = (self._queries.slots()["slots"], self._queries.nodes()["nodes"])
+        slots, nodes = ([msgspec.json.decode(record) for record in of_kind] for of_kind in answers_)
+        listed = {f"{records.SLOTS}.{slot['node']}.{slot['index']}" for slot in slots}
+        listed |= {f"{records.NODES}.{node['node']}" for node in nodes}
+        return listed == {subject for subject in self.kept if not subject.startswith(f"{records.RUNS}.")}
+
     def _filling(self) -> Filling:
         live, ended = self._queries.bucket_runs()
         return Filling(live, ended, self._queries.bucket_slots(), self._queries.bucket_nodes())
@@ -92,6 +101,7 @@ def test_what_is_put_and_what_leaves_comes_to_what_a_filling_has(seed: int, even
         watched.take(projector.apply(log.messages[at : at + size]))
         at += size
         assert watched.is_as_filled()
+        assert watched.is_as_listed()
         if chooser.random() < 0.1:  # another projector, or the same one after a restart of the server
             watched = Watched(database)
     projector.close()
@@ -101,6 +111,36 @@ def test_what_is_put_and_what_leaves_comes_to_what_a_filling_has(seed: int, even
 def _sent(heartbeat: NodeHeartbeat | RunHeartbeat, node: str, at_s: float) -> Message:
     subject, _, body = Writer(Role.AGENT, lambda: 0, lambda: "id", node).heartbeat(heartbeat)
     return Message(1, int(at_s * 1e9), subject, body)
+
+
+def test_a_free_slot_goes_with_its_node_and_comes_back_with_it_and_a_held_one_stays() -> None:
+    log = LogMaker()
+    log.elect()
+    log.join()
+    log.dispatch(log.submit())
+    database = memory()
+    projector = Projector.open(database, LOG_ID, 10**9)
+    watched = Watched(database)
+
+    def slots() -> list[str]:
+        watched.take(projector.apply(log.messages))
+        log.messages.clear()
+        assert watched.is_as_filled()
+        assert watched.is_as_listed()
+        return sorted(subject for subject in watched.kept if subject.startswith(records.SLOTS))
+
+    held, free = (f"{records.SLOTS}.gpu01.{index}" for index in (0, 1))
+    assert slots() == [held, free]
+    log.by_agent(NodeLeft(node="gpu01", incarnation="gpu01-a", upto=log.seq), "gpu01")
+    assert slots() == [held]
+    readings = tuple(GpuReading(index=index, memory_used_mb=7) for index in (0, 1))
+    heartbeat = NodeHeartbeat(node="gpu01", incarnation="gpu01-a", gpus=readings)
+    watched.take(apply_heartbeats(projector, [_sent(heartbeat, "gpu01", 1_800_000_000.0)]))
+    assert slots() == [held]
+    log.join()
+    assert slots() == [held, free]
+    projector.close()
+    database.close()
 
 
 @settings(max_examples=30, deadline=None)
