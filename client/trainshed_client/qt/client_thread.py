@@ -52,7 +52,7 @@ class ConnectionState(StrEnum):
 class ClientThread:
     """A connection and what is done with it. ``deliver`` gets its frames, in the thread of the loop.
 
-    `start`, `stop`, `call`, `follow`, `unfollow` and `taken` are for other threads.
+    `start`, `stop`, `end`, `call`, `follow`, `unfollow` and `taken` are for other threads.
     """
 
     def __init__(self, url: str | None, deliver: Callable[[ClientThread, Frame], None]) -> None:
@@ -79,16 +79,20 @@ class ClientThread:
 
     def stop(self, within_s: float = STOP_S) -> bool:
         """End all of it, and wait for that; False where the thread has not ended in this time."""
-        self._soon(self._end)
+        self.end()
         self._thread.join(within_s)
         return not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Begin to end all of it, and wait for nothing."""
+        self._soon(self._end)
 
     def call(self, work: Work[T], target: AnswerTarget | None = None) -> Future[T]:
         """Do this with the client once it is connected. ``target`` hears of the result in the GUI's thread."""
         future: Future[T] = Future()
         with self._lock:
             if self._unanswered is None:
-                future.set_exception(_stopped())
+                future.set_exception(stopped_error())
                 return future
             self._unanswered.add(future)
             self._soon(self._begin_call, work, future, target)
@@ -132,7 +136,7 @@ class ClientThread:
                 unanswered, self._unanswered = self._unanswered or set(), None
             for future in unanswered:
                 if future.set_running_or_notify_cancel():
-                    future.set_exception(_stopped())
+                    future.set_exception(stopped_error())
             self._loop.close()
 
     async def _live(self) -> None:
@@ -205,9 +209,9 @@ class ClientThread:
                 _log.warning("closing the connection failed (%s)", error or type(error).__name__)
 
     def _end(self) -> None:
+        if self._main is not None and not self._stopping:
+            self._main.cancel()  # once: a second time would end the closing of the connection
         self._stopping = True
-        if self._main is not None:
-            self._main.cancel()
 
     def _begin_call(self, work: Work[T], future: Future[T], target: AnswerTarget | None) -> None:
         if not future.set_running_or_notify_cancel():
@@ -222,7 +226,7 @@ class ClientThread:
             result = await work(await asyncio.shield(self._connected))
         except asyncio.CancelledError:
             self._answered(future)
-            future.set_exception(_stopped())
+            future.set_exception(stopped_error())
         except Exception as error:  # noqa: BLE001  # it is the caller's
             self._answered(future)
             future.set_exception(error)
@@ -281,7 +285,8 @@ def _text(error: Exception) -> str:
     return str(error) if isinstance(error, TrainshedError) else f"{type(error).__name__}: {error}"
 
 
-def _stopped() -> TrainshedError:
+def stopped_error() -> TrainshedError:
+    """What became of a call that was not answered."""
     return TrainshedError(
         ErrorCode.UNAVAILABLE,
         "the runner was stopped before an answer came, so it is not known whether this was done. "

@@ -18,14 +18,21 @@ from trainshed_client.client import Trainshed
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.qt import feeds
 from trainshed_client.qt.answer_target import Answered, AnswerTarget
-from trainshed_client.qt.client_thread import ANSWERED, ENDED, ClientThread, ConnectionState, Feed, Work
+from trainshed_client.qt.client_thread import (
+    ANSWERED,
+    ENDED,
+    ClientThread,
+    ConnectionState,
+    Feed,
+    Work,
+    stopped_error,
+)
 from trainshed_client.qt.outbox import Frame, FrameItem
-from trainshed_client.qt.run_configs import RunConfigs
+from trainshed_client.qt.run_configs import CONFIGS_KEPT, RunConfigs
 from trainshed_client.records import QueuedRunRecord
 
 T = TypeVar("T")
 
-_CONFIGS_KEPT = 5_000
 _SLICE_S = 0.004
 _SLICE_ITEMS = 250
 """A frame's signals are emitted in slices of this time and number, between which the GUI does what else it has to."""
@@ -67,21 +74,29 @@ class TrainerClientRunner(QObject):
     """Some signals were emitted together: now is the time to show what they changed."""
 
     _frame_arrived = Signal(object)
+    _answered_here = Signal(object, object, object)
+    """A target, an error or None, a result: what is answered without the client, a turn of the event loop later."""
 
     def __init__(self, url: str | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._url = url
         self._thread: ClientThread | None = None
         self._state = ConnectionState.CLOSED
-        self._early: dict[Hashable, Feed] = {}
+        self._followed: dict[Hashable, Feed] = {}
+        """Begun by `start`, and again where connecting failed before."""
+        self._asked: dict[AnswerTarget, Future[Any]] = {}
+        """Whose answers have not come."""
         self._configs: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._reading = RunConfigs()
         self._items: deque[FrameItem] = deque()
+        self._frame_is_owed = False
+        """Whether the thread waits to hear that its last frame was taken."""
         self._next_slice = QTimer(self)
         self._next_slice.setSingleShot(True)
         self._next_slice.setInterval(0)
         self._next_slice.timeout.connect(self._emit_slice)
         self._frame_arrived.connect(self._take_frame, Qt.ConnectionType.QueuedConnection)
+        self._answered_here.connect(self._hand, Qt.ConnectionType.QueuedConnection)
         if (application := QCoreApplication.instance()) is not None:
             application.aboutToQuit.connect(self.stop)
 
@@ -101,30 +116,46 @@ class TrainerClientRunner(QObject):
         thread = ClientThread(self._url, lambda thread, frame: frame_arrived.emit((thread, frame)))
         self._thread = thread
         thread.follow("configs", self._reading.feed)
-        for key, feed in self._early.items():
+        for key, feed in self._followed.items():
             thread.follow(key, feed)
-        self._early.clear()
+        self.destroyed.connect(thread.end)
         self._change_state(ConnectionState.CONNECTING)
         thread.start()
 
     def stop(self) -> None:
         """End the connection and its thread, within two seconds; nothing is emitted afterwards but that it is closed.
 
-        What was asked for and not answered fails with UNAVAILABLE. `failed` where it was still connecting.
+        What was asked for and not answered fails with UNAVAILABLE: ``error`` is called a turn of the event loop later. `failed`
+        where it was still connecting. What was followed is forgotten.
         """
-        thread, self._thread = self._thread, None
-        self._early.clear()
+        self._followed.clear()
         self._reading = RunConfigs()
-        self._items.clear()
-        if thread is None:
+        if self._thread is None:
             return
         connecting = self._state is ConnectionState.CONNECTING
-        ended = thread.stop()
+        ended = self._lose_thread(self._thread)
         self._change_state(ConnectionState.CLOSED)
         if connecting:
             self.failed.emit(f"stopped while it was connecting to {self._url or 'the stack'}")
         if not ended:
             self.failed.emit("the connection does not end in time; its thread is left behind")
+
+    def _lose_thread(self, thread: ClientThread) -> bool:
+        """End it, and answer all that it has not; False where it does not end in time."""
+        self._thread = None
+        self._items.clear()
+        self._next_slice.stop()
+        self._frame_is_owed = False
+        asked, self._asked = self._asked, {}
+        self.destroyed.disconnect(thread.end)
+        ended = thread.stop()
+        for target, future in asked.items():
+            if not future.done():
+                self._answered_here.emit(target, stopped_error(), None)
+            elif not future.cancelled():
+                error = future.exception()
+                self._answered_here.emit(target, error, None if error else future.result())
+        return ended
 
     # --- what is followed -----------------------------------------------------------------------------------
 
@@ -170,14 +201,13 @@ class TrainerClientRunner(QObject):
     def unfollow(self, run_id: str) -> None:
         """End what is followed of this run."""
         for kind in ("output", "metrics", "telemetry"):
-            self._early.pop((kind, run_id), None)
+            self._followed.pop((kind, run_id), None)
             if self._thread is not None:
                 self._thread.unfollow((kind, run_id))
 
     def _follow(self, key: Hashable, feed: Feed) -> None:
-        if self._thread is None:
-            self._early[key] = feed
-        else:
+        self._followed[key] = feed
+        if self._thread is not None:
             self._thread.follow(key, feed)
 
     # --- what is asked --------------------------------------------------------------------------------------
@@ -235,14 +265,16 @@ class TrainerClientRunner(QObject):
 
         It must not touch Qt's objects, and what it gives must be plain values.
         """
+        target = AnswerTarget(done, error)
         if self._thread is not None:
-            return self._thread.call(work, AnswerTarget(done, error))
-        refused: Future[T] = Future()
-        refused.set_exception(
-            TrainshedError(
-                ErrorCode.UNAVAILABLE, "this runner is not started, so nothing was asked: start() it"
-            )
+            asked = self._asked[target] = self._thread.call(work, target)
+            return asked
+        failure = TrainshedError(
+            ErrorCode.UNAVAILABLE, "this runner is not started, so nothing was asked: start() it"
         )
+        refused: Future[T] = Future()
+        refused.set_exception(failure)
+        self._answered_here.emit(target, failure, None)
         return refused
 
     # --- what arrives ---------------------------------------------------------------------------------------
@@ -251,25 +283,31 @@ class TrainerClientRunner(QObject):
         thread, frame = arrived
         if thread is self._thread:  # else it is of one that was stopped
             self._items.extend(frame)
+            self._frame_is_owed = True
             self._emit_slice()
 
     def _emit_slice(self) -> None:
+        """Emit some of what has arrived. A callback may raise, stop the runner or open a dialog with an event loop of its own."""
+        self._next_slice.start()  # the rest comes with it whatever happens here
         until, thread = time.perf_counter() + _SLICE_S, self._thread
         for _ in range(_SLICE_ITEMS):
             if not self._items or time.perf_counter() > until:
                 break
             self._emit(*self._items.popleft())
+        if thread is None or thread is not self._thread:
+            return  # it was stopped meanwhile
         self.frame_ended.emit()
-        if self._items:
-            self._next_slice.start()
-        elif thread is not None and thread is self._thread:
-            thread.taken()
+        if not self._items:
+            self._next_slice.stop()
+            if self._frame_is_owed:
+                self._frame_is_owed = False
+                thread.taken()
 
     def _emit(self, name: str, values: tuple[object, ...]) -> None:
         if name == ENDED:
             self._connecting_failed(*values)
         elif name == ANSWERED:
-            self._hand(*values)
+            self._take_answer(*values)
         elif name == "config_received":
             self._keep_config(*values)
         elif name == "connection_changed":
@@ -280,7 +318,7 @@ class TrainerClientRunner(QObject):
     def _keep_config(self, run_id: object, config: object) -> None:
         if isinstance(run_id, str) and isinstance(config, dict):
             self._configs[run_id] = config
-            if len(self._configs) > _CONFIGS_KEPT:
+            if len(self._configs) > CONFIGS_KEPT:
                 self._configs.popitem(last=False)
             self.config_received.emit(run_id, config)
 
@@ -290,16 +328,16 @@ class TrainerClientRunner(QObject):
             self.connection_changed.emit(str(state))
 
     def _connecting_failed(self, text: object) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.stop()
+        if self._thread is not None:
+            self._lose_thread(self._thread)
         self._change_state(ConnectionState.CLOSED)
         self.failed.emit(str(text))
 
-    def _hand(self, target: object, error: object, result: object) -> None:
-        if not isinstance(target, AnswerTarget):
-            return
-        failure = error if isinstance(error, Exception) else None
-        if failure is not None and not target.hears_errors:
-            self.failed.emit(str(failure))
-        target.hand(failure, result)
+    def _take_answer(self, target: object, error: object, result: object) -> None:
+        if isinstance(target, AnswerTarget) and self._asked.pop(target, None) is not None:
+            if isinstance(error, Exception) and not target.hears_errors:
+                self.failed.emit(str(error))
+            self._hand(target, error, result)
+
+    def _hand(self, target: AnswerTarget, error: object, result: object) -> None:
+        target.hand(error if isinstance(error, Exception) else None, result)
