@@ -15,7 +15,7 @@ from examples.qt.look import ACCENT, LINE, QUIET, SURFACE, TEXT
 from trainshed_client.qt import MetricsModel, TableRole
 from trainshed_client.rendering.progress import shown_metric
 
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 30, 26
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 38, 26
 
 
 class Curve(QWidget):

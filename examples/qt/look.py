@@ -30,11 +30,13 @@ SHEET = """
 QWidget { font-size: 13px; }
 QTableView { border: 1px solid #dfe4ec; border-radius: 6px; gridline-color: transparent; background: #ffffff;
              alternate-background-color: #f8fafc; selection-background-color: #dbe7ff; selection-color: #1d2733; }
-QHeaderView::section { background: #ffffff; color: #66758a; border: none; border-bottom: 1px solid #dfe4ec; padding: 6px 8px; }
+QHeaderView::section { background: #ffffff; color: #66758a; border: none; border-bottom: 1px solid #dfe4ec; padding: 9px 4px 6px 4px; }
+QHeaderView::up-arrow, QHeaderView::down-arrow { subcontrol-position: top center; top: 1px; width: 9px; height: 9px; }
 QTabWidget::pane { border: none; }
 QTabBar::tab { padding: 6px 14px; color: #66758a; border: none; border-bottom: 2px solid transparent; }
 QTabBar::tab:selected { color: #1d2733; border-bottom: 2px solid #2463eb; }
 QLineEdit, QSpinBox, QComboBox, QPlainTextEdit { border: 1px solid #cbd3df; border-radius: 5px; padding: 4px 6px; background: #ffffff; }
+QSpinBox::up-button, QSpinBox::down-button { width: 0; border: none; }
 QLineEdit:focus, QPlainTextEdit:focus { border: 1px solid #2463eb; }
 QPushButton { border: 1px solid #cbd3df; border-radius: 5px; padding: 6px 14px; background: #ffffff; }
 QPushButton:hover { background: #eef2f8; }

@@ -71,6 +71,8 @@ class RunPanel(QWidget):
             if self._run_id:
                 self._runner.unfollow(self._run_id)
             self._run_id = record.run_id
+            if self._metrics is not None:
+                self._metrics.deleteLater()
             self._metrics = MetricsModel(record.run_id, self._runner, self)
             self.curve.show_model(self._metrics, record.labels)
             self.output.clear()

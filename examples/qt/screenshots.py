@@ -124,6 +124,11 @@ def main() -> int:
             )
         )
         take(window, "later.png")
+        records = [record(window, row) for row in range(window.runs.rowCount())]
+        for one in records:
+            if not one.status.ended:
+                runner.cancel(one.run_id)
+        wait_for(lambda: all(record(window, row).status.ended for row in range(window.runs.rowCount())))
         runner.stop()
     return 0
 

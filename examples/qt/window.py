@@ -41,6 +41,7 @@ from trainshed_client.qt import (
     TrainerClientRunner,
 )
 
+WIDTHS = {"#": 44, "Run": 150, "Status": 120, "State": 120}
 DOTS = {"connected": "#15803d", "connecting": "#b45309", "reconnecting": "#b45309", "closed": "#c62828"}
 
 
@@ -184,8 +185,8 @@ def table(
     header.setHighlightSections(False)
     for column, title in enumerate(titles):
         view.setColumnHidden(column, title in hidden)
+        header.resizeSection(column, WIDTHS.get(title, header.defaultSectionSize()))
         if title in ("Status", "State"):
             view.setItemDelegateForColumn(column, PillDelegate(view))
-            header.resizeSection(column, 120)
     header.setSectionResizeMode(titles.index(stretched or titles[0]), QHeaderView.ResizeMode.Stretch)
     return view
