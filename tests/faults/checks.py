@@ -32,6 +32,7 @@ from tests.faults.ledger import Violation
 from tests.faults.workload import Ack
 from tests.support.replayed_at import ReplayedAt, without_heartbeats
 from tests.support.stored_log import reading
+from tests.support.wire import Wire
 from trainshed_client import subjects
 from trainshed_client.answers import NodePage
 from trainshed_client.asking import decoded
@@ -93,6 +94,11 @@ def witnesses(folder: Path, ended: Iterable[tuple[str, int]] | None = None) -> l
         never = set(started) - set(ended)
         found += [Violation("I3", f"a worker ran for attempt {key}, which the log has not") for key in never]
     return found
+
+
+def on_the_wire(wire: Wire) -> list[Violation]:
+    """The contract: each message that was published is as docs/schema has it."""
+    return [Violation("contract", str(fault)) for fault in wire.found()]
 
 
 def started_workers(folder: Path) -> int:

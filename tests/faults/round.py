@@ -25,6 +25,7 @@ from tests.faults.kinds import LANES, Kind
 from tests.faults.ledger import Violation
 from tests.faults.workload import Workload
 from tests.support.deadline import eventually
+from tests.support.wire import Wire
 
 LOOK_EVERY_S = 1.0
 START_WITHIN_S = 60.0
@@ -79,7 +80,12 @@ async def play(plan: Plan, say: Callable[[str], None], parent: Path | None = Non
     cluster = Cluster(folder, dispatchers=dispatchers, small_disk=plan.small_disk, bug=plan.bug)
     try:
         await cluster.start()
-        await _play(plan, cluster, result, told)
+        wire = await asyncio.to_thread(Wire, cluster.endpoint)
+        try:
+            await _play(plan, cluster, result, told)
+        finally:
+            result.violations += await asyncio.to_thread(checks.on_the_wire, wire)
+            result.checked["messages compared (contract)"] += len(wire.heard)
     except Exception:  # noqa: BLE001 (whatever fails in the suite itself loses no violation)
         result.broken = traceback.format_exc()
     finally:

@@ -137,6 +137,18 @@ def _answer_before_it_is_stored() -> None:
     EventLog.append_batch = hoping  # type: ignore[method-assign]
 
 
+def _put_what_no_schema_has() -> None:
+    from projections.records import Puts
+
+    of = Puts.of
+
+    def more(self: Puts, applied: Any) -> Any:
+        for subject, record in of(self, applied):
+            yield subject, None if record is None else record[:-1] + b',"mood":"fine"}'
+
+    Puts.of = more  # type: ignore[method-assign]
+
+
 def _write_the_secret_down() -> None:
     _forget_the_subreaper()
 
@@ -244,6 +256,13 @@ BUGS: dict[str, Bug] = {
         ("I6",),
         "kill -9 nats-server,kill -9 gateway",
         "the gateway answers a submission 0.3 s before it appends it",
+    ),
+    "put what no schema has": Bug(
+        ("projector",),
+        _put_what_no_schema_has,
+        ("contract",),
+        "kill -9 worker",
+        "the projector puts records with a field that docs/schema does not have",
     ),
     "write the secret down": Bug(
         ("agent",),

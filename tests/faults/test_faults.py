@@ -26,3 +26,4 @@ async def test_nothing_is_violated_in_a_short_slice(tmp_path: Path) -> None:
     assert result.broken is None, result.broken
     assert sum(result.tries.values()) >= 3, result.tries
     assert result.checked["workers started (I3)"] >= 5, result.checked
+    assert result.checked["messages compared (contract)"] >= 100, result.checked

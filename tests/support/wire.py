@@ -14,7 +14,7 @@ from collections.abc import Callable
 import nats.errors
 from nats.aio.msg import Msg
 
-from tests.support.wire_check import Heard, faults
+from tests.support.wire_check import Fault, Heard, faults
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import TrainshedError
 from trainshed_client.nats_client import SafeClient, connect
@@ -58,11 +58,14 @@ class Wire:
 
     def check(self) -> None:
         """Fail the test where a message was none of the contract's."""
-        self.stop()
-        messages = [one for one in self.heard if not any(excused(one) for excused in self._excused)]
-        found = faults(messages)
+        found = self.found()
         shown = "\n".join(map(str, found))
         assert not found, f"messages that are not as the contract has them (docs/schema):\n{shown}"
+
+    def found(self) -> list[Fault]:
+        """What was none of the contract's, once no more is heard."""
+        self.stop()
+        return faults([one for one in self.heard if not any(excused(one) for excused in self._excused)])
 
     def _run(self) -> None:
         with contextlib.closing(self._loop):
