@@ -152,7 +152,7 @@ class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
     output: OutputNow = OutputNow()
     list: Optional[FileNow] = None
     artifacts: tuple[FileNow, ...] = ()
-    pruned_at: Optional[str] = None
+    pruned_at: Optional[Time] = None
     error: Optional[str] = None
 
 

@@ -113,7 +113,7 @@ def _answers(log: SampleLog) -> Samples:
     left = answers.AttemptFiles(
         run_id=run_id, attempt=1, output=answers.OutputNow(stdout=812, stderr=0), artifacts=(file,)
     )
-    gone = answers.AttemptFiles(run_id=run_id, attempt=2, pruned_at=NOW)
+    gone = answers.AttemptFiles(run_id=run_id, attempt=2, pruned_at=at(NOW))
     entry = answers.ArtifactFile(path="policy.npz", bytes=1024)
     page = answers.ArtifactPage(node="gpu01", artifacts=[entry])
     health = {**decoded(log.asked.queries.health()), "gap": None, "log_id": ID, "last_seq": 50}

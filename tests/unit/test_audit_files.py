@@ -24,6 +24,7 @@ from projections.audit.files import FilesAudit, FilesCompared, Nodes
 from projections.audit.logged_files import ArtifactsList, LoggedAttempt
 from projections.audit.violation import MAX_VIOLATIONS
 from tests.support.builders import Story
+from tests.support.times import at
 from tests.unit.test_audit_legality import RELEASE_0_1
 from trainshed_client.answers import AttemptFiles, FileNow, NodeFiles, OutputNow
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -220,7 +221,7 @@ async def test_what_was_pruned_or_granted_anew_meanwhile_is_no_finding(story: St
 
     def prune(call: int) -> None:
         if call == 3:  # the first, then all, then what seemed to differ
-            disks.has("r1", output=OutputNow(), pruned_at="2026-11-27T09:00:00Z")
+            disks.has("r1", output=OutputNow(), pruned_at=at("2026-11-27T09:00:00Z"))
 
     disks.before_call = prune
     found, counts = await compared(story, disks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from services.agent.output.artifacts import HASHED_BYTES
 from trainshed_client.answers import OutputNow
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import cause
+from trainshed_client.times import Time
 
 PIECE_BYTES = 4 << 20
 
@@ -29,7 +31,7 @@ class AttemptNow(msgspec.Struct, frozen=True):
 
     run_dir: Path
     output: OutputNow = OutputNow()
-    pruned_at: str | None = None
+    pruned_at: datetime | None = None
 
 
 class Piece(NamedTuple):
@@ -47,7 +49,7 @@ def look(folders: Folders, ref: AttemptRef) -> AttemptNow:
     """Where the attempt's files are, also where its own folder is gone. Raises TrainshedError (UNAVAILABLE)."""
     pruned_at = folders.pruned_at(ref)
     if pruned_at is not None:
-        return AttemptNow(folders.run(ref.run_id), pruned_at=pruned_at)
+        return AttemptNow(folders.run(ref.run_id), pruned_at=_time(pruned_at, ref))
     try:
         place = run_files.places(folders, ref)
         run_dir, output_dir = place.run, place.output
@@ -55,6 +57,17 @@ def look(folders: Folders, ref: AttemptRef) -> AttemptNow:
         run_dir, output_dir = folders.run(ref.run_id), folders.output(ref)
     stdout, stderr = (_size(output_dir / name) for name in OUTPUT_FILES)
     return AttemptNow(run_dir, OutputNow(stdout=stdout, stderr=stderr))
+
+
+def _time(text: str, ref: AttemptRef) -> datetime:
+    try:
+        return msgspec.convert(text, Time)
+    except msgspec.ValidationError:
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"what is left of attempt {ref.attempt} of run {ref.run_id} says that it was pruned at {text!r}, which is no "
+            "time of RFC 3339 with a time zone",
+        ) from None
 
 
 def read_artifact(run_dir: Path, path: str, offset: int, take: Take) -> Piece | None:

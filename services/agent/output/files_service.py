@@ -28,6 +28,7 @@ from services.requests import AttemptFilesRequest, FilesRequest
 from trainshed_client.answers import AttemptFiles, FileNow, NodeFiles
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.times import with_texts
 
 MAX_ATTEMPTS = 500
 MAX_ARTIFACTS = 2_000
@@ -76,7 +77,7 @@ class FilesService:
         self._stopping = True
         await self._api.__aexit__(kind, error, trace)
 
-    async def _files(self, call: Call) -> NodeFiles:
+    async def _files(self, call: Call) -> object:
         wanted = _wanted(call)
         answers: list[AttemptFiles] = []
         handled = 0
@@ -91,12 +92,13 @@ class FilesService:
                     if there and len(answer.artifacts) < len(one.artifacts):
                         break
                     handled += 1
-        return NodeFiles(
+        files = NodeFiles(
             node=self._identity.node,
             incarnation=self._identity.incarnation,
             handled=handled,
             attempts=answers,
         )
+        return with_texts(files)
 
     async def _one(self, wanted: WantedFiles, until: float) -> AttemptFiles:
         """Its files, one of artifacts/ at the least; the others as far as the time allows."""

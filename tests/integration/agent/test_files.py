@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.types import ArtifactsHashed, Completed
+from services.agent.folders.files import PrunedFile, PrunedUpTo
+from services.agent.folders.paths import Folders
 from services.agent.output import files_now, files_service
 from services.agent.output.artifacts import HASHED_BYTES
 from services.agent.output.files_service import BYTES_PER_S, pause_s
@@ -33,6 +35,7 @@ os.symlink("/etc/passwd", folder / "link")
 print("out")
 """
 FILES = ["a", "b", "sub/c"]
+WHOLE_SECOND = "2026-11-27T09:00:00.000000Z"
 
 
 @pytest.fixture
@@ -123,6 +126,15 @@ async def test_what_was_pruned_is_so_and_what_never_was_here_is_not_there(stage:
         assert (second["output"], second["artifacts"][0]["bytes"]) == ({"stdout": 4, "stderr": 0}, 1)
         assert (third["output"], third["artifacts"][0]["bytes"]) == ({"stdout": None, "stderr": None}, None)
         assert second["pruned_at"] is None and third["pruned_at"] is None
+        # as it was written down, to the microsecond
+        folders = Folders(stage.root / "node", stage.runs_dir)
+        for text, error in ((WHOLE_SECOND, None), ("lately", "pruned at 'lately', which is no time")):
+            folders.write_pruned(new_ref(1).run_id, PrunedFile(pruned=(PrunedUpTo(attempt=1, at=text),)))
+            (one,) = (await ask(stage, wanted(1, "a")))["attempts"]
+            if error is None:
+                assert (one["pruned_at"], one["error"]) == (text, None)
+            else:
+                assert one["pruned_at"] is None and error in one["error"]
 
 
 async def test_a_call_answers_with_what_it_came_to_and_one_file_at_the_least(
