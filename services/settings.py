@@ -100,6 +100,33 @@ class Settings:
     nats_password: Annotated[
         str | None, _Variable(setting_values.text, "Password for that server.", "none", secret=True)
     ] = field(default=None, repr=False)
+    nats_ca: Annotated[
+        Path | None,
+        _Variable(
+            setting_values.path,
+            "File of the authority that vouches for a `tls://` server (PEM).",
+            "those that the machine trusts",
+        ),
+    ] = None
+    nats_cert: Annotated[
+        Path | None,
+        _Variable(
+            setting_values.path,
+            "File of the certificate that this process shows a `tls://` server (PEM); read anew at each connection.",
+            "none",
+        ),
+    ] = None
+    nats_key: Annotated[
+        Path | None, _Variable(setting_values.path, "File of that certificate's key (PEM).", "none")
+    ] = None
+    credentials: Annotated[
+        Path | None,
+        _Variable(
+            setting_values.path,
+            "File of `endpoint.json`'s shape, before that of the state folder; where a URL is set too, all but the address is the file's.",
+            "none",
+        ),
+    ] = None
     nats_monitor_url: Annotated[
         str | None,
         _Variable(
@@ -221,9 +248,13 @@ def given_settings(settings: Settings, environ: Mapping[str, str] | None = None)
     given = {
         variable.name: getattr(settings, name)
         for name, variable in _declared().items()
-        if _given(variable, env) and not variable.secret and not name.startswith("nats_")
+        if _given(variable, env) and not variable.secret and not _of_the_server(name)
     }
     return {name: str(int(value) if isinstance(value, bool) else value) for name, value in given.items()}
+
+
+def _of_the_server(name: str) -> bool:
+    return name.startswith("nats_") or name == "credentials"
 
 
 class InForce(NamedTuple):

@@ -1,12 +1,13 @@
 """Where the stack answers: an explicit URL, the environment, a worker's socket, or the state folder's endpoint.json.
 
-Owns that order, the file and the default state folder; must not import nats (it is on the help path).
+Owns that order, the file and the default state folder; must not import nats nor ssl (it is on the help path).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,24 +25,62 @@ _SCHEMES = ("nats", "tls")
 _VERSION = 1
 WORKER_SOCKET = "TRAINSHED_SOCKET"
 """The variable that names a worker's way to the stack that runs it."""
-_STACK_NAMED_BY = ("TRAINSHED_NATS_URL", "NATS_URL", "TRAINSHED_STATE_DIR")
+CREDENTIALS = "TRAINSHED_CREDENTIALS"
+"""The variable that names a file of endpoint.json's shape."""
+_STACK_NAMED_BY = ("TRAINSHED_NATS_URL", "NATS_URL", CREDENTIALS, "TRAINSHED_STATE_DIR")
+_INBOX_PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to reach a NATS server.
 
     ``url`` names one server, or several of one cluster separated by commas, and never bears credentials:
-    ``user`` and ``password`` do. Its text form leaves the password out, so it may be logged.
+    ``user`` and ``password`` do, or the certificate ``cert`` with its ``key``. ``ca`` is the file of the authority that
+    vouches for the server (None: those that this machine trusts). Some users hear answers only below ``inbox_prefix``.
+    Its text form leaves the password out, so it may be logged. Raises `TrainshedError` (INVALID) where these do not fit
+    together.
     """
 
     url: str
     user: Optional[str] = None
     password: Optional[str] = None
+    ca: Optional[str] = None
+    cert: Optional[str] = None
+    key: Optional[str] = None
+    inbox_prefix: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        schemes = {server.partition("://")[0] for server in self.servers}
+        if len(schemes) > 1:
+            raise _invalid(f"{self.url} mixes nats:// and tls://; write tls:// for each server")
+        for name in ("ca", "cert", "key"):
+            path = getattr(self, name)
+            if path is not None and not os.path.isabs(path):
+                raise _invalid(f"{name} is {path!r}; it must be an absolute path")
+        if (self.cert is None) != (self.key is None):
+            raise _invalid(
+                "a certificate is of use with its key alone: give both, TRAINSHED_NATS_CERT and TRAINSHED_NATS_KEY "
+                "(cert and key in a credentials file)"
+            )
+        if (self.ca or self.cert) and not self.tls:
+            raise _invalid(
+                f"{self.url} is without TLS, and an authority or a certificate is given for it: write "
+                f"{self.url.replace('nats://', 'tls://')}, or leave TRAINSHED_NATS_CA, _CERT and _KEY out"
+            )
+        if self.inbox_prefix is not None and not _INBOX_PREFIX.match(self.inbox_prefix):
+            raise _invalid(
+                f"inbox_prefix is {self.inbox_prefix!r}; accepted: a-z, A-Z, 0-9, _ and -, with dots between them"
+            )
 
     @property
     def servers(self) -> list[str]:
         """The servers, one URL each."""
         return self.url.split(",")
+
+    @property
+    def tls(self) -> bool:
+        """Whether a connection begins with TLS's handshake, before the server's greeting."""
+        return self.url.startswith("tls://")
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, user={self.user!r})"
@@ -56,9 +95,23 @@ class _EndpointFile(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int = 0
     user: Optional[str] = None
     password: Optional[str] = None
+    ca: Optional[str] = None
+    cert: Optional[str] = None
+    key: Optional[str] = None
+    inbox_prefix: Optional[str] = None
 
 
-def parse_url(text: str, *, given_by: str, user: str | None = None, password: str | None = None) -> Endpoint:
+def parse_url(
+    text: str,
+    *,
+    given_by: str,
+    user: str | None = None,
+    password: str | None = None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    inbox_prefix: str | None = None,
+) -> Endpoint:
     """Read a NATS URL such as ``nats://host:4222``, ``host``, or several with commas between them.
 
     Credentials inside the URL are taken out of it and win over ``user`` and ``password``. ``given_by`` names the
@@ -86,7 +139,7 @@ def parse_url(text: str, *, given_by: str, user: str | None = None, password: st
             password = unquote(split.password) if split.password else None
         shown_host = f"[{host}]" if ":" in host else host
         servers.append(f"{split.scheme}://{shown_host}:{port}")
-    return Endpoint(",".join(servers), user, password)
+    return Endpoint(",".join(servers), user, password, ca, cert, key, inbox_prefix)
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -101,19 +154,34 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 def discover(
     explicit: str | None = None, *, environ: Mapping[str, str] | None = None, state_dir: Path | None = None
 ) -> Endpoint:
-    """Find the stack to talk to: ``--nats URL``, ``TRAINSHED_NATS_URL``, ``NATS_URL``, else the state folder.
+    """Find the stack to talk to: ``--nats URL``, ``TRAINSHED_NATS_URL``, ``NATS_URL``, the URL of the file that
+    ``TRAINSHED_CREDENTIALS`` names, else the state folder.
 
-    ``TRAINSHED_NATS_USER`` and ``TRAINSHED_NATS_PASSWORD`` (or ``…_PASSWORD_FILE``) go with a URL that bears no
-    credentials. Raises `TrainshedError`: INVALID for a bad URL, UNAVAILABLE where nothing says where to go.
+    Where that file is given, all but the address is its. Without it, a URL goes with ``TRAINSHED_NATS_USER``,
+    ``TRAINSHED_NATS_PASSWORD`` (or ``…_PASSWORD_FILE``) unless it bears credentials itself, and with
+    ``TRAINSHED_NATS_CA``, ``_CERT`` and ``_KEY``. Raises `TrainshedError`: INVALID for a bad URL or file, UNAVAILABLE
+    where nothing names a stack.
     """
     env = os.environ if environ is None else environ
-    user = env.get("TRAINSHED_NATS_USER") or None
-    if explicit:
-        return parse_url(explicit, given_by="--nats", user=user, password=_password(env))
-    for name in ("TRAINSHED_NATS_URL", "NATS_URL"):
-        if text := env.get(name):
-            return parse_url(text, given_by=name, user=user, password=_password(env))
-    return read_endpoint(state_dir or default_state_dir(env))
+    file = env.get(CREDENTIALS)
+    credentials = read_credentials(_absolute(file), given_by=CREDENTIALS) if file else None
+    named = [("--nats", explicit)] + [(name, env.get(name)) for name in ("TRAINSHED_NATS_URL", "NATS_URL")]
+    for given_by, url in named:
+        if not url:
+            continue
+        if credentials is not None:
+            address = parse_url(url, given_by=given_by).url
+            return Endpoint(address, *(getattr(credentials, name) for name in Endpoint.__struct_fields__[1:]))
+        return parse_url(
+            url,
+            given_by=given_by,
+            user=env.get("TRAINSHED_NATS_USER") or None,
+            password=_password(env),
+            ca=_path(env, "TRAINSHED_NATS_CA"),
+            cert=_path(env, "TRAINSHED_NATS_CERT"),
+            key=_path(env, "TRAINSHED_NATS_KEY"),
+        )
+    return credentials or read_endpoint(state_dir or default_state_dir(env))
 
 
 def worker_socket(explicit: str | None = None, *, environ: Mapping[str, str] | None = None) -> str | None:
@@ -128,8 +196,7 @@ def read_endpoint(state_dir: Path) -> Endpoint:
     """Read ``endpoint.json`` of a state folder. Raises `NobodyAnswers` with what to do."""
     path = state_dir / ENDPOINT_FILE
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_EndpointFile)
-        return parse_url(content.url, given_by="url", user=content.user, password=content.password)
+        return _decoded(path.read_bytes())
     except FileNotFoundError:
         raise NobodyAnswers(
             f"No stack is running here ({path} is missing). Start one: trainshed up",
@@ -145,12 +212,27 @@ def read_endpoint(state_dir: Path) -> Endpoint:
         ) from None
 
 
+def read_credentials(path: Path, *, given_by: str) -> Endpoint:
+    """Read a file of endpoint.json's shape that ``given_by`` names. Raises `TrainshedError` (INVALID)."""
+    try:
+        return _decoded(path.read_bytes())
+    except OSError as error:
+        raise _invalid(f"{given_by} names {path}, which cannot be read ({why(error)})") from None
+    except (msgspec.MsgspecError, TrainshedError) as error:
+        raise _invalid(f"{given_by} names {path}, which is not of endpoint.json's shape ({error})") from None
+
+
 def write_endpoint(state_dir: Path, endpoint: Endpoint) -> Path:
     """Write ``endpoint.json`` (mode 0600, whole or not at all) and return its path."""
-    record = _EndpointFile(endpoint.url, _VERSION, endpoint.user, endpoint.password)
     path = state_dir / ENDPOINT_FILE
-    write_private(path, msgspec.json.encode(record) + b"\n")
+    write_credentials(path, endpoint)
     return path
+
+
+def write_credentials(path: Path, endpoint: Endpoint) -> None:
+    """Write a file of endpoint.json's shape (mode 0600, whole or not at all)."""
+    record = _EndpointFile(v=_VERSION, **msgspec.structs.asdict(endpoint))
+    write_private(path, msgspec.json.encode(record) + b"\n")
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -168,6 +250,14 @@ def write_private(path: Path, content: bytes) -> None:
             os.unlink(temp)
 
 
+def _decoded(content: bytes) -> Endpoint:
+    """Raises msgspec's errors, and `TrainshedError` for values that are none."""
+    record = msgspec.json.decode(content, type=_EndpointFile)
+    given = msgspec.structs.asdict(record)
+    del given["v"]
+    return parse_url(given.pop("url"), given_by="url", **given)
+
+
 def _password(env: Mapping[str, str]) -> str | None:
     if password := env.get("TRAINSHED_NATS_PASSWORD"):
         return password
@@ -175,11 +265,21 @@ def _password(env: Mapping[str, str]) -> str | None:
         return None
     try:
         return Path(name).read_text().rstrip("\r\n")
-    except OSError as error:
-        raise TrainshedError(
-            ErrorCode.INVALID,
-            f"TRAINSHED_NATS_PASSWORD_FILE names {name}, which cannot be read ({why(error)})",
-        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        cause = why(error) if isinstance(error, OSError) else "not UTF-8"
+        raise _invalid(f"TRAINSHED_NATS_PASSWORD_FILE names {name}, which cannot be read ({cause})") from None
+
+
+def _path(env: Mapping[str, str], variable: str) -> str | None:
+    return str(_absolute(name)) if (name := env.get(variable)) else None
+
+
+def _absolute(name: str) -> Path:
+    return Path(name).expanduser().absolute()
+
+
+def _invalid(message: str) -> TrainshedError:
+    return TrainshedError(ErrorCode.INVALID, message)
 
 
 def _without_credentials(url: str) -> str:

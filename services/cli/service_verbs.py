@@ -18,7 +18,7 @@ from services.cli.up import agent_options, warn_of_unknown_settings, with_option
 from services.cli.verb import verb
 from services.open_files import raise_limit
 from services.settings import Settings
-from trainshed_client.endpoint import Endpoint, discover
+from trainshed_client.endpoint import discover
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
@@ -180,7 +180,7 @@ async def _run(
     from trainshed_client.nats_client import connect
 
     log = get_logger(name)
-    endpoint = _endpoint(settings)
+    endpoint = discover(given_nats(), state_dir=settings.state_dir)
     stop = stop_on_signals()
 
     def ready() -> None:
@@ -206,21 +206,6 @@ async def _run(
                 await run_services(services, stop, on_ready=ready, within_s=within_s)
         finally:
             await nc.close()
-
-
-def _endpoint(settings: Settings) -> Endpoint:
-    given = given_nats()
-    url = given or settings.nats_url
-    if url is not None:
-        from trainshed_client.endpoint import parse_url
-
-        return parse_url(
-            url,
-            given_by="--nats" if given else "TRAINSHED_NATS_URL",
-            user=settings.nats_user,
-            password=settings.nats_password,
-        )
-    return discover(state_dir=settings.state_dir)
 
 
 def _die_with(parent: int) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from trainshed_client.endpoint import (
@@ -15,8 +16,10 @@ from trainshed_client.endpoint import (
     default_state_dir,
     discover,
     parse_url,
+    read_credentials,
     read_endpoint,
     worker_socket,
+    write_credentials,
     write_endpoint,
 )
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -63,7 +66,7 @@ def test_a_workers_socket_is_used_where_nothing_names_a_stack() -> None:
     env = {"TRAINSHED_SOCKET": "/s/w.sock", "HOME": "/home/me"}
     assert worker_socket(environ=env) == "/s/w.sock"
     assert worker_socket("nats://one:1", environ=env) is None
-    for name in ("TRAINSHED_NATS_URL", "NATS_URL", "TRAINSHED_STATE_DIR"):
+    for name in ("TRAINSHED_NATS_URL", "NATS_URL", "TRAINSHED_CREDENTIALS", "TRAINSHED_STATE_DIR"):
         assert worker_socket(environ={**env, name: "/elsewhere"}) is None
     assert worker_socket(environ={"HOME": "/home/me"}) is None
     assert worker_socket(environ={"TRAINSHED_SOCKET": ""}) is None
@@ -96,6 +99,70 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         TrainshedError, match="TRAINSHED_NATS_PASSWORD_FILE names .*none, which cannot be read"
     ):
         discover("nats://h", environ=env)
+
+
+ENROLLED = Endpoint(
+    "tls://hub:4222", None, None, "/t/ca.pem", "/t/sam.pem", "/t/sam.key", inbox_prefix="_INBOX_sam"
+)
+
+
+def test_certificates_of_the_environment_go_with_a_url_and_are_absolute_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = {
+        "TRAINSHED_NATS_CA": "ca.pem",
+        "TRAINSHED_NATS_CERT": "/t/cert.pem",
+        "TRAINSHED_NATS_KEY": "/t/key.pem",
+    }
+    given = discover("tls://h", environ=env)
+    assert given == Endpoint("tls://h:4222", None, None, f"{tmp_path}/ca.pem", "/t/cert.pem", "/t/key.pem")
+    write_endpoint(tmp_path, STORED)
+    assert discover(environ=env, state_dir=tmp_path) == STORED
+    del env["TRAINSHED_NATS_KEY"]
+    with pytest.raises(TrainshedError, match="give both, TRAINSHED_NATS_CERT and TRAINSHED_NATS_KEY"):
+        discover("tls://h", environ=env)
+
+
+def test_a_credentials_file_is_whole_and_gives_way_to_a_url_in_its_address_alone(tmp_path: Path) -> None:
+    write_endpoint(tmp_path, STORED)
+    file = tmp_path / "credentials" / "sam.json"
+    write_credentials(file, ENROLLED)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    env = {"TRAINSHED_STATE_DIR": str(tmp_path), "TRAINSHED_CREDENTIALS": str(file)}
+    assert discover(environ=env) == ENROLLED == read_credentials(file, given_by="it")
+    env |= {
+        "TRAINSHED_NATS_USER": "ada",
+        "TRAINSHED_NATS_PASSWORD": "x",
+        "TRAINSHED_NATS_CA": "/t/another.pem",
+    }
+    assert discover(environ=env) == ENROLLED
+    for url in ("tls://other:9", "tls://ada:x@other:9"):
+        assert discover(url, environ=env) == msgspec.structs.replace(ENROLLED, url="tls://other:9")
+        assert discover(environ={**env, "NATS_URL": url}).url == "tls://other:9"
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (None, r"which cannot be read \(no such file or directory\)"),
+        ("{", "which is not of endpoint.json's shape"),
+        ('{"url": "tls://h", "ca": "ca.pem"}', "ca is 'ca.pem'; it must be an absolute path"),
+        ('{"url": "tls://h", "cert": "/c"}', "a certificate is of use with its key alone"),
+        ('{"url": "nats://h", "ca": "/c"}', "nats://h:4222 is without TLS.* write tls://h:4222"),
+        ('{"url": "nats://a,tls://b"}', "mixes nats:// and tls://; write tls:// for each server"),
+        ('{"url": "tls://h", "inbox_prefix": "_INBOX.>"}', "inbox_prefix is '_INBOX.>'; accepted: a-z"),
+    ],
+)
+def test_a_credentials_file_that_is_none_is_named_with_its_setting(
+    tmp_path: Path, content: str | None, wrong: str
+) -> None:
+    file = tmp_path / "sam.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(TrainshedError, match=f"TRAINSHED_CREDENTIALS names {file}.*{wrong}") as refused:
+        discover(environ={"TRAINSHED_CREDENTIALS": str(file)})
+    assert refused.value.code is ErrorCode.INVALID
 
 
 def test_the_file_leaves_out_what_is_not_used_and_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -160,8 +227,8 @@ def test_the_state_folder_is_the_chosen_one_else_the_xdg_one() -> None:
     assert default_state_dir({"TRAINSHED_STATE_DIR": "here"}) == Path.cwd() / "here"
 
 
-def test_finding_the_stack_does_not_import_nats() -> None:
+def test_finding_the_stack_imports_neither_nats_nor_ssl() -> None:
     program = (
-        "import sys, trainshed_client.endpoint; sys.exit('nats' in sys.modules or 'asyncio' in sys.modules)"
+        "import sys, trainshed_client.endpoint; sys.exit(bool({'nats', 'asyncio', 'ssl'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
