@@ -1,0 +1,325 @@
+"""Who is enrolled: nodes, people and the control side's processes, the keys of each, and the tokens that are out.
+
+Owns roster.json and what changes it makes, each of them pure; knows neither the certificate authority nor the server. One
+file, so that a token is used and its holder enrolled in one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar, assert_never
+
+import msgspec
+
+from services.access.identities import (
+    Control,
+    ControlRole,
+    Identity,
+    NodeIdentity,
+    Person,
+    PersonRole,
+    node_of,
+    person_of,
+    user_name,
+)
+from services.enrol.tokens import EnrolmentToken
+from trainshed_client.endpoint import write_private
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
+from trainshed_client.times import Time
+
+ROSTER_FILE = "roster.json"
+VERSION = 1
+MOST_KEYS = 4
+"""So many keys of one holder count at a time: the one that he uses and those of renewals whose answer may be lost."""
+
+
+class IssuedCertificate(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A certificate as the roster keeps it. ``key`` and ``authority``: SHA-256 in hex, of the public key and of the
+    authority's certificate."""
+
+    serial: str
+    key: str
+    issued_at: Time
+    not_after: Time
+    authority: str
+
+
+class _Enrolled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is kept of everybody. ``certificates``: the youngest last; ``renew_asked_at``: when an operator asked for a new key."""
+
+    enrolled_at: Time
+    certificates: tuple[IssuedCertificate, ...] = ()
+    renew_asked_at: Time | None = None
+    revoked_at: Time | None = None
+
+    @property
+    def not_after(self) -> datetime | None:
+        """When its youngest certificate expires."""
+        return self.certificates[-1].not_after if self.certificates else None
+
+    def keys(self, now: datetime) -> list[str]:
+        """The public keys (SHA-256, hex) that may connect: of certificates that have not expired, of nobody revoked."""
+        if self.revoked_at is not None:
+            return []
+        return list(dict.fromkeys(one.key for one in self.certificates if one.not_after > now))
+
+    def must_renew(self, now: datetime) -> bool:
+        """Whether a renewal is due: two thirds of the life are over, or an operator asked for it."""
+        if not self.certificates:
+            return True
+        youngest = self.certificates[-1]
+        asked = self.renew_asked_at is not None and self.renew_asked_at >= youngest.issued_at
+        return asked or now >= youngest.issued_at + (youngest.not_after - youngest.issued_at) * 2 / 3
+
+
+class EnrolledControl(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A process of the control side."""
+
+    role: ControlRole
+
+    @property
+    def identity(self) -> Identity:
+        """Who that is."""
+        return Control(self.role)
+
+
+class EnrolledNode(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A node."""
+
+    name: str
+
+    @property
+    def identity(self) -> Identity:
+        """Who that is."""
+        return NodeIdentity(self.name)
+
+
+class EnrolledPerson(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A person. ``rate``: requests a second that he may send; ``queued``: runs that he may have queued (None: the default)."""
+
+    name: str
+    role: PersonRole
+    rate: int | None = None
+    queued: int | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who that is."""
+        return Person(self.name, self.role)
+
+
+Enrolled: TypeAlias = EnrolledControl | EnrolledNode | EnrolledPerson
+E = TypeVar("E", bound=_Enrolled)
+
+
+class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everybody who is enrolled, and the tokens."""
+
+    v: int = VERSION
+    control: tuple[EnrolledControl, ...] = ()
+    nodes: tuple[EnrolledNode, ...] = ()
+    people: tuple[EnrolledPerson, ...] = ()
+    tokens: tuple[EnrolmentToken, ...] = ()
+
+    def everybody(self) -> Iterator[Enrolled]:
+        """All of them, those that were revoked too."""
+        yield from self.control
+        yield from self.nodes
+        yield from self.people
+
+    def find(self, identity: Identity) -> Enrolled | None:
+        """The entry of the same name and kind, whatever its role."""
+        wanted = user_name(identity)
+        return next((one for one in self.everybody() if user_name(one.identity) == wanted), None)
+
+    def of_account(self, account: str) -> Enrolled | None:
+        """The entry of the node or person whose account that is."""
+        if (node := node_of(account)) is not None:
+            return self.find(NodeIdentity(node))
+        if (person := person_of(account)) is not None:
+            return self.find(Person(person, PersonRole.VIEWER))
+        return None
+
+    def pinned_keys(self, now: datetime) -> list[str]:
+        """Every public key that may connect, sorted: what nats-server's ``pinned_certs`` lists."""
+        return sorted({key for one in self.everybody() for key in one.keys(now)})
+
+
+def enrolled(
+    roster: Roster,
+    identity: Identity,
+    issued: IssuedCertificate,
+    *,
+    now: datetime,
+    rate: int | None = None,
+    queued: int | None = None,
+) -> Roster:
+    """The roster once ``identity`` has that certificate and no other: who had the name before is out, revoked or not."""
+    certificates = (issued,)
+    match identity:
+        case Control(role):
+            control = EnrolledControl(role=role, enrolled_at=now, certificates=certificates)
+            return msgspec.structs.replace(roster, control=_put(roster.control, control))
+        case NodeIdentity(node):
+            entry = EnrolledNode(name=node, enrolled_at=now, certificates=certificates)
+            return msgspec.structs.replace(roster, nodes=_put(roster.nodes, entry))
+        case Person(name, person_role):
+            person = EnrolledPerson(
+                name=name,
+                role=person_role,
+                rate=rate,
+                queued=queued,
+                enrolled_at=now,
+                certificates=certificates,
+            )
+            return msgspec.structs.replace(roster, people=_put(roster.people, person))
+        case _ as never:
+            assert_never(never)
+
+
+def renewed(roster: Roster, entry: Enrolled, issued: IssuedCertificate, *, now: datetime) -> Roster:
+    """The roster once ``entry`` has a further certificate. Its other keys go on: it is connected by one of them.
+
+    Raises TrainshedError (DENIED) for one that was revoked or has let all of its certificates expire.
+    """
+    current = roster.find(entry.identity)
+    if current is None or not current.keys(now):
+        raise not_enrolled(user_name(entry.identity))
+    kept = tuple(one for one in current.certificates if one.not_after > now and one.key != issued.key)
+    return _replaced(roster, current, certificates=(*kept[-(MOST_KEYS - 1) :], issued))
+
+
+def in_use(roster: Roster, entry: Enrolled, key: str, *, now: datetime) -> Roster:
+    """The roster once ``entry`` is known to use the certificate of ``key``: those that are older count no more."""
+    places = [place for place, one in enumerate(entry.certificates) if one.key == key]
+    if not places or entry.revoked_at is not None:
+        raise not_enrolled(user_name(entry.identity))
+    return _replaced(roster, entry, certificates=entry.certificates[places[-1] :])
+
+
+def revoked(roster: Roster, identity: Identity, *, now: datetime) -> Roster:
+    """The roster without that one: no key of his connects, and no token that is out for him counts.
+
+    Raises TrainshedError: NOT_FOUND where there is nobody of that name, CONFLICT where he was revoked before.
+    """
+    entry = roster.find(identity)
+    tokens = tuple(one for one in roster.tokens if one.used is not None or not one.is_for(identity))
+    if entry is None and len(tokens) == len(roster.tokens):
+        raise TrainshedError(ErrorCode.NOT_FOUND, f"{_shown(identity)} is not enrolled")
+    if entry is not None and entry.revoked_at is not None and len(tokens) == len(roster.tokens):
+        raise TrainshedError(
+            ErrorCode.CONFLICT,
+            f"{_shown(identity)} was revoked already, at {entry.revoked_at:%Y-%m-%d %H:%M} UTC",
+        )
+    if entry is not None and entry.revoked_at is None:
+        roster = _replaced(roster, entry, certificates=(), revoked_at=now)
+    return msgspec.structs.replace(roster, tokens=tokens)
+
+
+def asked_to_renew(roster: Roster, *, now: datetime, only: Identity | None = None) -> Roster:
+    """The roster once everybody, or that one alone, is asked for a new key. Raises TrainshedError (NOT_FOUND)."""
+    if only is not None:
+        entry = roster.find(only)
+        if entry is None or entry.revoked_at is not None:
+            raise TrainshedError(ErrorCode.NOT_FOUND, f"{_shown(only)} is not enrolled")
+        return _replaced(roster, entry, renew_asked_at=now)
+    for entry in list(roster.everybody()):
+        if entry.revoked_at is None:
+            roster = _replaced(roster, entry, renew_asked_at=now)
+    return roster
+
+
+def on_older_authority(roster: Roster, authority: str, *, now: datetime) -> list[Enrolled]:
+    """Who still may connect, and whose youngest certificate is by another authority than ``authority``."""
+    return [
+        one for one in roster.everybody() if one.keys(now) and one.certificates[-1].authority != authority
+    ]
+
+
+def not_enrolled(name: str) -> TrainshedError:
+    """What to print to one whose certificates count no more."""
+    return TrainshedError(
+        ErrorCode.DENIED,
+        f"{name} is not enrolled (any more): it was revoked, or its certificate expired. An operator makes a new token "
+        "for it: trainshed node add NODE, or trainshed user add NAME",
+    )
+
+
+def read_roster(folder: Path) -> Roster:
+    """The roster of a cluster folder; an empty one where there is none yet.
+
+    Raises TrainshedError (INVALID) for one that is damaged or of a newer release: whoever cannot read it must change nothing.
+    """
+    path = folder / ROSTER_FILE
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Roster()
+    except OSError as error:
+        raise TrainshedError(ErrorCode.DENIED, f"{path} cannot be read ({why(error)})") from None
+    try:
+        version = msgspec.json.decode(content, type=_Versioned).v
+        if version > VERSION:
+            raise TrainshedError(
+                ErrorCode.INVALID,
+                f"{path} was written by a newer release (version {version}, and this one reads {VERSION}). Use that release",
+            )
+        return msgspec.json.decode(content, type=Roster)
+    except msgspec.MsgspecError as error:
+        raise TrainshedError(
+            ErrorCode.INVALID, f"{path} is damaged ({error}). Bring it back from a backup"
+        ) from None
+
+
+def write_roster(folder: Path, roster: Roster) -> None:
+    """Write it, whole or not at all, readable for its owner alone; it is on the disk when this returns."""
+    write_private(folder / ROSTER_FILE, msgspec.json.format(msgspec.json.encode(roster), indent=1) + b"\n")
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    v: int
+
+
+def _put(entries: Iterable[E], entry: E) -> tuple[E, ...]:
+    name = _key(entry)
+    return tuple(sorted([*(one for one in entries if _key(one) != name), entry], key=_key))
+
+
+def _key(entry: _Enrolled) -> str:
+    assert isinstance(entry, EnrolledControl | EnrolledNode | EnrolledPerson)
+    return user_name(entry.identity)
+
+
+_Kind = Literal["control", "nodes", "people"]
+
+
+def _replaced(roster: Roster, entry: Enrolled, **changes: object) -> Roster:
+    place: _Kind
+    match entry:
+        case EnrolledControl():
+            place = "control"
+        case EnrolledNode():
+            place = "nodes"
+        case EnrolledPerson():
+            place = "people"
+        case _ as never:
+            assert_never(never)
+    replace: Callable[..., _Enrolled] = msgspec.structs.replace
+    return msgspec.structs.replace(roster, **{place: _put(getattr(roster, place), replace(entry, **changes))})
+
+
+def _shown(identity: Identity) -> str:
+    match identity:
+        case Control(role):
+            return f"the {role}"
+        case NodeIdentity(node):
+            return f"node {node}"
+        case Person(name):
+            return f"user {name}"
+        case _ as never:
+            assert_never(never)
