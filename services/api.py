@@ -1,13 +1,15 @@
 """Serving calls on NATS: discovery by nats.micro, a task for each request, errors as the API spells them.
 
-Owns how a request is read, who is asking and how an answer goes out; knows none of the calls.
+Owns how a request is read, whether it is taken and how an answer goes out; knows none of the calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,8 +19,11 @@ from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from events.config_text import parse_json
+from services.admission import AccountLine, Admission, Admitted
+from services.callers import Caller, PersonCaller, WorkerCaller, asking, stored_as
 from services.logging import get_logger
 from services.parent import CALLS as WORKERS_CALLS
+from services.people import Everybody, People, rights_of
 from services.requests import ApiRequest, json_types
 from services.version import VERSION
 from trainshed_client import subjects
@@ -29,8 +34,6 @@ from trainshed_client.os_errors import cause
 
 _log = get_logger("api")
 
-LOCAL = "local"
-"""Who asks on the plain subjects, where no account vouches for anybody."""
 END_S = 0.5
 """Seconds to tell the server that a service ends: nats-py waits 10 for each of its endpoints."""
 
@@ -38,14 +41,23 @@ END_S = 0.5
 class Call(msgspec.Struct, frozen=True):
     """One request: the JSON that was sent and who the server says is asking.
 
-    ``parent``: the run whose worker asks, by its agent; None where it is no worker. ``wrong``: what in the text of the
-    request no JSON may have, for who takes ``body`` itself to tell together with all else that is wrong.
+    ``wrong``: what in the text of the request no JSON may have, for who takes ``body`` itself to tell together with all
+    else that is wrong.
     """
 
     body: Any
-    by: str
-    parent: str | None = None
+    caller: Caller
     wrong: TrainshedError | None = None
+
+    @property
+    def by(self) -> str:
+        """Who asks, as events bear it."""
+        return stored_as(self.caller)
+
+    @property
+    def parent(self) -> str | None:
+        """The run whose worker asks, by its agent; None where it is no worker."""
+        return self.caller.run_id if isinstance(self.caller, WorkerCaller) else None
 
     def fields(self, kind: type[ApiRequest]) -> dict[str, Any]:
         """The request's fields, each checked against its type in ``kind``; a field of another name is refused.
@@ -99,16 +111,29 @@ async def end_service(nc: SafeClient, service: Service) -> None:
 class ApiServer:
     """Serves calls at ``trainshed.api.<call>`` and ``trainshed.api.u.<account>.<call>``; an async context manager.
 
-    Leaving it takes no new requests, answers those under way and ends.
+    At the latter, each account has a line of its own (`services.admission`): what is too many is refused or dropped while the
+    socket is read. Leaving it takes no new requests, answers those under way and ends.
     """
 
-    def __init__(self, nc: SafeClient, name: str, calls: Mapping[str, Handler], *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        nc: SafeClient,
+        name: str,
+        calls: Mapping[str, Handler],
+        *,
+        max_bytes: int,
+        people: People | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._nc = nc
         self._name = name
         self._calls = calls
         self._max_bytes = max_bytes
+        self._people = people or Everybody()
+        self._admission = Admission(self._people, clock)
         self._tasks = asyncio.TaskGroup()
         self._service: Service | None = None
+        self._gated: list[str] = []
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -118,8 +143,11 @@ class ApiServer:
             name = call.replace(".", "-")
             served = [("", subjects.api(call)), ("-as", subjects.api_as(call))]
             if call in WORKERS_CALLS:
-                served.append(("-for", subjects.api_for("*", call)))
+                served += [("-for", subjects.api_for("*", call)), ("-as-for", subjects.api_as_for(call))]
             for suffix, subject in served:
+                if suffix.startswith("-as"):
+                    self._nc.put_gate(subject, self._is_taken)
+                    self._gated.append(subject)
                 await self._service.add_endpoint(
                     EndpointConfig(name=name + suffix, subject=subject, handler=self._receiver(call, handler))
                 )
@@ -133,20 +161,58 @@ class ApiServer:
         if self._service is not None:
             await end_service(self._nc, self._service)
         await self._tasks.__aexit__(kind, error, trace)
+        for subject in self._gated:
+            self._nc.remove_gate(subject)
+
+    def _is_taken(self, subject: bytes, reply: bytes) -> bool:
+        """Called for each request of an account before anything else of it is looked at."""
+        account = subject.split(b".", 4)[3].decode(errors="replace")
+        admitted = self._admission.take(account)
+        if admitted is Admitted.TAKEN:
+            return True
+        if admitted is Admitted.REFUSED:
+            respond = partial(self._nc.publish, reply.decode(errors="replace"))
+            self._tasks.create_task(self._refuse(account, respond))
+        return False
+
+    async def _refuse(self, account: str, respond: Callable[[bytes], Awaitable[None]]) -> None:
+        """Answer one that is too many; in the log an account is named now and then."""
+        if (dropped := self._admission.dropped_of(account)) is not None:
+            _log.warning("more requests than are taken", account=account, dropped=dropped)
+        with contextlib.suppress(nats.errors.Error, ValueError):  # as where it awaits no answer
+            await respond(msgspec.json.encode(error_answer(self._admission.refusal(account))))
 
     def _receiver(self, call: str, handler: Handler) -> Callable[[Request], Awaitable[None]]:
         async def receive(request: Request) -> None:
             # an endpoint runs one handler at a time: a task each lets a slow request hold up nobody
-            self._tasks.create_task(self._answer(call, handler, request))
+            account = _account(request.subject)
+            if account is None:
+                self._tasks.create_task(self._answer(call, handler, request))
+                return
+            line, size = self._admission.line(account), len(request.data)
+            if line.has_room(size):
+                line.begin(size)
+                self._tasks.create_task(self._answer_in(line, call, handler, request))
+            else:
+                self._tasks.create_task(self._refuse(account, request.respond))
 
         return receive
 
+    async def _answer_in(self, line: AccountLine, call: str, handler: Handler, request: Request) -> None:
+        """Answer once few others of this account are worked on; those of other accounts do not wait for that."""
+        try:
+            async with line.at_work:
+                await self._answer(call, handler, request)
+        finally:
+            line.end(len(request.data))
+
     async def _answer(self, call: str, handler: Handler, request: Request) -> None:
         try:
-            by, parent = asking(request.subject)
+            caller = asking(request.subject)
+            self._require_known(caller)
             refused = Refusals()
             body = self._body(request, refused)
-            answer = await handler(Call(body, by, parent, refused.error))
+            answer = await handler(Call(body, caller, refused.error))
         except TrainshedError as error:
             answer = error_answer(error)
         except Exception:  # noqa: BLE001 — whatever it is, the caller gets an answer and the log the trace
@@ -161,6 +227,15 @@ class ApiServer:
                 await request.respond(msgspec.json.encode(answer))
         except (nats.errors.Error, ValueError, TypeError) as error:  # gone, too large, or not to be encoded
             _log.warning("an answer could not be sent", call=call, error=str(error))
+
+    def _require_known(self, caller: Caller) -> None:
+        """A person who was revoked may have a connection for a moment longer. Raises DENIED."""
+        if isinstance(caller, PersonCaller) and rights_of(self._people, caller.name) is None:
+            raise TrainshedError(
+                ErrorCode.DENIED,
+                f"{caller.name} is not enrolled any more; an admin can change that: "
+                f"trainshed user add {caller.name} --role ROLE",
+            )
 
     async def _respond_in_parts(self, call: str, parts: AsyncIterator[bytes], request: Request) -> None:
         """Send an answer of many messages, each as it stands, as fast as the server takes them."""
@@ -184,15 +259,13 @@ class ApiServer:
         return parse_json(request.data, max_bytes=self._max_bytes, max_depth=depth, refused=refused)
 
 
-def asking(subject: str) -> tuple[str, str | None]:
-    """Who asks, and the run whose worker it is: the account that the server vouches for, a run, else ``local``."""
-    match subject.split("."):
-        case [_, _, "u", account, *_]:
-            return account, None
-        case [_, _, "w", run_id, *_]:
-            return f"run/{run_id}", run_id
+def _account(subject: str) -> str | None:
+    """The account that asks at this subject; None within the control account."""
+    match subject.split(".", 4):
+        case [_, _, "u", account, _]:
+            return account
         case _:
-            return LOCAL, None
+            return None
 
 
 def error_answer(error: TrainshedError) -> dict[str, Any]:

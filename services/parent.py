@@ -43,12 +43,29 @@ class SeenBy(msgspec.Struct, frozen=True):
         return run_id in (self.run_id, self.labels.get(LABEL))
 
 
+class _Labelled(msgspec.Struct, frozen=True):
+    labels: dict[str, str] = {}
+
+
 _SEEN_BY = msgspec.json.Decoder(SeenBy)
 
 
 def seen_by(record: bytes) -> SeenBy:
     """The runs whose workers see the run of this record. Raises msgspec.MsgspecError where it is none."""
     return _SEEN_BY.decode(record)
+
+
+def seen_by_config(run_id: str, config: bytes) -> SeenBy:
+    """The same of a run by its config as stored."""
+    return SeenBy(run_id, msgspec.json.decode(config, type=_Labelled).labels)
+
+
+def not_there(run_id: str, node: str) -> TrainshedError:
+    """The error where a node asks for the worker of a run that it has no attempt of."""
+    return TrainshedError(
+        ErrorCode.DENIED,
+        f"{node} has no present attempt of run {run_id:.80}: a node asks for its own workers alone",
+    )
 
 
 def unseen(run_id: str, parent: str) -> TrainshedError:

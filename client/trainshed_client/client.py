@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Trainshed(CommandCalls, FollowingCalls, FileCalls):
     """A connection to a stack: ``async with await Trainshed.connect() as trainshed: ...``.
 
-    Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED and TOO_LARGE as the service says,
+    Every method raises `TrainshedError`: INVALID, NOT_FOUND, CONFLICT, DENIED, TOO_LARGE and TOO_MANY as the service says,
     UNAVAILABLE where none answers. Where a call takes a run it may be named by its id, its
     name, or a unique prefix of either. ``at``, where a query takes it, is a sequence of the log (`moment` finds that of
     a time): the answer is what was true there, without what heartbeats told of what was live then. A connection that is

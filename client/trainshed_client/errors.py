@@ -1,6 +1,6 @@
 """The errors that cross the wire and what a command makes of them.
 
-Owns the six error codes and their exit codes; knows nothing of NATS or of any service.
+Owns the seven error codes and their exit codes; knows nothing of NATS or of any service.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class ErrorCode(StrEnum):
     DENIED = "denied"
     UNAVAILABLE = "unavailable"
     TOO_LARGE = "too_large"
+    TOO_MANY = "too_many"
+    """More than this person or node is granted: requests a second, or runs that wait or run. Later it may be taken."""
 
 
 class ExitCode(enum.IntEnum):
@@ -97,7 +99,8 @@ class TrainshedError(Exception):
         """The exit code of a command that ends with this error."""
         if self.code is ErrorCode.NOT_FOUND:
             return ExitCode.NO_SUCH_RUN
-        return ExitCode.NO_SERVICE if self.code is ErrorCode.UNAVAILABLE else ExitCode.BAD_INPUT
+        later = self.code in (ErrorCode.UNAVAILABLE, ErrorCode.TOO_MANY)
+        return ExitCode.NO_SERVICE if later else ExitCode.BAD_INPUT
 
 
 class NobodyAnswers(TrainshedError):

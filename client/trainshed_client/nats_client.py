@@ -45,6 +45,8 @@ OnEvent: TypeAlias = "Called[[]]"
 Listener = Callable[[Msg], None]
 RawListener = Callable[[bytes, bytes, bytes], None]
 """Takes a message's subject, its block of headers and its body as they came."""
+Gate = Callable[[bytes, bytes], bool]
+"""Takes a message's subject and reply subject as they came: whether anything more is done with it."""
 
 
 class SafeClient(nats.aio.client.Client):
@@ -61,6 +63,7 @@ class SafeClient(nats.aio.client.Client):
         """Called after each reconnection: readers whose consumer may be gone make it anew at once."""
         self._listeners: dict[int, Listener] = {}
         self._raw_listeners: dict[int, RawListener] = {}
+        self._gates: dict[str, Gate] = {}
         self._answers_sid = 0
         self._written = False
 
@@ -87,6 +90,15 @@ class SafeClient(nats.aio.client.Client):
         subscription = await self.subscribe(subject, cb=early)
         self._raw_listeners[subscription._id] = listener
         return subscription
+
+    def put_gate(self, subject: str, gate: Gate) -> None:
+        """Have every message of the subscriptions to ``subject`` asked about while the socket is read, before its headers
+        are: what is not let through costs next to nothing, however many of them come. It must not block."""
+        self._gates[subject] = gate
+
+    def remove_gate(self, subject: str) -> None:
+        """Let everything through again."""
+        self._gates.pop(subject, None)
 
     async def request(self, *args: Any, **options: Any) -> Msg:
         """As nats-py's, and a cancellation is never lost."""
@@ -134,6 +146,15 @@ class SafeClient(nats.aio.client.Client):
 
         A message that cannot be handed on at all is dropped and logged; the parser is past it already.
         """
+        if self._gates and (sub := self._subs.get(sid)) is not None:
+            gate = self._gates.get(sub.subject)
+            try:
+                if gate is not None and not gate(subject, reply):
+                    return
+            except Exception as error:  # noqa: BLE001  # as below
+                what = f"nats: dropped a message on {subject[:200]!r} ({type(error).__name__}: {error})"
+                await self._error_cb(nats.errors.Error(what))
+                return
         if (raw := self._raw_listeners.get(sid)) is not None:
             try:
                 if sid in self._subs:

@@ -195,6 +195,11 @@ def api_for(run_id: str, call: str) -> str:
     return f"{API}.w.{run_id}.{call}"
 
 
+def api_as_for(call: str) -> str:
+    """The same where the agent asks by an account of its node's own; token 4 is that account, token 6 the run."""
+    return f"{API}.u.*.w.*.{call}"
+
+
 def node_output(node: str) -> str:
     """The call that reads ranges of an attempt's output on its node."""
     return f"{API}.node.{node}.output"

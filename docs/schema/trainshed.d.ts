@@ -33,7 +33,8 @@ export type CodeSeen = "same" | "changed" | "unknown" | "UNSPECIFIED";
 /**
  * What kind of "no" an answer is; the API's `error.code`.
  */
-export type ErrorCode = "invalid" | "not_found" | "conflict" | "denied" | "unavailable" | "too_large";
+export type ErrorCode =
+  "invalid" | "not_found" | "conflict" | "denied" | "unavailable" | "too_large" | "too_many";
 /**
  * Why a PENDING run is not running, in the order in which it is looked for.
  */

@@ -129,6 +129,13 @@ class Queries:
             waits = any(found.waits for found in runs)
             return FoundRuns(seq, runs, matching, self._live.state(connection) if waits else None)
 
+    def node_of(self, run_id: str) -> str | None:
+        """The node that the run's present attempt is on; None where it has none."""
+        runs = tables.runs
+        present = select(runs.c.node).where(runs.c.run_id == run_id, runs.c.status.in_(PLACED))
+        with self._database.reading() as connection:
+            return connection.execute(present).scalar_one_or_none()
+
     def run(self, run_id: str) -> FoundOne:
         """``run.get``. Raises TrainshedError (not_found). Of what is too long for an answer, the newest is kept."""
         with self._database.reading() as connection:

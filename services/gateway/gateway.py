@@ -19,13 +19,17 @@ from events.codec import NewEvent, Writer, uuid7
 from events.log import Appended, Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Event, LogAccepted, NodeRemoved
 from services.api import ApiServer, Call, Handler
+from services.callers import Caller
 from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.gateway.lookup import Lookup, resolving
+from services.gateway.ownership import Ownership, RunOwners
+from services.gateway.queued import QueuedRuns
 from services.gateway.submission import SubmissionCalls
 from services.lifecycle import unless
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
+from services.people import Everybody, People
 from services.requests import AcceptRequest, NodeCommand, RunCommand
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -57,6 +61,7 @@ class Gateway:
         *,
         allow_credentials: bool = False,
         room: RoomWatch | None = None,
+        people: People | None = None,
         clock: Callable[[], int] = time.time_ns,
         ids: Callable[[], str] = uuid7,
     ) -> None:
@@ -64,8 +69,18 @@ class Gateway:
         self._fold = fold
         self._writer = Writer(Role.GATEWAY, clock, ids)
         self._lookup = Lookup(log, fold)
+        self._people = people or Everybody()
+        self._owners = RunOwners(fold, self._lookup)
+        self._ownership = Ownership(log, fold, self._owners, self._people)
+        self._queued = QueuedRuns(fold, self._lookup, self._owners, self._people)
         self._submissions = SubmissionCalls(
-            log, fold, self._lookup, self._writer, room=room, allow_credentials=allow_credentials
+            log,
+            fold,
+            self._lookup,
+            self._writer,
+            self._queued,
+            room=room,
+            allow_credentials=allow_credentials,
         )
         self._room = room
         self._stop = asyncio.Event()
@@ -93,7 +108,9 @@ class Gateway:
             if await self._another_answers():
                 await unless(self._stop, self._folded())
             once_folded = {call: partial(self._once_folded, answer) for call, answer in calls.items()}
-            async with ApiServer(self._log.nc, self.name, once_folded, max_bytes=MAX_REQUEST_BYTES):
+            async with ApiServer(
+                self._log.nc, self.name, once_folded, max_bytes=MAX_REQUEST_BYTES, people=self._people
+            ):
                 if await unless(self._stop, self._folded()):
                     self.ready.set()
                     await self._stop.wait()
@@ -123,6 +140,7 @@ class Gateway:
                 await self._fold.ready.wait()
         except TimeoutError:
             raise starting(self._fold.progress) from None
+        await self._ownership.require_there(call.caller)
         return await answer(call)
 
     # --- commands on runs, nodes and the log ----------------------------------------------------------------
@@ -130,12 +148,14 @@ class Gateway:
     async def _cancel(self, call: Call) -> dict[str, Any]:
         fields = call.fields(RunCommand)
         run_id = _required(fields, "run_id")
-        return await self._command_run(decisions.Cancel(run_id=run_id, reason=fields["reason"], by=call.by))
+        command = decisions.Cancel(run_id=run_id, reason=fields["reason"], by=call.by)
+        return await self._command_run(command, call.caller)
 
     async def _retry(self, call: Call) -> dict[str, Any]:
         fields = call.fields(RunCommand)
         run_id = _required(fields, "run_id")
-        return await self._command_run(decisions.Retry(run_id=run_id, reason=fields["reason"], by=call.by))
+        command = decisions.Retry(run_id=run_id, reason=fields["reason"], by=call.by)
+        return await self._command_run(command, call.caller)
 
     async def _drain(self, call: Call) -> dict[str, Any]:
         fields = call.fields(NodeCommand)
@@ -163,7 +183,9 @@ class Gateway:
             )
         return {"seq": await self._append_all([LogAccepted(reason=reason, accepted_by=call.by)])}
 
-    async def _command_run(self, command: decisions.Cancel | decisions.Retry) -> dict[str, Any]:
+    async def _command_run(
+        self, command: decisions.Cancel | decisions.Retry, caller: Caller
+    ) -> dict[str, Any]:
         run_id = command.run_id
         run = self._fold.state.runs.get(run_id)
         if run is None:
@@ -171,6 +193,8 @@ class Gateway:
                 raise TrainshedError(ErrorCode.NOT_FOUND, f"no run {run_id!r:.60}", "run_id")
             seq, _ = await self._lookup.submitted(run_id)
             run = await self._lookup.run(run_id, seq) if seq else None
+        if run is not None:
+            await self._ownership.require_own(caller, run)
         if isinstance(command, decisions.Retry) and run is not None and run.after:
             after = {one: await self._lookup.status(one) for one in run.after}
             command = msgspec.structs.replace(command, after=after)
@@ -180,7 +204,12 @@ class Gateway:
             return {"run_id": run_id, "status": run.status, "seq": self._fold.position}
         if isinstance(command, decisions.Retry) and self._room is not None and self._room.refusal is not None:
             raise self._room.refusal  # a cancel is never refused for want of room: it ends work
-        seq = await self._append_all(wanted)
+        if isinstance(command, decisions.Retry):
+            async with self._queued.place_again(caller, run_id) as place:
+                seq = await self._append_all(wanted)
+                place.keep(run_id)
+        else:
+            seq = await self._append_all(wanted)
         return {"run_id": run_id, "status": await self._lookup.status(run_id), "seq": seq}
 
     async def _command_node(

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator
 
 import nats.errors
 
+from events.codec import StoredEvent
 from events.feed import ApiError
 from events.log import EventLog, UnknownOutcome
 from events.state import Ended, Run
+from events.types import Submitted
 from services.fold import SharedFold
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -43,6 +45,21 @@ class Lookup:
     async def submitted(self, run_id: str) -> tuple[int, str | None]:
         """The same of a run's Submitted."""
         return await self.last(subjects.submitted(run_id))
+
+    async def submitted_by(self, run_id: str) -> str | None:
+        """Who submitted a run, as its Submitted has it; None where the log has none that can be read."""
+        if not subjects.is_token(run_id):
+            return None
+        async with resolving():
+            while True:
+                try:
+                    found = await self._log.last(subjects.submitted(run_id))
+                except (UnknownOutcome, ApiError):
+                    await self._log.reachable()
+                    continue
+                event = found.event if isinstance(found, StoredEvent) else None
+                return event.submitted_by if isinstance(event, Submitted) else None
+        raise AssertionError("unreachable")
 
     async def run(self, run_id: str, submitted_seq: int) -> Run | None:
         """The present value of a run that was submitted at that sequence, live or ended long ago."""

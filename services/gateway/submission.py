@@ -17,10 +17,12 @@ from events.config_input import accepted_config
 from events.log import Conflict, EventLog, Guard, UnknownOutcome
 from events.types import Submitted
 from services.api import Call
+from services.callers import Caller
 from services.failpoints import failpoint
 from services.fold import SharedFold
 from services.gateway.beside import NOTHING, SentBeside, beside_in, in_config, unwrapped
 from services.gateway.lookup import Lookup, resolving
+from services.gateway.queued import QueuedRuns
 from services.logging import get_logger
 from services.nats_server.room import RoomWatch
 from services.parent import with_parent
@@ -48,6 +50,7 @@ class SubmissionCalls:
         fold: SharedFold,
         lookup: Lookup,
         writer: Writer,
+        queued: QueuedRuns,
         *,
         room: RoomWatch | None,
         allow_credentials: bool,
@@ -56,6 +59,7 @@ class SubmissionCalls:
         self._fold = fold
         self._lookup = lookup
         self._writer = writer
+        self._queued = queued
         self._room = room
         self._allow_credentials = allow_credentials
 
@@ -68,7 +72,7 @@ class SubmissionCalls:
             if existing is None:
                 raise refusal
             return existing
-        return (await self._append({submission.run_id: submission}))[submission.run_id]
+        return (await self._append({submission.run_id: submission}, call.caller))[submission.run_id]
 
     async def check(self, call: Call) -> dict[str, Any]:
         """What `submit` would do with this config, refusals included; appends nothing."""
@@ -77,6 +81,7 @@ class SubmissionCalls:
         existing = await self._existing(submission)
         if refusal is not None and existing is None:
             raise refusal
+        await self._queued.require_room(call.caller, [submission.run_id])
         return {
             "run_id": submission.run_id,
             "digest": submission.digest.hex,
@@ -118,7 +123,7 @@ class SubmissionCalls:
                 refused.add(refusal.placed(f"runs[{place}]"))
             wanted[submission.run_id] = submission
         refused.raise_any()
-        answers = await self._append(wanted)
+        answers = await self._append(wanted, call.caller)
         answered: set[str] = set()
         out = []
         for run_id in order:
@@ -176,8 +181,17 @@ class SubmissionCalls:
                 unknown.add(invalid(f"after[{place}]", f"no run {run_id!r}; see: trainshed ls --all"))
         return unknown.error or (self._room.refusal if self._room is not None else None)
 
-    async def _append(self, wanted: dict[str, NewSubmission]) -> dict[str, Answer]:
-        """Append all or none of what does not exist yet; an unknown outcome is resolved by what is stored."""
+    async def _append(self, wanted: dict[str, NewSubmission], caller: Caller) -> dict[str, Answer]:
+        """Append all or none of what does not exist yet, if the caller may have so many runs at once."""
+        async with self._queued.place(caller, wanted) as place:
+            answers = await self._append_new(wanted)
+            for run_id, answer in answers.items():
+                if answer["created"]:
+                    place.keep(run_id)
+        return answers
+
+    async def _append_new(self, wanted: dict[str, NewSubmission]) -> dict[str, Answer]:
+        """The same, whoever asks; an unknown outcome is resolved by what is stored."""
         answers: dict[str, Answer] = {}
         rest = dict(wanted)
         foreign = 0

@@ -27,7 +27,8 @@ from projections.transparency.checkpoint import TreeHead
 from projections.transparency.cosignatures import most_cosigned, valid_cosignatures
 from projections.transparency.tiles import TileMissing
 from services.api import Call
-from services.parent import LABEL, seen_by, unseen
+from services.callers import WorkerCaller
+from services.parent import LABEL, not_there, seen_by, unseen
 from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.past import Answering, PastMoments, Then
@@ -123,6 +124,7 @@ class Answers:
         return calls
 
     async def _run_get(self, call: Call) -> object:
+        await self._require_there(call)
         run_id, at = _run_id(call)
         return await self._of(at, lambda of: of.waiting.run(_seen(of.queries.run(run_id), call.parent)))
 
@@ -131,6 +133,7 @@ class Answers:
         return await self._of(at, lambda of: of.waiting.explain(of.queries.run(run_id)))
 
     async def _run_list(self, call: Call) -> object:
+        await self._require_there(call)
         fields = call.fields(ListRequest)
         at = fields.pop("at")
         if call.parent is not None:
@@ -142,7 +145,19 @@ class Answers:
         return await self._of(call.fields(AtRequest)["at"], lambda of: of.queries.slots())
 
     async def _node_list(self, call: Call) -> object:
+        await self._require_there(call)
         return await self._of(call.fields(AtRequest)["at"], lambda of: of.queries.nodes())
+
+    async def _require_there(self, call: Call) -> None:
+        """A node asks for the workers that it has, and for no others. Raises DENIED."""
+        match call.caller:
+            case WorkerCaller(run_id, str() as node):
+                await self._answer(partial(self._there, run_id, node))
+
+    def _there(self, run_id: str, node: str) -> dict[str, Any]:
+        if self._queries.node_of(run_id) != node:
+            raise not_there(run_id, node)
+        return {}
 
     async def _audit_at(self, call: Call) -> object:
         fields = call.fields(MomentRequest)
@@ -311,7 +326,7 @@ class Answers:
             answer = await self._read(query)
         except TrainshedError as error:
             self._require_no_other_since(openings)
-            if behind is None or error.code is not ErrorCode.NOT_FOUND:
+            if behind is None or error.code not in (ErrorCode.NOT_FOUND, ErrorCode.DENIED):
                 raise
             raise TrainshedError(
                 ErrorCode.UNAVAILABLE,

@@ -30,6 +30,7 @@ from projections.transparency.tiles import Tiles
 from services.api import ApiServer
 from services.failpoints import delay, failpoint
 from services.lifecycle import first_cause
+from services.people import People
 from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.calls import Answers
@@ -81,7 +82,7 @@ class ProjectorService:
 
     ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``audit_dir``: the folder of the log's tree (by default
     ``audit`` beside the file). ``records``: keep the record buckets too and sign the tree, which one projector of a stack
-    does; ``monitor_url``: the server's monitoring, which says who could not follow these. The clock (ns) is only used for what
+    does; ``monitor_url``: the server's monitoring, which says who could not follow these. ``people``: what each is granted. The clock (ns) is only used for what
     a queued run waits for.
     """
 
@@ -96,8 +97,10 @@ class ProjectorService:
         records: bool = False,
         monitor_url: str | None = None,
         start: Start = Start.ALONE,
+        people: People | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._people = people
         self.ready = asyncio.Event()
         self._nc = nc
         self._log = EventLog(nc)
@@ -151,7 +154,11 @@ class ProjectorService:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._project_for_ever())
                 async with ApiServer(
-                    self._nc, "projector", self._answers.calls(), max_bytes=MAX_REQUEST_BYTES
+                    self._nc,
+                    "projector",
+                    self._answers.calls(),
+                    max_bytes=MAX_REQUEST_BYTES,
+                    people=self._people,
                 ):
                     self._serving = True
                     await self._opened_or_stopped(work)

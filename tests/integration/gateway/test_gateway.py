@@ -669,11 +669,11 @@ async def test_a_node_that_is_not_known_is_not_found(served: Served, call: str) 
 async def test_who_asks_is_what_the_server_vouches_for_and_nothing_in_the_message(served: Served) -> None:
     request = json.dumps(CONFIG).encode()
     answer = await served.log.nc.request(
-        "trainshed.api.u.ann.run.submit", request, timeout=5, headers={"Submitted-By": "root"}
+        "trainshed.api.u.P_ann.run.submit", request, timeout=5, headers={"Submitted-By": "root"}
     )
     run_id = json.loads(answer.data)["run_id"]
     await served.log.nc.request(
-        "trainshed.api.u.bob.run.cancel", json.dumps({"run_id": run_id}).encode(), timeout=5
+        "trainshed.api.u.P_bob.run.cancel", json.dumps({"run_id": run_id}).encode(), timeout=5
     )
     events = [one.event for one in await everything(served.log)]
     assert isinstance(events[0], Submitted) and events[0].submitted_by == "ann"

@@ -1,0 +1,166 @@
+"""How many requests of one account are taken: so many a second, so many at once; the rest is refused, then dropped.
+
+Owns the limits and the count that is kept of each account. What a flood costs is one look here for each request, before
+anything of it is read. Knows no call and no NATS; the clock is passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import msgspec
+
+from services.access.identities import person_of
+from services.people import People, is_owner_of_stack, rights_of
+from trainshed_client.errors import ErrorCode, TrainshedError
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """So many a second in the long run, and so many at once after a pause."""
+
+    per_s: float
+    burst: int
+
+
+DEFAULT_RATE = Rate(200.0, 400)
+"""Of every account that nobody gave another: more than a program that waits for its answers has use for."""
+REFUSED_RATE = Rate(20.0, 20)
+"""So many of those that are too many are answered with why; the others are dropped."""
+AT_ONCE = 16
+"""Requests of one account that are worked on at a time: the others wait in its own line, and another's do not."""
+MOST_WAITING = 256
+MOST_WAITING_BYTES = 16 * 1024 * 1024
+LOOK_AGAIN_S = 1.0
+"""A rate that was changed counts within that."""
+LOG_EVERY_S = 30.0
+_EPSILON_S = 1e-6
+
+
+class Admitted(enum.Enum):
+    """What becomes of a request."""
+
+    TAKEN = enum.auto()
+    REFUSED = enum.auto()
+    DROPPED = enum.auto()
+
+
+def rate_of(per_s: float | None) -> Rate:
+    """The rate of whom so many requests a second are granted; None: nobody gave a number."""
+    return DEFAULT_RATE if per_s is None else Rate(per_s, max(1, round(2 * per_s)))
+
+
+def spend(full_at: float, now: float, rate: Rate) -> float | None:
+    """Take one token out of a bucket that will be full again at ``full_at``: when it will be then. None: it is empty."""
+    then = max(full_at, now) + 1 / rate.per_s
+    return then if then - now <= rate.burst / rate.per_s + _EPSILON_S else None
+
+
+class AccountLine:
+    """What is counted of one account, and its requests under way. ``rate`` is None where it has no limit."""
+
+    def __init__(self, rate: Rate | None, looked_at: float) -> None:
+        self.rate = rate
+        self.looked_at = looked_at
+        self.at_work: AbstractAsyncContextManager[object] = (
+            nullcontext() if rate is None else asyncio.Semaphore(AT_ONCE)
+        )
+        """Entered for as long as one is worked on."""
+        self.dropped = 0
+        """Since it was logged last."""
+        self.logged_at = float("-inf")
+        self._full_at = float("-inf")
+        self._refusals_full_at = float("-inf")
+        self._waiting = 0
+        self._bytes = 0
+
+    def take(self, now: float) -> Admitted:
+        """Whether a request that comes now is taken."""
+        if self.rate is None:
+            return Admitted.TAKEN
+        then = spend(self._full_at, now, self.rate)
+        if then is not None:
+            self._full_at = then
+            return Admitted.TAKEN
+        self.dropped += 1
+        then = spend(self._refusals_full_at, now, REFUSED_RATE)
+        if then is not None:
+            self._refusals_full_at = then
+            return Admitted.REFUSED
+        return Admitted.DROPPED
+
+    def has_room(self, size: int) -> bool:
+        """Whether a request of so many bytes may wait, beside those that do."""
+        if self.rate is None:
+            return True
+        return self._waiting < MOST_WAITING and self._bytes + size <= MOST_WAITING_BYTES
+
+    def begin(self, size: int) -> None:
+        """A request was taken."""
+        self._waiting += 1
+        self._bytes += size
+
+    def end(self, size: int) -> None:
+        """It was answered."""
+        self._waiting -= 1
+        self._bytes -= size
+
+
+class Admission:
+    """Each account's line. Within the control account there is none."""
+
+    def __init__(self, people: People, clock: Callable[[], float]) -> None:
+        self._people = people
+        self._clock = clock
+        self._lines: dict[str, AccountLine] = {}
+
+    def take(self, account: str) -> Admitted:
+        """Whether a request of this account that comes now is taken."""
+        now = self._clock()
+        line = self._lines.get(account)
+        if line is None:
+            line = self._lines[account] = AccountLine(self._rate(account), now)
+        elif now - line.looked_at > LOOK_AGAIN_S:
+            line.rate, line.looked_at = self._rate(account), now
+        return line.take(now)
+
+    def line(self, account: str) -> AccountLine:
+        """Of an account that has asked."""
+        line = self._lines.get(account)
+        if line is None:
+            line = self._lines[account] = AccountLine(self._rate(account), self._clock())
+        return line
+
+    def dropped_of(self, account: str) -> int | None:
+        """How many were too many since the last time that it was logged; None where that is not to be logged now."""
+        line, now = self.line(account), self._clock()
+        if now - line.logged_at < LOG_EVERY_S:
+            return None
+        line.logged_at, dropped = now, line.dropped
+        line.dropped = 0
+        return dropped
+
+    def refusal(self, account: str) -> TrainshedError:
+        """What is answered to one that is too many."""
+        rate = self.line(account).rate or DEFAULT_RATE
+        person = person_of(account)
+        more = (
+            "" if person is None else f", or have an admin allow more: trainshed user add {person} --rate N"
+        )
+        return TrainshedError(
+            ErrorCode.TOO_MANY,
+            f"more requests than {rate.per_s:g} a second, or more at once than are taken: this one was not looked at, "
+            "and the next ones may get no answer. Ask again in a second; submit many runs in one request "
+            f"(run.submit_batch){more}",
+        )
+
+    def _rate(self, account: str) -> Rate | None:
+        name = person_of(account)
+        if name is None:
+            return DEFAULT_RATE
+        if is_owner_of_stack(name):
+            return None
+        rights = rights_of(self._people, name)
+        return DEFAULT_RATE if rights is None else rate_of(rights.rate)
