@@ -39,7 +39,7 @@ LOG_EVERY_S = 30.0
 _EPSILON_S = 1e-6
 
 
-class Admitted(enum.Enum):
+class Taking(enum.Enum):
     """What becomes of a request."""
 
     TAKEN = enum.auto()
@@ -76,20 +76,20 @@ class AccountLine:
         self._waiting = 0
         self._bytes = 0
 
-    def take(self, now: float) -> Admitted:
+    def take(self, now: float) -> Taking:
         """Whether a request that comes now is taken."""
         if self.rate is None:
-            return Admitted.TAKEN
+            return Taking.TAKEN
         then = spend(self._full_at, now, self.rate)
         if then is not None:
             self._full_at = then
-            return Admitted.TAKEN
+            return Taking.TAKEN
         self.dropped += 1
         then = spend(self._refusals_full_at, now, REFUSED_RATE)
         if then is not None:
             self._refusals_full_at = then
-            return Admitted.REFUSED
-        return Admitted.DROPPED
+            return Taking.REFUSED
+        return Taking.DROPPED
 
     def has_room(self, size: int) -> bool:
         """Whether a request of so many bytes may wait, beside those that do."""
@@ -116,7 +116,7 @@ class Admission:
         self._clock = clock
         self._lines: dict[str, AccountLine] = {}
 
-    def take(self, account: str) -> Admitted:
+    def take(self, account: str) -> Taking:
         """Whether a request of this account that comes now is taken."""
         now = self._clock()
         line = self._lines.get(account)

@@ -19,7 +19,7 @@ from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from events.config_text import parse_json
-from services.admission import AccountLine, Admission, Admitted
+from services.admission import AccountLine, Admission, Taking
 from services.callers import Caller, PersonCaller, WorkerCaller, asking, stored_as
 from services.logging import get_logger
 from services.parent import CALLS as WORKERS_CALLS
@@ -168,9 +168,9 @@ class ApiServer:
         """Called for each request of an account before anything else of it is looked at."""
         account = subject.split(b".", 4)[3].decode(errors="replace")
         admitted = self._admission.take(account)
-        if admitted is Admitted.TAKEN:
+        if admitted is Taking.TAKEN:
             return True
-        if admitted is Admitted.REFUSED:
+        if admitted is Taking.REFUSED:
             respond = partial(self._nc.publish, reply.decode(errors="replace"))
             self._tasks.create_task(self._refuse(account, respond))
         return False

@@ -17,7 +17,7 @@ from services.admission import (
     REFUSED_RATE,
     AccountLine,
     Admission,
-    Admitted,
+    Taking,
     Rate,
     rate_of,
     spend,
@@ -102,31 +102,31 @@ def test_a_flood_is_taken_then_refused_then_dropped_and_another_account_hears_no
     clock = Clock()
     admission = Admission(Everybody(), clock)
     flood = [admission.take("P_sam") for _ in range(20_000)]
-    assert flood[: DEFAULT_RATE.burst] == [Admitted.TAKEN] * DEFAULT_RATE.burst
-    assert flood.count(Admitted.TAKEN) == DEFAULT_RATE.burst
-    assert flood.count(Admitted.REFUSED) == REFUSED_RATE.burst
-    assert flood[-1] is Admitted.DROPPED
-    assert {admission.take("P_ada") for _ in range(DEFAULT_RATE.burst)} == {Admitted.TAKEN}
+    assert flood[: DEFAULT_RATE.burst] == [Taking.TAKEN] * DEFAULT_RATE.burst
+    assert flood.count(Taking.TAKEN) == DEFAULT_RATE.burst
+    assert flood.count(Taking.REFUSED) == REFUSED_RATE.burst
+    assert flood[-1] is Taking.DROPPED
+    assert {admission.take("P_ada") for _ in range(DEFAULT_RATE.burst)} == {Taking.TAKEN}
     clock.now += 1
     again = [admission.take("P_sam") for _ in range(20_000)]
-    assert again.count(Admitted.TAKEN) == DEFAULT_RATE.per_s
+    assert again.count(Taking.TAKEN) == DEFAULT_RATE.per_s
 
 
 def test_the_local_person_has_no_limit_and_a_node_has_the_default() -> None:
     admission = Admission(Roster(), Clock())
-    assert {admission.take("P_local") for _ in range(5_000)} == {Admitted.TAKEN}
+    assert {admission.take("P_local") for _ in range(5_000)} == {Taking.TAKEN}
     assert admission.line("P_local").has_room(1 << 40)
-    assert [admission.take("NODE_gpu01") for _ in range(401)][-1] is Admitted.REFUSED
+    assert [admission.take("NODE_gpu01") for _ in range(401)][-1] is Taking.REFUSED
 
 
 def test_a_rate_counts_soon_after_it_was_changed() -> None:
     clock = Clock()
     roster = Roster(sam=Rights(role=PersonRole.SUBMITTER, rate=1))
     admission = Admission(roster, clock)
-    assert [admission.take("P_sam") for _ in range(3)] == [Admitted.TAKEN, Admitted.TAKEN, Admitted.REFUSED]
+    assert [admission.take("P_sam") for _ in range(3)] == [Taking.TAKEN, Taking.TAKEN, Taking.REFUSED]
     roster.known["sam"] = Rights(role=PersonRole.SUBMITTER, rate=100)
     clock.now += LOOK_AGAIN_S + 0.5
-    assert [admission.take("P_sam") for _ in range(50)] == [Admitted.TAKEN] * 50
+    assert [admission.take("P_sam") for _ in range(50)] == [Taking.TAKEN] * 50
 
 
 def test_what_waits_has_a_bound_in_number_and_in_bytes() -> None:
