@@ -17,8 +17,8 @@ from services.admission import (
     REFUSED_RATE,
     AccountLine,
     Admission,
-    Taking,
     Rate,
+    Taking,
     rate_of,
     spend,
 )
