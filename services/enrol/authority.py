@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
-from services.access.identities import Identity, user_name
+from services.access.identities import user_name
 from services.enrol.keys import SIGNED_WITH, key_fingerprint, key_pem, make_key, read_key, requested_key
-from services.enrol.roster import IssuedCertificate
+from services.enrol.roster import IssuedCertificate, Member
+from services.enrol.roster_file import BUNDLE_FILE
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
 AUTHORITY_FILE = "authority.pem"
-BUNDLE_FILE = "ca.crt"
 AUTHORITY_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=365)
 CLIENT_LIFE = timedelta(days=90)
@@ -60,7 +60,7 @@ class Authority:
         return authority_fingerprint(self.certificate)
 
     def sign_client(
-        self, request: str, identity: Identity, *, now: datetime, life: timedelta = CLIENT_LIFE
+        self, request: str, identity: Member, *, now: datetime, life: timedelta = CLIENT_LIFE
     ) -> ClientCertificate:
         """A certificate that bears the name of ``identity`` and the key of the signing request.
 

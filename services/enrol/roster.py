@@ -1,14 +1,13 @@
 """Who is enrolled: nodes, people and the control side's processes, the keys of each, and the tokens that are out.
 
-Owns roster.json and what changes it makes, each of them pure; knows neither the certificate authority nor the server. One
-file, so that a token is used and its holder enrolled in one write.
+Owns these and what changes them, each change pure; knows neither the certificate authority nor the server. One value, so
+that a token is used and its holder enrolled in one write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -16,7 +15,6 @@ import msgspec
 from services.access.identities import (
     Control,
     ControlRole,
-    Identity,
     NodeIdentity,
     Person,
     PersonRole,
@@ -25,13 +23,13 @@ from services.access.identities import (
     user_name,
 )
 from services.enrol.tokens import EnrolmentToken
-from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.os_errors import why
 from trainshed_client.times import Time
 
-ROSTER_FILE = "roster.json"
+Member: TypeAlias = Control | NodeIdentity | Person
+"""Who may be enrolled."""
 VERSION = 1
+NOBODYS_KEY = "0" * 64
 MOST_KEYS = 4
 """So many keys of one holder count at a time: the one that he uses and those of renewals whose answer may be lost."""
 
@@ -83,7 +81,7 @@ class EnrolledControl(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, 
     role: ControlRole
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> Member:
         """Who that is."""
         return Control(self.role)
 
@@ -94,7 +92,7 @@ class EnrolledNode(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, for
     name: str
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> Member:
         """Who that is."""
         return NodeIdentity(self.name)
 
@@ -108,7 +106,7 @@ class EnrolledPerson(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, f
     queued: int | None = None
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> Member:
         """Who that is."""
         return Person(self.name, self.role)
 
@@ -132,7 +130,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         yield from self.nodes
         yield from self.people
 
-    def find(self, identity: Identity) -> Enrolled | None:
+    def find(self, identity: Member) -> Enrolled | None:
         """The entry of the same name and kind, whatever its role."""
         wanted = user_name(identity)
         return next((one for one in self.everybody() if user_name(one.identity) == wanted), None)
@@ -146,13 +144,14 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return None
 
     def pinned_keys(self, now: datetime) -> list[str]:
-        """Every public key that may connect, sorted: what nats-server's ``pinned_certs`` lists."""
-        return sorted({key for one in self.everybody() for key in one.keys(now)})
+        """Every public key that may connect, sorted: what nats-server's ``pinned_certs`` lists. Never empty: an empty list
+        there lets every certificate of the authority in."""
+        return sorted({key for one in self.everybody() for key in one.keys(now)}) or [NOBODYS_KEY]
 
 
 def enrolled(
     roster: Roster,
-    identity: Identity,
+    identity: Member,
     issued: IssuedCertificate,
     *,
     now: datetime,
@@ -202,7 +201,7 @@ def in_use(roster: Roster, entry: Enrolled, key: str, *, now: datetime) -> Roste
     return _replaced(roster, entry, certificates=entry.certificates[places[-1] :])
 
 
-def revoked(roster: Roster, identity: Identity, *, now: datetime) -> Roster:
+def revoked(roster: Roster, identity: Member, *, now: datetime) -> Roster:
     """The roster without that one: no key of his connects, and no token that is out for him counts.
 
     Raises TrainshedError: NOT_FOUND where there is nobody of that name, CONFLICT where he was revoked before.
@@ -210,23 +209,23 @@ def revoked(roster: Roster, identity: Identity, *, now: datetime) -> Roster:
     entry = roster.find(identity)
     tokens = tuple(one for one in roster.tokens if one.used is not None or not one.is_for(identity))
     if entry is None and len(tokens) == len(roster.tokens):
-        raise TrainshedError(ErrorCode.NOT_FOUND, f"{_shown(identity)} is not enrolled")
+        raise TrainshedError(ErrorCode.NOT_FOUND, f"{shown(identity)} is not enrolled")
     if entry is not None and entry.revoked_at is not None and len(tokens) == len(roster.tokens):
         raise TrainshedError(
             ErrorCode.CONFLICT,
-            f"{_shown(identity)} was revoked already, at {entry.revoked_at:%Y-%m-%d %H:%M} UTC",
+            f"{shown(identity)} was revoked already, at {entry.revoked_at:%Y-%m-%d %H:%M} UTC",
         )
     if entry is not None and entry.revoked_at is None:
         roster = _replaced(roster, entry, certificates=(), revoked_at=now)
     return msgspec.structs.replace(roster, tokens=tokens)
 
 
-def asked_to_renew(roster: Roster, *, now: datetime, only: Identity | None = None) -> Roster:
+def asked_to_renew(roster: Roster, *, now: datetime, only: Member | None = None) -> Roster:
     """The roster once everybody, or that one alone, is asked for a new key. Raises TrainshedError (NOT_FOUND)."""
     if only is not None:
         entry = roster.find(only)
         if entry is None or entry.revoked_at is not None:
-            raise TrainshedError(ErrorCode.NOT_FOUND, f"{_shown(only)} is not enrolled")
+            raise TrainshedError(ErrorCode.NOT_FOUND, f"{shown(only)} is not enrolled")
         return _replaced(roster, entry, renew_asked_at=now)
     for entry in list(roster.everybody()):
         if entry.revoked_at is None:
@@ -248,41 +247,6 @@ def not_enrolled(name: str) -> TrainshedError:
         f"{name} is not enrolled (any more): it was revoked, or its certificate expired. An operator makes a new token "
         "for it: trainshed node add NODE, or trainshed user add NAME",
     )
-
-
-def read_roster(folder: Path) -> Roster:
-    """The roster of a cluster folder; an empty one where there is none yet.
-
-    Raises TrainshedError (INVALID) for one that is damaged or of a newer release: whoever cannot read it must change nothing.
-    """
-    path = folder / ROSTER_FILE
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return Roster()
-    except OSError as error:
-        raise TrainshedError(ErrorCode.DENIED, f"{path} cannot be read ({why(error)})") from None
-    try:
-        version = msgspec.json.decode(content, type=_Versioned).v
-        if version > VERSION:
-            raise TrainshedError(
-                ErrorCode.INVALID,
-                f"{path} was written by a newer release (version {version}, and this one reads {VERSION}). Use that release",
-            )
-        return msgspec.json.decode(content, type=Roster)
-    except msgspec.MsgspecError as error:
-        raise TrainshedError(
-            ErrorCode.INVALID, f"{path} is damaged ({error}). Bring it back from a backup"
-        ) from None
-
-
-def write_roster(folder: Path, roster: Roster) -> None:
-    """Write it, whole or not at all, readable for its owner alone; it is on the disk when this returns."""
-    write_private(folder / ROSTER_FILE, msgspec.json.format(msgspec.json.encode(roster), indent=1) + b"\n")
-
-
-class _Versioned(msgspec.Struct, frozen=True):
-    v: int
 
 
 def _put(entries: Iterable[E], entry: E) -> tuple[E, ...]:
@@ -313,7 +277,8 @@ def _replaced(roster: Roster, entry: Enrolled, **changes: object) -> Roster:
     return msgspec.structs.replace(roster, **{place: _put(getattr(roster, place), replace(entry, **changes))})
 
 
-def _shown(identity: Identity) -> str:
+def shown(identity: Member) -> str:
+    """As a person calls it."""
     match identity:
         case Control(role):
             return f"the {role}"

@@ -107,7 +107,7 @@ class TokenLine(NamedTuple):
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ts1-{_base32(self.secret)}-{_base32(bytes.fromhex(self.authority))}@{host}:{self.port}"
+        return f"ts1-{to_base32(self.secret)}-{to_base32(bytes.fromhex(self.authority))}@{host}:{self.port}"
 
     def __repr__(self) -> str:
         return f"TokenLine(***@{self.host}:{self.port})"
@@ -141,8 +141,8 @@ def parse_line(text: str, *, given_by: str) -> TokenLine:
         what = "is no enrolment token" if found is None else "names no HOST:PORT after the @"
         raise TrainshedError(ErrorCode.INVALID, f"{given_by} {what}; accepted is {ACCEPTED}")
     return TokenLine(
-        _from_base32(found["secret"]),
-        _from_base32(found["authority"]).hex(),
+        from_base32(found["secret"]),
+        from_base32(found["authority"]).hex(),
         address["six"] or address["host"],
         int(address["port"]),
     )
@@ -283,9 +283,11 @@ def _name(whom: Invited) -> str:
             return "the node"
 
 
-def _base32(content: bytes) -> str:
+def to_base32(content: bytes) -> str:
+    """RFC 4648, in small letters and without padding: it can be marked by two clicks, and read out."""
     return base64.b32encode(content).decode().rstrip("=").lower()
 
 
-def _from_base32(text: str) -> bytes:
+def from_base32(text: str) -> bytes:
+    """Raises ValueError."""
     return base64.b32decode(text.upper() + "=" * (-len(text) % 8))

@@ -52,6 +52,7 @@ ABBREVIATIONS = frozenset(
         "nats",
         "nc",
         "ns",
+        "pem",
         "pid",
         "pidfd",
         "pids",

@@ -1,0 +1,241 @@
+"""The listener where machines and people enrol: TLS 1.3 with a server certificate alone, one request a connection.
+
+Owns sockets, bounds and time-outs of it; what is granted is services.enrol.enrolment's. Whoever reaches the port may send
+anything: each step has an end, and what is too much is hung up on before a handshake is paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from services.api import error_answer
+from services.enrol.authority import Authorities, hosts_of, read_authorities, read_certificates
+from services.enrol.enrolment import Enrolment
+from services.enrol.limits import ConnectionLimits
+from services.enrol.wire import (
+    MAX_REQUEST_BYTES,
+    AuthorityAnswer,
+    AuthorityQuestion,
+    EnrolQuestion,
+    line_of,
+    read_question,
+)
+from services.logging import get_logger
+from services.setting_values import Listen
+from trainshed_client.endpoint import write_private
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.os_errors import why
+
+_log = get_logger("enrol")
+
+HANDSHAKE_WITHIN_S = 5.0
+REQUEST_WITHIN_S = 5.0
+ANSWER_WITHIN_S = 30.0
+LOOK_EVERY_S = 1.0
+QUIET_S = 30.0
+BACKLOG = 64
+CERTIFICATE_FILE = "enrol.pem"
+
+
+class EnrolListener:
+    """A Service that answers on ``listen``. ``hosts``: the names and addresses that its certificate is for."""
+
+    name = "enrol"
+
+    def __init__(self, listen: Listen, enrolment: Enrolment, hosts: Sequence[str]) -> None:
+        self._listen = listen
+        self._enrolment = enrolment
+        self._hosts = list(hosts)
+        self._stop = asyncio.Event()
+        self._turned_away = 0
+        self._reported_at = -QUIET_S
+        self.port = 0
+        """The one it serves on, once it is ready."""
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """See Service. Raises TrainshedError where the address is taken or is none of this machine, and where the
+        authority cannot be read."""
+        certificate = ListenerCertificate(self._enrolment.folder, self._hosts)
+        await asyncio.to_thread(certificate.refresh, self._enrolment.clock())
+        await self._enrolment.apply_changes()
+        with _bound(self._listen) as listening:
+            self.port = listening.getsockname()[1]
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(self._accept(listening, certificate.context)),
+                    tasks.create_task(self._look(certificate)),
+                ]
+                self.ready.set()
+                await self._stop.wait()
+                for task in work:
+                    task.cancel()
+
+    def stop(self) -> None:
+        """See Service."""
+        self._stop.set()
+
+    async def _accept(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        limits = ConnectionLimits(loop.time())
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    accepted, address = await loop.sock_accept(listening)
+                except OSError as error:  # no descriptor is left, or who called has gone
+                    _log.warning("a connection could not be accepted", error=why(error))
+                    await asyncio.sleep(0.2)
+                    continue
+                host = str(address[0])
+                if limits.begin(host, loop.time()):
+                    tasks.create_task(self._serve(accepted, context, host, limits))
+                else:
+                    accepted.close()
+                    self._turn_away(host, loop.time())
+
+    async def _look(self, certificate: ListenerCertificate) -> None:
+        """Whatever another process changed in the files (an operator's command) is made known to the server."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await asyncio.to_thread(certificate.refresh, self._enrolment.clock())
+                await self._enrolment.apply_changes()
+            except (TrainshedError, OSError) as error:
+                _log.error("the files of the cluster cannot be used", error=str(error))
+                await asyncio.sleep(QUIET_S)
+
+    async def _serve(
+        self, accepted: socket.socket, context: ssl.SSLContext, host: str, limits: ConnectionLimits
+    ) -> None:
+        try:
+            await self._talk(accepted, context, host)
+        except (
+            OSError,
+            TimeoutError,
+        ) as error:  # an ssl.SSLError is one; whoever asked has gone, or speaks no TLS 1.3
+            _log.debug("a connection ended early", address=host, error=str(error))
+        except Exception:  # noqa: BLE001 — one connection must not take the others with it
+            _log.exception("a connection failed", address=host)
+        finally:
+            limits.end(host)
+            accepted.close()
+
+    async def _talk(self, accepted: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=MAX_REQUEST_BYTES, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE_WITHIN_S
+        )
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        try:
+            answer = await self._answer(reader, host)
+            if answer is None:
+                return
+            async with asyncio.timeout(REQUEST_WITHIN_S):
+                writer.write(answer)
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, host: str) -> bytes | None:
+        try:
+            async with asyncio.timeout(REQUEST_WITHIN_S):
+                try:
+                    line = await reader.readuntil(b"\n")
+                except asyncio.LimitOverrunError:
+                    raise TrainshedError(
+                        ErrorCode.TOO_LARGE, f"a request has at most {MAX_REQUEST_BYTES:,} bytes"
+                    ) from None
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return line_of(await self._asked(line))
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+        except TrainshedError as error:
+            _log.warning("refused", address=host, code=error.code, error=error.message)
+            return line_of(error_answer(error))
+        except Exception:  # noqa: BLE001 — whatever it is, the caller gets an answer and the log the trace
+            _log.exception("a request failed", address=host)
+            failed = TrainshedError(ErrorCode.UNAVAILABLE, "it failed here; see the log of `enrol`")
+            return line_of(error_answer(failed))
+
+    async def _asked(self, line: bytes) -> object:
+        match read_question(line):
+            case AuthorityQuestion():
+                authorities = await asyncio.to_thread(read_authorities, self._enrolment.folder)
+                return AuthorityAnswer(authorities=authorities.bundle.decode(), now=self._enrolment.clock())
+            case EnrolQuestion() as question:
+                return await self._enrolment.enrol(question)
+
+    def _turn_away(self, host: str, now: float) -> None:
+        self._turned_away += 1
+        if now - self._reported_at >= QUIET_S:
+            _log.warning("too many connections; hung up on some", number=self._turned_away, last=host)
+            self._turned_away, self._reported_at = 0, now
+
+
+class ListenerCertificate:
+    """The listener's own certificate and its TLS context, which has a new one when it is time, or the authority another."""
+
+    def __init__(self, folder: Path, hosts: Sequence[str]) -> None:
+        self._folder = folder
+        self._hosts = hosts
+        self._made_by: tuple[str, datetime] | None = None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.context.num_tickets = 0
+
+    def refresh(self, now: datetime) -> None:
+        """Make one where it is needed. Blocks. Raises TrainshedError and OSError."""
+        authorities = read_authorities(self._folder)
+        authority = authorities.for_servers.fingerprint
+        if self._made_by is not None and self._made_by[0] == authority and now < self._made_by[1]:
+            return
+        path = self._folder / CERTIFICATE_FILE
+        pem = self._kept(path, authorities, now) or authorities.for_servers.sign_server(self._hosts, now=now)
+        if not path.exists() or path.read_bytes() != pem:
+            write_private(path, pem)
+        self.context.load_cert_chain(path)
+        leaf = read_certificates(pem)[0]
+        life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+        self._made_by = (authority, max(leaf.not_valid_before_utc + life * 2 / 3, now + timedelta(hours=1)))
+
+    def _kept(self, path: Path, authorities: Authorities, now: datetime) -> bytes | None:
+        """The one of an earlier start, where it is by the same authority, for the same hosts and young enough."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pem = path.read_bytes()
+            leaf, issuer = read_certificates(pem)
+            life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+            fits = issuer == authorities.for_servers.certificate and hosts_of(leaf) == self._hosts
+            if fits and leaf.not_valid_before_utc <= now < leaf.not_valid_before_utc + life * 2 / 3:
+                return pem
+        return None
+
+
+def _bound(listen: Listen) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        dual = listen.host == "::" and socket.has_dualstack_ipv6()
+        bound = socket.create_server(
+            (listen.host, listen.port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
+        )
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                what = "is taken by another program"
+            case errno.EADDRNOTAVAIL:
+                what = "is no address of this machine"
+            case _:
+                what = f"cannot be listened on ({why(error)})"
+        raise TrainshedError(ErrorCode.UNAVAILABLE, f"the address {listen} for enrolments {what}") from None
+    bound.setblocking(False)
+    return bound
