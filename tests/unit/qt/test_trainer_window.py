@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
@@ -19,3 +21,7 @@ def test_one_run_after_the_other_leaves_one_model(qtbot: QtBot) -> None:
     QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
     (model,) = window.panel.findChildren(MetricsModel)
     assert model.run_id == "run4"
+
+
+def test_the_platform_is_the_one_that_was_asked_for(qapp: QApplication) -> None:
+    assert qapp.platformName() == os.environ["QT_QPA_PLATFORM"]
