@@ -1,16 +1,12 @@
 """The one way in which Trainshed's programs connect to NATS: a client that no message can kill.
 
-Owns connection options, the words of connection errors and the hardening of nats-py; knows no subject.
+Owns connection options and the hardening of nats-py; knows no subject.
 Importing this costs about 0.1 s (nats-py), so the command line imports it only where it connects.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
-import socket
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +18,12 @@ from nats.aio.subscription import Subscription
 from trainshed_client import subjects
 from trainshed_client._compat_asyncio import finishes, heeding
 from trainshed_client.callbacks import guarded
+from trainshed_client.connect_errors import QuietLog, unreachable
 from trainshed_client.endpoint import Endpoint
-from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError, UnknownHost
-from trainshed_client.os_errors import why
-
-_log = logging.getLogger("trainshed.nats")
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S = 5
-REPEAT_QUIET_S = 30.0
 PING = b"PING\r\n"
 _ACKS = subjects.ACKS.encode()
 
@@ -256,7 +248,7 @@ async def connect(
     client = SafeClient()
     loop = asyncio.get_running_loop()
     first_try: asyncio.Future[Exception] = loop.create_future()
-    report = guarded(on_error or _QuietLog(name))
+    report = guarded(on_error or QuietLog(name))
     back = asyncio.Event()
     failures = 0
 
@@ -320,31 +312,6 @@ async def connect(
             await _abandon(client, connecting)
 
 
-def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
-    """The error for people when no server answers or the server says no; the credentials are not in it."""
-    if "authorization violation" in str(error).lower() or isinstance(error, nats.errors.AuthorizationError):
-        who = f"user {endpoint.user}" if endpoint.user else "a client without credentials"
-        return TrainshedError(
-            ErrorCode.DENIED,
-            f"the server at {endpoint.url} refuses {who}. Give TRAINSHED_NATS_USER and TRAINSHED_NATS_PASSWORD, "
-            "or leave --nats and NATS_URL out to use this machine's own stack",
-        )
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)) and getattr(error, "errno", None) is None:
-        return NobodyAnswers(
-            f"no Trainshed answers at {endpoint.url} (no answer in time): what listens there stands still. "
-            "`trainshed up` starts its server again when that goes on; try again soon, or name another stack: "
-            "--nats nats://HOST:4222",
-        )
-    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
-        return UnknownHost(f"no host has the name in {endpoint.url}. Name another: --nats nats://HOST:4222")
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return NobodyAnswers(f"no connection to {endpoint.url}: {why(error)}")
-    return NobodyAnswers(
-        f"no Trainshed answers at {endpoint.url} ({why(error)}). Start one here: trainshed up. "
-        "Or name another: --nats nats://HOST:4222",
-    )
-
-
 async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
     """Leave no task and no socket of an attempt to connect behind."""
     while not connecting.done():
@@ -353,19 +320,3 @@ async def _abandon(client: SafeClient, connecting: asyncio.Task[None]) -> None:
     if not connecting.cancelled():
         connecting.exception()  # logged already
     await client.abandon()
-
-
-class _QuietLog:
-    """Logs each connection error as one line, and the same words again only after a while."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._last: tuple[str, float] = ("", 0.0)
-
-    def __call__(self, error: Exception) -> None:
-        text = why(error)
-        last_text, last_at = self._last
-        now = time.monotonic()
-        if text != last_text or now - last_at >= REPEAT_QUIET_S:
-            self._last = (text, now)
-            _log.warning("nats connection of %s: %s", self._name, text)
