@@ -7,10 +7,13 @@ Importing this costs about 0.1 s (nats-py), so the command line imports it only 
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import nats.aio.client
+import nats.aio.transport
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -18,12 +21,16 @@ from nats.aio.subscription import Subscription
 from trainshed_client import subjects
 from trainshed_client._compat_asyncio import finishes, heeding
 from trainshed_client.callbacks import guarded
-from trainshed_client.connect_errors import QuietLog, unreachable
+from trainshed_client.connect_errors import QuietLog, RefusedConnection, asks_for_tls, explained, unreachable
 from trainshed_client.endpoint import Endpoint
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.loopback import refuse_open, refuse_open_server
+from trainshed_client.tls import client_context
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S = 5
+CLOSE_WITHIN_S = 1.0
 PING = b"PING\r\n"
 _ACKS = subjects.ACKS.encode()
 
@@ -41,16 +48,41 @@ Gate = Callable[[bytes, bytes], bool]
 """Takes a message's subject and reply subject as they came: whether anything more is done with it."""
 
 
+class _Transport(nats.aio.transport.TcpTransport):
+    """One that a server which stands still does not keep from closing: TLS waits for its farewell, for 30 s or for ever."""
+
+    async def connect_tls(self, *given: Any, **options: Any) -> None:
+        """As nats-py's, which after a handshake that failed would wait for ever for a socket that is closed already."""
+        try:
+            await super().connect_tls(*given, **options)
+        except BaseException:
+            if (writer := self._io_writer) is not None:
+                writer.transport.abort()
+            self._io_reader = self._io_writer = None
+            raise
+
+    async def wait_closed(self) -> None:
+        if (writer := self._io_writer) is None:
+            return
+        late = asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, writer.transport.abort)
+        try:
+            await writer.wait_closed()
+        finally:
+            late.cancel()
+
+
 class SafeClient(nats.aio.client.Client):
     """A nats-py client whose read loop survives what any other client may send.
 
     What nats-py 2.16 does: an exception in the handling of one message (a status line or a subject that is not
     UTF-8, a header block of eight bytes, a forged delivery subject) ends the read loop with one log line while
     ``is_connected`` stays true and no callback fires; any ``-ERR`` but a permission's closes the client for good.
+    Nothing is sent to another machine without TLS, also where the server names it; certificates are read at each attempt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         super().__init__()
+        self._endpoint = endpoint
         self.reconnect_hooks: set[Callable[[], None]] = set()
         """Called after each reconnection: readers whose consumer may be gone make it anew at once."""
         self._listeners: dict[int, Listener] = {}
@@ -91,6 +123,31 @@ class SafeClient(nats.aio.client.Client):
     def remove_gate(self, subject: str) -> None:
         """Let everything through again."""
         self._gates.pop(subject, None)
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Made anew for each attempt, of the files as they are then."""
+        try:
+            if not self._endpoint.tls:
+                raise TrainshedError(ErrorCode.INVALID, asks_for_tls(self._endpoint))
+            return client_context(self._endpoint, now=time.time())
+        except TrainshedError as refusal:
+            raise RefusedConnection(refusal) from None
+
+    async def _connect_to_server(self, s: nats.aio.client.Srv) -> None:
+        """As nats-py's, over a transport of ours, and to no other machine without TLS."""
+        s.last_attempt = time.monotonic()
+        try:
+            refuse_open_server(s.uri.geturl())
+        except TrainshedError as refusal:
+            raise RefusedConnection(refusal) from None
+        if not isinstance(self._transport, _Transport):
+            self._transport = _Transport()  # type: ignore[no-untyped-call]
+        await self._transport.connect(
+            s.uri,
+            buffer_size=nats.aio.client.DEFAULT_BUFFER_SIZE,
+            connect_timeout=self.options["connect_timeout"],
+        )
 
     async def request(self, *args: Any, **options: Any) -> Msg:
         """As nats-py's, and a cancellation is never lost."""
@@ -243,9 +300,14 @@ async def connect(
     ``name`` is what the server's monitoring shows. ``forever``: wait for the server (a service); otherwise every
     server of the endpoint is tried once and the first connection counts, ``within_s`` seconds at most. ``on_error``
     is called with every asynchronous error; by default each is logged without a traceback, a repeated
-    one at most every 30 s. Callbacks are plain functions or coroutine functions; one that raises is logged. Raises `TrainshedError`: UNAVAILABLE, or DENIED where the server refuses the credentials.
+    one at most every 30 s. Callbacks are plain functions or coroutine functions; one that raises is logged. Raises
+    `TrainshedError`: UNAVAILABLE, DENIED where the server refuses the credentials or is not trusted, INVALID for another
+    machine without TLS and for certificates that cannot be used.
     """
-    client = SafeClient()
+    refuse_open(endpoint)
+    if endpoint.tls:
+        client_context(endpoint, now=time.time())
+    client = SafeClient(endpoint)
     loop = asyncio.get_running_loop()
     first_try: asyncio.Future[Exception] = loop.create_future()
     report = guarded(on_error or QuietLog(name))
@@ -258,7 +320,7 @@ async def connect(
             return  # our own close: a callback was about to acknowledge
         failures += 1
         if forever or client_ready:
-            await report(error)
+            await report(explained(endpoint, error))
         elif failures >= len(endpoint.servers) and not first_try.done():
             first_try.set_result(error)
 
@@ -286,6 +348,8 @@ async def connect(
             connect_timeout=CONNECT_TIMEOUT_S if forever else within_s,  # type: ignore[arg-type]
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=2,
+            tls_handshake_first=endpoint.tls,
+            inbox_prefix=endpoint.inbox_prefix or nats.aio.client.DEFAULT_INBOX_PREFIX,
         )
     )
     try:

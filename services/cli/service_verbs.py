@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]]]
 
 
-@verb("NATS_URL=nats://host:4222 trainshed gateway", name="gateway")
+@verb("NATS_URL=tls://host:4222 trainshed gateway", name="gateway")
 @nats_option
 def gateway() -> None:
     """Run the gateway alone: it takes commands and appends what follows."""
@@ -49,7 +49,7 @@ def gateway() -> None:
     _serve("gateway", settings, build)
 
 
-@verb("NATS_URL=nats://host:4222 trainshed dispatcher", name="dispatcher")
+@verb("NATS_URL=tls://host:4222 trainshed dispatcher", name="dispatcher")
 @nats_option
 def dispatcher() -> None:
     """Run a dispatcher alone; of several one is active and the others stand by."""
@@ -68,7 +68,7 @@ def dispatcher() -> None:
     _serve("dispatcher", settings, build)
 
 
-@verb("NATS_URL=nats://host:4222 trainshed projector --records", name="projector")
+@verb("NATS_URL=tls://host:4222 trainshed projector --records", name="projector")
 @nats_option
 @click.option("--records", is_flag=True, help="Keep the record buckets too (one projector of a stack does).")
 @click.option("--database", metavar="PATH", help="The SQLite file (trainshed.db in the state folder).")
@@ -113,7 +113,7 @@ def projector(
         raise click.exceptions.Exit(error.exit_code) from None
 
 
-@verb("NATS_URL=nats://host:4222 trainshed agent --node gpu01", name="agent")
+@verb("NATS_URL=tls://host:4222 trainshed agent --node gpu01", name="agent")
 @nats_option
 @click.option(
     "--borrowed", is_flag=True, help="The machine is on loan: SIGTERM stops the workers and leaves."

@@ -62,7 +62,7 @@ def test_it_adds_less_than_100_mb_to_its_base(image: str) -> None:
 
 def test_a_service_tells_that_it_lives_and_is_not_ready_before_it_has_found_its_server(image: str) -> None:
     container = docker.from_env().containers.create(
-        f"trainshed:{image}", ["gateway"], environment={"NATS_URL": "nats://nowhere.invalid:4222"}
+        f"trainshed:{image}", ["gateway"], environment={"NATS_URL": "tls://nowhere.invalid:4222"}
     )
     probe = (
         "import time, urllib.error, urllib.request as u\n"

@@ -217,7 +217,7 @@ async def test_nobody_there_is_said_at_once_with_the_command_to_try(unused_tcp_p
     assert refused.value.exit_code == 3
     assert refused.value.message == (
         f"no Trainshed answers at nats://127.0.0.1:{unused_tcp_port} (connection refused). "
-        "Start one here: trainshed up. Or name another: --nats nats://HOST:4222"
+        "Start one here: trainshed up. Or name another: --nats tls://HOST:4222"
     )
     _no_task_is_left()
 
@@ -231,7 +231,9 @@ async def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
 
 async def test_a_program_that_is_no_nats_server_is_told_from_one() -> None:
     async with _listener(lambda writer: writer.write(b"HTTP/1.1 400 Bad Request\r\n")) as endpoint:
-        with pytest.raises(TrainshedError, match="no Trainshed answers at .* expecting INFO") as refused:
+        with pytest.raises(
+            TrainshedError, match="no Trainshed answers at .*no greeting of a NATS server"
+        ) as refused:
             await connect(endpoint, name="t")
         assert refused.value.code is ErrorCode.UNAVAILABLE
     _no_task_is_left()

@@ -32,6 +32,7 @@ OWN = {
     "_listeners",
     "_answers_sid",
     "_written",
+    "_endpoint",
 }
 """What SafeClient adds. All else that it defines is the library's: derived from what the library has, a renamed one would pass."""
 OVERRIDDEN = sorted(

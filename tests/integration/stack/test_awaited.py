@@ -39,7 +39,7 @@ async def test_what_waiting_does_not_mend_is_an_error_at_once(stack: Stack) -> N
     for url, code, text in (
         (wrong, ErrorCode.DENIED, "refuses user"),
         ("http://127.0.0.1:4222", ErrorCode.INVALID, "no NATS URL"),
-        ("nats://no-such-host.invalid:4222", ErrorCode.UNAVAILABLE, "no host has the name"),
+        ("tls://no-such-host.invalid:4222", ErrorCode.UNAVAILABLE, "no host has the name"),
     ):
         with pytest.raises(TrainshedError, match=text) as refused:
             await asyncio.wait_for(Trainshed.connect(url, wait=True), 10)
