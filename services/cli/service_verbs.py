@@ -160,9 +160,11 @@ def _serve(
     quiet: bool = False,
 ) -> None:
     from services import logging
+    from services.state_folder import close_to_others
 
     raise_limit()
     logging.configure(settings.log_format, settings.log_level)
+    close_to_others(settings.state_dir)
     if not quiet:
         warn_of_unknown_settings(name)
     asyncio.run(_run(name, settings, build, on_ready, within_s))

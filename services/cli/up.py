@@ -137,6 +137,7 @@ def up(
     from services import logging
     from services.parts import AgentOptions
     from services.plain_trouble import plain
+    from services.state_folder import close_to_others
     from services.up.log_file import up_log
     from services.up.up import up as run_up
     from services.up.waiting_caller import WaitingCaller
@@ -159,6 +160,7 @@ def up(
         )
     raise_limit()
     logging.configure(settings.log_format, settings.log_level)
+    close_to_others(settings.state_dir)
     warn_of_unknown_settings("up")
     options = AgentOptions(
         gpus=gpus,

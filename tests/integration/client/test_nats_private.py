@@ -33,6 +33,9 @@ OWN = {
     "_answers_sid",
     "_written",
     "_endpoint",
+    "put_gate",
+    "remove_gate",
+    "_gates",
 }
 """What SafeClient adds. All else that it defines is the library's: derived from what the library has, a renamed one would pass."""
 OVERRIDDEN = sorted(
