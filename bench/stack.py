@@ -105,4 +105,5 @@ def _environment(folder: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("TRAINSHED_", "NATS_")) and name != "VAR_LOGS_DIR"
     }
-    return {**kept, "TRAINSHED_STATE_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    own = {"TRAINSHED_STATE_DIR": str(folder), "CUDA_VISIBLE_DEVICES": "", "TRAINSHED_WORKER_USERS": "*=root"}
+    return {**kept, **own}

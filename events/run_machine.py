@@ -15,7 +15,7 @@ from events import blame, rules
 from events.change import NOTHING, Change, EndedAttempt, RunChange
 from events.codec import StoredEvent
 from events.config import RunConfig, stored_config
-from events.state import Active, Ended, Pending, Phase, Placement, Run, State
+from events.state import BY_RUN, Active, Ended, Pending, Phase, Placement, Run, State
 from events.types import (
     AttemptEnd,
     AttemptRef,
@@ -92,8 +92,18 @@ def _submitted(state: State, stored: StoredEvent, event: Submitted, history: Map
     if event.provenance is not None and config.code is not None:
         folder, ignore = sys.intern(event.provenance.folder), event.provenance.ignore
         run = msgspec.structs.replace(run, code_folder=folder, code_ignore=ignore)
+    submitter = _submitter(state, event.submitted_by)
+    if submitter != run.submitter:
+        run = msgspec.structs.replace(run, submitter=sys.intern(submitter))
     state.put_run(run)
     return Change(runs=(RunChange(None, run),), config=config)
+
+
+def _submitter(state: State, submitted_by: str) -> str:
+    """Whose run it is: what the worker of a run submits is its submitter's, as long as that run is live."""
+    kind, _, parent = submitted_by.partition("/")
+    run = state.runs.get(parent) if kind == BY_RUN else None
+    return submitted_by if run is None else run.submitter
 
 
 def run_of_config(run_id: str, submit_seq: int, raw: bytes, config: RunConfig, phase: Phase) -> Run:

@@ -95,13 +95,19 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
 Phase = Pending | Active | Ended
 
 
+LOCAL = "local"
+"""Who submits where no account vouches for anybody."""
+BY_RUN = "run"
+"""``run/<run id>`` submits what the worker of that run does."""
+
+
 class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """All of a run that its config does not decide: what the read model keeps of it beside the config.
 
     ``tries`` counts the attempts that count against ``retry.max_attempts``, ``unstarted`` those in a row that ended
     ``not_started``. ``tried`` are the nodes where no worker of it could be started, by name, since the last RetryRequested.
     ``caller_path`` is its Submitted's; ``code_folder`` is where its node finds its code ("": not known), less what
-    ``code_ignore`` matches.
+    ``code_ignore`` matches. ``submitter``: who submitted it, or the run whose worker did.
     """
 
     phase: Phase
@@ -112,6 +118,7 @@ class RunProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     caller_path: str | None = None
     code_folder: str = ""
     code_ignore: tuple[str, ...] = ()
+    submitter: str = LOCAL
 
 
 class Run(RunProgress, frozen=True, kw_only=True):

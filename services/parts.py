@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from services.agent.agent import AgentService
     from services.agent.machine.gpus import Gpus
     from services.agent.machine.inventory import Inventory
+    from services.agent.processes.users import WorkerUsers
     from services.dispatcher.dispatcher import Dispatcher
     from services.fold import SharedFold
     from services.gateway.gateway import Gateway
@@ -43,23 +44,28 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What this process was given: the inventory, and the devices to sample."""
+    """What this process was given: the inventory, the devices to sample, and as whom workers run."""
 
     inventory: Inventory
     gpus: Gpus
+    users: WorkerUsers
 
 
-def machine(options: AgentOptions, state_dir: Path) -> Machine:
+def machine(options: AgentOptions, settings: Settings) -> Machine:
     """Look at the machine, by these options and those of GPUs that the state folder keeps; it keeps them from then on.
 
-    Raises TrainshedError where NVML is there and does not answer, or an option cannot be had here.
+    Raises TrainshedError where NVML is there and does not answer, an option cannot be had here, or workers cannot run as
+    the settings say.
     """
     from services.agent.machine.gpus import Gpus
     from services.agent.machine.inventory import take_inventory
     from services.agent.machine.kept import read_kept, write_kept
     from services.agent.machine.visible import VARIABLE
+    from services.agent.processes.users import worker_users
     from trainshed_client.errors import TrainshedError
 
+    state_dir = settings.state_dir
+    users = worker_users(settings)
     before = read_kept(state_dir)
     kept = before.after(options.gpus, options.slots_per_gpu)
     note = kept.note(options.gpus, options.slots_per_gpu)
@@ -79,7 +85,7 @@ def machine(options: AgentOptions, state_dir: Path) -> Machine:
         write_kept(state_dir, kept)
     if note is not None:
         inventory = msgspec.structs.replace(inventory, notes=(*inventory.notes, note))
-    return Machine(inventory=inventory, gpus=gpus)
+    return Machine(inventory=inventory, gpus=gpus, users=users)
 
 
 def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
@@ -147,4 +153,5 @@ def agent(
         borrowed=options.borrowed,
         avoid_busy_gpus=settings.avoid_busy_gpus,
         log=log,
+        users=given.users,
     )

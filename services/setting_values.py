@@ -114,3 +114,40 @@ def listen(value: str) -> Listen:
     if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535 or (colon and not host):
         raise ValueError("PORT or HOST:PORT, as in 8080 or 0.0.0.0:8080")
     return Listen(host or "127.0.0.1", int(port))
+
+
+EVERYBODY = "*"
+_SUBMITTER = re.compile(r"[a-z][a-z0-9_-]{0,31}|\*")
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_ACCOUNT = "P_"
+"""What the account of a person bears before his name."""
+
+
+@dataclass(frozen=True)
+class UserMap:
+    """As which user of the machine the workers of each submitter run."""
+
+    users: tuple[tuple[str, str], ...]
+
+    def user_of(self, submitter: str) -> str | None:
+        """The user's name; None where nobody is named for that submitter."""
+        users = dict(self.users)
+        return users.get(submitter.removeprefix(_ACCOUNT), users.get(EVERYBODY))
+
+    def __str__(self) -> str:
+        return ",".join(f"{submitter}={user}" for submitter, user in self.users)
+
+
+def user_map(value: str) -> UserMap:
+    users: dict[str, str] = {}
+    for pair in value.replace(",", " ").split():
+        submitter, _, user = pair.partition("=")
+        if not _SUBMITTER.fullmatch(submitter) or not _USER.fullmatch(user) or submitter in users:
+            users.clear()
+            break
+        users[submitter] = user
+    if not users:
+        raise ValueError(
+            "SUBMITTER=USER with commas between them, each submitter once, as in sam=sam,local=ann,*=nobody"
+        )
+    return UserMap(tuple(users.items()))

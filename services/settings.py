@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from services import setting_values
-from services.setting_values import NODE_NAME, Listen
+from services.setting_values import NODE_NAME, Listen, UserMap
 from trainshed_client.endpoint import default_state_dir
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -196,6 +196,22 @@ class Settings:
             setting_values.variable_names,
             "Names of the agent's variables that its workers get too: `HF_HOME,WANDB_*` (`*`: any letters).",
             "none",
+        ),
+    ] = None
+    worker_users: Annotated[
+        UserMap | None,
+        _Variable(
+            setting_values.user_map,
+            "As whom workers run where root runs the agent, by who submitted: `sam=sam,local=ann,*=nobody` (`*`: everybody else).",
+            "none: an agent of root's does not start",
+        ),
+    ] = None
+    no_new_privs: Annotated[
+        bool | None,
+        _Variable(
+            setting_values.switch,
+            "1: no program that a worker starts gains rights by it (`sudo`, set-user-id).",
+            "1 where root runs the agent, else 0",
         ),
     ] = None
     log_format: Annotated[

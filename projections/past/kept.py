@@ -131,6 +131,7 @@ def _run(submitted: dict[str, Any], columns: Any) -> tuple[RunRow, Run]:
         caller_path=of_submission.caller_path,
         code_folder=of_submission.code_folder,
         code_ignore=of_submission.code_ignore,
+        submitter=of_submission.submitter,
     )
     return row, run_with(progress, row.run_id, row.submit_seq, config)
 

@@ -12,7 +12,8 @@ decisions are pushed to it. A Dispatched comes in at `session/shell.py`, which m
 values: `session/values.py`). The step decides: the grant is written down, the run's folder is made, the grant is
 acknowledged. `attempts/attempts.py` does the first: marker and intent.json (`folders/paths.py` says where they lie,
 `folders/files.py` what they hold) go into the node's own state, mostly as a folder that was made ahead
-(`folders/prepared.py`). The run's folder may lie on storage that hangs, so a thread makes it, unless that is the state
+(`folders/prepared.py`). Where root runs the agent the intent says as whom the worker runs (`processes/users.py`), and the run's
+folder is made his (`folders/ownership.py`). It may lie on storage that hangs, so a thread makes it, unless that is the state
 folder's, in a way that no pruner takes it from then on (`folders/claims.py`), and FoldersPrepared is the next input.
 Once no slot of it has a tree any more, the step asks for the launch: `processes/workers.py`, the one door to `shim/`,
 hands the folder to an idle shim of the pool (`processes/pool.py`) and hears of it on a socket
@@ -59,6 +60,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import nats.errors
 from nats.aio.subscription import Subscription
 
@@ -84,6 +86,8 @@ from services.agent.output.folder_service import FolderService
 from services.agent.output.readers import Readers
 from services.agent.output.service import OutputService
 from services.agent.output.tails import Output
+from services.agent.processes.sockets import sockets_dir
+from services.agent.processes.users import AS_AGENT, WorkerUsers
 from services.agent.processes.workers import Workers, boot_id
 from services.agent.prune.service import PruneService
 from services.agent.reports.appender import Appender
@@ -116,7 +120,8 @@ class AgentService:
 
     ``node`` is the name that was asked for (None: the kept one, else the host's); ``heartbeat_timeout_s`` counts for
     runs that name none. ``stop_workers``: a stop ends the workers as well and leaves the node without attempts;
-    ``borrowed`` nodes do so always. ``avoid_busy_gpus``: a device on which others compute is unhealthy.
+    ``borrowed`` nodes do so always. ``avoid_busy_gpus``: a device on which others compute is unhealthy. ``users``:
+    as whom workers run.
     """
 
     name = "agent"
@@ -140,6 +145,7 @@ class AgentService:
         clock: Callable[[], int] = time.time_ns,
         ids: Callable[[], str] = uuid7,
         log: EventLog | None = None,
+        users: WorkerUsers = AS_AGENT,
     ) -> None:
         self.ready = asyncio.Event()
         self._nc = nc
@@ -156,6 +162,7 @@ class AgentService:
         self._avoid_busy_gpus = avoid_busy_gpus
         self._host = host or socket.gethostname()
         self._environment = environment
+        self._users = users
         self._clock = clock
         self._ids = ids
         self._identity: Identity | None = None
@@ -184,6 +191,9 @@ class AgentService:
             self._identity = identify(
                 self._folders.state_dir, log_id=log_id, node=self._asked_node, ids=self._ids
             )
+            if self._users.others:
+                beside_sockets = sockets_dir(self._folders.state_dir, for_others=True)
+                self._folders = msgspec.structs.replace(self._folders, programs_dir=beside_sockets / "bin")
             self._folders.make_roots()
             try:
                 await self._serve(self._identity)
@@ -246,6 +256,7 @@ class AgentService:
             log_id=identity.log_id,
             node=identity.node,
             environment=self._environment,
+            for_others=bool(self._users.others),
         )
         membership = Membership(
             appender,
@@ -267,6 +278,7 @@ class AgentService:
             heartbeat_timeout_s=self._heartbeat_timeout_s,
             inventory=self._inventory,
             folders=self._folders,
+            users=self._users,
         )
         prepared = PreparedFolders(
             self._folders.state_dir,

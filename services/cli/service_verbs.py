@@ -136,7 +136,7 @@ def agent(
         options = parts.AgentOptions(
             gpus=gpus, slots_per_gpu=slots_per_gpu, cpus=cpus, memory_mb=memory, borrowed=borrowed
         )
-        machine = parts.machine(options, settings.state_dir)
+        machine = parts.machine(options, settings)
         for note in machine.inventory.notes:
             click.echo(note, err=True)
         service = parts.agent(nc, settings, options, machine, observer.log(nc))

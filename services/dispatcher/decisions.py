@@ -13,7 +13,7 @@ import msgspec
 from events.change import Change
 from events.codec import StoredEvent
 from events.config import stored_config
-from events.state import State
+from events.state import LOCAL, State
 from events.times import nanoseconds, rfc3339
 from events.types import Dispatched, Event, NodeLost, View, Why
 from services.dispatcher.in_flight import InFlight
@@ -109,6 +109,8 @@ def dispatched(grant: Grant, epoch: int, view: View) -> Dispatched:
         launch["caller_path"] = run.caller_path
     if "code" in launch and run.code_folder:
         launch["code_folder"], launch["code_ignore"] = run.code_folder, run.code_ignore
+    if run.submitter != LOCAL:
+        launch["submitted_by"] = run.submitter
     return Dispatched(
         run_id=run.run_id,
         attempt=run.attempt,

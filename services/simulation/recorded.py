@@ -30,7 +30,7 @@ from services.simulation.world import Given, Outcome
 from trainshed_client.statuses import AtFault, FailureReason
 from trainshed_client.subjects import Role
 
-_ALIKE = ("phase", "needs", "retry", "caller_path", "code_folder")
+_ALIKE = ("phase", "needs", "retry", "caller_path", "code_folder", "submitter")
 
 
 class Recording:

@@ -91,7 +91,7 @@ async def _up(
     with StateLock(settings.state_dir):
         take_request(settings.state_dir)  # one that came too late was not for us
         # devices first: an NVML that does not answer must stop us before anything is started
-        machine = parts.machine(options, settings.state_dir)
+        machine = parts.machine(options, settings)
         server = EmbeddedNats(settings.state_dir, web_socket=web_socket)
         try:
             # A long log takes its time to be opened; a stop does not wait for that.

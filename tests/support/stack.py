@@ -66,7 +66,12 @@ def until(predicate: Callable[[], T], within: float = 10.0, *, what: str = "") -
 def clean_environment(state_dir: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a user's shell has, and nothing of whoever runs the tests."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**kept, "TRAINSHED_STATE_DIR": str(state_dir), "CUDA_VISIBLE_DEVICES": "", **(more or {})}
+    own = {
+        "TRAINSHED_STATE_DIR": str(state_dir),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TRAINSHED_WORKER_USERS": "*=root",
+    }
+    return {**kept, **own, **(more or {})}
 
 
 def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:

@@ -34,14 +34,17 @@ def files_of(*folders: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("file", files_of("services/agent/shim"), ids=lambda file: file.name)
+SHIMS = [*files_of("services/agent/shim"), ROOT / "services/beneath.py", ROOT / "services/failpoints.py"]
+
+
+@pytest.mark.parametrize("file", SHIMS, ids=lambda file: file.name)
 def test_the_shim_imports_the_standard_library_alone(file: Path) -> None:
     others = {name for name in imported(file) if name.partition(".")[0] not in sys.stdlib_module_names}
     assert {
         name
         for name in others
-        if not f"{name}.".startswith(("services.agent.shim.", "services.failpoints."))
-        and name != "services.agent"
+        if not f"{name}.".startswith(("services.agent.shim.", "services.failpoints.", "services.beneath."))
+        and name not in ("services", "services.agent")
     } == set()
 
 

@@ -174,7 +174,7 @@ def test_a_thinning_that_is_killed_leaves_the_file_as_it_was(
     append(str(path), b"".join(lines_of([({"a": 1.0}, 1, False)] * 50)))
     before = path.read_bytes()
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

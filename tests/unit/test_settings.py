@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.cli.main import run
 from services.durations import parse_duration
-from services.setting_values import NODE_NAME, Listen
+from services.setting_values import NODE_NAME, Listen, UserMap
 from services.settings import (
     LogFormat,
     LogLevel,
@@ -59,6 +59,8 @@ def test_every_variable_is_read() -> None:
         "TRAINSHED_AVOID_BUSY_GPUS": "1",
         "TRAINSHED_HTTP_LISTEN": "8080",
         "TRAINSHED_WORKER_ENV": "HF_HOME, WANDB_*",
+        "TRAINSHED_WORKER_USERS": "sam=sam, *=nobody",
+        "TRAINSHED_NO_NEW_PRIVS": "0",
         "TRAINSHED_LOG_FORMAT": "JSON",
         "TRAINSHED_LOG_LEVEL": "Debug",
         "VAR_LOGS_DIR": "/l",
@@ -83,6 +85,8 @@ def test_every_variable_is_read() -> None:
         avoid_busy_gpus=True,
         http_listen=Listen("127.0.0.1", 8080),
         worker_env="HF_HOME,WANDB_*",
+        worker_users=UserMap((("sam", "sam"), ("*", "nobody"))),
+        no_new_privs=False,
         log_format=LogFormat.JSON,
         log_level=LogLevel.DEBUG,
         var_logs_dir=Path("/l"),

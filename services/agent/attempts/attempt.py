@@ -20,7 +20,7 @@ from events.log import UnknownOutcome, last_message
 from events.types import Artifacts, AttemptEnd, AttemptRef, OutputBytes, Started
 from services.agent.attempts.code_looks import CodeLooks
 from services.agent.folders import files
-from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile
+from services.agent.folders.files import ExitFile, ExitReason, HeartbeatFields, IntentFile, WorkerUser
 from services.agent.folders.paths import Folders
 from services.agent.folders.turns import Turns
 from services.agent.inside.sockets import WorkerSockets
@@ -110,10 +110,16 @@ class LiveAttempt:
         self._look_until = 0.0
         self._code_seen = CodeSeen.UNKNOWN
 
+    @property
+    def user(self) -> WorkerUser | None:
+        """As whom its worker runs; None: as the agent does."""
+        intent = self._intent()
+        return None if intent is None else intent.user
+
     def listen(self) -> None:
         """Take what its worker asks of the stack."""
         if (intent := self._intent()) is not None and intent.socket:
-            self._parts.inside.open(self.ref, intent.socket)
+            self._parts.inside.open(self.ref, intent.socket, intent.user)
 
     # --- what it uses of its devices -----------------------------------------------------------------------
 

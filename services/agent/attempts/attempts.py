@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +15,7 @@ from services.agent.attempts.attempt import LiveAttempt, Parts
 from services.agent.attempts.hashing import Hashing
 from services.agent.attempts.late_metrics import LateMetrics
 from services.agent.folders import files
-from services.agent.folders.files import StopReason
+from services.agent.folders.files import StopReason, WorkerUser
 from services.agent.folders.prepared import PreparedFolders
 from services.agent.processes.finalise import LockHeld
 from services.agent.processes.workers import (
@@ -151,7 +150,7 @@ class Attempts:
         if work.prepared is not None and self._prepared.beside_state:
             name, work.prepared = work.prepared, None
             with contextlib.suppress(OSError):  # then it is tried again without, and says why
-                if self._prepared.put_run(name, self._folders.run(ref.run_id)):
+                if self._prepared.put_run(name, self._folders.run(ref.run_id), work.user):
                     self._feed(FoldersPrepared(ref))
                     return
         self._parts.spawn(self._prepare_in_thread(work))
@@ -159,17 +158,17 @@ class Attempts:
     async def _prepare_in_thread(self, work: LiveAttempt) -> None:
         ref = work.ref
         try:
-            await in_daemon_thread(partial(self._make_run, ref, work.prepared))
+            await in_daemon_thread(partial(self._make_run, ref, work.prepared, work.user))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
             work.not_launched(f"the run's folder cannot be made: {cause(error)}")
         self._feed(FoldersPrepared(ref))
 
-    def _make_run(self, ref: AttemptRef, name: str | None) -> None:
-        if name is None or not self._prepared.put_run(name, self._folders.run(ref.run_id)):
-            self._folders.make_run(ref)
+    def _make_run(self, ref: AttemptRef, name: str | None, owner: WorkerUser | None) -> None:
+        if name is None or not self._prepared.put_run(name, self._folders.run(ref.run_id), owner):
+            self._folders.make_run(ref, owner)
         elif self._folders.var_logs_dir is not None:
-            os.makedirs(self._folders.output(ref), exist_ok=True)
+            self._folders.make_output(ref, owner)
 
     async def begin_folders(self) -> None:
         """Remove what an earlier process made ahead, and make it anew. Raises OSError where it cannot be removed."""

@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 
+from events.state import LOCAL
 from events.types import AttemptRef, Dispatched
 from services.agent.folders.files import IntentFile
 from services.agent.folders.paths import Folders
 from services.agent.machine.inventory import Inventory
 from services.agent.processes.sockets import worker_socket
+from services.agent.processes.users import NotMapped, WorkerUsers
 
 
 def threads_of(inventory: Inventory, grant: Dispatched) -> int:
@@ -34,6 +36,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_timeout_s: float | None
     inventory: Inventory
     folders: Folders
+    users: WorkerUsers
 
     def of(self, seq: int, event: Dispatched) -> tuple[IntentFile, str | None]:
         """The intent, and why it cannot be carried out here (None: it can)."""
@@ -47,6 +50,11 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             launch = msgspec.json.decode(event.launch, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError) as error:
             why_not = f"what to launch cannot be read: {error}"
+        user = None
+        try:
+            user = self.users.of(str(launch.get("submitted_by", LOCAL)), self.node)
+        except NotMapped as error:
+            why_not = why_not or str(error)
         intent = IntentFile(
             seq=seq,
             boot_id=self.boot_id,
@@ -67,6 +75,8 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             socket=worker_socket(self.sockets, ref),
             programs=str(self.folders.programs),
             heartbeat_timeout_s=self.heartbeat_timeout_s,
+            user=user,
+            no_new_privs=self.users.no_new_privs,
         )
         return intent, why_not
 

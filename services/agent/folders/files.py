@@ -61,6 +61,17 @@ class ExitReason(enum.StrEnum):
         return cls.UNSPECIFIED
 
 
+class WorkerUser(msgspec.Struct, frozen=True, kw_only=True):
+    """As whom a worker runs, as the machine knows that user."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    shell: str
+
+
 class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent wants started; `seq` is its Dispatched's. Written before Dispatched is acknowledged."""
 
@@ -91,6 +102,10 @@ class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     """Folder at the end of the worker's PATH, with the command line alone in it."""
     heartbeat_timeout_s: float | None = None
     """The node's, for a run that names none."""
+    user: WorkerUser | None = None
+    """As whom the worker runs; None: as the agent does."""
+    no_new_privs: bool = False
+    """Whether no program that the worker starts may gain rights by it."""
 
 
 class StartedFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from events.types import AttemptRef
-from services.agent.folders import claims, files
-from services.agent.folders.files import PrunedFile, PruneRootsFile
+from services.agent.folders import claims, files, ownership
+from services.agent.folders.files import PrunedFile, PruneRootsFile, WorkerUser
 from services.agent.session.values import OnDisk
 from trainshed_client.naming import is_run_id
 
@@ -43,11 +43,16 @@ def is_ref(run_id: object, attempt: object) -> bool:
 
 
 class Folders(msgspec.Struct, frozen=True):
-    """The three roots. The runs' folders may be shared storage; the state folder is the node's own."""
+    """The three roots. The runs' folders may be shared storage; the state folder is the node's own.
+
+    ``programs_dir``: where workers that run as other users find the command line, since none of them may look into the state
+    folder.
+    """
 
     state_dir: Path
     runs_dir: Path
     var_logs_dir: Path | None = None
+    programs_dir: Path | None = None
 
     def attempt(self, ref: AttemptRef) -> Path:
         """Lock and JSON files."""
@@ -81,7 +86,7 @@ class Folders(msgspec.Struct, frozen=True):
     @property
     def programs(self) -> Path:
         """The command line of this release alone, for workers: its venv is not in their PATH."""
-        return self.state_dir / "bin"
+        return self.programs_dir or self.state_dir / "bin"
 
     @property
     def witness(self) -> Path:
@@ -102,6 +107,8 @@ class Folders(msgspec.Struct, frozen=True):
         own = Path(sys.prefix) / "bin" / "trainshed"
         link = self.programs / own.name
         self.programs.mkdir(parents=True, exist_ok=True)
+        if self.programs_dir is not None:
+            self.programs.chmod(0o755)  # whatever our umask
         if not link.is_symlink() or link.readlink() != own:
             link.unlink(missing_ok=True)
             link.symlink_to(own)
@@ -153,8 +160,9 @@ class Folders(msgspec.Struct, frozen=True):
             self.make_roots()
             _touch(marker)
 
-    def make_run(self, ref: AttemptRef) -> None:
+    def make_run(self, ref: AttemptRef, owner: WorkerUser | None = None) -> None:
         """Make the run's folder with artifacts/ and the attempt's place for output; no pruner takes them from now on.
+        ``owner``: whose they are, if not ours.
 
         (A first attempt's were never claimed.) Raises OSError.
         """
@@ -164,11 +172,16 @@ class Folders(msgspec.Struct, frozen=True):
             made.append((self.var_logs_dir, str(ref.attempt)))
         while True:
             for root, below in made:
-                _make(root, ref.run_id, below)
+                _make(root, ref.run_id, below, owner)
             for root in {root for root, _ in made}:
                 claims.remove_older(root, ref)
             if all(_is_there(root, ref.run_id, below) for root, below in made):
                 return
+
+    def make_output(self, ref: AttemptRef, owner: WorkerUser | None) -> None:
+        """Make the attempt's place for output alone, where it lies elsewhere. Raises OSError."""
+        assert self.var_logs_dir is not None
+        _make(self.var_logs_dir, ref.run_id, str(ref.attempt), owner)
 
     @property
     def pruned(self) -> Path:
@@ -213,9 +226,12 @@ class Folders(msgspec.Struct, frozen=True):
         )
 
 
-def _make(root: Path, run_id: str, below: str) -> None:
+def _make(root: Path, run_id: str, below: str, owner: WorkerUser | None) -> None:
     try:
-        os.makedirs(f"{root}/{run_id}/{below}", exist_ok=True)
+        if owner is None:
+            os.makedirs(f"{root}/{run_id}/{below}", exist_ok=True)
+        else:
+            ownership.make(root, f"{run_id}/{below}", owner)
     except (FileNotFoundError, FileExistsError):
         root.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(root / run_id):  # a link that leads nowhere, or a file in the way

@@ -13,7 +13,8 @@ import shutil
 from collections import deque
 from pathlib import Path
 
-from services.agent.folders import files
+from services.agent.folders import files, ownership
+from services.agent.folders.files import WorkerUser
 from services.agent.folders.paths import ARTIFACTS, OUTPUT_FILES
 
 KEPT = 16
@@ -97,9 +98,13 @@ class PreparedFolders:
             os.close(fd)
         return _renamed(prepared, folder.parent)
 
-    def put_run(self, name: str, folder: Path) -> bool:
-        """Make it the run's folder; False where there is one already, or where it has vanished. Raises OSError."""
+    def put_run(self, name: str, folder: Path, owner: WorkerUser | None = None) -> bool:
+        """Make it the run's folder, and this user's; False where there is one already, or where it has vanished. Raises OSError."""
         prepared = f"{self._runs}/{name}"
+        if owner is not None:
+            output = [f"attempts/1/{file}" for file in OUTPUT_FILES] if self._with_output else []
+            with contextlib.suppress(FileNotFoundError):
+                ownership.give(prepared, (*output, "attempts/1", "attempts", ARTIFACTS), owner)
         return os.path.exists(f"{prepared}/attempts/1") and _renamed(prepared, folder)
 
 

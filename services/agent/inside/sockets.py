@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from events.types import AttemptRef
+from services.agent.folders.files import WorkerUser
 from services.agent.inside.calls import WATCHES, Asker, WorkerCalls, WorkerRequest, read_worker_request
 from services.agent.inside.watches import PendingLines
 from services.agent.processes.sockets import WORKER_SOCKETS, BoundSocket
@@ -48,9 +49,10 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 class _Door:
     """The socket of one attempt, and who came in by it."""
 
-    def __init__(self, ref: AttemptRef, path: str) -> None:
+    def __init__(self, ref: AttemptRef, path: str, user: WorkerUser | None) -> None:
         self.ref = ref
         self.path = path
+        self.user = user
         self.asker = Asker(ref.run_id)
         self.bound: BoundSocket | None = None
         self.connections: set[asyncio.Task[None]] = set()
@@ -78,10 +80,11 @@ class WorkerSockets:
         for left in self._make_folder().glob(WORKER_SOCKETS):
             left.unlink(missing_ok=True)
 
-    def open(self, ref: AttemptRef, path: str) -> None:
-        """Listen there for the worker of that attempt. Where that fails `restore` tries again."""
+    def open(self, ref: AttemptRef, path: str, user: WorkerUser | None = None) -> None:
+        """Listen there for the worker of that attempt, which runs as ``user`` (None: as we do). Where that fails `restore`
+        tries again."""
         if ref not in self._doors:
-            door = self._doors[ref] = _Door(ref, path)
+            door = self._doors[ref] = _Door(ref, path, user)
             self._bind(door)
 
     def close(self, ref: AttemptRef) -> None:
@@ -107,6 +110,8 @@ class WorkerSockets:
     def _bind(self, door: _Door) -> None:
         try:
             bound = self._bound(door.path)
+            uid, gid = (os.geteuid(), os.getegid()) if door.user is None else (door.user.uid, door.user.gid)
+            bound.give(uid, gid)
         except OSError as error:
             _log.warning("a worker's socket cannot be made", run_id=door.ref.run_id, error=cause(error))
             return
@@ -181,7 +186,7 @@ class WorkerSockets:
             asyncio.get_running_loop().call_later(ACCEPT_AGAIN_S, self._resume)
             return
         connection.setblocking(False)
-        if _user_of(connection) != os.geteuid():
+        if _user_of(connection) != (os.geteuid() if door.user is None else door.user.uid):
             connection.close()
             return
         self._count += 1

@@ -5,9 +5,9 @@ Owns that listing and artifacts.json; knows no event log. Everything here blocks
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from events.types import Artifact, Artifacts
+from services import beneath
 from services.agent.folders.paths import ARTIFACTS, ARTIFACTS_LIST
 
 HASHED_BYTES = 64 << 20
@@ -42,11 +43,8 @@ def listed(run_dir: Path, give_up: float) -> Artifacts:
     are not followed, not even in the place of the folder itself."""
     found: list[Artifact] = []
     partial = False
-    for where, path in _files(run_dir):
-        try:
-            found.append(Artifact(path=_shown(path), bytes=os.lstat(where).st_size))
-        except OSError:
-            continue
+    for path, size in _files(run_dir):
+        found.append(Artifact(path=_shown(path), bytes=size))
         if partial := time.monotonic() > give_up:
             break
     return _summary(sorted(found, key=_by_path), partial=partial) if found else NONE
@@ -58,19 +56,18 @@ def hashed(run_dir: Path, progress: Progress) -> Artifacts | None:
     A file that cannot be read is listed without its hash. Raises OSError where the list cannot be written.
     """
     every = []
-    for where, path in _files(run_dir):
+    for path, size in _files(run_dir):
         progress.steps += 1
-        try:
-            every.append(_artifact(where, path, progress))
-        except OSError:
-            continue
+        every.append(_artifact(run_dir, path, size, progress))
     if not every:
         return NONE if run_dir.is_dir() else None
     every.sort(key=_by_path)
     content = msgspec.json.encode(_List(every)) + b"\n"
-    temporary = run_dir / f".{ARTIFACTS_LIST}.{os.getpid()}"
-    temporary.write_bytes(content)
-    os.replace(temporary, run_dir / ARTIFACTS_LIST)
+    temporary = f".{ARTIFACTS_LIST}.{os.getpid()}"
+    with beneath.opened_folder(str(run_dir)) as within:
+        with open(beneath.make_file(within, temporary, 0o644), "wb") as file:
+            file.write(content)
+        os.replace(temporary, ARTIFACTS_LIST, src_dir_fd=within, dst_dir_fd=within)
     return _summary(every, sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -95,43 +92,42 @@ def _by_path(artifact: Artifact) -> str:
     return artifact.path
 
 
-def _files(run_dir: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Every file as where it is and its path below artifacts/."""
-    top = os.fsencode(run_dir / ARTIFACTS)
-    if os.path.islink(top):  # a worker's: what it leads to is not this run's
-        return
-    below = deque([b""])
+def _files(run_dir: Path) -> Iterator[tuple[str, int]]:
+    """Every file by its path below artifacts/ and its size."""
+    below = deque([""])
     while below:
         folder = below.popleft()
         try:
-            with os.scandir(os.path.join(top, folder)) as entries:
+            with beneath.opened_folder(_place(run_dir, folder)) as within, os.scandir(within) as entries:
                 for entry in entries:
-                    path = os.path.join(folder, entry.name)
+                    path = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
                         below.append(path)
                     elif entry.is_file(follow_symlinks=False):
-                        yield os.path.join(top, path), path
+                        with contextlib.suppress(FileNotFoundError):
+                            yield path, entry.stat(follow_symlinks=False).st_size
         except OSError:
             continue
 
 
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "replace")
+def _place(run_dir: Path, path: str) -> str:
+    return f"{run_dir}/{ARTIFACTS}/{path}" if path else f"{run_dir}/{ARTIFACTS}"
 
 
-def _artifact(where: bytes, path: bytes, progress: Progress) -> Artifact:
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _artifact(run_dir: Path, path: str, size: int, progress: Progress) -> Artifact:
     shown = _shown(path)
-    size = os.lstat(where).st_size
     if size > HASHED_BYTES:
         return Artifact(path=shown, bytes=size)
     digest = hashlib.sha256()
     read = 0
     try:
-        # Opened without following links and checked again: the worker is gone, but others may write here.
-        fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # The worker is gone, but others may write here.
+        fd = beneath.open_file(_place(run_dir, path), os.O_RDONLY)
         with open(fd, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return Artifact(path=shown, bytes=size)
             while chunk := file.read(_CHUNK):
                 read += len(chunk)
                 progress.steps += 1

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from events.types import AttemptRef
+from services import beneath
 from services.agent.folders.paths import ARTIFACTS_LIST, OUTPUT_FILES, Folders
 from services.agent.output import run_files
 from services.agent.output.artifacts import HASHED_BYTES
@@ -103,7 +104,7 @@ def _read(opened: Callable[[], int], offset: int, take: Take) -> Piece | None:
 
 def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return beneath.look(str(path)).st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

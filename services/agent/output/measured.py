@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from services import beneath
 from trainshed_client.not_finite import from_json
 from trainshed_client.telemetry import MAX_LINE
 
@@ -104,7 +105,7 @@ class LineReader:
     def read(self) -> list[MeasuredLine]:
         """What the next piece measures, of whole lines. Raises OSError; where there is no file there is nothing."""
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = beneath.open_file(str(self._path), os.O_RDONLY)
         except FileNotFoundError:
             self.at_end = True
             return []
@@ -128,7 +129,7 @@ class LineReader:
 
     def last(self) -> list[MeasuredLine]:
         """What the last lines of all measure, wherever the reading is. Raises OSError."""
-        size = os.stat(self._path).st_size
+        size = beneath.look(str(self._path)).st_size
         self.position = max(self.position, size - min(2 * MAX_LINE, READ_BYTES) + 1)
         self.in_line = self.position > 0
         return self.read()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from services import beneath
+
 _NOTE_BYTES = 512
 _BLOCK = 64 * 1024
 _CUT = re.compile(rb'"thinned":\{[^}]*"cut":(\d+)')
@@ -31,7 +33,7 @@ def read(path: Path, offset: int, limit: int, *, newest: bool = False) -> Metric
     """Lines from ``offset`` on, which counts from the end where it is negative, ``limit`` bytes at most: the first of them, or
     with ``newest`` the last. What was thinned out is passed over. Blocks; raises OSError, but where there is no file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = beneath.open_file(str(path), os.O_RDONLY)
     except FileNotFoundError:
         return EMPTY
     try:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from services import beneath
+
 INDEX = "index.jsonl"
 _BLOCK = 64 * 1024
 
@@ -33,8 +35,8 @@ class OutputIndex:
     def append(self, seen: Seen) -> None:
         """One line, in one write."""
         if self._fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            self._fd = beneath.open_file(str(self._path), flags, 0o644)
             size = os.fstat(self._fd).st_size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
                 os.write(self._fd, b"\n")  # a line that a power cut tore
@@ -52,7 +54,7 @@ def ends(folder: Path, streams: tuple[str, ...]) -> dict[str, int]:
     found = dict.fromkeys(streams, 0)
     missing = set(streams)
     try:
-        fd = os.open(folder / INDEX, os.O_RDONLY | os.O_CLOEXEC)
+        fd = beneath.open_file(str(folder / INDEX), os.O_RDONLY)
     except OSError:
         return found
     try:

@@ -5,6 +5,7 @@ Owns that no name leads out of artifacts/, by `..` or by a link; knows no NATS. 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from events.types import AttemptRef
+from services import beneath
 from services.agent.folders import files
 from services.agent.folders.paths import ARTIFACTS, Folders
 from services.agent.output import artifacts
@@ -27,9 +29,14 @@ COUNTED_WITHIN_S = 0.5
 LISTED_WITHIN_S = 1.0
 PAGE = 1_000
 PAGE_BYTES = 256 * 1024
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER = _OPEN | os.O_DIRECTORY
 _Parts = tuple[bytes, ...]
+
+
+class _Entry(NamedTuple):
+    """What a folder has; ``size``: of a file."""
+
+    name: bytes
+    size: int | None
 
 
 class Places(NamedTuple):
@@ -80,7 +87,7 @@ def run_folder(folders: Folders, ref: AttemptRef, node: str) -> RunFolder:
 
 def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return beneath.look(str(path)).st_size
     except OSError:
         return None
 
@@ -90,17 +97,13 @@ def artifact_page(folders: Folders, ref: AttemptRef, node: str, after: str | Non
 
     Links are not followed. Raises TrainshedError (INVALID, or as `places`).
     """
-    top = os.fsencode(places(folders, ref).run / ARTIFACTS)
+    top = f"{places(folders, ref).run}/{ARTIFACTS}"
     begin = _parts_after(after)
     give_up = time.monotonic() + LISTED_WITHIN_S
     found: list[ArtifactFile] = []
     room = PAGE_BYTES
-    for parts in () if os.path.islink(top) else _files(top, begin):
+    for parts, size in _files(top, begin):
         path = b"/".join(parts)
-        try:
-            size = os.lstat(os.path.join(top, path)).st_size
-        except OSError:
-            continue
         file = ArtifactFile(path=path.decode("utf-8", "replace"), bytes=size)
         found.append(file)
         room -= len(msgspec.json.encode(file))
@@ -116,34 +119,39 @@ def _parts_after(after: str | None) -> _Parts:
         raise TrainshedError(ErrorCode.INVALID, "must be the `next` of the page before", "after") from None
 
 
-def _files(top: bytes, after: _Parts) -> Iterator[_Parts]:
-    """Every file behind ``after``, by the parts of its path, folder by folder in the order of names."""
-    left: list[tuple[_Parts, Iterator[tuple[bytes, bool]]]] = [((), iter(_entries(top, (), after)))]
+def _files(top: str, after: _Parts) -> Iterator[tuple[_Parts, int]]:
+    """Every file behind ``after``, by the parts of its path and its size, folder by folder in the order of names."""
+    left: list[tuple[_Parts, Iterator[_Entry]]] = [((), iter(_entries(top, (), after)))]
     while left:
         below, entries = left[-1]
         entry = next(entries, None)
         if entry is None:
             left.pop()
             continue
-        name, is_folder = entry
-        parts = (*below, name)
+        parts = (*below, entry.name)
         begun = parts == after[: len(parts)]
-        if is_folder:
+        if entry.size is None:
             left.append((parts, iter(_entries(top, parts, after if begun else ()))))
         elif not begun:
-            yield parts
+            yield parts, entry.size
 
 
-def _entries(top: bytes, below: _Parts, after: _Parts) -> list[tuple[bytes, bool]]:
-    """(name, whether it is a folder) of what is in a folder, from the part of ``after`` that stands there on."""
+def _entries(top: str, below: _Parts, after: _Parts) -> list[_Entry]:
+    """What is in a folder, from the part of ``after`` that stands there on."""
     first = after[len(below)] if len(after) > len(below) else b""
     found = []
+    place = "/".join((top, *map(os.fsdecode, below)))
     try:
-        with os.scandir(os.path.join(top, *below)) as entries:
+        with beneath.opened_folder(place) as within, os.scandir(within) as entries:
             for entry in entries:
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if entry.name >= first and (is_folder or entry.is_file(follow_symlinks=False)):
-                    found.append((entry.name, is_folder))
+                name = os.fsencode(entry.name)
+                if name < first:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    found.append(_Entry(name, None))
+                elif entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        found.append(_Entry(name, entry.stat(follow_symlinks=False).st_size))
     except OSError:
         return []
     return sorted(found)
@@ -165,12 +173,9 @@ def open_artifact(run_dir: Path, path: str) -> int:
 def open_below(folder: Path, parts: list[str]) -> int:
     """A descriptor of the regular file there; no part of the way is followed as a link. Raises TrainshedError."""
     shown = "/".join(parts)
-    fds: list[int] = []
+    place = f"{folder}/{shown}"
     try:
-        fds.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        for part in parts[:-1]:
-            fds.append(os.open(part.encode(), _FOLDER, dir_fd=fds[-1]))
-        fd = os.open(parts[-1].encode(), _OPEN, dir_fd=fds[-1])
+        return beneath.open_file(place, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         raise TrainshedError(ErrorCode.NOT_FOUND, f"there is no file {shown} in {folder}") from None
     except OSError as error:
@@ -178,17 +183,19 @@ def open_below(folder: Path, parts: list[str]) -> int:
             raise TrainshedError(
                 ErrorCode.NOT_FOUND, f"{shown} in {folder} is a link, and none is followed"
             ) from None
+        if error.errno in (errno.EINVAL, errno.ENXIO):
+            raise TrainshedError(
+                ErrorCode.NOT_FOUND,
+                f"{shown} in {folder} is {_kind(place)}; name a file that is in the list",
+            ) from None
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"{shown} in {folder} cannot be read ({why(error)})",
         ) from None
-    finally:
-        for one in fds:
-            os.close(one)
-    if stat.S_ISREG(mode := os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-    raise TrainshedError(
-        ErrorCode.NOT_FOUND, f"{shown} in {folder} is {what}; name a file that is in the list"
-    )
+
+
+def _kind(place: str) -> str:
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(beneath.look(place).st_mode):
+            return "a folder"
+    return "no regular file"

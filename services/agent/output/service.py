@@ -19,6 +19,7 @@ from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from events.types import AttemptRef
+from services import beneath
 from services.agent.folders import files
 from services.agent.folders.paths import ARTIFACTS_LIST, METRICS, Folders, is_ref
 from services.agent.output import metrics_range, run_files
@@ -103,7 +104,7 @@ def read_range(folders: Folders, request: OutputRequest) -> OutputRange:
     if request.stream == METRICS_STREAM:
         return _metrics_range(place.output, request)
     try:
-        fd = os.open(place.output / FILES[request.stream], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = beneath.open_file(str(place.output / FILES[request.stream]), os.O_RDONLY)
     except FileNotFoundError:
         if (
             request.stream in STREAMS and (place.state / files.STARTED).exists()

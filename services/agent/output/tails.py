@@ -20,6 +20,7 @@ from asyncinotify import Inotify, Mask, Watch
 
 from events.times import rfc3339
 from events.types import AttemptRef, OutputBytes
+from services import beneath
 from services.agent.output import output_index
 from services.agent.output.output_index import OutputIndex, Seen
 from services.daemon_thread import in_daemon_thread
@@ -60,7 +61,7 @@ class _Stream:
         within = self.fd >= 0
         if not within:
             try:
-                self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self.fd = beneath.open_file(str(self.path), os.O_RDONLY)
             except FileNotFoundError:  # the shim has not made it yet
                 return None
         size = os.fstat(self.fd).st_size
@@ -79,7 +80,7 @@ class _Stream:
     def size(self) -> int | None:
         """How large the file at its path is; None where there is none."""
         try:
-            return os.stat(self.path).st_size
+            return beneath.look(str(self.path)).st_size
         except OSError:
             return None
 
@@ -274,7 +275,7 @@ class AttemptTail:
 
 
 def _last_bytes(path: Path, count: int) -> bytes:
-    with open(path, "rb") as file:
+    with open(beneath.open_file(str(path), os.O_RDONLY), "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - count))
         return file.read(count)
@@ -328,8 +329,9 @@ class Output:
             # The worker writes to the file that it had at its start, whatever became of its path since. One that vanished
             # before it was opened here is not made anew: who asks for it is to hear that it is gone.
             path = stream.path if stream.fd < 0 else Path(f"/proc/self/fd/{stream.fd}")
-            if stream.watch is None and path.exists():
-                stream.watch = self._inotify.add_watch(path, Mask.MODIFY | Mask.ONESHOT)
+            follow = Mask.DONT_FOLLOW if stream.fd < 0 else Mask(0)
+            if stream.watch is None and os.path.lexists(path):
+                stream.watch = self._inotify.add_watch(path, Mask.MODIFY | Mask.ONESHOT | follow)
 
     def claim(self, tail: AttemptTail) -> None:
         """What `arm` has watched is this tail's."""

@@ -111,11 +111,18 @@ class _Datagram(msgspec.Struct):
 class Workers:
     """Starts workers through pre-forked shims and watches these; workers and their shims outlive it.
 
-    `environment` is what workers inherit (less Trainshed's own), by default this process's.
+    `environment` is what workers inherit (less Trainshed's own), by default this process's; `for_others`: some run as
+    another user.
     """
 
     def __init__(
-        self, *, state_dir: Path, log_id: str, node: str, environment: Mapping[str, str] | None = None
+        self,
+        *,
+        state_dir: Path,
+        log_id: str,
+        node: str,
+        environment: Mapping[str, str] | None = None,
+        for_others: bool = False,
     ) -> None:
         self._state_dir = state_dir.absolute()
         self._marks = sweep.Marks(log_id, node)
@@ -126,6 +133,7 @@ class Workers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._datagrams: BoundSocket | None = None
         self._shims_sockets: set[str] = set()
+        self._for_others = for_others
         self.sockets_dir: Path = self.make_sockets_dir()
         inherited = dict(os.environ if environment is None else environment)
         for name in _NOT_INHERITED:
@@ -184,7 +192,7 @@ class Workers:
 
     def make_sockets_dir(self) -> Path:
         """The folder of the sockets, made where it is gone. Raises OSError."""
-        return sockets_dir(self._state_dir)
+        return sockets_dir(self._state_dir, for_others=self._for_others)
 
     async def stop(self) -> None:
         """Let go: the spawner ends, sockets close, `events` ends; workers and their shims live on. A second call is

@@ -14,6 +14,7 @@ import stat
 
 from services.agent.shim import environment as worker_environment
 from services.agent.shim.core_types import Limits, Source
+from services.agent.shim.user import ShimUser
 from services.agent.shim.values import value
 
 TYPE_CHECKING = False
@@ -81,6 +82,8 @@ class ShimIntent:
     heartbeat_timeout_s: float | None
     socket: str = ""
     programs: str = ""
+    user: ShimUser | None = None
+    no_new_privs: bool = False
 
 
 @value
@@ -117,6 +120,23 @@ def read_intent(raw: dict[str, object]) -> ShimIntent:
         heartbeat_timeout_s=None if timeout is None else _number(timeout),
         socket=_text(raw.get("socket", "")),
         programs=_text(raw.get("programs", "")),
+        user=read_user(raw),
+        no_new_privs=raw.get("no_new_privs") is True,
+    )
+
+
+def read_user(raw: dict[str, object]) -> ShimUser | None:
+    """As whom the worker runs, by its intent's JSON; None: as its shim. Raises KeyError, TypeError or ValueError."""
+    if raw.get("user") is None:
+        return None
+    user = _object(raw["user"])
+    return ShimUser(
+        name=_text(user["name"]),
+        uid=_id(user["uid"]),
+        gid=_id(user["gid"]),
+        groups=tuple(_id(group) for group in _list(user["groups"])),
+        home=_text(user["home"]),
+        shell=_text(user["shell"]),
     )
 
 
@@ -157,6 +177,8 @@ def _environment(
 ) -> dict[str, str]:
     environment = worker_environment.defaults(intent.threads)
     environment.update(worker_environment.inherited_base(inherited))
+    if (user := intent.user) is not None:
+        environment.update(HOME=user.home, USER=user.name, LOGNAME=user.name, SHELL=user.shell)
     callers_path = intent.launch.get("caller_path")
     if callers_path is not None:
         environment["PATH"] = _text(callers_path)
@@ -164,7 +186,7 @@ def _environment(
         environment["PATH"] += os.pathsep + intent.programs
     environment.update(declared)
     for name, source in _object(intent.launch.get("secrets")).items():
-        environment[name] = _secret(name, _object(source), inherited)
+        environment[name] = _secret(name, _object(source), inherited, as_another=intent.user is not None)
     environment.update(
         TRAINSHED_LOG_ID=intent.log_id,
         TRAINSHED_RUN_ID=intent.run_id,
@@ -189,9 +211,11 @@ def _environment(
     return environment
 
 
-def _secret(name: str, source: dict[str, object], inherited: Mapping[str, str]) -> str:
+def _secret(name: str, source: dict[str, object], inherited: Mapping[str, str], *, as_another: bool) -> str:
     variable, path = source.get("env"), source.get("file")
     if isinstance(variable, str):
+        if as_another and variable.startswith(worker_environment.OWN_PREFIXES):
+            raise SpawnError(f"secret {name}: {variable} is the agent's own; name another variable")
         if variable not in inherited:
             raise SpawnError(f"secret {name}: {variable} is not set in the agent's environment")
         return inherited[variable]
@@ -226,9 +250,10 @@ def _older_worker(
     arguments += [fill(text) for text in _texts(worker.get("arguments"))]
     config = worker.get("config")
     if config is not None:
-        path = f"{folder}/{CONFIG_FILE}"
         filled = {**_object(_fill_all(config, fill)), "run_id": intent.run_id}
-        with open(CONFIG_FILE, "w", encoding="utf-8") as file:
+        # Another user's worker reads nothing in the attempt's folder; his place for output is his own.
+        path = f"{folder if intent.user is None else intent.output_dir}/{CONFIG_FILE}"
+        with open(path, "w", encoding="utf-8") as file:
             json.dump(filled, file)
         arguments += ["--config", path]
         environment["TRAINER_WORKER_CONFIG_PATH"] = path
@@ -354,6 +379,12 @@ def _object(value: object) -> dict[str, object]:
 
 def _strings(value: object) -> dict[str, str]:
     return {name: _text(item) for name, item in _object(value).items()}
+
+
+def _id(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"a user or a group was expected, not {value!r}")  # -1 would change nothing
+    return value
 
 
 def _number(value: object) -> float:

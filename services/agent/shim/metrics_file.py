@@ -12,6 +12,7 @@ import os
 import re
 import time
 
+from services import beneath
 from services.agent.shim.numbers import in_json
 
 TYPE_CHECKING = False
@@ -102,7 +103,7 @@ def append(path: str, data: bytes, left_out: int = 0) -> None:
 
 def _opened(path: str) -> tuple[int, int]:
     """The file, without what was torn at its end, and its size."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    fd = beneath.open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(fd).st_size
         end = whole_lines(fd, size)
@@ -127,8 +128,13 @@ def thin(path: str, left_out: int = 0) -> None:
     ``cut`` in that line is how many bytes there are fewer than were ever written: by it an offset from the time before still
     leads to the same place, counted from the end.
     """
-    temporary = f"{path}.tmp"
-    with open(path, "rb") as old, open(temporary, "wb") as new:
+    folder, _, name = path.rpartition("/")
+    temporary = f"{name}.tmp"
+    with (
+        open(beneath.open_file(path, os.O_RDONLY), "rb") as old,
+        beneath.opened_folder(folder) as within,
+        open(beneath.make_file(within, temporary, 0o644), "wb") as new,
+    ):
         first = old.readline()
         before = _thinned(first)
         old_size = os.fstat(old.fileno()).st_size
@@ -152,7 +158,8 @@ def thin(path: str, left_out: int = 0) -> None:
         }
         new.seek(0)
         new.write(json.dumps(note, separators=(",", ":")).encode().ljust(_NOTE_BYTES - 1) + b"\n")
-    os.rename(temporary, path)
+        new.flush()
+        os.rename(temporary, name, src_dir_fd=within, dst_dir_fd=within)
 
 
 def _thinned(first: bytes) -> dict[str, Any]:
@@ -217,7 +224,7 @@ def whole_lines(fd: int, size: int) -> int:
 def lines_back(path: str) -> Iterator[bytes]:
     """The whole lines of the file without their ends, the last first; none where there is no file. Raises OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = beneath.open_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return
     try:

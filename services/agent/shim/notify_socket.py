@@ -1,6 +1,6 @@
 """The socket on which a shim hears its worker, bound again where a cleaner of temporary folders has taken its path.
 
-Owns its path and its folder; knows no datagram.
+Owns its path, its folder and whose it is; knows no datagram.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ class NotifySocket:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.owner: tuple[int, int] | None = None
+        """User and group of the worker, where these are not ours: it may send here."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._place: tuple[int, int] | None = None
         self.error = self._bind(self.socket)
@@ -46,7 +48,10 @@ class NotifySocket:
                     os.mkdir(each, 0o700)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)  # left by a killed shim that had our pid
+            os.fchmod(sock.fileno(), 0o600)  # before it is bound: its path then has this mode from the first
             sock.bind(self.path)
+            if self.owner is not None:
+                os.chown(self.path, *self.owner, follow_symlinks=False)
             self._place = _place(self.path)
         except OSError as error:
             return f"notify socket {self.path}: {launch.why(error)}"

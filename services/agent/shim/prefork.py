@@ -11,10 +11,11 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 
-from services.agent.shim import cgroup, files, launch, process_tree
+from services.agent.shim import cgroup, files, launch, process_tree, user
 from services.agent.shim.values import value
 from services.failpoints import failpoint
 
@@ -148,6 +149,7 @@ def _wait(shim: Shim, requests: socket.socket, channel: socket.socket) -> int:
     }
     poller = select.poll()
     poller.register(requests, 0)
+    user.close_at_exec()
     _warm_up(environment)
     try:
         message = requests.recv(MAX_MESSAGE)
@@ -205,9 +207,12 @@ def _become(
         raise launch.SpawnError(shim.notify_error, launch.NODE)
     try:
         intent = launch.read_intent(raw)
-        command = launch.command(intent, environment, folder, shim.notify_path)
-        for fd, name in ((1, "stdout.log"), (2, "stderr.log")):
-            _append_to(f"{intent.output_dir}/{name}", fd)
+        if intent.user is not None:
+            os.chown(shim.notify_path, intent.user.uid, intent.user.gid, follow_symlinks=False)
+        with user.acting_as(intent.user):
+            command = launch.command(intent, environment, folder, shim.notify_path)
+            for fd, name in ((1, "stdout.log"), (2, "stderr.log")):
+                _append_to(f"{intent.output_dir}/{name}", fd)
         if intent.memory_mb > 0:
             size = intent.memory_mb << 20
             started["memory_enforced"] = cgroup.limit_memory(str(started["memory_cgroup"]), size)
@@ -218,19 +223,30 @@ def _become(
         raise launch.SpawnError(f"intent.json: {type(error).__name__}: {error}") from None
     except OSError as error:
         raise launch.SpawnError(f"{folder}: {launch.why(error)}", launch.NODE) from None
-    _exec(command)
+    _exec(command, intent, shim.pid)
 
 
 def _append_to(path: str, fd: int) -> None:
     try:
-        output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # Not blocking: an earlier attempt may have left a pipe without a reader in its place.
+        output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise launch.SpawnError(f"{path}: {launch.why(error)}", launch.NODE) from None
+    if not stat.S_ISREG(os.fstat(output).st_mode):
+        raise launch.SpawnError(f"{path}: not a file")
+    os.set_blocking(output, True)
     os.dup2(output, fd)
     os.close(output)
 
 
-def _exec(command: launch.Command) -> NoReturn:
+def _exec(command: launch.Command, intent: launch.ShimIntent, shim: int) -> NoReturn:
+    try:
+        user.become(intent.user, shim, no_new_privs=intent.no_new_privs)
+    except OSError as error:
+        named = intent.user.name if intent.user is not None else "its agent's user"
+        raise launch.SpawnError(
+            f"the worker cannot run as {named}: {launch.why(error)}", launch.NODE
+        ) from None
     try:
         os.chdir(command.working_dir)
     except OSError as error:

@@ -175,9 +175,12 @@ class Supervisor:
         self._agent = f"{raw.get('sockets')}/agent.sock"
         output_dir = raw.get("output_dir")
         try:
-            limits = launch.limits(launch.read_intent(raw))
+            intent = launch.read_intent(raw)
+            limits = launch.limits(intent)
         except (KeyError, TypeError, ValueError):
             limits = core_types.Limits()  # the waiting process refuses it, with the reason
+        else:
+            listener.owner = None if intent.user is None else (intent.user.uid, intent.user.gid)
         self._state = core_types.ShimState(limits)
         self._output = None
         if limits.source is core_types.Source.OUTPUT and limits.heartbeat_timeout_s is not None:
