@@ -87,7 +87,7 @@ class Authority:
                 ErrorCode.INVALID, "a server's certificate needs a host name or address", "--host"
             )
         key = make_key()
-        names = [_host(host) for host in dict.fromkeys(hosts)]
+        names = [_host(host) for host in canonical_hosts(hosts)]
         certificate = self._sign(key.public_key(), names, Usage.SERVER_AUTH, now, life)
         return key_pem(key) + _pem(certificate) + self.pem
 
@@ -296,6 +296,11 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def canonical_hosts(hosts: Sequence[str]) -> list[str]:
+    """Host names and addresses as `hosts_of` reads them back. Raises TrainshedError (INVALID) for what is no host."""
+    return list(dict.fromkeys(str(_host(host).value) for host in hosts))
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:

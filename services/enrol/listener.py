@@ -7,16 +7,16 @@ anything: each step has an end, and what is too much is hung up on before a hand
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from services.api import error_answer
-from services.enrol.authority import Authorities, hosts_of, read_authorities, read_certificates
+from services.enrol.authority import read_authorities
+from services.enrol.cluster import server_certificate
 from services.enrol.enrolment import Enrolment
 from services.enrol.limits import ConnectionLimits
 from services.enrol.wire import (
@@ -29,7 +29,6 @@ from services.enrol.wire import (
 )
 from services.logging import get_logger
 from services.setting_values import Listen
-from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
@@ -41,7 +40,6 @@ ANSWER_WITHIN_S = 30.0
 LOOK_EVERY_S = 1.0
 QUIET_S = 30.0
 BACKLOG = 64
-CERTIFICATE_FILE = "enrol.pem"
 
 
 class EnrolListener:
@@ -63,7 +61,7 @@ class EnrolListener:
     async def run(self) -> None:
         """See Service. Raises TrainshedError where the address is taken or is none of this machine, and where the
         authority cannot be read."""
-        certificate = ListenerCertificate(self._enrolment.folder, self._hosts)
+        certificate = ListenerContext(self._enrolment.folder, self._hosts)
         await asyncio.to_thread(certificate.refresh, self._enrolment.clock())
         await self._enrolment.apply_changes()
         with _bound(self._listen) as listening:
@@ -100,7 +98,7 @@ class EnrolListener:
                     accepted.close()
                     self._turn_away(host, loop.time())
 
-    async def _look(self, certificate: ListenerCertificate) -> None:
+    async def _look(self, certificate: ListenerContext) -> None:
         """Whatever another process changed in the files (an operator's command) is made known to the server."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -183,42 +181,23 @@ class EnrolListener:
             self._turned_away, self._reported_at = 0, now
 
 
-class ListenerCertificate:
-    """The listener's own certificate and its TLS context, which has a new one when it is time, or the authority another."""
+class ListenerContext:
+    """The TLS context of the listener, which takes the server's certificate anew when that was made anew."""
 
     def __init__(self, folder: Path, hosts: Sequence[str]) -> None:
         self._folder = folder
         self._hosts = hosts
-        self._made_by: tuple[str, datetime] | None = None
+        self._loaded: bytes | None = None
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.context.num_tickets = 0
 
     def refresh(self, now: datetime) -> None:
-        """Make one where it is needed. Blocks. Raises TrainshedError and OSError."""
-        authorities = read_authorities(self._folder)
-        authority = authorities.for_servers.fingerprint
-        if self._made_by is not None and self._made_by[0] == authority and now < self._made_by[1]:
-            return
-        path = self._folder / CERTIFICATE_FILE
-        pem = self._kept(path, authorities, now) or authorities.for_servers.sign_server(self._hosts, now=now)
-        if not path.exists() or path.read_bytes() != pem:
-            write_private(path, pem)
-        self.context.load_cert_chain(path)
-        leaf = read_certificates(pem)[0]
-        life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-        self._made_by = (authority, max(leaf.not_valid_before_utc + life * 2 / 3, now + timedelta(hours=1)))
-
-    def _kept(self, path: Path, authorities: Authorities, now: datetime) -> bytes | None:
-        """The one of an earlier start, where it is by the same authority, for the same hosts and young enough."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            pem = path.read_bytes()
-            leaf, issuer = read_certificates(pem)
-            life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-            fits = issuer == authorities.for_servers.certificate and hosts_of(leaf) == self._hosts
-            if fits and leaf.not_valid_before_utc <= now < leaf.not_valid_before_utc + life * 2 / 3:
-                return pem
-        return None
+        """Have the certificate made where that is due. Blocks. Raises TrainshedError and OSError."""
+        path = server_certificate(self._folder, self._hosts, now=now)
+        if (content := path.read_bytes()) != self._loaded:
+            self.context.load_cert_chain(path)
+            self._loaded = content
 
 
 def _bound(listen: Listen) -> socket.socket:

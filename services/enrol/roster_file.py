@@ -26,6 +26,8 @@ CLUSTER_DIR = "cluster"
 """In the state folder of the control side."""
 ROSTER_FILE = "roster.json"
 BUNDLE_FILE = "ca.crt"
+SERVER_FILE = "server.pem"
+"""The server's key, its certificate and the authority's."""
 LOCK_FILE = "roster.lock"
 APPLIED_FILE = "applied"
 LOCK_WITHIN_S = 10.0
@@ -89,10 +91,10 @@ def read_with_state(folder: Path) -> tuple[Roster, str]:
 
 
 def state(folder: Path) -> str:
-    """A sum over the roster and the authorities as they are on the disk: another one than `applied` means that the server
-    is behind."""
+    """A sum over what the server must know (roster, authorities, its certificate) as it is on the disk: another one than
+    `applied` means that it is behind."""
     summed = hashlib.sha256()
-    for name in (ROSTER_FILE, BUNDLE_FILE):
+    for name in (ROSTER_FILE, BUNDLE_FILE, SERVER_FILE):
         with contextlib.suppress(FileNotFoundError):
             summed.update((folder / name).read_bytes())
         summed.update(b"\0")
