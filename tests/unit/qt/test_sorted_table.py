@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
+import shiboken6
 from hypothesis import HealthCheck, given, settings
 from PySide6.QtCore import QAbstractItemModel, QItemSelectionModel, QModelIndex, QPersistentModelIndex, Qt
 from pytestqt.qtbot import QtBot
 
 from tests.support.gui import run_record
-from trainshed_client.qt import RunsModel, SlotsModel, SortedTable, TableRole
+from trainshed_client.metrics import MetricsPoint
+from trainshed_client.qt import MetricsModel, RunsModel, SlotsModel, SortedTable, TableRole
 from trainshed_client.qt.models.columns import RUN_COLUMNS
 from trainshed_client.records import SlotRecord
 from trainshed_client.statuses import RunStatus
@@ -196,3 +201,22 @@ def test_a_table_that_is_full_already_is_taken_over(watched_model: Watch, count:
     table = SortedTable(model)
     watched_model(table)
     assert len(keys(table)) == count
+
+
+@pytest.mark.parametrize("by_qt", [True, False])
+def test_a_table_that_outlives_its_view_holds_no_proxy(qtbot: QtBot, by_qt: bool) -> None:
+    model = MetricsModel("run")
+    view: SortedTable | None = SortedTable(model)
+    assert view is not None
+    alive = weakref.ref(view)
+    if by_qt:
+        shiboken6.delete(view)
+    else:
+        del view
+        gc.collect()
+        assert alive() is None
+    with qtbot.captureExceptions() as raised:
+        model.take(MetricsPoint(1, datetime(2026, 5, 3, tzinfo=UTC), 1, None, {"reward": 1.0}))
+        model.apply()
+    assert raised == []
+    assert model.columnCount() == 3

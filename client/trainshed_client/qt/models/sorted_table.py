@@ -67,10 +67,8 @@ class SortedTable(QAbstractProxyModel):
         source.rowsInserted.connect(self._source_inserted)
         source.rowsAboutToBeRemoved.connect(self._source_removes)
         source.applied.connect(self._source_changed)
-        source.columnsAboutToBeInserted.connect(
-            lambda _, first, last: self.beginInsertColumns(_NO_INDEX, first, last)
-        )
-        source.columnsInserted.connect(lambda: self.endInsertColumns())
+        source.columnsAboutToBeInserted.connect(self._source_inserts_columns)
+        source.columnsInserted.connect(self._source_inserted_columns)
         self._put_in([source.key_at(row) for row in range(source.rowCount())])
 
     # --- what a user chooses --------------------------------------------------------------------------------
@@ -150,6 +148,12 @@ class SortedTable(QAbstractProxyModel):
         keys = [self._source.key_at(row) for row in range(first, last + 1)]
         self._changed.difference_update(keys)
         self._take_out([key for key in keys if key in self._entries])
+
+    def _source_inserts_columns(self, parent: QModelIndex, first: int, last: int) -> None:
+        self.beginInsertColumns(_NO_INDEX, first, last)
+
+    def _source_inserted_columns(self, parent: QModelIndex, first: int, last: int) -> None:
+        self.endInsertColumns()
 
     # --- rows that come and go ------------------------------------------------------------------------------
 
