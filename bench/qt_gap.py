@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -63,7 +64,7 @@ async def publish(url: str, runs: int, rate: int) -> None:
         await asyncio.sleep(1 / TICKS_OF_A_SECOND)
 
 
-def measure(url: str, runs: int, rate: int, seconds: float) -> int:
+def measure(url: str, seconds: float, *, freeze: bool) -> int:
     """Show the views, and print the figures."""
     from PySide6.QtCore import Qt, QTimer
     from PySide6.QtWidgets import QApplication, QHBoxLayout, QTableView, QWidget
@@ -88,6 +89,9 @@ def measure(url: str, runs: int, rate: int, seconds: float) -> int:
         layout.addWidget(view)
     window.resize(1800, 900)
     window.show()
+    if freeze:
+        gc.collect()
+        gc.freeze()
 
     gaps: list[Gap] = []
     changes = 0
@@ -180,6 +184,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--rate", type=int, default=1_000)
     parser.add_argument("--platform", default=platform(), help="Qt's: offscreen, xcb, ...")
+    parser.add_argument("--freeze", action="store_true", help="gc.freeze() once the window is shown")
     parser.add_argument("--publish", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.publish:
@@ -199,7 +204,7 @@ def main() -> int:
         try:
             assert publisher.stdout is not None
             publisher.stdout.readline()
-            return measure(url, options.runs, options.rate, options.seconds)
+            return measure(url, options.seconds, freeze=options.freeze)
         finally:
             publisher.kill()
             publisher.wait()

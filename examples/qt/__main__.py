@@ -5,6 +5,7 @@ Owns the application; the window is window.py's.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from PySide6.QtWidgets import QApplication
@@ -21,6 +22,7 @@ def main() -> int:
     runner = TrainerClientRunner(sys.argv[1] if len(sys.argv) > 1 else None)
     window = TrainerWindow(runner)
     window.show()
+    gc.freeze()  # what is loaded stays: no collection need look at it while the window is drawn
     runner.start()
     code = application.exec()
     runner.stop()
