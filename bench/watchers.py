@@ -200,6 +200,14 @@ class Bench:
         p50, p99 = (1e3 * percentile(heard, share) for share in (0.5, 0.99))
         return Round(p50, p99, 1e6 * cpu / stored, len(heard), after)
 
+    async def unwatched(self) -> float:
+        """The projector's CPU for 1,000 events (ms) while nobody watches."""
+        await self._store(SETTLES_S)
+        cpu = self._cpu_s()
+        stored = await self._store(self._seconds)
+        await asyncio.sleep(SETTLES_S)
+        return 1e6 * (self._cpu_s() - cpu) / stored
+
     async def _store(self, seconds: float) -> int:
         began, stored = time.monotonic(), 0
         while (passed := time.monotonic() - began) < seconds:
@@ -273,17 +281,19 @@ async def _until_it_answers(nc: SafeClient) -> None:
 
 
 async def measure(watchers: int, rate: int, seconds: float, times: int) -> list[Figure]:
-    """Rounds in turn: one watcher, all of them, all with one stopped."""
-    alone, all_, stopped = [], [], []
+    """Rounds in turn: no watcher, one, all of them, all with one stopped."""
+    unwatched, alone, all_, stopped = [], [], [], []
     async with running(rate, seconds) as bench:
-        bench.provide(make_log(int(rate * (seconds + 2 * SETTLES_S) * (3 * times + 1))))
+        bench.provide(make_log(int(rate * (seconds + 2 * SETTLES_S) * (4 * times + 1))))
         await bench.round(watchers)  # warms all up
         for _ in range(times):
+            unwatched.append(await bench.unwatched())
             alone.append(await bench.round(1))
             all_.append(await bench.round(watchers - 1))
             stopped.append(await bench.round(watchers - 1, stop_one=True))
     p99 = [one.p99_ms / none.p99_ms for none, one in zip(all_, stopped, strict=True)]
     cpu = [many.cpu_ms / one.cpu_ms for one, many in zip(alone, all_, strict=True)]
+    first = [one.cpu_ms / none for none, one in zip(unwatched, alone, strict=True)]
     p50 = [many.p50_ms / one.p50_ms for one, many in zip(alone, all_, strict=True)]
     cut = [one.cut_after_s for one in stopped if one.cut_after_s is not None]
     return [
@@ -292,7 +302,9 @@ async def measure(watchers: int, rate: int, seconds: float, times: int) -> list[
         figure("  p99 of the others, one stopped", [one.p99_ms for one in stopped], "ms"),
         figure("  that, against none stopped", p99, "times", at_most=P99_AT_MOST),
         *([figure("  the stopped one cut off and named after", cut, "s")] if cut else []),
-        figure("projector's CPU for 1,000 events, one watcher", [one.cpu_ms for one in alone], "ms"),
+        figure("projector's CPU for 1,000 events, no watcher", unwatched, "ms"),
+        figure("  that with one watcher", [one.cpu_ms for one in alone], "ms"),
+        figure("  that with one, against none", first, "times"),
         figure(f"  that with {watchers}, against one", cpu, "times", at_most=SLOWER_AT_MOST),
         figure("  until a record is there (p50), against one", p50, "times"),
         figure("  records heard in a round", [float(one.heard) for one in stopped], ""),
