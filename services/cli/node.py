@@ -1,6 +1,6 @@
-"""`trainshed drain`, `resume` and `node remove`: what an operator says of a machine.
+"""`trainshed drain`, `resume` and `node`: what an operator says of a machine.
 
-Owns what they print; whether they may is the gateway's word.
+Owns what they print (of enrolment, services.cli.members does); whether they may is the gateway's word.
 """
 
 from __future__ import annotations
@@ -41,9 +41,61 @@ def resume(node: str, reason: str | None, as_json: bool) -> None:
     _print_answer("resume", node, reason, as_json)
 
 
-@verb_group("trainshed node remove gpu01")
+@verb_group("trainshed node add gpu01", "trainshed node remove gpu01")
 def node() -> None:
-    """What an operator says of a machine."""
+    """Machines: let them in, list them, put them out; say that one is gone."""
+
+
+@node.command(cls=Verb, examples=("trainshed node add gpu01", "trainshed node add --reusable --valid 30d"))
+@click.argument("name", required=False, metavar="NODE")
+@click.option("--reusable", is_flag=True, help="For any number of new nodes, each by a name of its own.")
+@click.option("--valid", metavar="DURATION", help="How long it counts (15m).")
+@json_option
+def add(name: str | None, reusable: bool, valid: str | None, as_json: bool) -> None:
+    """Print a token that counts once, for 15 minutes: there it is given to `trainshed agent --join`."""
+    from datetime import timedelta
+
+    from services.cli.members import print_token
+    from services.durations import parse_duration
+    from services.enrol.tokens import ForAnyNode, ForNode
+
+    if (name is None) != reusable:
+        raise click.UsageError("give a NODE, or --reusable")
+    life = None if valid is None else timedelta(seconds=parse_duration(valid, given_by="--valid"))
+    whom = ForAnyNode() if name is None else ForNode(name)
+    print_token(whom, "agent --join", f"On {name or 'each machine'}", life, as_json)
+
+
+@node.command(cls=Verb, examples=("trainshed node revoke gpu01",))
+@click.argument("name", metavar="NODE")
+def revoke(name: str) -> None:
+    """Put a machine out: its agent is cut off at once. What runs there goes on, until `node remove` gives it up."""
+    from services.access.identities import NodeIdentity
+    from services.cli import members
+
+    members.revoke(NodeIdentity(name))
+
+
+@node.command(cls=Verb, examples=("trainshed node rotate gpu01", "trainshed node rotate --all"))
+@click.argument("name", required=False, metavar="NODE")
+@click.option("--all", "everybody", is_flag=True, help="Everybody who is enrolled, people too.")
+def rotate(name: str | None, everybody: bool) -> None:
+    """Ask a machine, or everybody, for a new key. Nobody is cut off."""
+    from services.access.identities import NodeIdentity
+    from services.cli import members
+
+    if (name is None) != everybody:
+        raise click.UsageError("give a NODE, or --all")
+    members.rotate(None if name is None else NodeIdentity(name), "everybody is")
+
+
+@node.command("list", cls=Verb, examples=("trainshed node list",))
+@json_option
+def list_nodes(as_json: bool) -> None:
+    """List the machines that are enrolled, and when their certificates expire. (How they are: trainshed nodes)"""
+    from services.cli.members import print_members
+
+    print_members("node", lambda roster: roster.nodes, as_json)
 
 
 @node.command(cls=Verb, examples=("trainshed node remove gpu01",))

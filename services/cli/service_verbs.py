@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from services.cli.up import agent_options, warn_of_unknown_settings, with_option
 from services.cli.verb import verb
 from services.open_files import raise_limit
 from services.settings import Settings
-from trainshed_client.endpoint import discover
+from trainshed_client.endpoint import Endpoint, discover, read_credentials
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from services.observe.observe import Observer
     from trainshed_client.nats_client import SafeClient
 
+AGENT_FILE = "credentials/agent.json"
+"""The credentials of the state folder's own node."""
 Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]]]
 
 
@@ -113,8 +116,13 @@ def projector(
         raise click.exceptions.Exit(error.exit_code) from None
 
 
-@verb("NATS_URL=tls://host:4222 trainshed agent --node gpu01", name="agent")
+@verb("trainshed agent --join ts1-abcd-efgh@control.lab:4224", name="agent")
 @nats_option
+@click.option(
+    "--join",
+    metavar="TOKEN@HOST:PORT|@FILE",
+    help="Enrol first, with what `trainshed node add` printed; once that was done, it is passed over.",
+)
 @click.option(
     "--borrowed", is_flag=True, help="The machine is on loan: SIGTERM stops the workers and leaves."
 )
@@ -126,9 +134,17 @@ def agent(
     memory: int | None,
     heartbeat_timeout: str | None,
     borrowed: bool,
+    join: str | None,
 ) -> None:
     """Run this machine's agent alone: it starts and ends workers as the dispatcher decides."""
     settings = with_options(Settings.read(), node, heartbeat_timeout)
+    if join is not None:
+        from services.enrol.joining import join_once
+        from services.enrol.tokens import parse_line
+
+        line = parse_line(_from_file(join), given_by="--join")
+        name = join_once(line, state_dir=settings.state_dir, name=settings.node)
+        settings = with_options(settings, name, None)
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from services import parts
@@ -144,7 +160,7 @@ def agent(
         observer.services([service])
         return [service]
 
-    _serve("agent", settings, build, within_s=None if borrowed else 1.2)
+    _serve("agent", settings, build, within_s=None if borrowed else 1.2, endpoint=_agents_endpoint(settings))
 
 
 agent = agent_options(agent)
@@ -158,6 +174,7 @@ def _serve(
     within_s: float | None = 1.2,
     *,
     quiet: bool = False,
+    endpoint: Endpoint | None = None,
 ) -> None:
     from services import logging
     from services.state_folder import close_to_others
@@ -167,11 +184,16 @@ def _serve(
     close_to_others(settings.state_dir)
     if not quiet:
         warn_of_unknown_settings(name)
-    asyncio.run(_run(name, settings, build, on_ready, within_s))
+    asyncio.run(_run(name, settings, build, on_ready, within_s, endpoint))
 
 
 async def _run(
-    name: str, settings: Settings, build: Build, on_ready: Callable[[], None], within_s: float | None
+    name: str,
+    settings: Settings,
+    build: Build,
+    on_ready: Callable[[], None],
+    within_s: float | None,
+    endpoint: Endpoint | None,
 ) -> None:
     import nats.errors
 
@@ -182,7 +204,7 @@ async def _run(
     from trainshed_client.nats_client import connect
 
     log = get_logger(name)
-    endpoint = discover(given_nats(), state_dir=settings.state_dir)
+    endpoint = endpoint or discover(given_nats(), state_dir=settings.state_dir)
     stop = stop_on_signals()
 
     def ready() -> None:
@@ -208,6 +230,25 @@ async def _run(
                 await run_services(services, stop, on_ready=ready, within_s=within_s)
         finally:
             await nc.close()
+
+
+def _from_file(join: str) -> str:
+    """The token's line, or that of the file that ``@FILE`` names: a command line is for all to see."""
+    if not join.startswith("@"):
+        return join
+    try:
+        return Path(join[1:]).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainshedError(
+            ErrorCode.INVALID, f"--join names {join[1:]}, which cannot be read ({why(error)})"
+        ) from None
+
+
+def _agents_endpoint(settings: Settings) -> Endpoint | None:
+    """What this machine enrolled for, where nothing else is named: by an option, or a variable."""
+    named = given_nats() or settings.nats_url or settings.credentials
+    path = settings.state_dir / AGENT_FILE
+    return None if named or not path.exists() else read_credentials(path, given_by=str(settings.state_dir))
 
 
 def _die_with(parent: int) -> None:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.enrol.authority import authority_fingerprint, read_certificates
 from services.enrol.keys import key_pem, make_key, make_request, read_key
-from services.enrol.tokens import TokenLine
+from services.enrol.tokens import TokenLine, digest
 from services.enrol.wire import (
     MAX_ANSWER_BYTES,
     AuthorityAnswer,
@@ -36,6 +36,8 @@ from trainshed_client.os_errors import why
 
 A = TypeVar("A")
 CREDENTIALS_DIR = "credentials"
+JOINED_FILE = "agent.joined.json"
+"""By which token, as its hash, and as which node this folder joined."""
 CONNECT_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 40.0
 RETRY_EVERY_S = 0.5
@@ -82,6 +84,19 @@ def join(
     credentials = _write(state_dir, stem, answer, key, as_node=as_node)
     pending.unlink(missing_ok=True)
     return NewMember(answer, credentials)
+
+
+def join_once(line: TokenLine, *, state_dir: Path, name: str | None) -> str:
+    """As `join` for a node, and the node's name; nothing is done where this folder has joined by this very token before, so
+    that an agent may be started by the same line for ever. Raises TrainshedError as `join`."""
+    mark = state_dir / CREDENTIALS_DIR / JOINED_FILE
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        before = msgspec.json.decode(mark.read_bytes(), type=_JoinedBy)
+        if before.digest == digest(line.secret) and (state_dir / CREDENTIALS_DIR / "agent.json").exists():
+            return before.node
+    member = join(line, state_dir=state_dir, as_node=True, name=name)
+    write_private(mark, msgspec.json.encode(_JoinedBy(digest(line.secret), member.answer.name)) + b"\n")
+    return member.answer.name
 
 
 def _authority(line: TokenLine, deadline: float, clock: Callable[[], datetime]) -> str:
@@ -235,6 +250,11 @@ def _text(error: OSError | EOFError) -> str:
             return "it does not speak TLS 1.3"
         case _:
             return why(error)
+
+
+class _JoinedBy(msgspec.Struct, frozen=True):
+    digest: str
+    node: str
 
 
 class _RefusedError(msgspec.Struct, frozen=True):

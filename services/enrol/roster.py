@@ -209,11 +209,11 @@ def revoked(roster: Roster, identity: Member, *, now: datetime) -> Roster:
     entry = roster.find(identity)
     tokens = tuple(one for one in roster.tokens if one.used is not None or not one.is_for(identity))
     if entry is None and len(tokens) == len(roster.tokens):
-        raise TrainshedError(ErrorCode.NOT_FOUND, f"{shown(identity)} is not enrolled")
+        raise TrainshedError(ErrorCode.NOT_FOUND, f"{shown(identity)} is not enrolled. {_who(identity)}")
     if entry is not None and entry.revoked_at is not None and len(tokens) == len(roster.tokens):
         raise TrainshedError(
             ErrorCode.CONFLICT,
-            f"{shown(identity)} was revoked already, at {entry.revoked_at:%Y-%m-%d %H:%M} UTC",
+            f"{shown(identity)} was revoked already, at {entry.revoked_at:%Y-%m-%d %H:%M} UTC. {_who(identity)}",
         )
     if entry is not None and entry.revoked_at is None:
         roster = _replaced(roster, entry, certificates=(), revoked_at=now)
@@ -225,7 +225,7 @@ def asked_to_renew(roster: Roster, *, now: datetime, only: Member | None = None)
     if only is not None:
         entry = roster.find(only)
         if entry is None or entry.revoked_at is not None:
-            raise TrainshedError(ErrorCode.NOT_FOUND, f"{shown(only)} is not enrolled")
+            raise TrainshedError(ErrorCode.NOT_FOUND, f"{shown(only)} is not enrolled. {_who(only)}")
         return _replaced(roster, entry, renew_asked_at=now)
     for entry in list(roster.everybody()):
         if entry.revoked_at is None:
@@ -288,3 +288,7 @@ def shown(identity: Member) -> str:
             return f"user {name}"
         case _ as never:
             assert_never(never)
+
+
+def _who(identity: Member) -> str:
+    return f"Who is: trainshed {'node' if isinstance(identity, NodeIdentity) else 'user'} list"
