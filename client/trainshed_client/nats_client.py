@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import nats.aio.client
-import nats.aio.transport
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -25,12 +24,12 @@ from trainshed_client.connect_errors import QuietLog, RefusedConnection, asks_fo
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.loopback import refuse_open, refuse_open_server
+from trainshed_client.nats_transport import SafeTransport
 from trainshed_client.tls import client_context
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
 PING_INTERVAL_S = 5
-CLOSE_WITHIN_S = 1.0
 PING = b"PING\r\n"
 _ACKS = subjects.ACKS.encode()
 
@@ -46,29 +45,6 @@ RawListener = Callable[[bytes, bytes, bytes], None]
 """Takes a message's subject, its block of headers and its body as they came."""
 Gate = Callable[[bytes, bytes], bool]
 """Takes a message's subject and reply subject as they came: whether anything more is done with it."""
-
-
-class _Transport(nats.aio.transport.TcpTransport):
-    """One that a server which stands still does not keep from closing: TLS waits for its farewell, for 30 s or for ever."""
-
-    async def connect_tls(self, *given: Any, **options: Any) -> None:
-        """As nats-py's, which after a handshake that failed would wait for ever for a socket that is closed already."""
-        try:
-            await super().connect_tls(*given, **options)
-        except BaseException:
-            if (writer := self._io_writer) is not None:
-                writer.transport.abort()
-            self._io_reader = self._io_writer = None
-            raise
-
-    async def wait_closed(self) -> None:
-        if (writer := self._io_writer) is None:
-            return
-        late = asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, writer.transport.abort)
-        try:
-            await writer.wait_closed()
-        finally:
-            late.cancel()
 
 
 class SafeClient(nats.aio.client.Client):
@@ -141,8 +117,8 @@ class SafeClient(nats.aio.client.Client):
             refuse_open_server(s.uri.geturl())
         except TrainshedError as refusal:
             raise RefusedConnection(refusal) from None
-        if not isinstance(self._transport, _Transport):
-            self._transport = _Transport()  # type: ignore[no-untyped-call]
+        if not isinstance(self._transport, SafeTransport):
+            self._transport = SafeTransport()  # type: ignore[no-untyped-call]
         await self._transport.connect(
             s.uri,
             buffer_size=nats.aio.client.DEFAULT_BUFFER_SIZE,

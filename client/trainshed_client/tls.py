@@ -124,10 +124,7 @@ def _alerted(endpoint: Endpoint, error: ssl.SSLError) -> str:
     """What the server's alert means, or that there was no handshake at all."""
     reason, mine = _reason(error), endpoint.cert
     if any(name in reason for name in _NO_HANDSHAKE):
-        return (
-            f"what listens at {endpoint.url} answers without TLS, or greets before TLS's handshake. A nats-server needs "
-            "tls { handshake_first: true }; one without TLS is for its own machine alone, as nats://127.0.0.1:PORT"
-        )
+        return no_handshake(endpoint)
     if any(name in reason for name in _OLDER):
         return f"the server at {endpoint.url} knows no TLS 1.3, and less is not accepted. Update it"
     if "CERTIFICATE_REQUIRED" in reason or mine is None:
@@ -145,6 +142,14 @@ def _alerted(endpoint: Endpoint, error: ssl.SSLError) -> str:
     if "CERTIFICATE" in reason:
         return f"the server at {endpoint.url} refuses {_CERT.format(mine)}. Get a new one by: {_JOIN}"
     return f"TLS with the server at {endpoint.url} failed ({why(error)})"
+
+
+def no_handshake(endpoint: Endpoint) -> str:
+    """What is wrong with a server that does not begin with the handshake."""
+    return (
+        f"what listens at {endpoint.url} answers without TLS, or greets before TLS's handshake. A nats-server needs "
+        "tls { handshake_first: true }; one without TLS is for its own machine alone, as nats://127.0.0.1:PORT"
+    )
 
 
 def _reason(error: ssl.SSLError) -> str:

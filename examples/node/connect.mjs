@@ -22,14 +22,20 @@ async function connected(name) {
     servers: endpoint.url.split(","),
     user: endpoint.user,
     pass: endpoint.password,
+    ...(endpoint.inbox_prefix ? { inboxPrefix: endpoint.inbox_prefix } : {}),
+    // tls:// is TLS's handshake first; the files are read at each connection
+    ...(endpoint.url.startsWith("tls://")
+      ? { tls: { handshakeFirst: true, caFile: endpoint.ca, certFile: endpoint.cert, keyFile: endpoint.key } }
+      : {}),
     maxReconnectAttempts: -1,
     reconnectTimeWait: 250,
   });
 }
 
 function fromEnvironment() {
-  const { NATS_URL, TRAINSHED_NATS_USER, TRAINSHED_NATS_PASSWORD } = process.env;
-  return { url: NATS_URL, user: TRAINSHED_NATS_USER, password: TRAINSHED_NATS_PASSWORD };
+  const { NATS_URL: url, TRAINSHED_NATS_USER: user, TRAINSHED_NATS_PASSWORD: password } = process.env;
+  const { TRAINSHED_NATS_CA: ca, TRAINSHED_NATS_CERT: cert, TRAINSHED_NATS_KEY: key } = process.env;
+  return { url, user, password, ca, cert, key };
 }
 
 async function fromStateFolder() {

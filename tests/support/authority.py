@@ -96,6 +96,7 @@ class TlsServer:
         names: tuple[str, ...] = ("127.0.0.1", "localhost"),
         days: float = 1,
         user: str = USER,
+        monitored: bool = False,
         tls: str = 'verify_and_map: true, handshake_first: true, min_version: "1.3"',
     ) -> None:
         self.authority = authority
@@ -108,6 +109,10 @@ class TlsServer:
             f'listen: "127.0.0.1:{self.port}"\ntls {{ {files}, timeout: 2, {tls} }}\n'
             f'authorization {{ users: [ {{ user: "{user}" }} ] }}\n'
         )
+        self.monitor_port = _free_port()
+        if monitored:
+            with self._config.open("a") as config:
+                config.write(f'https: "127.0.0.1:{self.monitor_port}"\n')
         self._process: asyncio.subprocess.Process | None = None
 
     def endpoint(self, cert: str | None = None, key: str | None = None, ca: str | None = None) -> Endpoint:
