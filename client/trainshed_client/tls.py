@@ -101,8 +101,8 @@ def _verified(endpoint: Endpoint, error: ssl.SSLError) -> str | None:
         named = re.search(r"'([^']*)'", text)
         return (
             f"the server at {endpoint.url} is not the one that was asked for: its certificate is not for the name "
-            f"{named.group(1) if named else 'in the URL'}. Write a name that stands in it, or have it made for this "
-            "one too: trainshed cluster init --host NAME"
+            f"{named.group(1) if named else 'in the URL'}. Write a name that stands in it: those that "
+            "`trainshed cluster init --host NAME` was given there"
         )
     if code in _NOT_TRUSTED:
         by = endpoint.ca or "those that this machine trusts"
@@ -113,7 +113,7 @@ def _verified(endpoint: Endpoint, error: ssl.SSLError) -> str | None:
     if code in (_EXPIRED, _NOT_YET):
         wrong = "has expired" if code == _EXPIRED else "is not valid yet: compare the clocks of both machines"
         return f"the certificate of the server at {endpoint.url}, or its authority's, {wrong}" + (
-            ". A new one is made by: trainshed rotate" if code == _EXPIRED else ""
+            ". Its stack makes a new one, by: trainshed up" if code == _EXPIRED else ""
         )
     if code == _OTHER_USE:
         return f"what answers at {endpoint.url} shows a certificate that is not a server's: it is not the stack's"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from services.cli.common import connected, exit_in_the_end, given_nats, note, run_async
-from trainshed_client.endpoint import worker_socket
+from trainshed_client.endpoint import CREDENTIALS, worker_socket
 from trainshed_client.errors import ErrorCode, ExitCode, NobodyAnswers, TrainshedError
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def only_there() -> Iterator[None]:
 
 def _own_stack() -> bool:
     """Whether it was the stack of this machine's state folder that was asked."""
-    named = given_nats() or os.environ.get("TRAINSHED_NATS_URL") or os.environ.get("NATS_URL")
+    variables = ("TRAINSHED_NATS_URL", "NATS_URL", CREDENTIALS)
+    named = given_nats() or any(os.environ.get(name) for name in variables)
     return not named and worker_socket() is None
 
 

@@ -97,6 +97,7 @@ class TlsServer:
         days: float = 1,
         user: str = USER,
         monitored: bool = False,
+        store: Path | None = None,
         tls: str = 'verify_and_map: true, handshake_first: true, min_version: "1.3"',
     ) -> None:
         self.authority = authority
@@ -110,9 +111,11 @@ class TlsServer:
             f'authorization {{ users: [ {{ user: "{user}" }} ] }}\n'
         )
         self.monitor_port = _free_port()
-        if monitored:
-            with self._config.open("a") as config:
+        with self._config.open("a") as config:
+            if monitored:
                 config.write(f'https: "127.0.0.1:{self.monitor_port}"\n')
+            if store is not None:
+                config.write(f'jetstream {{ store_dir: "{store}" }}\n')
         self._process: asyncio.subprocess.Process | None = None
 
     def endpoint(self, cert: str | None = None, key: str | None = None, ca: str | None = None) -> Endpoint:
