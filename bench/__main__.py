@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import command_line, drain, idle, start_up, submit_to_exec, watchers
+from bench import command_line, drain, flood, idle, start_up, submit_to_exec, watchers
 from bench.timing import Figure, machine, table
 
 BENCHES: dict[str, tuple[Callable[[], list[Figure]], Callable[[], list[Figure]]]] = {
@@ -16,6 +16,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Callable[[], list[Figure]]]
     "idle": (idle.figures, lambda: idle.figures(300, 20.0)),
     "command_line": (command_line.figures, lambda: command_line.figures(5, 100)),
     "watchers": (watchers.figures, lambda: watchers.figures(times=1)),
+    "flood": (flood.figures, lambda: flood.figures(seconds=3.0, times=1)),
     "start_up": (start_up.figures, lambda: start_up.figures(2_500, times=2)),
 }
 PRINTING = ("scheduler", "nodes", "projector_rebuild")

@@ -1,15 +1,17 @@
-"""Serving calls while the server stands still: a service waits for it, and does not end for it."""
+"""Serving calls: a server that stands still is waited for, and one account's requests wait in a line of their own."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import nats.errors
 import pytest
 
+from services.admission import AT_ONCE, DEFAULT_RATE, MOST_WAITING
 from services.api import ApiServer, Call
-from tests.support import NatsServer, eventually
+from tests.support import NatsServer, RawNats, eventually
 from tests.support.control import ask, stopped
 from trainshed_client.nats_client import SafeClient
 
@@ -44,3 +46,53 @@ async def test_a_service_that_begins_while_the_server_stands_still_serves_when_i
             assert await eventually(lambda: _asked(asking), 20) == {"echo": {"a": 1}}
         finally:
             await server.__aexit__(None, None, None)
+
+
+async def test_what_one_account_has_under_way_holds_up_no_other_and_has_a_bound(
+    nats_server: NatsServer,
+) -> None:
+    serving, asking = await nats_server.client("serving"), await nats_server.client("asking")
+    release = asyncio.Event()
+    at_work = 0
+
+    async def hangs_for_sam(call: Call) -> object:
+        nonlocal at_work
+        if call.by == "sam":
+            at_work += 1
+            await release.wait()
+        return call.by
+
+    async def asked(account: str) -> Any:
+        answer = await asking.request(f"trainshed.api.u.{account}.test.hang", b"{}", timeout=20)
+        return json.loads(answer.data)
+
+    async with asyncio.timeout(40), ApiServer(serving, "test", {"test.hang": hangs_for_sam}, max_bytes=1_000):
+        async with asyncio.TaskGroup() as tasks:
+            many = [tasks.create_task(asked("P_sam")) for _ in range(MOST_WAITING + 9)]
+            refused = await eventually(lambda: [one for one in many if one.done()], 10)
+            assert MOST_WAITING + 9 < DEFAULT_RATE.burst, "none of them is refused for the rate"
+            for one in refused:
+                assert one.result()["error"]["code"] == "too_many"
+            assert await asked("P_ada") == "ada"
+            assert await asked("P_local") == "local"
+            assert await ask(asking, "test.hang", {}) == "local"
+            assert at_work == AT_ONCE
+            release.set()
+        answers = [one.result() for one in many]
+    assert answers.count("sam") == MOST_WAITING
+    assert at_work == MOST_WAITING
+
+
+@pytest.mark.parametrize(
+    "subject", [b"trainshed.api.u.\xff\xfe.test.echo", b"trainshed.api.u.P_sam.test.echo"]
+)
+async def test_no_subject_and_no_reply_of_a_flood_ends_the_service(
+    nats_server: NatsServer, subject: bytes
+) -> None:
+    serving, asking = await nats_server.client("serving"), await nats_server.client("asking")
+    async with ApiServer(serving, "test", {"test.echo": _echo}, max_bytes=1_000):
+        async with RawNats(nats_server.endpoint) as raw:
+            for reply in (b"", b"\xff\xff", b"trainshed.x"):
+                words = b" ".join(word for word in (b"PUB", subject, reply, b"2") if word)
+                await raw.send((words + b"\r\n{}\r\n") * 300)
+        assert await ask(asking, "test.echo", {"a": 1}) == {"echo": {"a": 1}}

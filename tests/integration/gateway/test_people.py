@@ -14,6 +14,7 @@ import nats.errors
 import pytest
 
 from bench.accounts import CONTROL_USER, AccountsServer, accounts_server
+from events.codec import StoredEvent, Unreadable
 from events.log import EventLog
 from events.streams import ensure_streams
 from events.types import CancelRequested, Completed, Elected, Event, RetryRequested, SchedulerInfo, Submitted
@@ -269,10 +270,26 @@ async def test_a_node_asks_for_no_worker_but_its_own(cluster: Cluster, call: str
     assert "error" not in await cluster.as_worker(run_id, call, request)
 
 
-async def test_a_worker_that_asks_before_its_grant_is_folded_is_waited_for(cluster: Cluster) -> None:
+async def test_a_worker_that_asks_before_its_grant_is_folded_is_waited_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = await cluster.submit("sam")
-    await cluster.start(run_id)  # stored; neither fold need have it yet
-    assert (await cluster.as_worker(run_id, "run.submit", config(1)))["created"] is True
+    other = await cluster.submit("sam", 9)
+    await cluster.start(other)
+    assert "error" not in await cluster.as_worker(other, "run.check", config(1))
+    release, fold = asyncio.Event(), cluster.fold._fold
+
+    async def late(stored: StoredEvent | Unreadable) -> None:
+        await release.wait()
+        await fold(stored)
+
+    monkeypatch.setattr(cluster.fold, "_fold", late)
+    await cluster.start(run_id)  # stored, and not folded
+    asked = asyncio.create_task(cluster.as_worker(run_id, "run.check", config(1)))
+    await cluster.as_worker(other, "run.check", config(1))  # that one's answer does not wait
+    assert not asked.done()
+    release.set()
+    assert "error" not in await asked
 
 
 async def test_a_worker_cancels_itself_and_what_it_submitted_alone(cluster: Cluster) -> None:
@@ -330,10 +347,14 @@ async def test_a_batch_is_counted_as_a_whole_less_what_exists(cluster: Cluster) 
     assert (error["code"], "these 2 would be more" in error["message"]) == ("too_many", True)
 
 
-async def test_what_is_refused_for_another_reason_holds_no_room(cluster: Cluster) -> None:
+async def test_what_is_not_appended_holds_no_room(cluster: Cluster) -> None:
     cluster.people.grant("sam", queued=1)
     await refused(cluster, "sam", "run.submit", config(0, after=["nosuchrun"]))
-    await cluster.submit("sam", 1)
+    gone = await cluster.submit("sam", 1)
+    await cluster.start(gone)
+    await cluster.complete(gone)
+    assert (await cluster.ask("sam", "run.submit", config(1)))["created"] is False
+    await cluster.submit("sam", 2)
 
 
 async def test_what_workers_submit_counts_for_who_submitted_them(cluster: Cluster) -> None:
