@@ -145,6 +145,7 @@ def agent(
         line = parse_line(_from_file(join), given_by="--join")
         name = join_once(line, state_dir=settings.state_dir, name=settings.node)
         settings = with_options(settings, name, None)
+    endpoint = _agents_endpoint(settings)
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from services import parts
@@ -158,9 +159,9 @@ def agent(
         service = parts.agent(nc, settings, options, machine, observer.log(nc))
         observer.agent(service, len(machine.inventory.gpus))
         observer.services([service])
-        return [service]
+        return [service] if endpoint is None else [service, *_renewal(nc, endpoint)]
 
-    _serve("agent", settings, build, within_s=None if borrowed else 1.2, endpoint=_agents_endpoint(settings))
+    _serve("agent", settings, build, within_s=None if borrowed else 1.2, endpoint=endpoint)
 
 
 agent = agent_options(agent)
@@ -249,6 +250,25 @@ def _agents_endpoint(settings: Settings) -> Endpoint | None:
     named = given_nats() or settings.nats_url or settings.credentials
     path = settings.state_dir / AGENT_FILE
     return None if named or not path.exists() else read_credentials(path, given_by=str(settings.state_dir))
+
+
+def _renewal(nc: SafeClient, endpoint: Endpoint) -> list[Service]:
+    """What keeps the certificate that a token gave valid; nothing where there is none."""
+    if endpoint.cert is None or endpoint.cert != endpoint.key:
+        return []
+    from datetime import UTC, datetime
+
+    from services.enrol.renewing import Renewal
+    from trainshed_client.nats_client import connect
+
+    return [
+        Renewal(
+            nc,
+            endpoint,
+            connect=lambda by: connect(by, name="agent-renewal"),
+            clock=lambda: datetime.now(UTC),
+        )
+    ]
 
 
 def _die_with(parent: int) -> None:

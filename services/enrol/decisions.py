@@ -60,7 +60,7 @@ def enrolled_by(
 
 def renewed_by(
     roster: Roster,
-    account: str,
+    member: NodeIdentity | Person,
     request: str | None,
     using: str | None,
     authorities: Authorities,
@@ -68,14 +68,14 @@ def renewed_by(
     now: datetime,
     life: timedelta,
 ) -> tuple[Roster, RenewAnswer]:
-    """The roster after ``account`` asked for a certificate (``request``), or whether it should, and the answer.
+    """The roster after ``member`` asked for a certificate (``request``), or whether it should, and the answer.
 
     Raises TrainshedError: DENIED for one that is not enrolled any more, INVALID for a request that is not accepted, CONFLICT
     where its key is somebody else's.
     """
-    entry = roster.of_account(account)
+    entry = roster.find(member)
     if entry is None or not entry.keys(now):
-        raise not_enrolled(account)
+        raise not_enrolled(user_name(member))
     if using is not None:
         roster = in_use(roster, entry, using, now=now)
     pem = None
@@ -83,7 +83,7 @@ def renewed_by(
         _check_key(roster, entry.identity, key_fingerprint(requested_key(request)))
         signed = authorities.for_clients.sign_client(request, entry.identity, now=now, life=life)
         roster, pem = renewed(roster, entry, signed.issued, now=now), signed.pem
-    current = roster.of_account(account)
+    current = roster.find(member)
     assert current is not None
     due = current.must_renew(now) or current.certificates[-1].authority != authorities.for_clients.fingerprint
     return roster, RenewAnswer(due=due, authorities=authorities.bundle.decode(), certificate=pem)

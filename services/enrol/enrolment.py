@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from services.access.identities import user_name
+from services.access.identities import NodeIdentity, Person, user_name
 from services.enrol.authority import CLIENT_LIFE, read_authorities
 from services.enrol.decisions import Where, enrolled_by, renewed_by
 from services.enrol.roster import Roster
@@ -67,8 +67,10 @@ class Enrolment:
         await self.apply_changes()
         return answer
 
-    async def renew(self, account: str, request: str | None, using: str | None) -> RenewAnswer:
-        """What ``cert.renew`` answers the node or person whose account asks: the name is the account's alone.
+    async def renew(
+        self, member: NodeIdentity | Person, request: str | None, using: str | None
+    ) -> RenewAnswer:
+        """What ``cert.renew`` answers ``member``, as the server vouches for him; a person's role is the roster's.
 
         ``request``: None only asks whether a renewal is due. ``using``: the key (SHA-256, hex) that he connects with now,
         after which his older ones count no more. Raises TrainshedError (DENIED, INVALID).
@@ -76,12 +78,12 @@ class Enrolment:
 
         def step(roster: Roster) -> tuple[Roster, RenewAnswer]:
             authorities = read_authorities(self.folder)
-            return renewed_by(roster, account, request, using, authorities, now=self.clock(), life=self._life)
+            return renewed_by(roster, member, request, using, authorities, now=self.clock(), life=self._life)
 
         answer = await asyncio.to_thread(change, self.folder, step)
         await self.apply_changes()
         if answer.certificate is not None:
-            _log.info("renewed", account=account)
+            _log.info("renewed", user=user_name(member))
         return answer
 
     async def apply_changes(self) -> None:

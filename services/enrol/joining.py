@@ -29,6 +29,7 @@ from services.enrol.wire import (
     EnrolAnswer,
     enrol_question,
     line_of,
+    refused_or,
 )
 from trainshed_client.endpoint import Endpoint, write_credentials, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -78,6 +79,7 @@ def join(
         False  # whatever it is called: the authority signs servers for the control side alone
     )
     context.load_verify_locations(cadata=authority)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     question = enrol_question(line.secret, make_request(key), as_node=as_node, name=name)
     answer = _asked(line, context, question, EnrolAnswer, deadline, clock)
     _check(answer, key, authority, clock())
@@ -170,9 +172,7 @@ def _exchange(line: TokenLine, context: ssl.SSLContext, question: bytes) -> byte
 
 def _decoded(content: bytes, kind: type[A], where: str) -> A:
     try:
-        if (refused := msgspec.json.decode(content, type=_Refused).error) is not None:
-            raise TrainshedError(refused.code, refused.message, refused.path)
-        return msgspec.json.decode(content, type=kind)
+        return refused_or(content, kind)
     except msgspec.MsgspecError:
         raise TrainshedError(
             ErrorCode.INVALID, f"what answers at {where} is no enrolment of this release"
@@ -255,13 +255,3 @@ def _text(error: OSError | EOFError) -> str:
 class _JoinedBy(msgspec.Struct, frozen=True):
     digest: str
     node: str
-
-
-class _RefusedError(msgspec.Struct, frozen=True):
-    code: ErrorCode
-    message: str
-    path: str | None = None
-
-
-class _Refused(msgspec.Struct, frozen=True):
-    error: _RefusedError | None = None

@@ -10,7 +10,8 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -38,16 +39,29 @@ HANDSHAKE_WITHIN_S = 5.0
 REQUEST_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 30.0
 LOOK_EVERY_S = 1.0
+MEMBERS_EVERY_S = 60.0
 QUIET_S = 30.0
 BACKLOG = 64
 
 
 class EnrolListener:
-    """A Service that answers on ``listen``. ``hosts``: the names and addresses that its certificate is for."""
+    """A Service that answers on ``listen``. ``hosts``: the names and addresses that its certificate is for.
+
+    ``members`` is called in a thread, at its start and every minute: this machine's own members get new certificates when
+    they are due (`provide`).
+    """
 
     name = "enrol"
 
-    def __init__(self, listen: Listen, enrolment: Enrolment, hosts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        listen: Listen,
+        enrolment: Enrolment,
+        hosts: Sequence[str],
+        *,
+        members: Callable[[datetime], object] = lambda _: None,
+    ) -> None:
+        self._members = members
         self._listen = listen
         self._enrolment = enrolment
         self._hosts = list(hosts)
@@ -63,6 +77,7 @@ class EnrolListener:
         authority cannot be read."""
         certificate = ListenerContext(self._enrolment.folder, self._hosts)
         await asyncio.to_thread(certificate.refresh, self._enrolment.clock())
+        await asyncio.to_thread(self._members, self._enrolment.clock())
         await self._enrolment.apply_changes()
         with _bound(self._listen) as listening:
             self.port = listening.getsockname()[1]
@@ -100,10 +115,15 @@ class EnrolListener:
 
     async def _look(self, certificate: ListenerContext) -> None:
         """Whatever another process changed in the files (an operator's command) is made known to the server."""
+        loop = asyncio.get_running_loop()
+        members_at = loop.time() + MEMBERS_EVERY_S
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await asyncio.to_thread(certificate.refresh, self._enrolment.clock())
+                if loop.time() >= members_at:
+                    members_at = loop.time() + MEMBERS_EVERY_S
+                    await asyncio.to_thread(self._members, self._enrolment.clock())
                 await self._enrolment.apply_changes()
             except (TrainshedError, OSError) as error:
                 _log.error("the files of the cluster cannot be used", error=str(error))
@@ -120,7 +140,7 @@ class EnrolListener:
         ) as error:  # an ssl.SSLError is one; whoever asked has gone, or speaks no TLS 1.3
             _log.debug("a connection ended early", address=host, error=str(error))
         except Exception:  # noqa: BLE001 — one connection must not take the others with it
-            _log.exception("a connection failed", address=host)
+            _log.error("a connection failed", address=host, trace=traceback.format_exc())
         finally:
             limits.end(host)
             accepted.close()
@@ -162,7 +182,8 @@ class EnrolListener:
             _log.warning("refused", address=host, code=error.code, error=error.message)
             return line_of(error_answer(error))
         except Exception:  # noqa: BLE001 — whatever it is, the caller gets an answer and the log the trace
-            _log.exception("a request failed", address=host)
+            # without the variables that a trace for people shows: a token's secret is among them
+            _log.error("a request failed", address=host, trace=traceback.format_exc())
             failed = TrainshedError(ErrorCode.UNAVAILABLE, "it failed here; see the log of `enrol`")
             return line_of(error_answer(failed))
 

@@ -18,8 +18,6 @@ from services.access.identities import (
     NodeIdentity,
     Person,
     PersonRole,
-    node_of,
-    person_of,
     user_name,
 )
 from services.enrol.tokens import EnrolmentToken
@@ -134,14 +132,6 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The entry of the same name and kind, whatever its role."""
         wanted = user_name(identity)
         return next((one for one in self.everybody() if user_name(one.identity) == wanted), None)
-
-    def of_account(self, account: str) -> Enrolled | None:
-        """The entry of the node or person whose account that is."""
-        if (node := node_of(account)) is not None:
-            return self.find(NodeIdentity(node))
-        if (person := person_of(account)) is not None:
-            return self.find(Person(person, PersonRole.VIEWER))
-        return None
 
     def pinned_keys(self, now: datetime) -> list[str]:
         """Every public key that may connect, sorted: what nats-server's ``pinned_certs`` lists. Never empty: an empty list

@@ -121,6 +121,9 @@ class Asked(NamedTuple):
     as_node: bool
     name: str | None = None
 
+    def __repr__(self) -> str:
+        return f"Asked(key={self.key!r}, as_node={self.as_node}, name={self.name!r})"
+
 
 class Admitted(NamedTuple):
     """What a token gives: whom to enrol, and ``certificate`` where that was done already and its answer may be lost."""

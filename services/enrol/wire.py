@@ -5,7 +5,7 @@ Owns these objects and their bounds; knows neither sockets nor what is granted.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from services.enrol.tokens import from_base32, to_base32
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.times import Time
 
+A = TypeVar("A")
+RENEW_CALL = "cert.renew"
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 256 * 1024
 
@@ -33,6 +35,9 @@ class EnrolQuestion(
     request: str
     kind: Literal["node", "person"]
     name: str | None = None
+
+    def __repr__(self) -> str:
+        return f"EnrolQuestion(kind={self.kind!r}, name={self.name!r})"
 
 
 class AuthorityAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +102,23 @@ def enrol_question(secret: bytes, request: bytes, *, as_node: bool, name: str | 
     return line_of(question)
 
 
+def refused_or(content: bytes, kind: type[A]) -> A:
+    """An answer of that kind. Raises TrainshedError where it is a refusal, and msgspec's errors where it is neither."""
+    if (refused := msgspec.json.decode(content, type=_Refused).error) is not None:
+        raise TrainshedError(refused.code, refused.message, refused.path)
+    return msgspec.json.decode(content, type=kind)
+
+
 def line_of(value: Any) -> bytes:
     """An object as a line."""
     return msgspec.json.encode(value) + b"\n"
+
+
+class _RefusedError(msgspec.Struct, frozen=True):
+    code: ErrorCode
+    message: str
+    path: str | None = None
+
+
+class _Refused(msgspec.Struct, frozen=True):
+    error: _RefusedError | None = None

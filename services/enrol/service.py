@@ -1,0 +1,72 @@
+"""The service `enrol`: the listener for those who join, and the call `cert.renew` for those who have.
+
+Owns their life together, and that a name comes from the account alone; the rules are services.enrol.decisions'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.access.identities import NodeIdentity, Person, PersonRole
+from services.api import ApiServer, Call
+from services.callers import Caller, NodeCaller, PersonCaller
+from services.enrol.enrolment import Enrolment
+from services.enrol.listener import EnrolListener
+from services.enrol.wire import MAX_REQUEST_BYTES, RENEW_CALL, RenewAnswer
+from services.requests import ApiRequest
+from trainshed_client.errors import ErrorCode, TrainshedError
+from trainshed_client.nats_client import SafeClient
+
+
+class CertRenewRequest(ApiRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``cert.renew`` takes. ``request``: a signing request; without it is answered whether a renewal is due.
+
+    ``using``: the public key (SHA-256, hex) that the caller connects with now; his older ones count no more.
+    """
+
+    request: str | None = None
+    using: str | None = None
+
+
+class EnrolService:
+    """A Service of both. The server must answer before it starts: whoever joins is let in by it at once."""
+
+    name = "enrol"
+
+    def __init__(self, nc: SafeClient, listener: EnrolListener, enrolment: Enrolment) -> None:
+        self._nc = nc
+        self._listener = listener
+        self._enrolment = enrolment
+
+    @property
+    def ready(self) -> asyncio.Event:
+        """Set once somebody can join."""
+        return self._listener.ready
+
+    async def run(self) -> None:
+        """See Service. Raises TrainshedError as the listener does."""
+        calls = {RENEW_CALL: self._renew}
+        async with ApiServer(self._nc, self.name, calls, max_bytes=MAX_REQUEST_BYTES):
+            await self._listener.run()
+
+    def stop(self) -> None:
+        """See Service."""
+        self._listener.stop()
+
+    async def _renew(self, call: Call) -> RenewAnswer:
+        given = call.fields(CertRenewRequest)
+        return await self._enrolment.renew(_member(call.caller), given["request"], given["using"])
+
+
+def _member(caller: Caller) -> NodeIdentity | Person:
+    """Who asks, by the account that the server vouches for. Raises TrainshedError (DENIED)."""
+    match caller:
+        case NodeCaller(node):
+            return NodeIdentity(node)
+        case PersonCaller(name):
+            return Person(name, PersonRole.VIEWER)  # the roster has the role
+        case _:
+            raise TrainshedError(
+                ErrorCode.DENIED,
+                "a node or a person renews, by an account of its own; no other has a certificate by a token",
+            )
