@@ -12,7 +12,7 @@ from typing import assert_never
 import msgspec
 
 from services.access.identities import NodeIdentity, Person, user_name
-from services.enrol.authority import Authorities
+from services.enrol.authority import Authorities, Authority
 from services.enrol.keys import key_fingerprint, requested_key
 from services.enrol.roster import Enrolled, Member, Roster, enrolled, in_use, not_enrolled, renewed, shown
 from services.enrol.tokens import Asked, ForAnyNode, ForPerson, TokenUse, admitted, used
@@ -20,6 +20,8 @@ from services.enrol.wire import EnrolAnswer, EnrolQuestion, RenewAnswer, secret_
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
 
+AGAIN_AFTER = timedelta(minutes=10)
+"""Each key that is taken is a write and a reload of the server: nobody causes these as often as he likes."""
 Where = Callable[[Member], Endpoint]
 """How one of these reaches the server: its address and its inbox prefix."""
 
@@ -71,22 +73,38 @@ def renewed_by(
     """The roster after ``member`` asked for a certificate (``request``), or whether it should, and the answer.
 
     Raises TrainshedError: DENIED for one that is not enrolled any more, INVALID for a request that is not accepted, CONFLICT
-    where its key is somebody else's.
+    where its key is somebody else's, TOO_MANY for another key soon after the last, with none due.
     """
     entry = roster.find(member)
     if entry is None or not entry.keys(now):
         raise not_enrolled(user_name(member))
     if using is not None:
         roster = in_use(roster, entry, using, now=now)
+    youngest = authorities.for_clients
     pem = None
     if request is not None:
-        _check_key(roster, entry.identity, key_fingerprint(requested_key(request)))
-        signed = authorities.for_clients.sign_client(request, entry.identity, now=now, life=life)
-        roster, pem = renewed(roster, entry, signed.issued, now=now), signed.pem
+        key = key_fingerprint(requested_key(request))
+        _check_key(roster, entry.identity, key)
+        signed = youngest.sign_client(request, entry.identity, now=now, life=life)
+        pem = signed.pem
+        last = entry.certificates[-1]
+        recent = now < last.issued_at + AGAIN_AFTER and not _is_due(entry, youngest, now)
+        if recent and last.key != key:
+            raise TrainshedError(
+                ErrorCode.TOO_MANY,
+                f"{shown(entry.identity)} got a certificate at {last.issued_at:%H:%M:%S} UTC; another key is taken "
+                f"{AGAIN_AFTER.total_seconds() / 60:.0f} minutes after that, or when one is due",
+            )
+        if not recent:
+            roster = renewed(roster, entry, signed.issued, now=now)
     current = roster.find(member)
     assert current is not None
-    due = current.must_renew(now) or current.certificates[-1].authority != authorities.for_clients.fingerprint
+    due = _is_due(current, youngest, now)
     return roster, RenewAnswer(due=due, authorities=authorities.bundle.decode(), certificate=pem)
+
+
+def _is_due(entry: Enrolled, youngest: Authority, now: datetime) -> bool:
+    return entry.must_renew(now) or entry.certificates[-1].authority != youngest.fingerprint
 
 
 def _check_key(roster: Roster, identity: Member, key: str) -> None:

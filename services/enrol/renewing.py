@@ -80,7 +80,7 @@ class Renewal:
         """Renew if it is due; whether it was. Raises TrainshedError, OSError and nats-py's errors."""
         answer = await _asked(self._nc, {})
         await asyncio.to_thread(self._files.trust, answer.authorities)
-        if not answer.due:
+        if not answer.due and not await asyncio.to_thread(self._files.is_due, self._clock()):
             return False
         request = await asyncio.to_thread(self._files.request)
         answer = await _asked(self._nc, {"request": request.decode()})
@@ -117,6 +117,13 @@ class HeldFiles:
                 "renewed from here",
             )
         self._ca, self._own = Path(endpoint.ca), Path(endpoint.cert)
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether a renewal is, by what is here: a try whose answer was lost (which counts as the youngest elsewhere), or two
+        thirds of the life are over. Blocks. Raises TrainshedError (INVALID)."""
+        own = self._certificate()
+        life = own.not_valid_after_utc - own.not_valid_before_utc
+        return self._pending_path.exists() or now >= own.not_valid_before_utc + life * 2 / 3
 
     def not_after(self) -> datetime:
         """When the certificate expires. Raises TrainshedError (INVALID)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.access.identities import Control, ControlRole, NodeIdentity, PersonRole
+from services.access.identities import Control, ControlRole, NodeIdentity, Person, PersonRole
 from services.enrol.cluster import begin_rotation, end_rotation, initialise, new_token, provide
 from services.enrol.enrolment import Enrolment
 from services.enrol.joining import join
@@ -194,6 +194,10 @@ async def test_the_name_of_a_renewal_is_the_accounts(lab: Lab) -> None:
     await lab.joined(ForNode("gpu01"))
     nc = await lab.client(await lab.joined(SAM))
     before = lab.node()
+    change(
+        lab.control / "cluster",
+        lambda roster: (asked_to_renew(roster, now=now(), only=Person("sam", PersonRole.VIEWER)), None),
+    )
     request = make_request(make_key()).decode()
     for body in ({"request": request, "name": "gpu01"}, {"request": request, "account": "NODE_gpu01"}):
         answer = await ask(nc, msgspec.json.encode(body))
@@ -210,10 +214,11 @@ async def test_a_lost_answer_of_a_renewal_is_made_good_with_the_same_key(lab: La
     endpoint = await lab.joined(ForNode("gpu01"))
     nc = await lab.client(endpoint)
     renewal = lab.renewal(nc, endpoint)
+    change(lab.control / "cluster", lambda roster: (asked_to_renew(roster, now=now()), None))
     request = renewal._files.request()
     await ask(nc, msgspec.json.encode({"request": request.decode()}))  # whose answer nobody heard
     first, waiting = lab.node().keys(now())
-    change(lab.control / "cluster", lambda roster: (asked_to_renew(roster, now=now()), None))
+    assert (await ask(nc))["due"] is False, "the roster has a younger one"
     assert await renewal.look()
     assert [waiting] == [key_of(endpoint)] == lab.node().keys(now())
     assert first != waiting
