@@ -81,6 +81,7 @@ async def connected(*, patient: bool = False, of_runs: bool = True) -> AsyncIter
     looking = asyncio.create_task(notice.look_at_the_projector(trainshed)) if patient and of_runs else None
     try:
         yield trainshed
+        await _renew(trainshed)
     except TrainshedError:
         raise
     except Exception as error:
@@ -101,6 +102,21 @@ async def connected(*, patient: bool = False, of_runs: bool = True) -> AsyncIter
             await asyncio.wait({looking})
         # Not drained: everything that was asked for has been answered, and the process ends.
         await trainshed.connection.abandon()
+
+
+async def _renew(trainshed: Trainshed) -> None:
+    """Have an eye on the certificate that a token gave, now and then."""
+    from datetime import UTC, datetime
+
+    from services.cli import renewal
+    from trainshed_client.endpoint import discover
+    from trainshed_client.nats_connection import NatsConnection
+
+    if not isinstance(trainshed.connection, NatsConnection):
+        return  # a worker's, which has no certificate
+    endpoint, now = discover(given_nats()), datetime.now(UTC)
+    if renewal.is_time(endpoint, now):
+        await renewal.look(trainshed.nc, endpoint, now)
 
 
 @contextmanager

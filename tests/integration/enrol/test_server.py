@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import shutil
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from services.access.identities import Control, ControlRole, NodeIdentity, Person, PersonRole
+from services.cli import renewal
 from services.enrol.cluster import begin_rotation, end_rotation, initialise, new_token, provide
 from services.enrol.enrolment import Enrolment
 from services.enrol.joining import join
@@ -173,17 +174,17 @@ async def test_who_is_revoked_is_cut_off_and_does_not_come_back(lab: Lab) -> Non
 async def test_a_renewal_makes_a_new_key_and_ends_the_old_one(lab: Lab, tmp_path: Path) -> None:
     endpoint = await lab.joined(ForNode("gpu01"))
     nc = await lab.client(endpoint)
-    renewal = lab.renewal(nc, endpoint)
-    assert not await renewal.look()
+    own = lab.renewal(nc, endpoint)
+    assert not await own.look()
     old = tmp_path / "old.pem"
     shutil.copy(str(endpoint.cert), old)
     first = key_of(endpoint)
     change(lab.control / "cluster", lambda roster: (asked_to_renew(roster, now=now()), None))
-    assert await renewal.look()
+    assert await own.look()
     assert key_of(endpoint) != first
     assert lab.node().keys(now()) == [key_of(endpoint)]
     await until_connected(nc)
-    assert not await renewal.look()
+    assert not await own.look()
     with pytest.raises(TrainshedError):
         await lab.client(msgspec.structs.replace(endpoint, cert=str(old), key=str(old)))
     assert not list(Path(str(endpoint.cert)).parent.glob("*.pending.pem"))
@@ -213,13 +214,13 @@ async def test_the_name_of_a_renewal_is_the_accounts(lab: Lab) -> None:
 async def test_a_lost_answer_of_a_renewal_is_made_good_with_the_same_key(lab: Lab) -> None:
     endpoint = await lab.joined(ForNode("gpu01"))
     nc = await lab.client(endpoint)
-    renewal = lab.renewal(nc, endpoint)
+    own = lab.renewal(nc, endpoint)
     change(lab.control / "cluster", lambda roster: (asked_to_renew(roster, now=now()), None))
-    request = renewal._files.request()
+    request = own._files.request()
     await ask(nc, msgspec.json.encode({"request": request.decode()}))  # whose answer nobody heard
     first, waiting = lab.node().keys(now())
     assert (await ask(nc))["due"] is False, "the roster has a younger one"
-    assert await renewal.look()
+    assert await own.look()
     assert [waiting] == [key_of(endpoint)] == lab.node().keys(now())
     assert first != waiting
 
@@ -246,12 +247,45 @@ async def test_the_authority_is_replaced_and_nobody_is_locked_out(lab: Lab) -> N
 async def test_looking_goes_on_when_nobody_answers(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     endpoint = await lab.joined(ForNode("gpu01"))
     nc = await lab.client(endpoint)
-    renewal = Renewal(nc, endpoint, connect=lab.server.connect, clock=now, every_s=0.05)
+    own = Renewal(nc, endpoint, connect=lab.server.connect, clock=now, every_s=0.05)
     lab._service.stop()
     await lab._running
-    running = asyncio.create_task(renewal.run())
+    running = asyncio.create_task(own.run())
     await asyncio.sleep(0.3)
     assert not running.done()
-    renewal.stop()
+    own.stop()
     async with asyncio.timeout(5):
         await running
+
+
+async def test_a_command_renews_by_the_way_once_a_day(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint = await lab.joined(SAM)
+    nc = await lab.client(endpoint)
+    first = key_of(endpoint)
+    assert renewal.is_time(endpoint, now())
+    await renewal.look(nc, endpoint, now())
+    assert not renewal.is_time(endpoint, now() + timedelta(hours=23))
+    assert key_of(endpoint) == first
+    change(lab.control / "cluster", lambda roster: (asked_to_renew(roster, now=now()), None))
+    await renewal.look(nc, endpoint, now())
+    assert key_of(endpoint) != first
+    assert [one.keys(now()) for one in lab.roster.people] == [[key_of(endpoint)]]
+    assert capsys.readouterr().err == ""
+
+
+async def test_a_command_that_cannot_renew_says_so_only_when_the_end_is_near(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint = await lab.joined(SAM)
+    nc = await lab.client(endpoint)
+    lab._service.stop()
+    await lab._running
+    await renewal.look(nc, endpoint, now() + timedelta(days=70))
+    assert capsys.readouterr().err == ""
+    await renewal.look(nc, endpoint, now() + timedelta(days=80))
+    assert "your certificate expires on" in capsys.readouterr().err
+
+
+def test_an_endpoint_without_a_certificate_of_ours_is_not_looked_at() -> None:
+    assert not renewal.is_time(Endpoint("nats://127.0.0.1:1", "u", "p"), now())
+    assert not renewal.is_time(Endpoint("tls://h:1", ca="/a", cert="/c", key="/k"), now())
