@@ -25,6 +25,7 @@ from bench.accounts import CONTROL_USER, AccountsServer, accounts_server
 from bench.timing import Figure, figure, machine, percentile, table
 from events.log import EventLog
 from events.streams import ensure_streams
+from services.access.identities import LOCAL
 from services.fold import SharedFold
 from services.gateway.gateway import Gateway
 from services.lifecycle import Service
@@ -39,6 +40,8 @@ ASKS_EVERY_S = 0.02
 ANSWER_WITHIN_S = 5.0
 BLOCKS_A_SECOND = 200
 KINDS = ("run.list", "run.submit", "headers")
+FLOODS = tuple((FLOODER, kind) for kind in KINDS) + ((LOCAL, "run.submit"),)
+"""Who floods, and how."""
 
 
 class Asked(msgspec.Struct):
@@ -103,9 +106,11 @@ def _answers(nats: socket.socket) -> int:
 
 
 @contextlib.contextmanager
-def flooding(server: AccountsServer, kind: str, rate: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
-    """A flood by `FLOODER` in a process of its own; its output says how many were sent and answered."""
-    words = ["send", str(server.port), FLOODER, kind, str(rate), str(seconds)]
+def flooding(
+    server: AccountsServer, user: str, kind: str, rate: int, seconds: float
+) -> Iterator[subprocess.Popen[str]]:
+    """A flood by ``user`` in a process of its own; its output says how many were sent and answered."""
+    words = ["send", str(server.port), user, kind, str(rate), str(seconds)]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "bench.flood", *words], stdout=subprocess.PIPE, text=True
     )
@@ -199,15 +204,19 @@ def serving(server: AccountsServer) -> Iterator[None]:
 def figures(rate: int = RATE, seconds: float = SECONDS, times: int = 5) -> list[Figure]:
     """Without a flood, then under each kind of it."""
     out = []
-    for kind in (None, *KINDS):
+    for by, kind in ((None, None), *FLOODS):
         p50, p99, worst, failed = [], [], [], []
         for _ in range(times):
             with (
-                accounts_server([FLOODER, OTHER]) as server,
+                accounts_server([FLOODER, OTHER, LOCAL]) as server,
                 serving(server),
                 contextlib.ExitStack() as stack,
             ):
-                flood = stack.enter_context(flooding(server, kind, rate, seconds + 1)) if kind else None
+                flood = (
+                    stack.enter_context(flooding(server, by, kind, rate, seconds + 1))
+                    if by and kind
+                    else None
+                )
                 asked = asyncio.run(ask_for(server, seconds))
                 if flood is not None:
                     sent, answered = sent_and_answered(flood, seconds + 10)
@@ -218,7 +227,7 @@ def figures(rate: int = RATE, seconds: float = SECONDS, times: int = 5) -> list[
             p99.append(percentile(asked.took_ms, 0.99))
             worst.append(max(asked.took_ms))
             failed.append(float(len(asked.failed)))
-        of = "nobody floods" if kind is None else f"{rate:,}/s of {kind}"
+        of = "nobody floods" if kind is None else f"{rate:,}/s of {kind} by {by}"
         out += [
             figure(f"{of}: another's p50", p50, "ms"),
             figure(f"{of}: another's p99", p99, "ms", at_most=P99_MS),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
@@ -19,20 +18,22 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """So many a second in the long run, and so many at once after a pause."""
+    """So many a second in the long run, and so many at once after a pause. ``waiting``: how many may be under way."""
 
     per_s: float
     burst: int
+    waiting: int = 256
+    waiting_bytes: int = 16 * 1024 * 1024
 
 
 DEFAULT_RATE = Rate(200.0, 400)
 """Of every account that nobody gave another: more than a program that waits for its answers has use for."""
+LOCAL_RATE = Rate(2_000.0, 4_000, waiting=4_096, waiting_bytes=64 * 1024 * 1024)
+"""Of the local person, whose stack it is: more than any program that works comes to, and less than a flood."""
 REFUSED_RATE = Rate(20.0, 20)
 """So many of those that are too many are answered with why; the others are dropped."""
 AT_ONCE = 16
 """Requests of one account that are worked on at a time: the others wait in its own line, and another's do not."""
-MOST_WAITING = 256
-MOST_WAITING_BYTES = 16 * 1024 * 1024
 LOOK_AGAIN_S = 1.0
 """A rate that was changed counts within that."""
 LOG_EVERY_S = 30.0
@@ -59,14 +60,12 @@ def spend(full_at: float, now: float, rate: Rate) -> float | None:
 
 
 class AccountLine:
-    """What is counted of one account, and its requests under way. ``rate`` is None where it has no limit."""
+    """What is counted of one account, and its requests under way."""
 
-    def __init__(self, rate: Rate | None, looked_at: float) -> None:
+    def __init__(self, rate: Rate, looked_at: float) -> None:
         self.rate = rate
         self.looked_at = looked_at
-        self.at_work: AbstractAsyncContextManager[object] = (
-            nullcontext() if rate is None else asyncio.Semaphore(AT_ONCE)
-        )
+        self.at_work = asyncio.Semaphore(AT_ONCE)
         """Entered for as long as one is worked on."""
         self.dropped = 0
         """Since it was logged last."""
@@ -78,12 +77,14 @@ class AccountLine:
 
     def take(self, now: float) -> Taking:
         """Whether a request that comes now is taken."""
-        if self.rate is None:
-            return Taking.TAKEN
         then = spend(self._full_at, now, self.rate)
         if then is not None:
             self._full_at = then
             return Taking.TAKEN
+        return self.refuse(now)
+
+    def refuse(self, now: float) -> Taking:
+        """What becomes of one that is too many: some are answered."""
         self.dropped += 1
         then = spend(self._refusals_full_at, now, REFUSED_RATE)
         if then is not None:
@@ -93,9 +94,7 @@ class AccountLine:
 
     def has_room(self, size: int) -> bool:
         """Whether a request of so many bytes may wait, beside those that do."""
-        if self.rate is None:
-            return True
-        return self._waiting < MOST_WAITING and self._bytes + size <= MOST_WAITING_BYTES
+        return self._waiting < self.rate.waiting and self._bytes + size <= self.rate.waiting_bytes
 
     def begin(self, size: int) -> None:
         """A request was taken."""
@@ -126,6 +125,10 @@ class Admission:
             line.rate, line.looked_at = self._rate(account), now
         return line.take(now)
 
+    def refuse(self, account: str) -> Taking:
+        """What becomes of a request of this account for which there is no room."""
+        return self.line(account).refuse(self._clock())
+
     def line(self, account: str) -> AccountLine:
         """Of an account that has asked."""
         line = self._lines.get(account)
@@ -144,7 +147,7 @@ class Admission:
 
     def refusal(self, account: str) -> TrainshedError:
         """What is answered to one that is too many."""
-        rate = self.line(account).rate or DEFAULT_RATE
+        rate = self.line(account).rate
         person = person_of(account)
         more = (
             "" if person is None else f", or have an admin allow more: trainshed user add {person} --rate N"
@@ -156,11 +159,11 @@ class Admission:
             f"(run.submit_batch){more}",
         )
 
-    def _rate(self, account: str) -> Rate | None:
+    def _rate(self, account: str) -> Rate:
         name = person_of(account)
         if name is None:
             return DEFAULT_RATE
         if is_owner_of_stack(name):
-            return None
+            return LOCAL_RATE
         rights = rights_of(self._people, name)
         return DEFAULT_RATE if rights is None else rate_of(rights.rate)

@@ -193,7 +193,7 @@ class ApiServer:
             if line.has_room(size):
                 line.begin(size)
                 self._tasks.create_task(self._answer_in(line, call, handler, request))
-            else:
+            elif self._admission.refuse(account) is Taking.REFUSED:
                 self._tasks.create_task(self._refuse(account, request.respond))
 
         return receive

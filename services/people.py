@@ -38,7 +38,7 @@ class Everybody:
 
 
 def is_owner_of_stack(name: str) -> bool:
-    """The local person has the stack's own files and processes: no role and no limit keeps anything from him."""
+    """The local person has the stack's own files and processes: no role and no quota keeps anything from him."""
     return name == LOCAL
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from services.access.identities import PersonRole
 from services.admission import (
     DEFAULT_RATE,
+    LOCAL_RATE,
     LOOK_AGAIN_S,
-    MOST_WAITING,
-    MOST_WAITING_BYTES,
     REFUSED_RATE,
     AccountLine,
     Admission,
@@ -112,10 +111,11 @@ def test_a_flood_is_taken_then_refused_then_dropped_and_another_account_hears_no
     assert again.count(Taking.TAKEN) == DEFAULT_RATE.per_s
 
 
-def test_the_local_person_has_no_limit_and_a_node_has_the_default() -> None:
-    admission = Admission(Roster(), Clock())
-    assert {admission.take("P_local") for _ in range(5_000)} == {Taking.TAKEN}
-    assert admission.line("P_local").has_room(1 << 40)
+def test_the_local_person_has_a_rate_of_his_own_and_a_node_has_the_default() -> None:
+    admission = Admission(Roster(local=Rights(role=PersonRole.VIEWER, rate=1)), Clock())
+    flood = [admission.take("P_local") for _ in range(20_000)]
+    assert flood.count(Taking.TAKEN) == LOCAL_RATE.burst
+    assert flood[-1] is Taking.DROPPED
     assert [admission.take("NODE_gpu01") for _ in range(401)][-1] is Taking.REFUSED
 
 
@@ -131,13 +131,13 @@ def test_a_rate_counts_soon_after_it_was_changed() -> None:
 
 def test_what_waits_has_a_bound_in_number_and_in_bytes() -> None:
     line = AccountLine(DEFAULT_RATE, 0.0)
-    for _ in range(MOST_WAITING):
+    for _ in range(DEFAULT_RATE.waiting):
         assert line.has_room(10)
         line.begin(10)
     assert not line.has_room(10)
     line.end(10)
     assert line.has_room(10)
-    assert not line.has_room(MOST_WAITING_BYTES)
+    assert not line.has_room(DEFAULT_RATE.waiting_bytes)
 
 
 def test_it_is_logged_now_and_then_with_how_many_there_were() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import nats.errors
 import pytest
 
-from services.admission import AT_ONCE, DEFAULT_RATE, MOST_WAITING
+from services.admission import AT_ONCE, DEFAULT_RATE, REFUSED_RATE
 from services.api import ApiServer, Call
 from tests.support import NatsServer, RawNats, eventually
 from tests.support.control import ask, stopped
@@ -68,9 +68,10 @@ async def test_what_one_account_has_under_way_holds_up_no_other_and_has_a_bound(
 
     async with asyncio.timeout(40), ApiServer(serving, "test", {"test.hang": hangs_for_sam}, max_bytes=1_000):
         async with asyncio.TaskGroup() as tasks:
-            many = [tasks.create_task(asked("P_sam")) for _ in range(MOST_WAITING + 9)]
+            assert REFUSED_RATE.burst >= 9
+            many = [tasks.create_task(asked("P_sam")) for _ in range(DEFAULT_RATE.waiting + 9)]
             refused = await eventually(lambda: [one for one in many if one.done()], 10)
-            assert MOST_WAITING + 9 < DEFAULT_RATE.burst, "none of them is refused for the rate"
+            assert DEFAULT_RATE.waiting + 9 < DEFAULT_RATE.burst, "none of them is refused for the rate"
             for one in refused:
                 assert one.result()["error"]["code"] == "too_many"
             assert await asked("P_ada") == "ada"
@@ -79,8 +80,8 @@ async def test_what_one_account_has_under_way_holds_up_no_other_and_has_a_bound(
             assert at_work == AT_ONCE
             release.set()
         answers = [one.result() for one in many]
-    assert answers.count("sam") == MOST_WAITING
-    assert at_work == MOST_WAITING
+    assert answers.count("sam") == DEFAULT_RATE.waiting
+    assert at_work == DEFAULT_RATE.waiting
 
 
 @pytest.mark.parametrize(
