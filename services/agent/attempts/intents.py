@@ -50,11 +50,11 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             launch = msgspec.json.decode(event.launch, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError) as error:
             why_not = f"what to launch cannot be read: {error}"
-        user = None
+        user, refusal = None, None
         try:
             user = self.users.of(str(launch.get("submitted_by", LOCAL)), self.node)
         except NotMapped as error:
-            why_not = why_not or str(error)
+            refusal = str(error)
         intent = IntentFile(
             seq=seq,
             boot_id=self.boot_id,
@@ -77,6 +77,7 @@ class Intents(msgspec.Struct, frozen=True, kw_only=True):
             heartbeat_timeout_s=self.heartbeat_timeout_s,
             user=user,
             no_new_privs=self.users.no_new_privs,
+            refusal=refusal,
         )
         return intent, why_not
 

@@ -106,6 +106,8 @@ class IntentFile(msgspec.Struct, frozen=True, kw_only=True):
     """As whom the worker runs; None: as the agent does."""
     no_new_privs: bool = False
     """Whether no program that the worker starts may gain rights by it."""
+    refusal: str | None = None
+    """Why no worker of this run is started here, for people; its shim says so in exit.json."""
 
 
 class StartedFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,6 +84,7 @@ class ShimIntent:
     programs: str = ""
     user: ShimUser | None = None
     no_new_privs: bool = False
+    refusal: str | None = None
 
 
 @value
@@ -122,6 +123,7 @@ def read_intent(raw: dict[str, object]) -> ShimIntent:
         programs=_text(raw.get("programs", "")),
         user=read_user(raw),
         no_new_privs=raw.get("no_new_privs") is True,
+        refusal=None if raw.get("refusal") is None else _text(raw["refusal"]),
     )
 
 

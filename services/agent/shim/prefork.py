@@ -207,6 +207,8 @@ def _become(
         raise launch.SpawnError(shim.notify_error, launch.NODE)
     try:
         intent = launch.read_intent(raw)
+        if intent.refusal is not None:
+            raise launch.SpawnError(intent.refusal)
         if intent.user is not None:
             os.chown(shim.notify_path, intent.user.uid, intent.user.gid, follow_symlinks=False)
         with user.acting_as(intent.user):
