@@ -275,3 +275,29 @@ async def test_the_server_refuses_who_knows_no_tls_1_3(authority: TestAuthority)
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
             await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+
+
+async def test_a_server_that_names_another_machine_leads_nobody_there_without_tls() -> None:
+    """A reconnection goes to any server of a cluster that the first one named: the password must not."""
+    errors: list[str] = []
+
+    async def name_another(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","max_payload":1048576,"connect_urls":["192.0.2.7:4222"]}\r\n')
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"PONG\r\n")
+        await asyncio.sleep(0.1)
+        writer.close()
+
+    async with await asyncio.start_server(name_another, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = await connect(
+            Endpoint(f"nats://127.0.0.1:{port}", "sam", "hush"),
+            name="t",
+            on_error=lambda error: errors.append(str(error)),
+        )
+        try:
+            await eventually(
+                lambda: any("192.0.2.7 is not this machine" in error for error in errors), within=10
+            )
+        finally:
+            await client.close()
