@@ -13,13 +13,15 @@ from pathlib import Path
 from services.access.identities import NodeIdentity, Person, user_name
 from services.enrol.authority import CLIENT_LIFE, read_authorities
 from services.enrol.decisions import Where, enrolled_by, renewed_by
-from services.enrol.roster import Roster
-from services.enrol.roster_file import change, read_with_state, write_applied
+from services.enrol.roster import Roster, expiring
+from services.enrol.roster_file import change, read_roster, read_with_state, write_applied
 from services.enrol.wire import EnrolAnswer, EnrolQuestion, RenewAnswer
 from services.logging import get_logger
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import cause
 
+NEAR_ITS_END = 1 / 6
+"""Of a life: half of what is left once a renewal is due."""
 _log = get_logger("enrol")
 
 Apply = Callable[[Roster], Awaitable[None]]
@@ -85,6 +87,18 @@ class Enrolment:
         if answer.certificate is not None:
             _log.info("renewed", user=user_name(member))
         return answer
+
+    async def report_expiring(self) -> None:
+        """Log whose certificate is about to expire: one that is connected renews long before. Raises TrainshedError."""
+        roster, now = await asyncio.to_thread(read_roster, self.folder), self.clock()
+        for user, not_after in expiring(roster, now=now, within=self._life * NEAR_ITS_END).items():
+            over = not_after <= now
+            what = (
+                "a certificate has expired; a new token lets its holder in"
+                if over
+                else "a certificate expires soon"
+            )
+            _log.warning(what, user=user, not_after=f"{not_after:%Y-%m-%dT%H:%M:%SZ}")
 
     async def apply_changes(self) -> None:
         """Make the server know what stands in the files, if it does not. Raises TrainshedError (UNAVAILABLE)."""

@@ -40,6 +40,7 @@ REQUEST_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 30.0
 LOOK_EVERY_S = 1.0
 MEMBERS_EVERY_S = 60.0
+REPORT_EVERY_S = 12 * 3600.0
 QUIET_S = 30.0
 BACKLOG = 64
 
@@ -116,10 +117,13 @@ class EnrolListener:
     async def _look(self, certificate: ListenerContext) -> None:
         """Whatever another process changed in the files (an operator's command) is made known to the server."""
         loop = asyncio.get_running_loop()
-        members_at = loop.time() + MEMBERS_EVERY_S
+        members_at, report_at = loop.time() + MEMBERS_EVERY_S, loop.time()
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
             try:
+                if loop.time() >= report_at:
+                    report_at = loop.time() + REPORT_EVERY_S
+                    await self._enrolment.report_expiring()
+                await asyncio.sleep(LOOK_EVERY_S)
                 await asyncio.to_thread(certificate.refresh, self._enrolment.clock())
                 if loop.time() >= members_at:
                     members_at = loop.time() + MEMBERS_EVERY_S

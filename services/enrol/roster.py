@@ -7,7 +7,7 @@ that a token is used and its holder enrolled in one write.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -228,6 +228,15 @@ def on_older_authority(roster: Roster, authority: str, *, now: datetime) -> list
     return [
         one for one in roster.everybody() if one.keys(now) and one.certificates[-1].authority != authority
     ]
+
+
+def expiring(roster: Roster, *, now: datetime, within: timedelta) -> dict[str, datetime]:
+    """Whose youngest certificate expires soon or has, by the names that the server knows them by, with that time."""
+    return {
+        user_name(one.identity): one.not_after
+        for one in roster.everybody()
+        if one.revoked_at is None and one.not_after is not None and one.not_after <= now + within
+    }
 
 
 def not_enrolled(name: str) -> TrainshedError:

@@ -18,6 +18,7 @@ from services.enrol.roster import (
     Roster,
     asked_to_renew,
     enrolled,
+    expiring,
     in_use,
     on_older_authority,
     renewed,
@@ -147,6 +148,14 @@ def test_who_still_hangs_on_an_older_authority() -> None:
     roster = enrolled(with_node(), SAM, issued("k2", authority="a2"), now=NOW)
     assert [one.identity for one in on_older_authority(roster, "a2", now=NOW)] == [NODE]
     assert on_older_authority(revoked(roster, NODE, now=NOW), "a2", now=NOW) == []
+
+
+def test_who_is_near_his_end() -> None:
+    roster = enrolled(with_node(), SAM, issued("k2", life=20 * DAY), now=NOW)
+    assert expiring(roster, now=NOW, within=14 * DAY) == {}
+    assert expiring(roster, now=NOW + 6 * DAY, within=14 * DAY) == {"sam.user.trainshed": NOW + 20 * DAY}
+    assert len(expiring(roster, now=NOW + 100 * DAY, within=14 * DAY)) == 2
+    assert expiring(revoked(roster, SAM, now=NOW), now=NOW + 20 * DAY, within=14 * DAY) == {}
 
 
 def test_the_file_reads_back_and_is_private(tmp_path: Path) -> None:

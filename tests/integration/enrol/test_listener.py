@@ -27,7 +27,7 @@ from services.enrol.authority import (
     read_certificates,
     write_authorities,
 )
-from services.enrol.joining import NewMember, join
+from services.enrol.joining import NewMember, join, join_once
 from services.enrol.keys import key_fingerprint, key_pem, make_key, make_request
 from services.enrol.roster import revoked
 from services.enrol.roster_file import applied, change, state
@@ -443,6 +443,58 @@ def test_a_key_file_of_a_torn_try_is_made_anew(tmp_path: Path) -> None:
     assert key_pem(_pending_key(path)) == key_pem(first)
     path.write_bytes(b"-----BEGIN PRIVATE KEY-----\ntorn")
     assert key_pem(_pending_key(path)) != key_pem(first)
+
+
+async def test_certificates_near_their_end_are_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = EnrolControl(tmp_path / "cluster")
+    async with control.served():
+        await joined(control.token(), tmp_path / "gpu01")
+        await joined(control.token(SAM), tmp_path / "home", as_node=False)
+    for ahead, logged in (
+        (60, "enrolled"),
+        (80, "a certificate expires soon"),
+        (91, "a certificate has expired"),
+    ):
+        capsys.readouterr()
+        control.ahead = timedelta(days=ahead)
+        await control.enrolment.report_expiring()
+        assert capsys.readouterr().out.count(logged) == (0 if ahead == 60 else 2)
+
+
+async def test_an_agent_may_be_started_by_the_same_line_for_ever(
+    control: EnrolControl, tmp_path: Path
+) -> None:
+    line = control.token()
+    for _ in range(3):
+        assert await asyncio.to_thread(join_once, line, state_dir=tmp_path / "gpu01", name=None) == "gpu01"
+    assert len(control.roster.nodes[0].certificates) == 1
+    before = (tmp_path / "gpu01/credentials/agent.pem").read_bytes()
+    again = control.token()
+    await asyncio.to_thread(join_once, again, state_dir=tmp_path / "gpu01", name="gpu01")
+    assert (tmp_path / "gpu01/credentials/agent.pem").read_bytes() != before, "another token joins anew"
+    (tmp_path / "gpu01/credentials/agent.json").unlink()
+    with pytest.raises(TrainshedError, match="used already"):
+        await asyncio.to_thread(join_once, again, state_dir=tmp_path / "gpu01", name=None)
+
+
+async def test_login_types_as_it_was_printed(control: EnrolControl, tmp_path: Path) -> None:
+    environment = {"TRAINSHED_STATE_DIR": str(tmp_path / "home"), "PATH": ""}
+    typed = [sys.executable, "-m", "services.cli", "login", str(control.token(SAM))]
+    done = await asyncio.create_subprocess_exec(
+        *typed, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await done.communicate()
+    assert (done.returncode, err) == (0, b"")
+    assert b"logged in as sam (submitter) at tls://control.lab:4222" in out
+    assert read_endpoint(tmp_path / "home").tls
+    again = await asyncio.create_subprocess_exec(
+        *typed, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await again.communicate()
+    assert again.returncode == 2
+    assert b"used already" in err
 
 
 KILLED = """
