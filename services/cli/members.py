@@ -22,7 +22,7 @@ from services.settings import Settings
 
 if TYPE_CHECKING:
     from services.enrol.roster import EnrolledNode, EnrolledPerson, Member, Roster
-    from services.enrol.tokens import Invited
+    from services.enrol.tokens import Invited, TokenLine
 
 APPLIED_WITHIN_S = 10.0
 LOOK_EVERY_S = 0.1
@@ -44,6 +44,15 @@ def print_token(whom: Invited, command: str, where: str, life: timedelta | None,
     note(f"{where}, within {minutes:,} minutes: trainshed {command} {line}")
     if not _somebody_listens(line.port):
         warn(f"nobody takes enrolments on port {line.port} here. Start: trainshed up --listen {line.host}")
+
+
+def new_line(whom: Invited, life: timedelta | None) -> TokenLine:
+    """Make a token. Raises TrainshedError."""
+    from services.enrol.cluster import new_token
+    from services.enrol.tokens import LIFE, SECRET_BYTES
+
+    state_dir, secret = Settings.read().state_dir, secrets.token_bytes(SECRET_BYTES)
+    return new_token(state_dir, whom, secret, now=datetime.now(UTC), life=life or LIFE)
 
 
 def revoke(member: Member) -> None:

@@ -46,16 +46,29 @@ def node() -> None:
     """Machines: let them in, list them, put them out; say that one is gone."""
 
 
-@node.command(cls=Verb, examples=("trainshed node add gpu01", "trainshed node add --reusable --valid 30d"))
+@node.command(
+    cls=Verb,
+    examples=(
+        "trainshed node add gpu01",
+        "trainshed node add gpu01 --ssh ada@gpu01",
+        "trainshed node add --reusable --valid 30d",
+    ),
+)
 @click.argument("name", required=False, metavar="NODE")
 @click.option("--reusable", is_flag=True, help="For any number of new nodes, each by a name of its own.")
 @click.option("--valid", metavar="DURATION", help="How long it counts (15m).")
+@click.option(
+    "--ssh", "target", metavar="[USER@]HOST", help="Print nothing: enrol and start the agent there, by ssh."
+)
+@click.option("--program", default="trainshed", metavar="PATH", help="With --ssh: where trainshed is, there.")
 @json_option
-def add(name: str | None, reusable: bool, valid: str | None, as_json: bool) -> None:
+def add(
+    name: str | None, reusable: bool, valid: str | None, target: str | None, program: str, as_json: bool
+) -> None:
     """Print a token that counts once, for 15 minutes: there it is given to `trainshed agent --join`."""
     from datetime import timedelta
 
-    from services.cli.members import print_token
+    from services.cli.members import new_line, print_token
     from services.durations import parse_duration
     from services.enrol.tokens import ForAnyNode, ForNode
 
@@ -63,6 +76,12 @@ def add(name: str | None, reusable: bool, valid: str | None, as_json: bool) -> N
         raise click.UsageError("give a NODE, or --reusable")
     life = None if valid is None else timedelta(seconds=parse_duration(valid, given_by="--valid"))
     whom = ForAnyNode() if name is None else ForNode(name)
+    if target is not None:
+        from services.cli import node_by_ssh
+
+        node_by_ssh.check_target(target)
+        node_by_ssh.start_agent(target, program, str(new_line(whom, life)))
+        return
     print_token(whom, "agent --join", f"On {name or 'each machine'}", life, as_json)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from services.cli.common import given_nats, nats_option
-from services.cli.up import agent_options, warn_of_unknown_settings, with_options
+from services.cli.up import agent_options, up_arguments, warn_of_unknown_settings, with_options
 from services.cli.verb import verb
 from services.open_files import raise_limit
 from services.settings import Settings
@@ -123,6 +123,8 @@ def projector(
     metavar="TOKEN@HOST:PORT|@FILE",
     help="Enrol first, with what `trainshed node add` printed; once that was done, it is passed over.",
 )
+@click.option("--detach", is_flag=True, help="In the background: return once it is ready.")
+@click.option("--ready-fd", type=int, hidden=True)
 @click.option(
     "--borrowed", is_flag=True, help="The machine is on loan: SIGTERM stops the workers and leaves."
 )
@@ -135,6 +137,8 @@ def agent(
     heartbeat_timeout: str | None,
     borrowed: bool,
     join: str | None,
+    detach: bool,
+    ready_fd: int | None,
 ) -> None:
     """Run this machine's agent alone: it starts and ends workers as the dispatcher decides."""
     settings = with_options(Settings.read(), node, heartbeat_timeout)
@@ -146,6 +150,14 @@ def agent(
         name = join_once(line, state_dir=settings.state_dir, name=settings.node)
         settings = with_options(settings, name, None)
     endpoint = _agents_endpoint(settings)
+    if detach:
+        from services.cli import agent_detach
+
+        words = up_arguments(settings.node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
+        words += (["--borrowed"] if borrowed else []) + (["--nats", url] if (url := given_nats()) else [])
+        pid = agent_detach.start(settings.state_dir, words)
+        click.echo(f"the agent runs (pid {pid}); its log: {agent_detach.agent_log(settings.state_dir)}")
+        return
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from services import parts
@@ -159,9 +171,19 @@ def agent(
         service = parts.agent(nc, settings, options, machine, observer.log(nc))
         observer.agent(service, len(machine.inventory.gpus))
         observer.services([service])
-        return [service] if endpoint is None else [service, *_renewal(nc, endpoint)]
+        return [
+            service,
+            *([] if endpoint is None else _renewal(nc, endpoint)),
+            *([] if ready_fd is None else _log_of_its_own(settings)),
+        ]
 
-    _serve("agent", settings, build, within_s=None if borrowed else 1.2, endpoint=endpoint)
+    def ready() -> None:
+        if ready_fd is not None:
+            from services.cli.agent_detach import report_ready
+
+            report_ready(ready_fd)
+
+    _serve("agent", settings, build, ready, within_s=None if borrowed else 1.2, endpoint=endpoint)
 
 
 agent = agent_options(agent)
@@ -269,6 +291,14 @@ def _renewal(nc: SafeClient, endpoint: Endpoint) -> list[Service]:
             clock=lambda: datetime.now(UTC),
         )
     ]
+
+
+def _log_of_its_own(settings: Settings) -> list[Service]:
+    """What keeps the log of an agent in the background bounded."""
+    from services.cli.agent_detach import agent_log
+    from services.up.log_file import LogFile
+
+    return [LogFile(agent_log(settings.state_dir))]
 
 
 def _die_with(parent: int) -> None:

@@ -88,6 +88,7 @@ def initialise(
     cluster = Cluster(hosts=tuple(dict.fromkeys(hosts)), port=port, enrol_port=enrol_port)
     authority = make_authority(now=now, life=life)
     authority.sign_server(cluster.server_hosts, now=now)  # refuses what is no host before anything is written
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / AUTHORITY_FILE).exists():
         write_authorities(folder, Authorities((authority,)))
     server_certificate(folder, cluster.server_hosts, now=now)

@@ -69,6 +69,7 @@ def join(
     token's and as the listener answers, UNAVAILABLE where none answers, INVALID where the clocks differ.
     """
     stem = "agent" if as_node else "user"
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     pending = state_dir / CREDENTIALS_DIR / f"{stem}.pending.pem"
     key = _pending_key(pending)
     deadline = time.monotonic() + within_s

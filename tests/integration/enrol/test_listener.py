@@ -105,6 +105,7 @@ async def test_a_node_joins(control: EnrolControl, tmp_path: Path) -> None:
     modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "gpu01/credentials").iterdir()}
     assert modes == {"agent.json": 0o600, "agent.pem": 0o600, "agent-ca.crt": 0o600}
     assert (tmp_path / "gpu01/credentials").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "gpu01").stat().st_mode & 0o777 == 0o700
     [node] = control.roster.nodes
     key = certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
