@@ -153,9 +153,9 @@ def agent(
     if detach:
         from services.cli import agent_detach
 
-        words = up_arguments(settings.node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
-        words += (["--borrowed"] if borrowed else []) + (["--nats", url] if (url := given_nats()) else [])
-        pid = agent_detach.start(settings.state_dir, words)
+        arguments = up_arguments(settings.node, gpus, slots_per_gpu, cpus, memory, heartbeat_timeout)
+        arguments += (["--borrowed"] if borrowed else []) + (["--nats", url] if (url := given_nats()) else [])
+        pid = agent_detach.start(settings.state_dir, arguments)
         click.echo(f"the agent runs (pid {pid}); its log: {agent_detach.agent_log(settings.state_dir)}")
         return
 
