@@ -1,4 +1,5 @@
-"""How many requests of one account are taken: so many a second, so many at once; the rest is refused, then dropped.
+"""How many requests of one account are taken: so many a second, so many at once. The next ones wait for their turn, so that
+a program that awaits its answers is slowed and not refused; the rest is refused, then dropped.
 
 Owns the limits and the count that is kept of each account. What a flood costs is one look here for each request, before
 anything of it is read. Knows no call and no NATS; the clock is passed in.
@@ -26,13 +27,15 @@ class Rate(msgspec.Struct, frozen=True):
     waiting_bytes: int = 16 * 1024 * 1024
 
 
-DEFAULT_RATE = Rate(200.0, 400)
-"""Of every account that nobody gave another: more than a program that waits for its answers has use for."""
-LOCAL_RATE = Rate(2_000.0, 4_000, waiting=4_096, waiting_bytes=64 * 1024 * 1024)
+DEFAULT_RATE = Rate(100.0, 100)
+"""Of every account that nobody gave another."""
+LOCAL_RATE = Rate(1_000.0, 1_000, waiting=4_096, waiting_bytes=64 * 1024 * 1024)
 """Of the local person, whose stack it is: more than any program that works comes to, and less than a flood."""
 REFUSED_RATE = Rate(20.0, 20)
 """So many of those that are too many are answered with why; the others are dropped."""
-AT_ONCE = 16
+TURN_WITHIN_S = 2.0
+"""A request whose turn comes later is too many: who sent it would not wait for it."""
+AT_ONCE = 8
 """Requests of one account that are worked on at a time: the others wait in its own line, and another's do not."""
 LOOK_AGAIN_S = 1.0
 """A rate that was changed counts within that."""
@@ -50,13 +53,14 @@ class Taking(enum.Enum):
 
 def rate_of(per_s: float | None) -> Rate:
     """The rate of whom so many requests a second are granted; None: nobody gave a number."""
-    return DEFAULT_RATE if per_s is None else Rate(per_s, max(1, round(2 * per_s)))
+    return DEFAULT_RATE if per_s is None else Rate(per_s, max(1, round(per_s)))
 
 
-def spend(full_at: float, now: float, rate: Rate) -> float | None:
-    """Take one token out of a bucket that will be full again at ``full_at``: when it will be then. None: it is empty."""
+def spend(full_at: float, now: float, rate: Rate, owed_s: float = 0.0) -> float | None:
+    """Take one token out of a bucket that will be full again at ``full_at``: when it will be then. None: it is empty, and
+    owes what comes in within ``owed_s`` already."""
     then = max(full_at, now) + 1 / rate.per_s
-    return then if then - now <= rate.burst / rate.per_s + _EPSILON_S else None
+    return then if then - now <= rate.burst / rate.per_s + owed_s + _EPSILON_S else None
 
 
 class AccountLine:
@@ -72,12 +76,13 @@ class AccountLine:
         self.logged_at = float("-inf")
         self._full_at = float("-inf")
         self._refusals_full_at = float("-inf")
+        self._turns_full_at = float("-inf")
         self._waiting = 0
         self._bytes = 0
 
     def take(self, now: float) -> Taking:
         """Whether a request that comes now is taken."""
-        then = spend(self._full_at, now, self.rate)
+        then = spend(self._full_at, now, self.rate, TURN_WITHIN_S)
         if then is not None:
             self._full_at = then
             return Taking.TAKEN
@@ -95,6 +100,11 @@ class AccountLine:
     def has_room(self, size: int) -> bool:
         """Whether a request of so many bytes may wait, beside those that do."""
         return self._waiting < self.rate.waiting and self._bytes + size <= self.rate.waiting_bytes
+
+    def turn(self, now: float) -> float:
+        """In how many seconds it is the turn of the next one that was taken; it is one request's."""
+        self._turns_full_at = max(self._turns_full_at, now) + 1 / self.rate.per_s
+        return max(0.0, self._turns_full_at - now - self.rate.burst / self.rate.per_s)
 
     def begin(self, size: int) -> None:
         """A request was taken."""
@@ -136,6 +146,10 @@ class Admission:
             line = self._lines[account] = AccountLine(self._rate(account), self._clock())
         return line
 
+    def turn(self, line: AccountLine) -> float:
+        """In how many seconds the next one of this line may be worked on."""
+        return line.turn(self._clock())
+
     def dropped_of(self, account: str) -> int | None:
         """How many were too many since the last time that it was logged; None where that is not to be logged now."""
         line, now = self.line(account), self._clock()
@@ -154,8 +168,8 @@ class Admission:
         )
         return TrainshedError(
             ErrorCode.TOO_MANY,
-            f"more requests than {rate.per_s:g} a second, or more at once than are taken: this one was not looked at, "
-            "and the next ones may get no answer. Ask again in a second; submit many runs in one request "
+            f"more requests than {rate.per_s:g} a second, or more at once than may wait: this one was not looked at, "
+            "and the next ones may get no answer. Await answers before you ask again; submit many runs in one request "
             f"(run.submit_batch){more}",
         )
 

@@ -199,9 +199,11 @@ class ApiServer:
         return receive
 
     async def _answer_in(self, line: AccountLine, call: str, handler: Handler, request: Request) -> None:
-        """Answer once few others of this account are worked on; those of other accounts do not wait for that."""
+        """Answer when it is its turn in this account's line; those of other accounts do not wait for that."""
         try:
             async with line.at_work:
+                if (pause_s := self._admission.turn(line)) > 0:
+                    await asyncio.sleep(pause_s)
                 await self._answer(call, handler, request)
         finally:
             line.end(len(request.data))

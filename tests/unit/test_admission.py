@@ -14,6 +14,7 @@ from services.admission import (
     LOCAL_RATE,
     LOOK_AGAIN_S,
     REFUSED_RATE,
+    TURN_WITHIN_S,
     AccountLine,
     Admission,
     Rate,
@@ -27,6 +28,8 @@ from trainshed_client.errors import ErrorCode
 rates = st.builds(Rate, st.floats(0.05, 1_000), st.integers(1, 500))
 gaps = st.lists(st.floats(0, 3), min_size=1, max_size=300)
 SLACK = 0.01
+MOST = round(DEFAULT_RATE.burst + DEFAULT_RATE.per_s * TURN_WITHIN_S)
+"""Of an account after a pause."""
 
 
 class Roster:
@@ -91,9 +94,26 @@ def test_after_a_pause_the_whole_burst_is_there_again(rate: Rate, between: list[
     assert len(got) - bisect.bisect_left(got, later) == rate.burst
 
 
-def test_a_rate_that_somebody_gave_has_a_burst_of_two_seconds_and_of_one_at_least() -> None:
+@given(rates, gaps)
+def test_every_one_that_is_taken_has_its_turn_in_time_and_turns_keep_to_the_rate(
+    rate: Rate, between: list[float]
+) -> None:
+    line = AccountLine(rate, 0.0)
+    turns = []
+    for now in moments_of(between):
+        if line.take(now) is Taking.TAKEN:
+            pause = line.turn(now)
+            assert 0 <= pause <= TURN_WITHIN_S + SLACK
+            turns.append(now + pause)
+    assert turns == sorted(turns)
+    for first, begin in enumerate(turns):
+        for last in range(first, len(turns)):
+            assert last - first + 1 <= rate.burst + rate.per_s * (turns[last] - begin) + SLACK
+
+
+def test_a_rate_that_somebody_gave_has_a_burst_of_a_second_and_of_one_at_least() -> None:
     assert rate_of(None) == DEFAULT_RATE
-    assert rate_of(50) == Rate(50, 100)
+    assert rate_of(50) == Rate(50, 50)
     assert rate_of(0.1) == Rate(0.1, 1)
 
 
@@ -101,11 +121,11 @@ def test_a_flood_is_taken_then_refused_then_dropped_and_another_account_hears_no
     clock = Clock()
     admission = Admission(Everybody(), clock)
     flood = [admission.take("P_sam") for _ in range(20_000)]
-    assert flood[: DEFAULT_RATE.burst] == [Taking.TAKEN] * DEFAULT_RATE.burst
-    assert flood.count(Taking.TAKEN) == DEFAULT_RATE.burst
+    assert flood[:MOST] == [Taking.TAKEN] * MOST
+    assert flood.count(Taking.TAKEN) == MOST
     assert flood.count(Taking.REFUSED) == REFUSED_RATE.burst
     assert flood[-1] is Taking.DROPPED
-    assert {admission.take("P_ada") for _ in range(DEFAULT_RATE.burst)} == {Taking.TAKEN}
+    assert {admission.take("P_ada") for _ in range(MOST)} == {Taking.TAKEN}
     clock.now += 1
     again = [admission.take("P_sam") for _ in range(20_000)]
     assert again.count(Taking.TAKEN) == DEFAULT_RATE.per_s
@@ -114,16 +134,16 @@ def test_a_flood_is_taken_then_refused_then_dropped_and_another_account_hears_no
 def test_the_local_person_has_a_rate_of_his_own_and_a_node_has_the_default() -> None:
     admission = Admission(Roster(local=Rights(role=PersonRole.VIEWER, rate=1)), Clock())
     flood = [admission.take("P_local") for _ in range(20_000)]
-    assert flood.count(Taking.TAKEN) == LOCAL_RATE.burst
+    assert flood.count(Taking.TAKEN) == LOCAL_RATE.burst + TURN_WITHIN_S * LOCAL_RATE.per_s
     assert flood[-1] is Taking.DROPPED
-    assert [admission.take("NODE_gpu01") for _ in range(401)][-1] is Taking.REFUSED
+    assert [admission.take("NODE_gpu01") for _ in range(MOST + 1)][-1] is Taking.REFUSED
 
 
 def test_a_rate_counts_soon_after_it_was_changed() -> None:
     clock = Clock()
     roster = Roster(sam=Rights(role=PersonRole.SUBMITTER, rate=1))
     admission = Admission(roster, clock)
-    assert [admission.take("P_sam") for _ in range(3)] == [Taking.TAKEN, Taking.TAKEN, Taking.REFUSED]
+    assert [admission.take("P_sam") for _ in range(4)] == [Taking.TAKEN] * 3 + [Taking.REFUSED]
     roster.known["sam"] = Rights(role=PersonRole.SUBMITTER, rate=100)
     clock.now += LOOK_AGAIN_S + 0.5
     assert [admission.take("P_sam") for _ in range(50)] == [Taking.TAKEN] * 50
@@ -143,7 +163,7 @@ def test_what_waits_has_a_bound_in_number_and_in_bytes() -> None:
 def test_it_is_logged_now_and_then_with_how_many_there_were() -> None:
     clock = Clock()
     admission = Admission(Everybody(), clock)
-    for _ in range(DEFAULT_RATE.burst + 5):
+    for _ in range(MOST + 5):
         admission.take("P_sam")
     assert admission.dropped_of("P_sam") == 5
     admission.take("P_sam")
@@ -157,5 +177,5 @@ def test_the_refusal_names_the_rate_and_what_to_do(account: str, advised: bool) 
     roster = Roster(sam=Rights(role=PersonRole.SUBMITTER, rate=50))
     error = Admission(roster, Clock()).refusal(account)
     assert error.code is ErrorCode.TOO_MANY
-    assert ("50 a second" if advised else "200 a second") in error.message
+    assert ("50 a second" if advised else "100 a second") in error.message
     assert ("trainshed user add sam --rate" in error.message) is advised
