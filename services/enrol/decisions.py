@@ -54,7 +54,16 @@ def enrolled_by(
         _check_same(entry, key)
     signed = authorities.for_clients.sign_client(question.request, found.identity, now=now, life=life)
     rate, queued = (whom.rate, whom.queued) if isinstance(whom, ForPerson) else (None, None)
-    after = enrolled(roster, found.identity, signed.issued, now=now, rate=rate, queued=queued)
+    reusable = isinstance(whom, ForAnyNode)
+    after = enrolled(
+        roster,
+        found.identity,
+        signed.issued,
+        now=now,
+        rate=rate,
+        queued=queued,
+        by_reusable=reusable,
+    )
     use = TokenUse(at=now, key=key, certificate=signed.pem)
     after = msgspec.structs.replace(after, tokens=used(after.tokens, found.token, use))
     return after, _answer(found.identity, signed.pem, authorities, where)

@@ -13,7 +13,7 @@ from pathlib import Path
 from services.access.identities import NodeIdentity, Person, user_name
 from services.enrol.authority import CLIENT_LIFE, read_authorities
 from services.enrol.decisions import Where, enrolled_by, renewed_by
-from services.enrol.roster import Roster, expiring
+from services.enrol.roster import Roster, expiring, removed
 from services.enrol.roster_file import change, read_roster, read_with_state, write_applied
 from services.enrol.wire import EnrolAnswer, EnrolQuestion, RenewAnswer
 from services.logging import get_logger
@@ -87,6 +87,17 @@ class Enrolment:
         if answer.certificate is not None:
             _log.info("renewed", user=user_name(member))
         return answer
+
+    async def removed(self, node: str) -> None:
+        """An operator removed a node. Raises TrainshedError."""
+
+        def step(roster: Roster) -> tuple[Roster, bool]:
+            after = removed(roster, node, now=self.clock())
+            return after, after != roster
+
+        if await asyncio.to_thread(change, self.folder, step):
+            _log.info("revoked, for the node was removed", node=node)
+            await self.apply_changes()
 
     async def report_expiring(self) -> None:
         """Log whose certificate is about to expire: one that is connected renews long before. Raises TrainshedError."""

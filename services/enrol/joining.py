@@ -73,7 +73,7 @@ def join(
     pending = state_dir / CREDENTIALS_DIR / f"{stem}.pending.pem"
     key = _pending_key(pending)
     deadline = time.monotonic() + within_s
-    authority = _authority(line, deadline, clock)
+    authority, theirs = _authority(line, deadline)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = (
@@ -82,7 +82,12 @@ def join(
     context.load_verify_locations(cadata=authority)
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     question = enrol_question(line.secret, make_request(key), as_node=as_node, name=name)
-    answer = _asked(line, context, question, EnrolAnswer, deadline, clock)
+    try:
+        answer = refused_or(_asked(line, context, question, deadline), EnrolAnswer)
+    except ssl.SSLCertVerificationError as error:
+        raise _unverified(error, line, clock(), theirs) from None
+    except msgspec.MsgspecError:
+        raise _no_enrolment(line) from None
     _check(answer, key, authority, clock())
     credentials = _write(state_dir, stem, answer, key, as_node=as_node)
     pending.unlink(missing_ok=True)
@@ -102,17 +107,23 @@ def join_once(line: TokenLine, *, state_dir: Path, name: str | None) -> str:
     return member.answer.name
 
 
-def _authority(line: TokenLine, deadline: float, clock: Callable[[], datetime]) -> str:
-    """The certificate (PEM) of the token's authority, as the listener gives it. Nothing of the token is sent."""
+def _authority(line: TokenLine, deadline: float) -> tuple[str, datetime]:
+    """The certificate (PEM) of the token's authority, and the listener's clock, as it gives them. Nothing of the token is
+    sent; and nothing that is answered is printed, for nobody vouches for it yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # it only asks; what comes is held against the fingerprint
-    answer = _asked(line, context, line_of(AuthorityQuestion()), AuthorityAnswer, deadline, clock)
+    try:
+        answer = msgspec.json.decode(
+            _asked(line, context, line_of(AuthorityQuestion()), deadline), type=AuthorityAnswer
+        )
+    except msgspec.MsgspecError:
+        raise _no_enrolment(line) from None
     with contextlib.suppress(ValueError):
         for certificate in read_certificates(answer.authorities.encode()):
             if authority_fingerprint(certificate) == line.authority:
-                return certificate.public_bytes(serialization.Encoding.PEM).decode()
+                return certificate.public_bytes(serialization.Encoding.PEM).decode(), answer.now
     raise TrainshedError(
         ErrorCode.DENIED,
         f"who answers at {line.host}:{line.port} is not the one that made this token: its authority has another fingerprint. "
@@ -121,22 +132,16 @@ def _authority(line: TokenLine, deadline: float, clock: Callable[[], datetime]) 
     )
 
 
-def _asked(
-    line: TokenLine,
-    context: ssl.SSLContext,
-    question: bytes,
-    kind: type[A],
-    deadline: float,
-    clock: Callable[[], datetime],
-) -> A:
-    """One request over a connection of its own, tried again where nothing was answered: the same key gets the same answer."""
-    where = f"{line.host}:{line.port}"
+def _asked(line: TokenLine, context: ssl.SSLContext, question: bytes, deadline: float) -> bytes:
+    """One request over a connection of its own, tried again where nothing was answered: the same key gets the same answer.
+
+    Raises TrainshedError (UNAVAILABLE), and SSLCertVerificationError.
+    """
     while True:
         try:
-            content = _exchange(line, context, question)
-            return _decoded(content, kind, where)
-        except ssl.SSLCertVerificationError as error:
-            raise _unverified(error, where, clock()) from None
+            return _exchange(line, context, question)
+        except ssl.SSLCertVerificationError:
+            raise
         except socket.gaierror:
             raise TrainshedError(
                 ErrorCode.UNAVAILABLE, f"the name {line.host} stands for no address here. Is the line whole?"
@@ -145,8 +150,8 @@ def _asked(
             if time.monotonic() + RETRY_EVERY_S > deadline:
                 raise TrainshedError(
                     ErrorCode.UNAVAILABLE,
-                    f"no enrolment is taken at {where} ({_text(error)}). There: trainshed up --listen ADDRESS; and the port "
-                    f"{line.port} must be open from here",
+                    f"no enrolment is taken at {line.host}:{line.port} ({_text(error)}). There: trainshed up --listen ADDRESS; "
+                    f"and the port {line.port} must be open from here",
                 ) from None
         time.sleep(RETRY_EVERY_S)
 
@@ -171,13 +176,10 @@ def _exchange(line: TokenLine, context: ssl.SSLContext, question: bytes) -> byte
     return bytes(received)
 
 
-def _decoded(content: bytes, kind: type[A], where: str) -> A:
-    try:
-        return refused_or(content, kind)
-    except msgspec.MsgspecError:
-        raise TrainshedError(
-            ErrorCode.INVALID, f"what answers at {where} is no enrolment of this release"
-        ) from None
+def _no_enrolment(line: TokenLine) -> TrainshedError:
+    return TrainshedError(
+        ErrorCode.INVALID, f"what answers at {line.host}:{line.port} is no enrolment of this release"
+    )
 
 
 def _check(answer: EnrolAnswer, key: ec.EllipticCurvePrivateKey, authority: str, now: datetime) -> None:
@@ -228,13 +230,16 @@ def _pending_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _unverified(error: ssl.SSLCertVerificationError, where: str, now: datetime) -> TrainshedError:
+def _unverified(
+    error: ssl.SSLCertVerificationError, line: TokenLine, ours: datetime, theirs: datetime
+) -> TrainshedError:
+    where = f"{line.host}:{line.port}"
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
         which = "is not valid yet" if error.verify_code == _NOT_YET_VALID else "has expired"
         return TrainshedError(
             ErrorCode.INVALID,
-            f"by this machine's clock ({now:%Y-%m-%d %H:%M} UTC) the certificate of {where} {which}: compare the two "
-            "clocks. Nothing was sent",
+            f"the certificate of {where} {which} by this machine's clock, which reads {ours:%Y-%m-%d %H:%M} UTC; the one there "
+            f"reads {theirs.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Set the clock that is wrong. Nothing was sent",
         )
     return TrainshedError(
         ErrorCode.DENIED,

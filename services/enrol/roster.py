@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, TypeVar, assert_never
 import msgspec
 
 from services.access.identities import (
+    LOCAL,
     Control,
     ControlRole,
     NodeIdentity,
@@ -85,9 +86,10 @@ class EnrolledControl(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class EnrolledNode(_Enrolled, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A node."""
+    """A node. ``by_reusable``: it came with a token for any node, as containers do, and is put out once it was removed."""
 
     name: str
+    by_reusable: bool = False
 
     @property
     def identity(self) -> Member:
@@ -147,6 +149,7 @@ def enrolled(
     now: datetime,
     rate: int | None = None,
     queued: int | None = None,
+    by_reusable: bool = False,
 ) -> Roster:
     """The roster once ``identity`` has that certificate and no other: who had the name before is out, revoked or not."""
     certificates = (issued,)
@@ -155,7 +158,9 @@ def enrolled(
             control = EnrolledControl(role=role, enrolled_at=now, certificates=certificates)
             return msgspec.structs.replace(roster, control=_put(roster.control, control))
         case NodeIdentity(node):
-            entry = EnrolledNode(name=node, enrolled_at=now, certificates=certificates)
+            entry = EnrolledNode(
+                name=node, enrolled_at=now, certificates=certificates, by_reusable=by_reusable
+            )
             return msgspec.structs.replace(roster, nodes=_put(roster.nodes, entry))
         case Person(name, person_role):
             person = EnrolledPerson(
@@ -196,6 +201,11 @@ def revoked(roster: Roster, identity: Member, *, now: datetime) -> Roster:
 
     Raises TrainshedError: NOT_FOUND where there is nobody of that name, CONFLICT where he was revoked before.
     """
+    if isinstance(identity, Person) and identity.name == LOCAL:
+        raise TrainshedError(
+            ErrorCode.INVALID,
+            f"{LOCAL} is whoever has this machine's state folder, and cannot be put out. A new key for him: trainshed user rotate {LOCAL}",
+        )
     entry = roster.find(identity)
     tokens = tuple(one for one in roster.tokens if one.used is not None or not one.is_for(identity))
     if entry is None and len(tokens) == len(roster.tokens):
@@ -208,6 +218,15 @@ def revoked(roster: Roster, identity: Member, *, now: datetime) -> Roster:
     if entry is not None and entry.revoked_at is None:
         roster = _replaced(roster, entry, certificates=(), revoked_at=now)
     return msgspec.structs.replace(roster, tokens=tokens)
+
+
+def removed(roster: Roster, node: str, *, now: datetime) -> Roster:
+    """The roster once an operator has said that the machine is off for good: a container comes back under another name, a
+    machine that has a token of its own perhaps under its own."""
+    entry = roster.find(NodeIdentity(node))
+    if not isinstance(entry, EnrolledNode) or not entry.by_reusable or entry.revoked_at is not None:
+        return roster
+    return revoked(roster, entry.identity, now=now)
 
 
 def asked_to_renew(roster: Roster, *, now: datetime, only: Member | None = None) -> Roster:

@@ -92,9 +92,10 @@ def read_with_state(folder: Path) -> tuple[Roster, str]:
 
 def state(folder: Path) -> str:
     """A sum over what the server must know (roster, authorities, its certificate) as it is on the disk: another one than
-    `applied` means that it is behind."""
-    summed = hashlib.sha256()
-    for name in (ROSTER_FILE, BUNDLE_FILE, SERVER_FILE):
+    `applied` means that it is behind. Raises TrainshedError as `read_roster`."""
+    known = msgspec.structs.replace(read_roster(folder), tokens=())  # of tokens the server need know nothing
+    summed = hashlib.sha256(msgspec.json.encode(known))
+    for name in (BUNDLE_FILE, SERVER_FILE):
         with contextlib.suppress(FileNotFoundError):
             summed.update((folder / name).read_bytes())
         summed.update(b"\0")

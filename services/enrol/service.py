@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import asyncio
 
+from nats.aio.msg import Msg
+
 from services.access.identities import NodeIdentity, Person, PersonRole
 from services.api import ApiServer, Call
 from services.callers import Caller, NodeCaller, PersonCaller
 from services.enrol.enrolment import Enrolment
 from services.enrol.listener import EnrolListener
 from services.enrol.wire import MAX_REQUEST_BYTES, RENEW_CALL, RenewAnswer
+from services.logging import get_logger
 from services.requests import ApiRequest
+from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
+from trainshed_client.subjects import Role, Scope
+
+_log = get_logger("enrol")
+
+REMOVALS = f"{subjects.LOG}.{Scope.NODE}.*.{Role.GATEWAY}.node_removed.*"
+"""Where the log republishes that a node was removed."""
 
 
 class CertRenewRequest(ApiRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,11 +58,25 @@ class EnrolService:
         """See Service. Raises TrainshedError as the listener does."""
         calls = {RENEW_CALL: self._renew}
         async with ApiServer(self._nc, self.name, calls, max_bytes=MAX_REQUEST_BYTES):
-            await self._listener.run()
+            subscription = await self._nc.subscribe(REMOVALS, cb=self._hear_removal)
+            try:
+                await self._listener.run()
+            finally:
+                if self._nc.is_connected:
+                    await subscription.unsubscribe()
 
     def stop(self) -> None:
         """See Service."""
         self._listener.stop()
+
+    async def _hear_removal(self, msg: Msg) -> None:
+        """A node was removed, says the log: stored events alone are republished."""
+        try:
+            await self._enrolment.removed(msg.subject.split(".")[3])
+        except (TrainshedError, OSError) as error:
+            _log.error(
+                "a node that was removed could not be revoked", subject=msg.subject, error=cause(error)
+            )
 
     async def _renew(self, call: Call) -> RenewAnswer:
         given = call.fields(CertRenewRequest)

@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 import msgspec
 
 from services.access.identities import (
+    LOCAL,
     PERSON_NAME,
     Identity,
     NodeIdentity,
@@ -245,7 +246,9 @@ def _identity(whom: Invited, asked: Asked) -> NodeIdentity | Person:
         case ForNode(name):
             if asked.name not in (None, name):
                 raise TrainshedError(
-                    ErrorCode.INVALID, f"this token is for the node {name}, not for {asked.name:.70}", "name"
+                    ErrorCode.INVALID,
+                    f"this token is for the node {name}, not for {(asked.name or '')[:70]!r}",
+                    "name",
                 )
             return NodeIdentity(name)
         case ForAnyNode():
@@ -264,6 +267,10 @@ def _check_name(whom: Invited) -> None:
             raise TrainshedError(
                 ErrorCode.INVALID,
                 f"{name[:70]!r} cannot name a node; a node's name is 1 to 63 of a-z, 0-9 and -",
+            )
+        case ForPerson(name=name) if name == LOCAL:
+            raise TrainshedError(
+                ErrorCode.INVALID, f"{LOCAL} is whoever has this machine's state folder; choose another name"
             )
         case ForPerson(name=name) if not PERSON_NAME.fullmatch(name):
             raise TrainshedError(

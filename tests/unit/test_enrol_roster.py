@@ -21,10 +21,11 @@ from services.enrol.roster import (
     expiring,
     in_use,
     on_older_authority,
+    removed,
     renewed,
     revoked,
 )
-from services.enrol.roster_file import read_roster, write_roster
+from services.enrol.roster_file import read_roster, state, write_roster
 from services.enrol.tokens import ForNode, ForPerson, invited
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -148,6 +149,32 @@ def test_who_still_hangs_on_an_older_authority() -> None:
     roster = enrolled(with_node(), SAM, issued("k2", authority="a2"), now=NOW)
     assert [one.identity for one in on_older_authority(roster, "a2", now=NOW)] == [NODE]
     assert on_older_authority(revoked(roster, NODE, now=NOW), "a2", now=NOW) == []
+
+
+def test_the_local_person_cannot_be_put_out() -> None:
+    roster = enrolled(Roster(), Person("local", PersonRole.ADMIN), issued("k1"), now=NOW)
+    with pytest.raises(TrainshedError, match="cannot be put out"):
+        revoked(roster, Person("local", PersonRole.VIEWER), now=NOW)
+
+
+def test_a_node_that_was_removed_is_put_out_where_it_came_with_a_token_for_any() -> None:
+    roster = enrolled(with_node(), NodeIdentity("c1"), issued("k2"), now=NOW, by_reusable=True)
+    for node in ("gpu01", "gpu09", "../"):
+        assert removed(roster, node, now=NOW) == roster
+    out = removed(roster, "c1", now=NOW)
+    assert (keys(out, NodeIdentity("c1")), keys(out)) == ([], ["k1"])
+    assert removed(out, "c1", now=NOW + DAY) == out
+
+
+def test_a_token_alone_is_nothing_that_the_server_must_know(tmp_path: Path) -> None:
+    write_roster(tmp_path, with_node())
+    before = state(tmp_path)
+    write_roster(
+        tmp_path, msgspec.structs.replace(with_node(), tokens=invited((), ForNode("b"), bytes(20), now=NOW))
+    )
+    assert state(tmp_path) == before
+    write_roster(tmp_path, revoked(with_node(), NODE, now=NOW))
+    assert state(tmp_path) != before
 
 
 def test_who_is_near_his_end() -> None:

@@ -96,7 +96,7 @@ def test_a_token_counts_for_whom_it_names() -> None:
     assert admitted(out(SAM), Asked(SECRET, KEY, as_node=False), now=NOW).identity == Person(
         "sam", PersonRole.SUBMITTER
     )
-    assert "for the node gpu01, not for gpu02" in str(refused(out(), Asked(SECRET, KEY, True, "gpu02")))
+    assert "for the node gpu01, not for 'gpu02'" in str(refused(out(), Asked(SECRET, KEY, True, "gpu02")))
 
 
 def test_a_persons_token_makes_no_node_and_a_nodes_no_person() -> None:
@@ -161,3 +161,8 @@ def test_what_is_long_past_is_dropped_and_the_number_of_open_ones_is_bounded() -
     many = tuple(msgspec.structs.replace(token, whom=ForNode(f"n{n}")) for n in range(MOST_OPEN))
     with pytest.raises(TrainshedError, match="1,000 tokens are open"):
         invited(many, ForNode("gpu02"), bytes(20), now=NOW)
+
+
+def test_the_local_person_is_nobody_elses_name() -> None:
+    with pytest.raises(TrainshedError, match="choose another name"):
+        out(ForPerson(name="local", role=PersonRole.VIEWER))

@@ -152,6 +152,27 @@ async def test_nobody_there_is_told(control: EnrolControl, tmp_path: Path) -> No
     assert "trainshed up --listen" in str(error)
 
 
+async def test_what_an_unknown_listener_answers_is_not_printed(control: EnrolControl, tmp_path: Path) -> None:
+    """Nobody vouches for it yet: it could write escape codes on the terminal of who joins."""
+    (tmp_path / "own.pem").write_bytes(
+        make_authority(now=control.now()).sign_server(["x"], now=control.now())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"error": {"code": "invalid", "message": "\\u001b[2Jrun this: curl evil"}}\n')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as between:
+        line = control.token()._replace(port=between.sockets[0].getsockname()[1])
+        error = await refused(line, tmp_path / "a", within_s=0.1)
+    assert "is no enrolment of this release" in str(error)
+    assert "evil" not in str(error)
+
+
 async def test_what_speaks_no_tls_is_told(control: EnrolControl, tmp_path: Path) -> None:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"INFO {}\r\n")
@@ -299,6 +320,8 @@ async def test_a_token_for_any_node_takes_new_names_and_displaces_nobody(control
     ):
         answer = await answered(control, question(line, make_key(), name=name))
         assert what in answer["error"]["message"]
+    escape = await answered(control, question(control.token(), make_key(), name="\x1b[2J\nx"))
+    assert "for the node gpu01, not for '\\x1b[2J\\nx'" in escape["error"]["message"]
     change(control.folder, lambda roster: (revoked(roster, NodeIdentity("c1"), now=control.now()), None))
     assert "was revoked" in (await answered(control, question(line, key, name="c1")))["error"]["message"]
     assert [node.name for node in control.roster.nodes] == ["c1"]
@@ -324,7 +347,9 @@ async def test_a_listener_whose_certificate_is_not_valid_by_our_clock(tmp_path: 
     control.ahead = timedelta(hours=2)
     async with control.served():
         error = await refused(control.token(), tmp_path / "gpu01")
-    assert "is not valid yet: compare the two clocks. Nothing was sent" in str(error)
+    assert "is not valid yet by this machine's clock" in str(error)
+    assert f"the one there reads {control.now():%Y-%m-%d %H}" in str(error)
+    assert "Nothing was sent" in str(error)
 
 
 # --- what anybody may send -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from services.enrol.renewing import Renewal
 from services.enrol.roster import EnrolledNode, Roster, asked_to_renew, revoked
 from services.enrol.roster_file import change, read_roster
 from services.enrol.service import EnrolService
-from services.enrol.tokens import ForNode, ForPerson, Invited
+from services.enrol.tokens import ForAnyNode, ForNode, ForPerson, Invited
 from services.setting_values import Listen
 from tests.integration.enrol.pinned_server import PinnedServer
 from trainshed_client.endpoint import Endpoint, read_credentials, read_endpoint
@@ -90,10 +90,16 @@ class Lab:
         """Who ``whom`` invites, on a machine of its own."""
         assert self.listener is not None
         line = new_token(self.control, whom, secrets.token_bytes(20), now=now())
-        as_node = isinstance(whom, ForNode)
+        as_node = not isinstance(whom, ForPerson)
+        name = "c1" if isinstance(whom, ForAnyNode) else None
         state_dir = self.folder / (whom.name if isinstance(whom, ForNode | ForPerson) else "any")
         member = await asyncio.to_thread(
-            join, line._replace(port=self.listener.port), state_dir=state_dir, as_node=as_node, within_s=5.0
+            join,
+            line._replace(port=self.listener.port),
+            state_dir=state_dir,
+            as_node=as_node,
+            name=name,
+            within_s=5.0,
         )
         return read_credentials(member.credentials, given_by="test")
 
@@ -242,6 +248,20 @@ async def test_the_authority_is_replaced_and_nobody_is_locked_out(lab: Lab) -> N
         fresh = await lab.client(endpoint)
         assert (await ask(fresh))["due"] is False
     assert (await lab.client(await lab.joined(ForNode("gpu02")))).is_connected
+
+
+async def test_a_container_that_was_removed_is_put_out(lab: Lab) -> None:
+    """As the log republishes it; a node that a token of its own let in stays."""
+    await lab.joined(ForNode("gpu01"))
+    endpoint = await lab.joined(ForAnyNode())
+    nc = await lab.client(endpoint)
+    enrol = await lab.client(lab.server.endpoint("enrol"))
+    for node in ("gpu01", "c1"):
+        await enrol.publish(f"trainshed.log.node.{node}.gateway.node_removed.{node}", b"{}")
+    async with asyncio.timeout(10):
+        while nc.is_connected:
+            await asyncio.sleep(0.02)
+    assert [bool(node.keys(now())) for node in lab.roster.nodes] == [False, True]
 
 
 async def test_looking_goes_on_when_nobody_answers(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
