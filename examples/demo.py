@@ -51,6 +51,9 @@ class Trainshed:
             if not name.startswith(("TRAINSHED_", "NATS_")) and name not in ("VAR_LOGS_DIR", "NOTIFY_SOCKET")
         }
         self.environment["TRAINSHED_STATE_DIR"] = str(state)
+        self.environment["TRAINSHED_WORKER_USERS"] = (
+            "*=root"  # where root runs this: these are our own programs
+        )
 
     async def start(self, *words: str, stdout: int, stderr: int, **environment: str) -> Process:
         """Start a command in a session of its own: Ctrl-C reaches the demo alone, which ends what it started."""

@@ -70,14 +70,23 @@ def root_of(path: str | os.PathLike[str]) -> str | None:
     return start
 
 
-def read_code(folder: str, ignore: Sequence[str] = ()) -> Code | None:
-    """The digest of the program files under ``folder``; None where there are none. Blocks.
+class GitUser(NamedTuple):
+    """As whom git runs, where root asks for what is another's: a repository may name programs."""
+
+    uid: int
+    gid: int
+    groups: Sequence[int]
+    home: str
+
+
+def read_code(folder: str, ignore: Sequence[str] = (), *, git_user: GitUser | None = None) -> Code | None:
+    """The digest of the program files under ``folder``; None where there are none. Blocks. ``git_user``: None, as we do.
 
     SHA-256 over path, nul byte and SHA-256 of the content of each file, the upper levels first, a level by its paths. Of
     more than `MAX_FILES` or `MAX_BYTES` the first count, and time never does. Raises TrainshedError where git hangs.
     """
     folder = os.path.realpath(folder)
-    listed = _listed(folder)
+    listed = _listed(folder, git_user)
     digest, files, left, whole = hashlib.sha256(), 0, MAX_BYTES, listed.whole
     for path in sorted(_counted(listed.paths, ignore), key=_place):
         if files == MAX_FILES:
@@ -120,12 +129,12 @@ def provenance_of(folder: str, ignore: Sequence[str] = ()) -> Provenance:
 # --- which files there are ----------------------------------------------------------------------------------
 
 
-def _listed(folder: str) -> _Files:
+def _listed(folder: str, git_user: GitUser | None) -> _Files:
     """What git tracks or does not ignore; without git every file. Raises TrainshedError where git hangs."""
     if not _is_repository(folder):
         return _walked(folder)
     try:
-        shown = _git(folder, GIT_WITHIN_S, "ls-files", "-co", "--exclude-standard", "-z")
+        shown = _git(folder, GIT_WITHIN_S, "ls-files", "-co", "--exclude-standard", "-z", user=git_user)
     except subprocess.TimeoutExpired:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
@@ -139,7 +148,7 @@ def _listed(folder: str) -> _Files:
         if not path.endswith("/") and not (modules and _is_repository(f"{folder}/{path}")):
             paths.append(path)
         elif not any(map(_is_passed_over, path.split("/"))):  # a repository in this one
-            within = _listed(f"{folder}/{path.rstrip('/')}")
+            within = _listed(f"{folder}/{path.rstrip('/')}", git_user)
             whole = whole and within.whole
             paths += [f"{path.rstrip('/')}/{one}" for one in within.paths]
     environments = set(_environments(paths))
@@ -184,13 +193,17 @@ def _is_repository(folder: str) -> bool:
     return os.path.exists(f"{folder}/.git")
 
 
-def _git(folder: str, within_s: float, *arguments: str) -> str | None:
+def _git(folder: str, within_s: float, *arguments: str, user: GitUser | None = None) -> str | None:
     """What git prints; None where there is no git, or it fails. Raises subprocess.TimeoutExpired.
 
     Nothing that a repository's own settings name is started, and nothing is written.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     settings = ("-c", "core.fsmonitor=false", "-c", "safe.directory=*")
+    who: dict[str, Any] = {}
+    if user is not None:
+        own["HOME"] = user.home
+        who = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
     try:
         done = subprocess.run(
             ["git", "-C", folder, *settings, *arguments],
@@ -200,6 +213,7 @@ def _git(folder: str, within_s: float, *arguments: str) -> str | None:
             stderr=subprocess.DEVNULL,
             timeout=within_s,
             check=False,
+            **who,
         )
     except OSError:
         return None

@@ -49,6 +49,7 @@ def stack(folder: Path) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith(("TRAINSHED_", "NATS_"))]:
         del os.environ[name]
     os.environ["TRAINSHED_STATE_DIR"] = str(folder)
+    os.environ["TRAINSHED_WORKER_USERS"] = "*=root"  # where root runs this
     log = folder.with_name("up.log")
     with log.open("wb") as out:
         up = subprocess.Popen(

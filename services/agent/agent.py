@@ -20,7 +20,7 @@ hands the folder to an idle shim of the pool (`processes/pool.py`) and hears of 
 (`processes/sockets.py`). The shim starts the worker, in the cgroups that `processes/memory_cgroups.py` found a place
 for; StartedWritten comes in, and `attempts/attempt.py`, which keeps what belongs to one attempt, appends Started
 (`reports/appender.py`) and has a thread look whether the run's code is still what was submitted
-(`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`). What the worker asks of the stack
+(`attempts/code_looks.py`; at one folder one thread at a time: `folders/turns.py`; as the worker's user: `folders/acting.py`). What the worker asks of the stack
 comes in by a socket of its attempt (`inside/sockets.py`): it is asked in the name of its run (`inside/calls.py`), and
 what it watches waits to be written (`inside/watches.py`). While the worker runs its output is published as it grows
 (`output/tails.py`), indexed (`output/output_index.py`), looked through for telemetry (`trainshed_client.telemetry`) and

@@ -339,7 +339,7 @@ async def test_looks_that_begin_during_one_share_the_next_and_see_what_was_writt
     begun, go_on = threading.Event(), threading.Event()
     real: Callable[..., Code | None] = read_code
 
-    def slow(folder: str, ignore: tuple[str, ...]) -> Code | None:
+    def slow(folder: str, ignore: tuple[str, ...], **_: object) -> Code | None:
         reads.append(real(folder, ignore))
         begun.set()
         go_on.wait(10)

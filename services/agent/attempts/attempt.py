@@ -181,10 +181,10 @@ class LiveAttempt:
         intent = self._intent()
         if not self.adopted and self._look is None and intent is not None and "code" in intent.launch:
             self._look_until = time.monotonic() + CODE_WITHIN_S
-            self._look = self._parts.spawn(self._look_at_code(intent.launch))
+            self._look = self._parts.spawn(self._look_at_code(intent.launch, intent.user))
 
-    async def _look_at_code(self, launch: Mapping[str, Any]) -> None:
-        self._code_seen = await self._parts.code_looks.look(launch)
+    async def _look_at_code(self, launch: Mapping[str, Any], user: WorkerUser | None) -> None:
+        self._code_seen = await self._parts.code_looks.look(launch, user)
         try:
             files.write_code(self.folder, self._code_seen)
         except OSError as error:  # then only this process knows it

@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
+from services.agent.folders.acting import acting_as
+from services.agent.folders.files import WorkerUser
 from services.agent.folders.turns import Turns
 from services.daemon_thread import in_daemon_thread
 from services.logging import get_logger
-from trainshed_client.code import read_code, root_of
+from trainshed_client.code import GitUser, read_code, root_of
 from trainshed_client.errors import TrainshedError
 from trainshed_client.os_errors import cause
 from trainshed_client.provenance import Code
@@ -43,8 +45,8 @@ class CodeLooks:
         self._begun = 0
         self._last: dict[str, tuple[int, CodeSeen | Code]] = {}
 
-    async def look(self, launch: Mapping[str, Any]) -> CodeSeen:
-        """Whether the code that a launch names lies here as it was submitted."""
+    async def look(self, launch: Mapping[str, Any], user: WorkerUser | None = None) -> CodeSeen:
+        """Whether the code that a launch names lies here as it was submitted, as far as ``user`` may look."""
         try:
             submitted = msgspec.convert(launch, _Submitted)
         except msgspec.ValidationError as error:  # another release's
@@ -52,17 +54,17 @@ class CodeLooks:
             return CodeSeen.UNKNOWN
         folder, ignore = submitted.code_folder, submitted.code_ignore
         if folder is None and submitted.working_dir is not None:
-            folder = await in_daemon_thread(partial(root_of, submitted.working_dir))
+            folder = await in_daemon_thread(partial(_root_of, submitted.working_dir, user))
         if folder is None:
             return CodeSeen.UNKNOWN
         asked_after = self._begun
-        place = "\0".join((folder, *ignore))
+        place = "\0".join((folder, *ignore, "" if user is None else user.name))
         async with self._turns.of(place):
             begun, found = self._last.get(place, (0, CodeSeen.UNKNOWN))
             if begun <= asked_after:
                 self._begun += 1
                 begun = self._begun
-                found = await in_daemon_thread(partial(_found, folder, ignore))
+                found = await in_daemon_thread(partial(_found, folder, ignore, user))
                 self._last.pop(place, None)
                 self._last[place] = begun, found
                 if len(self._last) > KEPT:
@@ -70,10 +72,22 @@ class CodeLooks:
         return found if isinstance(found, CodeSeen) else compared(submitted.code, found)
 
 
-def _found(folder: str, ignore: tuple[str, ...]) -> CodeSeen | Code:
+def _root_of(working_dir: str, user: WorkerUser | None) -> str | None:
     """Blocks."""
     try:
-        return read_code(folder, ignore) or CodeSeen.CHANGED  # where there was some there is none
+        with acting_as(user):
+            return root_of(working_dir)
+    except OSError:
+        return None
+
+
+def _found(folder: str, ignore: tuple[str, ...], user: WorkerUser | None) -> CodeSeen | Code:
+    """Blocks."""
+    try:
+        git_user = None if user is None else GitUser(user.uid, user.gid, user.groups, user.home)
+        with acting_as(user):
+            found = read_code(folder, ignore, git_user=git_user)
+        return found or CodeSeen.CHANGED  # where there was some there is none
     except (OSError, ValueError, TrainshedError) as error:
         _log.warning("the code of runs cannot be read", folder=folder, error=cause(error))
         return CodeSeen.UNKNOWN
