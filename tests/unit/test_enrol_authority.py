@@ -15,6 +15,7 @@ from services.access.identities import Control, ControlRole, Identity, NodeIdent
 from services.enrol.authority import (
     Authorities,
     Authority,
+    authority_fingerprint,
     hosts_of,
     make_authority,
     read_authorities,
@@ -23,6 +24,7 @@ from services.enrol.authority import (
     write_authorities,
 )
 from services.enrol.keys import key_fingerprint, make_key, make_request, read_key, requested_key
+from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 NOW = datetime(2026, 11, 30, 9, tzinfo=UTC)
@@ -209,3 +211,30 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     write_authorities(tmp_path, Authorities((other,)))
     with pytest.raises(TrainshedError, match="lacks a certificate with its key"):
         read_authorities(tmp_path)
+
+
+def killed_after_the_first(patch: pytest.MonkeyPatch, folder: Path, authorities: Authorities) -> None:
+    """Write them, killed once the first file is written."""
+    written: list[Path] = []
+
+    def write(path: Path, content: bytes) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_private(path, content)
+
+    with patch.context() as killing, pytest.raises(KeyboardInterrupt):
+        killing.setattr("services.enrol.authority.write_private", write)
+        write_authorities(folder, authorities)
+
+
+def test_a_kill_between_the_two_files_leaves_nobody_whose_signer_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Authorities((AUTHORITY, make_authority(now=NOW)))
+    write_authorities(tmp_path, Authorities((AUTHORITY,)))
+    for authorities in (both, both.without_older()):
+        killed_after_the_first(monkeypatch, tmp_path, authorities)
+        signs = {one.fingerprint for one in read_authorities(tmp_path).trusted}
+        assert signs <= {authority_fingerprint(one) for one in read_bundle(tmp_path)}
+        write_authorities(tmp_path, authorities)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from services.enrol.roster import (
     renewed,
     revoked,
 )
-from services.enrol.roster_file import read_roster, state, write_roster
+from services.enrol.roster_file import change, read_roster, state, write_roster
 from services.enrol.tokens import ForNode, ForPerson, invited
 from trainshed_client.errors import ErrorCode, TrainshedError
 
@@ -211,3 +212,31 @@ def test_a_file_that_cannot_be_understood_is_refused(tmp_path: Path, content: by
     (tmp_path / "roster.json").write_bytes(content)
     with pytest.raises(TrainshedError, match=error):
         read_roster(tmp_path)
+
+
+def test_two_who_change_the_file_at_once_lose_nothing(tmp_path: Path) -> None:
+    """The command line makes tokens while the enrolment takes them."""
+
+    def make(begin: int) -> None:
+        for number in range(begin, begin + 20):
+
+            def step(roster: Roster, number: int = number) -> tuple[Roster, None]:
+                secret = number.to_bytes(20, "big")
+                tokens = invited(roster.tokens, ForNode(f"n{number}"), secret, now=NOW)
+                return msgspec.structs.replace(roster, tokens=tokens), None
+
+            change(tmp_path, step)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(0, 80, 20)))
+    assert len(read_roster(tmp_path).tokens) == 80
+
+
+def test_a_step_that_refuses_writes_nothing(tmp_path: Path) -> None:
+    def step(roster: Roster) -> tuple[Roster, None]:
+        return revoked(roster, NODE, now=NOW), None
+
+    with pytest.raises(TrainshedError):
+        change(tmp_path, step)
+    assert not (tmp_path / "roster.json").exists()
+    change(tmp_path, lambda roster: (with_node(), None))  # the lock was let go
