@@ -32,6 +32,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     log_id: str
 
 
+def kept_name(state_dir: Path) -> str | None:
+    """The name of the node that this folder is; None where it is none yet, or its file cannot be read."""
+    try:
+        return msgspec.json.decode((state_dir / IDENTITY_FILE).read_bytes(), type=Identity).node
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def identify(state_dir: Path, *, log_id: str, node: str | None, ids: Callable[[], str]) -> Identity:
     """The folder's identity, made at the first start; ``node`` is the name that was asked for, if any was.
 

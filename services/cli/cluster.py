@@ -37,10 +37,11 @@ def cluster() -> None:
 )
 def init(hosts: tuple[str, ...], node: str | None, port: int, enrol_port: int) -> None:
     """Make the certificate authority, the server's certificate and those of this machine, once."""
+    from services.agent.identity import kept_name
     from services.enrol.cluster import default_hosts, initialise, local_members, provide
 
     state_dir, now = Settings.read().state_dir, datetime.now(UTC)
-    name = check_node_name(node) if node is not None else _kept_name() or default_node_name()
+    name = check_node_name(node) if node is not None else kept_name(state_dir) or default_node_name()
     made = initialise(state_dir, hosts or default_hosts(), now=now, port=port, enrol_port=enrol_port)
     provide(state_dir, local_members(name), now=now)
     click.echo(f"made {state_dir / 'cluster'}, for {', '.join(made.hosts)}")
@@ -71,16 +72,3 @@ def rotate(finish: bool) -> None:
     note(
         "every node and person asks for its certificate within an hour of being connected. Then: trainshed cluster rotate --finish"
     )
-
-
-def _kept_name() -> str | None:
-    """The name of the node that this state folder is, if it is one."""
-    import msgspec
-
-    from services.agent.identity import IDENTITY_FILE, Identity
-
-    try:
-        path = Settings.read().state_dir / IDENTITY_FILE
-        return msgspec.json.decode(path.read_bytes(), type=Identity).node
-    except (OSError, msgspec.MsgspecError):
-        return None

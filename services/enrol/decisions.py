@@ -41,7 +41,7 @@ def enrolled_by(
     or a name that is not accepted, CONFLICT where the name or the key is somebody else's.
     """
     key = key_fingerprint(requested_key(question.request))
-    asked = Asked(secret_of(question), key, question.kind == "node", question.name)
+    asked = Asked(secret_of(question), key, question.kind == "node", question.name, question.default)
     found = admitted(roster.tokens, asked, now=now)
     entry = roster.find(found.identity)
     if found.certificate is not None:

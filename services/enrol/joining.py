@@ -19,6 +19,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from services.agent.identity import kept_name
 from services.enrol.authority import authority_fingerprint, read_certificates
 from services.enrol.keys import key_pem, make_key, make_request, read_key
 from services.enrol.tokens import TokenLine, digest
@@ -31,6 +32,7 @@ from services.enrol.wire import (
     line_of,
     refused_or,
 )
+from services.settings import default_node_name
 from trainshed_client.endpoint import Endpoint, write_credentials, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -81,7 +83,13 @@ def join(
     )
     context.load_verify_locations(cadata=authority)
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    question = enrol_question(line.secret, make_request(key), as_node=as_node, name=name)
+    question = enrol_question(
+        line.secret,
+        make_request(key),
+        as_node=as_node,
+        name=name,
+        default=default_node_name() if as_node else None,
+    )
     try:
         answer = refused_or(_asked(line, context, question, deadline), EnrolAnswer)
     except ssl.SSLCertVerificationError as error:
@@ -102,7 +110,7 @@ def join_once(line: TokenLine, *, state_dir: Path, name: str | None) -> str:
         before = msgspec.json.decode(mark.read_bytes(), type=_JoinedBy)
         if before.digest == digest(line.secret) and (state_dir / CREDENTIALS_DIR / "agent.json").exists():
             return before.node
-    member = join(line, state_dir=state_dir, as_node=True, name=name)
+    member = join(line, state_dir=state_dir, as_node=True, name=name or kept_name(state_dir))
     write_private(mark, msgspec.json.encode(_JoinedBy(digest(line.secret), member.answer.name)) + b"\n")
     return member.answer.name
 

@@ -115,12 +115,14 @@ class TokenLine(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a joining machine asks with its token: its public key (SHA-256, hex), and of a node its name, if it has one."""
+    """What a joining machine asks with its token: its public key (SHA-256, hex), of a node its name, if it has one already,
+    and what it would be called else."""
 
     secret: bytes
     key: str
     as_node: bool
     name: str | None = None
+    default: str | None = None
 
     def __repr__(self) -> str:
         return f"Asked(key={self.key!r}, as_node={self.as_node}, name={self.name!r})"
@@ -252,13 +254,14 @@ def _identity(whom: Invited, asked: Asked) -> NodeIdentity | Person:
                 )
             return NodeIdentity(name)
         case ForAnyNode():
-            if asked.name is None or not NODE_NAME.fullmatch(asked.name):
+            node = asked.name or asked.default or ""
+            if not NODE_NAME.fullmatch(node):
                 raise TrainshedError(
                     ErrorCode.INVALID,
-                    f"the node's name is {(asked.name or '')[:70]!r}; a node's name is 1 to 63 of a-z, 0-9 and -",
+                    f"the node's name is {node[:70]!r}; a node's name is 1 to 63 of a-z, 0-9 and -",
                     "name",
                 )
-            return NodeIdentity(asked.name)
+            return NodeIdentity(node)
 
 
 def _check_name(whom: Invited) -> None:

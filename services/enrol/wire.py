@@ -29,12 +29,14 @@ class AuthorityQuestion(
 class EnrolQuestion(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="call", tag="enrol", forbid_unknown_fields=True
 ):
-    """A token's secret and a signing request. ``name``: the node's, where it has one of its own."""
+    """A token's secret and a signing request. ``name``: the node's, where it has one already; ``default``: what it would be
+    called where the token names none."""
 
     secret: str
     request: str
     kind: Literal["node", "person"]
     name: str | None = None
+    default: str | None = None
 
     def __repr__(self) -> str:
         return f"EnrolQuestion(kind={self.kind!r}, name={self.name!r})"
@@ -94,10 +96,16 @@ def secret_of(question: EnrolQuestion) -> bytes:
         return b""
 
 
-def enrol_question(secret: bytes, request: bytes, *, as_node: bool, name: str | None) -> bytes:
+def enrol_question(
+    secret: bytes, request: bytes, *, as_node: bool, name: str | None, default: str | None = None
+) -> bytes:
     """The line that asks for a certificate."""
     question = EnrolQuestion(
-        secret=to_base32(secret), request=request.decode(), kind="node" if as_node else "person", name=name
+        secret=to_base32(secret),
+        request=request.decode(),
+        kind="node" if as_node else "person",
+        name=name,
+        default=default,
     )
     return line_of(question)
 

@@ -131,6 +131,9 @@ def test_a_token_for_any_node_stays_open_and_takes_names_that_can_be_some() -> N
     [token] = tokens = out(ForAnyNode())
     assert used(tokens, token, TokenUse(at=NOW, key=KEY, certificate="")) == tokens
     assert admitted(tokens, Asked(SECRET, KEY, True, "c1"), now=NOW).identity == NodeIdentity("c1")
+    unnamed = Asked(SECRET, KEY, True, None, "host7")
+    assert admitted(tokens, unnamed, now=NOW).identity == NodeIdentity("host7")
+    assert admitted(out(), unnamed, now=NOW).identity == NodeIdentity("gpu01")
     for name in ("../", "", "A", "a.b", "*", None, "a" * 64, "a\n"):
         assert "1 to 63 of a-z" in str(refused(tokens, Asked(SECRET, KEY, True, name)))
 

@@ -33,6 +33,7 @@ from services.enrol.roster import revoked
 from services.enrol.roster_file import applied, change, state
 from services.enrol.tokens import ForAnyNode, ForPerson, TokenLine
 from services.enrol.wire import MAX_REQUEST_BYTES, enrol_question, read_question
+from services.settings import default_node_name
 from tests.integration.enrol.control import EnrolControl
 from trainshed_client.endpoint import read_credentials, read_endpoint
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -503,6 +504,19 @@ async def test_an_agent_may_be_started_by_the_same_line_for_ever(
     (tmp_path / "gpu01/credentials/agent.json").unlink()
     with pytest.raises(TrainshedError, match="used already"):
         await asyncio.to_thread(join_once, again, state_dir=tmp_path / "gpu01", name=None)
+
+
+async def test_a_folder_that_is_a_node_already_joins_as_that_one(
+    control: EnrolControl, tmp_path: Path
+) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/node.json").write_text('{"node": "box7", "incarnation": "i", "log_id": "l"}')
+    with pytest.raises(TrainshedError, match="for the node gpu01, not for 'box7'"):
+        await asyncio.to_thread(join_once, control.token(), state_dir=tmp_path / "c", name=None)
+    anybody = control.token(ForAnyNode())
+    assert await asyncio.to_thread(join_once, anybody, state_dir=tmp_path / "c", name=None) == "box7"
+    fresh = await asyncio.to_thread(join_once, anybody, state_dir=tmp_path / "d", name=None)
+    assert fresh == default_node_name()
 
 
 async def test_login_types_as_it_was_printed(control: EnrolControl, tmp_path: Path) -> None:
