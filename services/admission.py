@@ -29,7 +29,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 DEFAULT_RATE = Rate(100.0, 100)
 """Of every account that nobody gave another."""
-LOCAL_RATE = Rate(1_000.0, 1_000, waiting=4_096, waiting_bytes=64 * 1024 * 1024)
+LOCAL_RATE = Rate(500.0, 500, waiting=4_096, waiting_bytes=64 * 1024 * 1024)
 """Of the local person, whose stack it is: more than any program that works comes to, and less than a flood."""
 REFUSED_RATE = Rate(20.0, 20)
 """So many of those that are too many are answered with why; the others are dropped."""
