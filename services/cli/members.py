@@ -40,10 +40,29 @@ def print_token(whom: Invited, command: str, where: str, life: timedelta | None,
         print_json({"token": str(line), "command": f"trainshed {command} {line}", "expires_at": now + counts})
         return
     click.echo(str(line))
+    if (already := _already(whom, now)) is not None:
+        note(already)
     minutes = round(counts.total_seconds() / 60)
     note(f"{where}, within {minutes:,} minutes: trainshed {command} {line}")
     if not _somebody_listens(line.port):
         warn(f"nobody takes enrolments on port {line.port} here. Start: trainshed up --listen {line.host}")
+
+
+def _already(whom: Invited, now: datetime) -> str | None:
+    """What a token means for one who is enrolled."""
+    from services.access.identities import NodeIdentity, Person
+    from services.enrol.roster import shown
+    from services.enrol.roster_file import CLUSTER_DIR, read_roster
+    from services.enrol.tokens import ForAnyNode, ForNode
+
+    if isinstance(whom, ForAnyNode):
+        return None
+    member = NodeIdentity(whom.name) if isinstance(whom, ForNode) else Person(whom.name, whom.role)
+    entry = read_roster(Settings.read().state_dir / CLUSTER_DIR).find(member)
+    if entry is None or not entry.keys(now):
+        return None
+    means = "takes its place" if isinstance(whom, ForNode) else "is a further machine of his"
+    return f"{shown(member)} is enrolled already: who takes this token {means}"
 
 
 def new_line(whom: Invited, life: timedelta | None) -> TokenLine:
@@ -105,14 +124,14 @@ def lines(
     """The table: members, then those who have a token that is open."""
     people = kind == "user"
     columns = [Column(kind.upper()), Column("STATE"), Column("EXPIRES"), Column("ENROLLED")]
-    more = [Column("ROLE"), Column("RATE", right=True), Column("QUEUED", right=True)] if people else []
+    more = [Column("ROLE"), *(Column(name, right=True) for name in ("RATE", "QUEUED", "MACHINES"))]
     rows: list[list[str | Cell]] = []
     for one in members:
         state = _state(one, now)
         style = {"revoked": "dim", "expired": "red", "expires soon": "yellow"}.get(state)
         expires = NOTHING if one.not_after is None else f"{one.not_after:%Y-%m-%d}"
         row: list[str | Cell] = [one.name, Cell(state, style), expires, f"{one.enrolled_at:%Y-%m-%d %H:%M}"]
-        rows.append([*row, *_rights(one)] if people else row)
+        rows.append([*row, *_rights(one, now)] if people else row)
     for token in invited:
         waiting: list[str | Cell] = [
             str(token["name"] or NOTHING),
@@ -120,15 +139,16 @@ def lines(
             f"token {token['expires_at']:%Y-%m-%d %H:%M}",
             NOTHING,
         ]
-        rows.append([*waiting, str(token["role"]), NOTHING, NOTHING] if people else waiting)
-    return render([*columns, *more], rows, screen)
+        rows.append([*waiting, str(token["role"]), NOTHING, NOTHING, NOTHING] if people else waiting)
+    return render([*columns, *(more if people else [])], rows, screen)
 
 
-def _rights(one: EnrolledNode | EnrolledPerson) -> list[str]:
+def _rights(one: EnrolledNode | EnrolledPerson, now: datetime) -> list[str]:
     from services.enrol.roster import EnrolledPerson
 
     assert isinstance(one, EnrolledPerson)
-    return [str(one.role), *(NOTHING if given is None else str(given) for given in (one.rate, one.queued))]
+    given = [NOTHING if limit is None else str(limit) for limit in (one.rate, one.queued)]
+    return [str(one.role), *given, str(len(one.of_each_machine(now)) if one.keys(now) else 0)]
 
 
 def _state(one: EnrolledNode | EnrolledPerson, now: datetime) -> str:
@@ -144,7 +164,13 @@ def _object(one: EnrolledNode | EnrolledPerson, now: datetime) -> dict[str, obje
 
     fields = ("name", "role", "rate", "queued", "enrolled_at", "revoked_at")
     known = {name: getattr(one, name) for name in fields if name in msgspec.structs.asdict(one)}
-    return {**known, "state": _state(one, now), "not_after": one.not_after, "due": one.must_renew(now)}
+    return {
+        **known,
+        "state": _state(one, now),
+        "not_after": one.not_after,
+        "due": one.must_renew(now),
+        "machines": len(one.of_each_machine(now)),
+    }
 
 
 def _invited(roster: Roster, kind: str, now: datetime) -> list[dict[str, object]]:

@@ -189,9 +189,9 @@ def _has_its_own(roster: Roster, member: Member, path: Path, authorities: Author
         key = key_fingerprint(read_key(path.read_bytes()).public_key())
     except (OSError, ValueError):
         return False
-    if key not in entry.keys(now) or entry.must_renew(now):
+    if key not in entry.keys(now) or entry.must_renew(now, key):
         return False
-    youngest = entry.certificates[-1]
+    youngest = entry.youngest(key)
     return youngest.key == key and youngest.authority == authorities.for_clients.fingerprint
 
 
@@ -199,12 +199,16 @@ def _provided(
     roster: Roster, member: Member, path: Path, authorities: Authorities, now: datetime, life: timedelta
 ) -> Roster:
     """The file before the roster: a kill between leaves a key that does not count, and the next time makes another."""
+    try:
+        before = key_fingerprint(read_key(path.read_bytes()).public_key())
+    except (OSError, ValueError):
+        before = None
     key = make_key()
     signed = authorities.for_clients.sign_client(make_request(key).decode(), member, now=now, life=life)
     write_private(path, key_pem(key) + signed.pem.encode())
     entry = roster.find(member)
-    if entry is not None and entry.keys(now):
-        return renewed(roster, entry, signed.issued, now=now)  # the key that connects now goes on
+    if entry is not None and entry.keys(now):  # the key that connects now goes on
+        return renewed(roster, entry, signed.issued, now=now, of=before)
     return enrolled(roster, member, signed.issued, now=now)
 
 

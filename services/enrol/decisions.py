@@ -89,15 +89,15 @@ def renewed_by(
         raise not_enrolled(user_name(member))
     if using is not None:
         roster = in_use(roster, entry, using, now=now)
-    youngest = authorities.for_clients
+    signer = authorities.for_clients
     pem = None
     if request is not None:
         key = key_fingerprint(requested_key(request))
         _check_key(roster, entry.identity, key)
-        signed = youngest.sign_client(request, entry.identity, now=now, life=life)
+        signed = signer.sign_client(request, entry.identity, now=now, life=life)
         pem = signed.pem
-        last = entry.certificates[-1]
-        recent = now < last.issued_at + AGAIN_AFTER and not _is_due(entry, youngest, now)
+        last = entry.youngest(using)
+        recent = now < last.issued_at + AGAIN_AFTER and not _is_due(entry, using, signer, now)
         if recent and last.key != key:
             raise TrainshedError(
                 ErrorCode.TOO_MANY,
@@ -105,15 +105,15 @@ def renewed_by(
                 f"{AGAIN_AFTER.total_seconds() / 60:.0f} minutes after that, or when one is due",
             )
         if not recent:
-            roster = renewed(roster, entry, signed.issued, now=now)
+            roster, using = renewed(roster, entry, signed.issued, now=now, of=using), key
     current = roster.find(member)
     assert current is not None
-    due = _is_due(current, youngest, now)
+    due = _is_due(current, using, signer, now)
     return roster, RenewAnswer(due=due, authorities=authorities.bundle.decode(), certificate=pem)
 
 
-def _is_due(entry: Enrolled, youngest: Authority, now: datetime) -> bool:
-    return entry.must_renew(now) or entry.certificates[-1].authority != youngest.fingerprint
+def _is_due(entry: Enrolled, key: str | None, signer: Authority, now: datetime) -> bool:
+    return entry.must_renew(now, key) or entry.youngest(key).authority != signer.fingerprint
 
 
 def _check_key(roster: Roster, identity: Member, key: str) -> None:

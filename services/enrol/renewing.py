@@ -78,12 +78,13 @@ class Renewal:
 
     async def look(self) -> bool:
         """Renew if it is due; whether it was. Raises TrainshedError, OSError and nats-py's errors."""
-        answer = await _asked(self._nc, {})
+        before = await asyncio.to_thread(self._files.key)
+        answer = await _asked(self._nc, {"using": before})
         await asyncio.to_thread(self._files.trust, answer.authorities)
         if not answer.due and not await asyncio.to_thread(self._files.is_due, self._clock()):
             return False
         request = await asyncio.to_thread(self._files.request)
-        answer = await _asked(self._nc, {"request": request.decode()})
+        answer = await _asked(self._nc, {"request": request.decode(), "using": before})
         using = await asyncio.to_thread(self._files.renewed, answer)
         further = await self._connect(self._endpoint)
         try:
@@ -124,6 +125,13 @@ class HeldFiles:
         own = self._certificate()
         life = own.not_valid_after_utc - own.not_valid_before_utc
         return self._pending_path.exists() or now >= own.not_valid_before_utc + life * 2 / 3
+
+    def key(self) -> str:
+        """The fingerprint of the key that is in use. Blocks. Raises TrainshedError (INVALID)."""
+        key = self._certificate().public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise TrainshedError(ErrorCode.INVALID, f"{self._own} is for a key of another kind")
+        return key_fingerprint(key)
 
     def not_after(self) -> datetime:
         """When the certificate expires. Raises TrainshedError (INVALID)."""

@@ -30,20 +30,23 @@ Member: TypeAlias = Control | NodeIdentity | Person
 VERSION = 1
 NOBODYS_KEY = "0" * 64
 MOST_KEYS = 4
-"""So many keys of one holder count at a time: the one that he uses and those of renewals whose answer may be lost."""
+"""So many keys of one machine count at a time: the one that it uses and those of renewals whose answer may be lost."""
+MOST_MACHINES = 8
+"""Of a person."""
 
 
 class IssuedCertificate(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
     """A certificate as the roster keeps it. ``key`` and ``authority``: SHA-256 in hex, of the public key and of the
-    authority's certificate."""
+    authority's certificate. ``machine``: the key that its holder had on that machine at first; a person may have several."""
 
     serial: str
     key: str
     issued_at: Time
     not_after: Time
     authority: str
+    machine: str = ""
 
 
 class _Enrolled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -56,8 +59,8 @@ class _Enrolled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
 
     @property
     def not_after(self) -> datetime | None:
-        """When its youngest certificate expires."""
-        return self.certificates[-1].not_after if self.certificates else None
+        """When the last of its certificates expires."""
+        return max((one.not_after for one in self.certificates), default=None)
 
     def keys(self, now: datetime) -> list[str]:
         """The public keys (SHA-256, hex) that may connect: of certificates that have not expired, of nobody revoked."""
@@ -65,11 +68,21 @@ class _Enrolled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
             return []
         return list(dict.fromkeys(one.key for one in self.certificates if one.not_after > now))
 
-    def must_renew(self, now: datetime) -> bool:
-        """Whether a renewal is due: two thirds of the life are over, or an operator asked for it."""
+    def youngest(self, key: str | None = None) -> IssuedCertificate:
+        """The youngest certificate of the machine that has ``key``, else of all. There must be one."""
+        machine = next((one.machine for one in self.certificates if one.key == key), None)
+        return [one for one in self.certificates if machine is None or one.machine == machine][-1]
+
+    def of_each_machine(self, now: datetime) -> list[IssuedCertificate]:
+        """The youngest of each machine that may still connect."""
+        return list({one.machine: one for one in self.certificates if one.not_after > now}.values())
+
+    def must_renew(self, now: datetime, key: str | None = None) -> bool:
+        """Whether a renewal is due on the machine that has ``key``, else of the youngest: two thirds of the life are over, or
+        an operator asked for it."""
         if not self.certificates:
             return True
-        youngest = self.certificates[-1]
+        youngest = self.youngest(key)
         asked = self.renew_asked_at is not None and self.renew_asked_at >= youngest.issued_at
         return asked or now >= youngest.issued_at + (youngest.not_after - youngest.issued_at) * 2 / 3
 
@@ -151,8 +164,20 @@ def enrolled(
     queued: int | None = None,
     by_reusable: bool = False,
 ) -> Roster:
-    """The roster once ``identity`` has that certificate and no other: who had the name before is out, revoked or not."""
-    certificates = (issued,)
+    """The roster once ``identity`` has that certificate: of a node, or one who was revoked, no other counts any more; a person
+    goes on on his other machines. Raises TrainshedError (CONFLICT) where these are too many."""
+    issued = msgspec.structs.replace(issued, machine=issued.key)
+    before = roster.find(identity)
+    certificates: tuple[IssuedCertificate, ...] = (issued,)
+    if isinstance(identity, Person) and before is not None and before.revoked_at is None:
+        others = tuple(one for one in before.certificates if one.not_after > now and one.key != issued.key)
+        certificates = (*others, issued)
+        if len({one.machine for one in certificates}) > MOST_MACHINES:
+            raise TrainshedError(
+                ErrorCode.CONFLICT,
+                f"{shown(identity)} is on {MOST_MACHINES} machines, and on no more. Put him out and let him in anew on those that "
+                f"he has: trainshed user revoke {identity.name}",
+            )
     match identity:
         case Control(role):
             control = EnrolledControl(role=role, enrolled_at=now, certificates=certificates)
@@ -176,24 +201,34 @@ def enrolled(
             assert_never(never)
 
 
-def renewed(roster: Roster, entry: Enrolled, issued: IssuedCertificate, *, now: datetime) -> Roster:
-    """The roster once ``entry`` has a further certificate. Its other keys go on: it is connected by one of them.
+def renewed(
+    roster: Roster, entry: Enrolled, issued: IssuedCertificate, *, now: datetime, of: str | None = None
+) -> Roster:
+    """The roster once ``entry`` has a further certificate on the machine that has the key ``of``, else on that of the youngest.
+    Its other keys go on: it is connected by one of them.
 
     Raises TrainshedError (DENIED) for one that was revoked or has let all of its certificates expire.
     """
     current = roster.find(entry.identity)
     if current is None or not current.keys(now):
         raise not_enrolled(user_name(entry.identity))
-    kept = tuple(one for one in current.certificates if one.not_after > now and one.key != issued.key)
-    return _replaced(roster, current, certificates=(*kept[-(MOST_KEYS - 1) :], issued))
+    machine = current.youngest(of).machine
+    kept = [one for one in current.certificates if one.not_after > now and one.key != issued.key]
+    of_it = [one for one in kept if one.machine == machine][-(MOST_KEYS - 1) :]
+    others = [one for one in kept if one.machine != machine]
+    issued = msgspec.structs.replace(issued, machine=machine)
+    return _replaced(roster, current, certificates=(*others, *of_it, issued))
 
 
 def in_use(roster: Roster, entry: Enrolled, key: str, *, now: datetime) -> Roster:
-    """The roster once ``entry`` is known to use the certificate of ``key``: those that are older count no more."""
-    places = [place for place, one in enumerate(entry.certificates) if one.key == key]
-    if not places or entry.revoked_at is not None:
+    """The roster once ``entry`` is known to use the certificate of ``key``: those that are older on that machine count no more."""
+    if entry.revoked_at is not None or key not in entry.keys(now):
         raise not_enrolled(user_name(entry.identity))
-    return _replaced(roster, entry, certificates=entry.certificates[places[-1] :])
+    machine = entry.youngest(key).machine
+    of_it = [one for one in entry.certificates if one.machine == machine]
+    place = next(place for place, one in enumerate(of_it) if one.key == key)
+    others = [one for one in entry.certificates if one.machine != machine]
+    return _replaced(roster, entry, certificates=(*others, *of_it[place:]))
 
 
 def revoked(roster: Roster, identity: Member, *, now: datetime) -> Roster:
@@ -243,9 +278,11 @@ def asked_to_renew(roster: Roster, *, now: datetime, only: Member | None = None)
 
 
 def on_older_authority(roster: Roster, authority: str, *, now: datetime) -> list[Enrolled]:
-    """Who still may connect, and whose youngest certificate is by another authority than ``authority``."""
+    """Who still may connect from a machine whose youngest certificate is by another authority than ``authority``."""
     return [
-        one for one in roster.everybody() if one.keys(now) and one.certificates[-1].authority != authority
+        one
+        for one in roster.everybody()
+        if one.keys(now) and any(each.authority != authority for each in one.of_each_machine(now))
     ]
 
 

@@ -83,6 +83,11 @@ def test_node_add_prints_one_line_and_keeps_no_secret(made: Path, capsys: Captur
     assert line.split("-")[1] not in (made / "cluster/roster.json").read_text()
 
 
+def test_a_token_for_one_who_is_enrolled(made: Path, capsys: Captured) -> None:
+    assert trainshed(("node", "add", "gpu00")) == ExitCode.OK
+    assert "gpu00 is enrolled already: who takes this token takes its place" in capsys.readouterr().err
+
+
 def test_a_token_as_json(made: Path, capsys: Captured) -> None:
     assert trainshed(("user", "add", "sam", "--role", "viewer", "--rate", "3", "--json")) == ExitCode.OK
     given = json.loads(capsys.readouterr().out)
@@ -147,11 +152,11 @@ def test_what_the_list_shows_of_people() -> None:
     people = [sam("ann", timedelta(days=80)), sam("bob", timedelta(days=3)), sam("eve", timedelta())]
     invited: list[dict[str, object]] = [{"name": "sam", "role": "viewer", "expires_at": NOW}]
     assert lines("user", people, invited, NOW, PLAIN) == [
-        "USER  STATE         EXPIRES                 ENROLLED          ROLE       RATE  QUEUED",
-        "ann   enrolled      2027-02-18              2026-11-30 09:00  submitter     5       -",
-        "bob   expires soon  2026-12-03              2026-11-30 09:00  submitter     5       -",
-        "eve   expired       2026-11-30              2026-11-30 09:00  submitter     5       -",
-        "sam   invited       token 2026-11-30 09:00  -                 viewer        -       -",
+        "USER  STATE         EXPIRES                 ENROLLED          ROLE       RATE  QUEUED  MACHINES",
+        "ann   enrolled      2027-02-18              2026-11-30 09:00  submitter     5       -         1",
+        "bob   expires soon  2026-12-03              2026-11-30 09:00  submitter     5       -         1",
+        "eve   expired       2026-11-30              2026-11-30 09:00  submitter     5       -         0",
+        "sam   invited       token 2026-11-30 09:00  -                 viewer        -       -         -",
     ]
 
 

@@ -12,6 +12,7 @@ import pytest
 from services.access.identities import Control, ControlRole, NodeIdentity, Person, PersonRole
 from services.enrol.roster import (
     MOST_KEYS,
+    MOST_MACHINES,
     NOBODYS_KEY,
     EnrolledPerson,
     IssuedCertificate,
@@ -70,6 +71,37 @@ def test_who_is_enrolled_anew_has_the_new_key_alone() -> None:
         enrolled(Roster(), SAM, issued("k1"), now=NOW), Person("sam", PersonRole.ADMIN), issued("k2"), now=NOW
     )
     assert [(one.name, one.role) for one in promoted.people] == [("sam", PersonRole.ADMIN)]
+
+
+def test_a_person_has_several_machines_and_each_renews_for_itself() -> None:
+    roster = enrolled(Roster(), SAM, issued("laptop"), now=NOW)
+    roster = enrolled(roster, SAM, issued("box", NOW + DAY), now=NOW + DAY)
+    assert keys(roster, SAM) == ["laptop", "box"]
+    later = NOW + 60 * DAY
+    [sam] = roster.people
+    assert sam.must_renew(later, "laptop") and not sam.must_renew(later, "box")
+    roster = renewed(roster, sam, issued("laptop2", later, authority="a2"), now=later, of="laptop")
+    [sam] = roster.people
+    assert not sam.must_renew(later, "laptop2")
+    assert [one.key for one in sam.of_each_machine(later)] == ["box", "laptop2"]
+    assert on_older_authority(roster, "a2", now=later) == [sam], "the box still hangs on the older authority"
+    roster = in_use(roster, sam, "laptop2", now=later)
+    assert sorted(keys(roster, SAM, later)) == ["box", "laptop2"]
+    roster = enrolled(roster, SAM, issued("box3", NOW + 92 * DAY), now=NOW + 92 * DAY)
+    assert sorted(keys(roster, SAM, NOW + 92 * DAY)) == ["box3", "laptop2"], "what has expired is dropped"
+    assert keys(revoked(roster, SAM, now=later), SAM, later) == []
+    assert keys(enrolled(revoked(roster, SAM, now=later), SAM, issued("new"), now=later), SAM, later) == [
+        "new"
+    ]
+
+
+def test_a_person_has_not_any_number_of_machines() -> None:
+    roster = Roster()
+    for number in range(MOST_MACHINES):
+        roster = enrolled(roster, SAM, issued(f"k{number}"), now=NOW)
+    with pytest.raises(TrainshedError, match="is on 8 machines, and on no more"):
+        enrolled(roster, SAM, issued("one more"), now=NOW)
+    assert enrolled(roster, SAM, issued("k3"), now=NOW), "one that has joined before"
 
 
 def test_a_renewal_adds_a_key_until_the_new_one_is_in_use() -> None:

@@ -196,6 +196,26 @@ async def test_a_renewal_makes_a_new_key_and_ends_the_old_one(lab: Lab, tmp_path
     assert not list(Path(str(endpoint.cert)).parent.glob("*.pending.pem"))
 
 
+async def test_a_person_on_two_machines_renews_on_one_and_goes_on_on_the_other(
+    lab: Lab, tmp_path: Path
+) -> None:
+    laptop = await lab.joined(SAM)
+    shutil.move(lab.folder / "sam", lab.folder / "laptop")
+    laptop = msgspec.structs.replace(
+        laptop,
+        **{name: str(getattr(laptop, name)).replace("/sam/", "/laptop/") for name in ("ca", "cert", "key")},
+    )
+    box = await lab.joined(SAM)
+    on_laptop, on_box = await lab.client(laptop), await lab.client(box)
+    change(lab.control / "cluster", lambda roster: (asked_to_renew(roster, now=now()), None))
+    assert await lab.renewal(on_laptop, laptop).look()
+    assert on_box.is_connected
+    assert not await lab.renewal(await lab.client(laptop), laptop).look()
+    assert await lab.renewal(on_box, box).look()
+    [sam] = lab.roster.people
+    assert sorted(sam.keys(now())) == sorted([key_of(laptop), key_of(box)])
+
+
 async def test_the_name_of_a_renewal_is_the_accounts(lab: Lab) -> None:
     """A person asks over the plain subject, over a node's, and with fields that name somebody else."""
     await lab.joined(ForNode("gpu01"))
