@@ -4,6 +4,10 @@ Owns that no way there leads out of the folder and that nothing opened there han
 
 A path is trusted up to the folder that is named after a run; from there on nothing is followed: by openat2 (Linux 5.6), else,
 also where a container's filter forbids that, folder by folder.
+
+A file may have a second name there, and its worker may have taken that away again by now (where fs.protected_hardlinks is 0), so
+root, who may open all, goes by whose it is: it writes to files of the run folder's owner alone, to whom it gives what it makes,
+and reads beside them what everybody may.
 """
 
 from __future__ import annotations
@@ -46,23 +50,41 @@ def split(path: str) -> tuple[str, str]:
 
 
 def open_file(path: str, flags: int, mode: int = 0o600) -> int:
-    """A descriptor of a regular file. It never blocks, and it is nobody else's file: root, who may open all, takes none that
-    has another name elsewhere, unless it belongs to the run's owner.
+    """A descriptor of a regular file that is made if ``flags`` say so. It never blocks.
 
     Raises OSError: ELOOP for a link on the way, EINVAL for what is no regular file, EPERM for another's.
     """
     root, below = split(path)
     within = os.open(root, _FOLDER)
     try:
-        fd = open_at(within, below, flags | os.O_NONBLOCK, mode)
+        fd = _opened(within, below, flags | os.O_NONBLOCK, mode)
         try:
-            _check(fd, within, below, path)
+            _check(fd, within, below, flags)
         except BaseException:
             os.close(fd)
             raise
         return fd
     finally:
         os.close(within)
+
+
+def _opened(within: int, below: str, flags: int, mode: int) -> int:
+    while flags & os.O_CREAT:
+        with contextlib.suppress(FileNotFoundError):
+            return open_at(within, below, flags & ~os.O_CREAT)
+        with contextlib.suppress(FileExistsError):
+            fd = open_at(within, below, flags | os.O_EXCL, mode)
+            _give(fd, within, below)
+            return fd
+    return open_at(within, below, flags)
+
+
+def _give(fd: int, within: int, below: str) -> None:
+    """What root makes belongs to whom the run's folder belongs to."""
+    top = below.partition("/")[0]
+    if os.geteuid() == 0 and top != below:
+        owner = os.stat(top, dir_fd=within, follow_symlinks=False)
+        os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def open_folder(path: str, flags: int = os.O_PATH) -> int:
@@ -87,12 +109,16 @@ def opened_folder(path: str) -> Iterator[int]:
 
 def make_file(within: int, name: str, mode: int) -> int:
     """A descriptor, for writing, of a new file of this name in the place of what is there: a link goes, and not what it leads
-    to. Raises OSError."""
+    to. It belongs to the folder's owner. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=within)
-    return os.open(
+    fd = os.open(
         name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=within
     )
+    if os.geteuid() == 0:
+        owner = os.fstat(within)
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
 
 
 def look(path: str) -> os.stat_result:
@@ -128,14 +154,15 @@ def walk(within: int, parts: list[str], flags: int, mode: int) -> int:
             os.close(fd)
 
 
-def _check(fd: int, within: int, below: str, path: str) -> None:
+def _check(fd: int, within: int, below: str, flags: int) -> None:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    if found.st_nlink > 1 and os.geteuid() == 0:
-        run = os.stat(below.partition("/")[0], dir_fd=within, follow_symlinks=False)
-        if found.st_uid != run.st_uid:
-            raise PermissionError(errno.EPERM, "it is the file of another, by a second name", path)
+        raise OSError(errno.EINVAL, "not a regular file", below)
+    if os.geteuid() == 0:
+        owner = os.stat(below.partition("/")[0], dir_fd=within, follow_symlinks=False)
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        if found.st_uid != owner.st_uid and not (reads and found.st_mode & stat.S_IROTH):
+            raise PermissionError(errno.EPERM, "it is the file of another user", below)
 
 
 def _openat2(within: int, below: str, flags: int, mode: int) -> int:

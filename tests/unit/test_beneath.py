@@ -114,11 +114,35 @@ def test_what_is_no_file_is_refused_at_once(run: Path, name: str, flags: int) ->
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR | os.O_APPEND])
 def test_root_takes_no_file_of_another_by_a_second_name(run: Path, tmp_path: Path, flags: int) -> None:
     os.chown(run, 1, 1)
-    os.link(tmp_path / "secret", run / "artifacts/x")  # by the worker, where fs.protected_hardlinks is 0
+    secret = tmp_path / "secret"
+    secret.chmod(0o640)
+    os.link(secret, run / "artifacts/x")  # by the worker, where fs.protected_hardlinks is 0
+    place = str(run / "artifacts/x")
     with pytest.raises(PermissionError, match="another"):
-        beneath.open_file(str(run / "artifacts/x"), flags)
-    os.chown(tmp_path / "secret", 1, 1)
-    assert read(run / "artifacts/x") == "secret", "its own file may have two names"
+        beneath.open_file(place, flags)
+    secret.unlink()  # as if it had been looked at a moment later
+    with pytest.raises(PermissionError, match="another"):
+        beneath.open_file(place, flags)
+    os.chmod(place, 0o644)
+    assert read(run / "artifacts/x") == "secret", "what everybody may read"
+    if flags != os.O_RDONLY:
+        with pytest.raises(PermissionError, match="another"):
+            beneath.open_file(place, flags)
+    os.chown(place, 1, 1)
+    os.close(beneath.open_file(place, flags))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
+@pytest.mark.usefixtures("way")
+def test_what_root_makes_belongs_to_the_runs_owner(run: Path) -> None:
+    os.chown(run, 1, 2)
+    for _ in range(2):
+        os.close(beneath.open_file(str(run / "artifacts/new"), os.O_RDWR | os.O_CREAT | os.O_APPEND))
+    with beneath.opened_folder(str(run)) as within:
+        os.close(beneath.make_file(within, "list", 0o644))
+    for name in ("artifacts/new", "list"):
+        made = (run / name).stat()
+        assert (made.st_uid, made.st_gid) == (1, 2), name
 
 
 def test_a_file_in_the_place_of_a_link_leaves_alone_what_that_leads_to(run: Path, tmp_path: Path) -> None:

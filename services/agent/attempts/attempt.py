@@ -136,9 +136,9 @@ class LiveAttempt:
 
     # --- while it runs ------------------------------------------------------------------------------------
 
-    def not_launched(self, why: str) -> None:
-        """Something of the machine is in the way of its launch; the first that was met counts."""
-        self.message, self.at_fault = self.message or why, AtFault.NODE
+    def not_launched(self, why: str, at_fault: AtFault = AtFault.NODE) -> None:
+        """Something is in the way of its launch, mostly of the machine; the first that was met counts."""
+        self.message, self.at_fault = self.message or why, self.at_fault or at_fault
 
     def follow(self) -> None:
         """The worker runs: publish its output and its heartbeats from now on. A second call is harmless."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable
 from functools import partial
 
@@ -44,6 +45,7 @@ from services.daemon_thread import in_daemon_thread
 from services.failpoints import failpoint
 from services.logging import get_logger
 from trainshed_client.os_errors import cause
+from trainshed_client.statuses import AtFault
 
 _log = get_logger("agent")
 
@@ -161,7 +163,10 @@ class Attempts:
             await in_daemon_thread(partial(self._make_run, ref, work.prepared, work.user))
         except OSError as error:
             # The runs' folder may be storage that is away: this run cannot start here, others may.
-            work.not_launched(f"the run's folder cannot be made: {cause(error)}")
+            # Another user's worker may have left what is no folder there: then the node is not to blame.
+            left_there = work.user is not None and error.errno in (errno.ELOOP, errno.ENOTDIR)
+            at_fault = AtFault.RUN if left_there else AtFault.NODE
+            work.not_launched(f"the run's folder cannot be made: {cause(error)}", at_fault)
         self._feed(FoldersPrepared(ref))
 
     def _make_run(self, ref: AttemptRef, name: str | None, owner: WorkerUser | None) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 MAX_MESSAGE = 8192
+_LEFT_THERE = frozenset({errno.ENXIO, errno.ELOOP, errno.EISDIR})
+_ANOTHERS = frozenset({errno.EACCES, errno.EPERM})
+"""What an earlier attempt may have put in the place of output, so that the node is not to blame for it; the latter where it ran
+as another user."""
 _FOLDER, _LEFT = b"F", b"L"
 _FAILED = {launch.RUN: b"E", launch.NODE: b"N"}
 _SET_HERE = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGTERM}
@@ -214,7 +218,8 @@ def _become(
         with user.acting_as(intent.user):
             command = launch.command(intent, environment, folder, shim.notify_path)
             for fd, name in ((1, "stdout.log"), (2, "stderr.log")):
-                _append_to(f"{intent.output_dir}/{name}", fd)
+                left_there = _LEFT_THERE if intent.user is None else _LEFT_THERE | _ANOTHERS
+                _append_to(f"{intent.output_dir}/{name}", fd, left_there)
         if intent.memory_mb > 0:
             size = intent.memory_mb << 20
             started["memory_enforced"] = cgroup.limit_memory(str(started["memory_cgroup"]), size)
@@ -228,12 +233,13 @@ def _become(
     _exec(command, intent, shim.pid)
 
 
-def _append_to(path: str, fd: int) -> None:
+def _append_to(path: str, fd: int, left_there: frozenset[int]) -> None:
     try:
         # Not blocking: an earlier attempt may have left a pipe without a reader in its place.
         output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise launch.SpawnError(f"{path}: {launch.why(error)}", launch.NODE) from None
+        at_fault = launch.RUN if error.errno in left_there else launch.NODE
+        raise launch.SpawnError(f"{path}: {launch.why(error)}", at_fault) from None
     if not stat.S_ISREG(os.fstat(output).st_mode):
         raise launch.SpawnError(f"{path}: not a file")
     os.set_blocking(output, True)

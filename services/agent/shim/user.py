@@ -20,6 +20,10 @@ UMASK = 0o077
 """Of a worker that runs as a user who was chosen for it: what it leaves is that user's alone."""
 PR_SET_NO_NEW_PRIVS = 38
 
+_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+_JOIN_SESSION_KEYRING = 1
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -59,6 +63,8 @@ def acting_as(user: ShimUser | None) -> Iterator[None]:
 def become(user: ShimUser | None, shim: int, *, no_new_privs: bool) -> None:
     """For good: exec follows. Raises OSError, also where there would be a way back."""
     if user is not None:
+        if user.uid != os.geteuid():
+            _leave_keyring()
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
@@ -68,6 +74,15 @@ def become(user: ShimUser | None, shim: int, *, no_new_privs: bool) -> None:
         process_tree.die_with_parent(shim)  # the kernel forgets it where a process becomes another's
     if no_new_privs and _prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def _leave_keyring() -> None:
+    """A session keyring of its own: who possesses that of root's session may read what it holds."""
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        _syscall(
+            number, _JOIN_SESSION_KEYRING, None
+        )  # a kernel without keys, a container's filter: nothing to leave
 
 
 def _may_be_root() -> bool:

@@ -262,6 +262,33 @@ def test_links_and_pipes_that_it_leaves_lead_root_nowhere(stack: Stack, place: P
     assert victim.read_text() == "as it was"
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        "ln -s / attempts/2",
+        "touch attempts/2",
+        "mkdir -p attempts/2/stdout.log",
+        "mkdir attempts/2; mkfifo attempts/2/stdout.log",
+        "mkdir attempts/2; ln -s $0 attempts/2/stdout.log",
+    ],
+)
+def test_what_keeps_its_next_attempt_from_starting_is_its_own_fault(
+    stack: Stack, place: Path, left: str
+) -> None:
+    victim = place / "log-of-root"
+    victim.write_text("as it was")
+    victim.chmod(0o600)
+    run = stack.submit(
+        "--retries", "1", "--", "/bin/sh", "-c", f"cd $TRAINSHED_RUN_DIR; {left}; exit 1", str(victim)
+    )
+    (record,) = stack.wait(run, code=None)
+    ends = [event for event in stack.show(run)["timeline"] if event["type"] == "failed"]
+    assert record["status"] == "FAILED", record
+    assert len(ends) > 1, ends
+    assert {end["data"].get("at_fault") for end in ends} == {None}, ends
+    assert victim.read_text() == "as it was"
+
+
 # --- root is left nowhere --------------------------------------------------------------------------------------
 
 
