@@ -174,7 +174,9 @@ def provide(
 
     change(folder, step)
     for path in paths.values():
-        write_private(path.with_name(f"{path.stem}-ca.crt"), authorities.bundle)
+        trusted = path.with_name(f"{path.stem}-ca.crt")
+        if not trusted.exists() or trusted.read_bytes() != authorities.bundle:
+            write_private(trusted, authorities.bundle)
     return paths
 
 
