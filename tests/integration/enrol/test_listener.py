@@ -264,6 +264,50 @@ async def test_who_shows_the_right_authority_but_has_no_certificate_of_it_gets_n
         assert [line for line in heard if line] == [b'{"call":"authority"}\n']
 
 
+def older_tls(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+async def test_an_older_tls_is_spoken_by_neither_side(control: EnrolControl, tmp_path: Path) -> None:
+    context = older_tls(ssl.create_default_context())
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", control.port, ssl=context)
+    (tmp_path / "own.pem").write_bytes(control.authority.sign_server(["x"], now=control.now()))
+    older = older_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    older.load_cert_chain(tmp_path / "own.pem")
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=older) as between:
+        line = control.token()._replace(port=between.sockets[0].getsockname()[1])
+        error = await refused(line, tmp_path / "a", within_s=0.1)
+    assert "does not speak TLS 1.3" in str(error)
+
+
+async def test_an_expired_certificate_of_the_listener_gets_no_secret(
+    control: EnrolControl, tmp_path: Path
+) -> None:
+    long_ago = control.now() - timedelta(days=400)
+    authority = make_authority(now=long_ago)
+    (tmp_path / "own.pem").write_bytes(authority.sign_server(["x"], now=long_ago))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem")
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        public = {"authorities": authority.pem.decode(), "now": "2026-11-30T09:00:00Z"}
+        writer.write(json.dumps(public).encode() + b"\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as between:
+        line = control.token(authority=authority.fingerprint)
+        line = line._replace(port=between.sockets[0].getsockname()[1])
+        error = await refused(line, tmp_path / "a", within_s=0.1)
+    assert "has expired by this machine's clock" in str(error)
+    assert [line for line in heard if line] == [b'{"call":"authority"}\n']
+
+
 async def test_a_token_counts_once(control: EnrolControl, tmp_path: Path) -> None:
     line = control.token()
     await joined(line, tmp_path / "gpu01")
