@@ -259,7 +259,7 @@ def _unverified(
 def _text(error: OSError | EOFError) -> str:
     match error:
         case EOFError() | ConnectionResetError() | ssl.SSLEOFError():
-            return "it hangs up; it may have too much to do"
+            return "it hangs up: it has too much to do, or does not speak TLS 1.3"
         case ssl.SSLError():
             return "it does not speak TLS 1.3"
         case _:
