@@ -70,5 +70,5 @@ def rotate(finish: bool) -> None:
     begin_rotation(state_dir, now=now)
     click.echo("a younger authority is trusted beside the present one, and signs from now on")
     note(
-        "every node and person asks for its certificate within an hour of being connected. Then: trainshed cluster rotate --finish"
+        "every node and person asks for its certificate within half an hour of being connected. Then: trainshed cluster rotate --finish"
     )

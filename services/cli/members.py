@@ -88,7 +88,7 @@ def rotate(member: Member | None, everybody: str) -> None:
 
     _change(lambda roster, now: asked_to_renew(roster, now=now, only=member))
     click.echo(
-        f"{everybody if member is None else shown(member)} asked for a new key; it is made within an hour of being connected"
+        f"{everybody if member is None else shown(member)} asked for a new key; it is made within half an hour of being connected"
     )
 
 

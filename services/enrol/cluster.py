@@ -258,7 +258,7 @@ def end_rotation(state_dir: Path, *, now: datetime) -> None:
             raise TrainshedError(
                 ErrorCode.CONFLICT,
                 f"{len(behind)} have no certificate of the younger authority yet and would be cut off: {names}. They ask for "
-                "one by themselves within an hour of being connected; one that is gone for good: trainshed node revoke NODE, "
+                "one by themselves within half an hour of being connected; one that is gone for good: trainshed node revoke NODE, "
                 "trainshed user revoke NAME",
             )
         return roster, None
