@@ -51,7 +51,8 @@ class WorkerUsers(msgspec.Struct, frozen=True, kw_only=True):
                 f"node {node} does not know as which of its users the workers of {submitter!r} run: whoever operates it adds "
                 f"SUBMITTER=USER, or {EVERYBODY}=USER for everybody else, to {SETTING} ({self.chosen}) and starts its agent again"
             )
-        return self.users[name]
+        user = self.users[name]
+        return None if user.uid == os.geteuid() else user
 
     @property
     def others(self) -> tuple[WorkerUser, ...]:

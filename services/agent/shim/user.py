@@ -63,8 +63,7 @@ def acting_as(user: ShimUser | None) -> Iterator[None]:
 def become(user: ShimUser | None, shim: int, *, no_new_privs: bool) -> None:
     """For good: exec follows. Raises OSError, also where there would be a way back."""
     if user is not None:
-        if user.uid != os.geteuid():
-            _leave_keyring()
+        _leave_keyring()
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
