@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_runs_folders_must_be_reached_by_who_works_there_and_be_roots(tmp_pa
         worker_users(settings(tmp_path, WORKER_USERS="*=daemon"))  # pytest's folders are its own user's alone
     with pytest.raises(TrainshedError, match="may be written by others than root"):
         worker_users(settings(tmp_path, WORKER_USERS="*=daemon", RUNS_DIR="/tmp"))
+
+
+@ROOT_ONLY
+def test_the_state_folder_is_closed_to_who_is_not_root(tmp_path: Path) -> None:
+    runs = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        runs.chmod(0o755)
+        state = tmp_path / "state"
+        state.mkdir(mode=0o755)
+        made = worker_users(settings(tmp_path, WORKER_USERS="*=daemon", RUNS_DIR=str(runs)))
+        assert [user.name for user in made.others] == ["daemon"]
+        assert state.stat().st_mode & 0o777 == 0o700
+    finally:
+        runs.rmdir()
 
 
 @ROOT_ONLY

@@ -83,6 +83,7 @@ def worker_users(settings: Settings) -> WorkerUsers:
     made = WorkerUsers(chosen=chosen, users=users, no_new_privs=settings.no_new_privs is not False)
     if made.others:
         _check_rights()
+        _close(settings.state_dir)
     for user in made.others:
         _check_reach(user, "TRAINSHED_RUNS_DIR", settings.runs_dir)
         if settings.var_logs_dir is not None:
@@ -102,6 +103,18 @@ def _check_rights() -> None:
             f"{SETTING} names other users than root, and root lacks here what running workers as these takes: "
             f"{', '.join(missing)} (a container: cap_add)",
         )
+
+
+def _close(state_dir: Path) -> None:
+    """Nothing in the state folder is for workers of other users, whatever mode it was made with."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_dir.chmod(0o700)
+    except OSError as error:
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"TRAINSHED_STATE_DIR: {state_dir} cannot be closed to others ({cause(error)})",
+        ) from None
 
 
 def _check_reach(user: WorkerUser, setting: str, folder: Path) -> None:
