@@ -26,6 +26,7 @@ from events.streams import ensure_streams
 from projections.read_model.database import Database
 from projections.read_model.projector import Projector
 from projections.transparency.tiles import Tiles
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.projector.service import BATCH
 from trainshed_client import subjects
@@ -159,7 +160,7 @@ async def rebuilt(nc: SafeClient) -> _Answer:
 
 async def measure(state: Path, folder: Path, events: int) -> None:
     """Print all figures."""
-    server = EmbeddedNats(state)
+    server = EmbeddedNats(state, Unconfined())
     await server.start(within_s=600)
     try:
         nc = await connect(server.endpoint, name="bench")

@@ -23,6 +23,7 @@ from events.log import EventLog
 from events.state import State
 from events.streams import ensure_streams
 from events.types import Dispatched
+from services.access.local_realm import Unconfined
 from services.dispatcher.decisions import Decisions
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.projector.service import ProjectorService
@@ -99,7 +100,7 @@ async def store(nc: SafeClient, events: int) -> None:
 
 async def measure(folder: Path, events: int) -> int:
     """Print a line for each way to ask; 1 where it was no clean log."""
-    server = EmbeddedNats(folder)
+    server = EmbeddedNats(folder, Unconfined())
     write_endpoint(folder, await server.start())
     nc = await connect(server.endpoint, name="bench", forever=True)
     try:

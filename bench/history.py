@@ -21,6 +21,7 @@ from events.codec import NewEvent, uuid7
 from events.log import MAX_BATCH, EventLog
 from events.streams import ensure_streams
 from events.types import Cancelled, CancelRequested, Failed, Stopping, TimedOut
+from services.access.local_realm import Unconfined
 from services.agent.identity import identify
 from services.nats_server.embedded_nats import EmbeddedNats
 from trainshed_client.nats_client import connect
@@ -157,7 +158,7 @@ class History(LogMaker):
 
 async def write(state_dir: Path, runs: int, live: int) -> Written:
     """Write such a history into a new ``state_dir``, whose stack does not run. Raises TrainshedError, RuntimeError."""
-    server = EmbeddedNats(state_dir)
+    server = EmbeddedNats(state_dir, Unconfined())
     await server.start(within_s=WITHOUT_DEADLINE_S)
     try:
         nc = await connect(server.endpoint, name="history")

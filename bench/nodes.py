@@ -25,6 +25,7 @@ from events.log import MAX_BATCH, EventLog
 from events.state import State, snapshot
 from events.streams import ensure_streams
 from events.types import NodeLeft
+from services.access.local_realm import Unconfined
 from services.dispatcher.decisions import Decisions
 from services.nats_server.embedded_nats import EmbeddedNats
 from trainshed_client.nats_client import connect
@@ -107,7 +108,7 @@ def cpu_ms(act: Callable[[], object]) -> float:
 
 async def _read_back(made: ComingAndGoing, run_id: str) -> float:
     with tempfile.TemporaryDirectory(prefix="tsb-") as folder:
-        server = EmbeddedNats(Path(folder))
+        server = EmbeddedNats(Path(folder), Unconfined())
         await server.start()
         try:
             nc = await connect(server.endpoint, name="bench-nodes")

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from bench.timing import machine
 from events.streams import ensure_streams
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from trainshed_client.endpoint import parse_url
 from trainshed_client.nats_client import connect
@@ -194,7 +195,7 @@ def main() -> int:
         os.environ["QT_QPA_PLATFORM"] = options.platform
     print(machine())
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
-        server = EmbeddedNats(Path(folder))
+        server = EmbeddedNats(Path(folder), Unconfined())
         loop.run(_prepare(server))
         endpoint = server.endpoint
         url = endpoint.url.replace("//", f"//{endpoint.user}:{endpoint.password}@")

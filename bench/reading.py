@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.history import WITHOUT_DEADLINE_S, write
 from bench.timing import machine
 from events.log import EventLog
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from trainshed_client import subjects
 from trainshed_client.direct_get import PAGE, StreamReader
@@ -46,7 +47,7 @@ async def measure(events: int, page: int) -> None:
     """Print both and the ratio; each round reads once the one way and once the other."""
     with tempfile.TemporaryDirectory() as folder:
         written = await write(Path(folder), events // 4, 0)
-        server = EmbeddedNats(Path(folder))
+        server = EmbeddedNats(Path(folder), Unconfined())
         await server.start(within_s=WITHOUT_DEADLINE_S)
         nc = await connect(server.endpoint, name="bench")
         try:

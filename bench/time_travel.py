@@ -31,6 +31,7 @@ from events.streams import ensure_streams
 from projections.read_model.database import Database
 from projections.read_model.frames import EVERY
 from projections.read_model.projector import Projector
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.projector.service import BATCH
 from trainshed_client import subjects
@@ -104,7 +105,7 @@ async def moment(nc: SafeClient, seq: int) -> float:
 async def measure(folder: Path, events: int, database: str | None) -> None:
     """Print all figures."""
     url = database or str(folder / "read.db")
-    server = EmbeddedNats(folder)
+    server = EmbeddedNats(folder, Unconfined())
     await server.start(within_s=600)
     try:
         nc = await connect(server.endpoint, name="bench")

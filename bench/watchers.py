@@ -28,6 +28,7 @@ from bench.processes import tree
 from bench.projector_rebuild import make_log
 from bench.timing import Figure, figure, machine, percentile, table
 from events.streams import ensure_streams
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from trainshed_client import subjects
 from trainshed_client.direct_get import Message
@@ -234,7 +235,7 @@ class Bench:
 async def running(rate: int, seconds: float) -> AsyncIterator[Bench]:
     """A server and its projector on a folder of their own."""
     folder = Path(tempfile.mkdtemp(prefix="tsw-"))
-    server = EmbeddedNats(folder)
+    server = EmbeddedNats(folder, Unconfined())
     try:
         endpoint = await server.start()
         nc = await connect(endpoint, name="bench")

@@ -232,8 +232,12 @@ class ApiError(TrainshedError):
 async def api_call(nc: SafeClient, call: str, request: object = None) -> dict[str, Any]:
     """One call of the JetStream API. Raises ApiError on a refusal, TimeoutError or nats' NoRespondersError on silence."""
     payload = b"" if request is None else msgspec.json.encode(request)
-    answer = await nc.request(f"$JS.API.{call}", payload, timeout=API_TIMEOUT_S)
-    body: dict[str, Any] = msgspec.json.decode(answer.data)
+    return read_answer((await nc.request(f"$JS.API.{call}", payload, timeout=API_TIMEOUT_S)).data)
+
+
+def read_answer(data: bytes) -> dict[str, Any]:
+    """What JetStream's API answered. Raises ApiError for a refusal."""
+    body: dict[str, Any] = msgspec.json.decode(data)
     error = body.get("error")
     if error is not None:
         raise ApiError(

@@ -15,7 +15,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
-from events.feed import ApiError, Feed, api_call
+from events.feed import ApiError, Feed, api_call, read_answer
 from trainshed_client import subjects
 from trainshed_client.direct_get import Message, stored_message
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -182,11 +182,17 @@ class EventLog:
         """The log's own id, from the stream's metadata."""
         return (await self.identity()).log_id
 
+    async def id_for_node(self) -> str:
+        """The same as a node may ask it, in an account of its own or in the log's."""
+        try:
+            answer = await self.nc.request(subjects.LOG_INFO, b"", timeout=self._timeout_s)
+        except nats.errors.NoRespondersError:
+            return await self.log_id()
+        return _identity(read_answer(answer.data)).log_id
+
     async def identity(self) -> LogIdentity:
         """Which log it is, and its end, both of one moment."""
-        info = await api_call(self.nc, f"STREAM.INFO.{self.stream}")
-        log_id = (info["config"].get("metadata") or {}).get("log_id", "")
-        return LogIdentity(str(log_id), int(info["state"]["last_seq"]))
+        return _identity(await api_call(self.nc, f"STREAM.INFO.{self.stream}"))
 
     def follow(self, start_seq: int, filters: Iterable[str] = (subjects.ALL_EVENTS,)) -> Feed:
         """Everything from ``start_seq`` on, in order."""
@@ -243,6 +249,11 @@ async def last_message(
 ) -> Message | None:
     """The last message on a literal subject. Raises UnknownOutcome where nobody answers."""
     return await _direct_get(nc, f"{stream}.{subject}", b"", timeout_s)
+
+
+def _identity(info: dict[str, Any]) -> LogIdentity:
+    log_id = (info["config"].get("metadata") or {}).get("log_id", "")
+    return LogIdentity(str(log_id), int(info["state"]["last_seq"]))
 
 
 async def messages_between(

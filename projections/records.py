@@ -31,7 +31,6 @@ RUNS = f"$KV.{subjects.RUNS_BUCKET}"
 SLOTS = f"$KV.{subjects.SLOTS_BUCKET}"
 NODES = f"$KV.{subjects.NODES_BUCKET}"
 QUEUE = f"$KV.{subjects.QUEUE_BUCKET}.{subjects.QUEUE_KEY}"
-BUCKETS = (subjects.RUNS_BUCKET, subjects.SLOTS_BUCKET, subjects.NODES_BUCKET, subjects.QUEUE_BUCKET)
 PURGED = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "600s"}
 """A key leaves with a marker, which leaves by itself after ten minutes."""
 AGAIN_AFTER_S = 2.0
@@ -173,7 +172,7 @@ class RecordBuckets:
 
     async def _identity(self) -> tuple[str, ...]:
         """When the buckets were made: memory does not outlive a server, so another time means other buckets."""
-        infos = [await api_call(self._nc, f"STREAM.INFO.KV_{bucket}") for bucket in BUCKETS]
+        infos = [await api_call(self._nc, f"STREAM.INFO.KV_{bucket}") for bucket in subjects.BUCKETS]
         return tuple(str(info["created"]) for info in infos)
 
     async def _send(self, subject: str, record: bytes | None) -> None:

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from services.agent.machine.inventory import Inventory
     from services.agent.processes.users import WorkerUsers
     from services.dispatcher.dispatcher import Dispatcher
+    from services.enrol.roster_watch import RosterWatch
+    from services.enrol.service import EnrolService
     from services.fold import SharedFold
     from services.gateway.gateway import Gateway
+    from services.people import People
     from services.projector.service import ProjectorService
     from services.projector.start import Start
     from trainshed_client.nats_client import SafeClient
@@ -88,6 +91,55 @@ def machine(options: AgentOptions, settings: Settings) -> Machine:
     return Machine(inventory=inventory, gpus=gpus, users=users)
 
 
+def enrol(nc: SafeClient, settings: Settings, address: str, *, pages: bool) -> EnrolService:
+    """The enrolment, beside the embedded server of this state folder, on the same address. Raises TrainshedError where nothing
+    was initialised. ``pages``: the server has a listener for pages too."""
+    from datetime import UTC, datetime
+
+    from services.access.accounts import inbox_prefix
+    from services.access.cluster_realm import ClusterRealm
+    from services.agent.identity import node_name
+    from services.enrol.cluster import local_members, needed_cluster, provide
+    from services.enrol.enrolment import Enrolment
+    from services.enrol.listener import EnrolListener
+    from services.enrol.roster import Member, Roster
+    from services.enrol.roster_file import CLUSTER_DIR
+    from services.enrol.service import EnrolService
+    from services.nats_server.reload import RunningServer
+    from services.setting_values import Listen, own_address
+    from trainshed_client.endpoint import Endpoint
+
+    state_dir = settings.state_dir
+    cluster = needed_cluster(state_dir)
+    at = Listen(own_address(address), cluster.port)
+    server = RunningServer(state_dir, ClusterRealm(state_dir), at, pages=pages)
+
+    def where(member: Member) -> Endpoint:
+        return Endpoint(cluster.url, inbox_prefix=inbox_prefix(member))
+
+    async def apply(_roster: Roster) -> None:
+        await server.apply()
+
+    enrolment = Enrolment(state_dir / CLUSTER_DIR, where=where, apply=apply, clock=lambda: datetime.now(UTC))
+    members = local_members(node_name(state_dir, settings.node))
+    listener = EnrolListener(
+        Listen(address, cluster.enrol_port),
+        enrolment,
+        cluster.hosts_at(own_address(address)),
+        members=lambda now: provide(state_dir, members, now=now),
+    )
+    return EnrolService(nc, listener, enrolment)
+
+
+def roster_watch(settings: Settings) -> RosterWatch | None:
+    """Who is enrolled, a Service; None where this state folder has no roster."""
+    from services.enrol.roster_file import CLUSTER_DIR
+    from services.enrol.roster_watch import RosterWatch
+
+    folder = settings.state_dir / CLUSTER_DIR
+    return RosterWatch(folder) if folder.is_dir() else None
+
+
 def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
     """The writing side's fold, with its snapshot in the state folder."""
     from services.fold import SharedFold
@@ -96,14 +148,22 @@ def fold(log: EventLog, log_id: str, settings: Settings) -> SharedFold:
     return SharedFold(log, log_id, settings.state_dir / FOLD_FILE)
 
 
-def gateway(log: EventLog, shared: SharedFold, settings: Settings, *, store: Path | None = None) -> Gateway:
-    """The gateway. ``store``: where the server stores, if it is this machine's own; else the server is asked."""
+def gateway(
+    log: EventLog,
+    shared: SharedFold,
+    settings: Settings,
+    *,
+    store: Path | None = None,
+    people: People | None = None,
+) -> Gateway:
+    """The gateway. ``store``: where the server stores, if it is this machine's own; else the server is asked. ``people``: what
+    each is granted (None: whoever gets in is an admin)."""
     from services.gateway.gateway import Gateway
     from services.nats_server.room import RoomWatch, on_disk, on_server
 
     look = on_disk(store) if store is not None else on_server(log.nc, settings.nats_monitor_url)
     room = RoomWatch(look, settings.min_free_mb)
-    return Gateway(log, shared, room=room, allow_credentials=settings.allow_credentials)
+    return Gateway(log, shared, room=room, allow_credentials=settings.allow_credentials, people=people)
 
 
 def dispatcher(
@@ -116,9 +176,15 @@ def dispatcher(
 
 
 def projector(
-    nc: SafeClient, settings: Settings, database: str | None, *, records: bool, start: Start | None = None
+    nc: SafeClient,
+    settings: Settings,
+    database: str | None,
+    *,
+    records: bool,
+    start: Start | None = None,
+    people: People | None = None,
 ) -> ProjectorService:
-    """A projector with its own database. ``start``: for whom, where it is not alone."""
+    """A projector with its own database. ``start``: for whom, where it is not alone. ``people``: as for the gateway."""
     from services.projector.service import ProjectorService
     from services.projector.start import Start
 
@@ -131,6 +197,7 @@ def projector(
         records=records,
         monitor_url=settings.nats_monitor_url,
         start=start or Start.ALONE,
+        people=people,
     )
 
 

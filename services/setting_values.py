@@ -108,6 +108,11 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def own_address(host: str) -> str:
+    """How this machine's own processes reach what listens on ``host``."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host
+
+
 def listen(value: str) -> Listen:
     host, colon, port = value.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host

@@ -18,10 +18,12 @@ LOG = "trainshed.log"
 WATCH = "trainshed.watch"
 WATCH_CHECKPOINT = f"{WATCH}.checkpoint"
 API = "trainshed.api"
+PEER = "trainshed.peer"
 RUNS_BUCKET = "trainshed_runs"
 SLOTS_BUCKET = "trainshed_slots"
 NODES_BUCKET = "trainshed_nodes"
 QUEUE_BUCKET = "trainshed_queue"
+BUCKETS = (RUNS_BUCKET, SLOTS_BUCKET, NODES_BUCKET, QUEUE_BUCKET)
 QUEUE_KEY = "queue"
 """Its one key: the queue as a whole."""
 WATCH_RUNS = f"{WATCH}.runs"
@@ -38,6 +40,8 @@ ELECTED = f"{EVENTS}.control.dispatch.dispatcher.elected._"
 LOG_ACCEPTED = f"{EVENTS}.control.log.gateway.log_accepted._"
 ACKS = "$JS.ACK."
 """How the reply subject of what a JetStream consumer delivers begins."""
+LOG_INFO = "trainshed.info.log"
+"""Where a node, whose account has no JetStream of its own, asks which log it is."""
 ALIVE_DISPATCHER = "trainshed.alive.dispatcher"
 NO_NODE = "_"
 
@@ -188,6 +192,11 @@ def api(call: str) -> str:
 def api_as(call: str) -> str:
     """The same for callers whose account the server vouches for; the account is token 4."""
     return f"{API}.u.*.{call}"
+
+
+def peer_as(call: str) -> str:
+    """The same for what a node asks of another: within its own account the call's name is that of its own."""
+    return f"{PEER}.u.*.{call}"
 
 
 def api_for(run_id: str, call: str) -> str:

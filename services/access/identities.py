@@ -11,11 +11,11 @@ from typing import TypeAlias, assert_never
 
 import msgspec
 
+from services.nats_server.web_socket import WEB_USER
 from services.setting_values import NODE_NAME
 
 CONTROL_ACCOUNT = "TRAINSHED"
 """The account that the streams belong to."""
-SYSTEM_ACCOUNT = "SYS"
 PAGES_ACCOUNT = "PAGES"
 LOCAL = "local"
 """The person who started the stack on this machine."""
@@ -64,10 +64,16 @@ class Person(msgspec.Struct, frozen=True):
     role: PersonRole
 
 
+class PageUser(msgspec.Struct, frozen=True):
+    """A page in a browser, of `up --websocket`: all of them are one user."""
+
+
 Identity: TypeAlias = Control | NodeIdentity | Person
+Known: TypeAlias = Identity | PageUser
+"""Everybody whom the server may let in."""
 
 
-def user_name(identity: Identity) -> str:
+def user_name(identity: Known) -> str:
     """As the server knows it: the user who logs in, and the one name (SAN DNS) of his certificate."""
     match identity:
         case Control(role):
@@ -76,11 +82,13 @@ def user_name(identity: Identity) -> str:
             return f"{node}.node.{_DOMAIN}"
         case Person(name):
             return f"{name}.user.{_DOMAIN}"
+        case PageUser():
+            return WEB_USER
         case _ as never:
             assert_never(never)
 
 
-def account(identity: Identity) -> str:
+def account(identity: Known) -> str:
     """The account that he is a user of; one each for nodes and people, so that the server vouches for it."""
     match identity:
         case Control():
@@ -89,6 +97,8 @@ def account(identity: Identity) -> str:
             return f"{_NODE_ACCOUNT}{node}"
         case Person(name):
             return f"{_PERSON_ACCOUNT}{name}"
+        case PageUser():
+            return PAGES_ACCOUNT
         case _ as never:
             assert_never(never)
 

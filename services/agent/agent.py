@@ -213,7 +213,7 @@ class AgentService:
         logged = False
         while not self._asked_to_stop.is_set():
             try:
-                if log_id := await self._log.log_id():
+                if log_id := await self._log.id_for_node():
                     return log_id
             except (TimeoutError, nats.errors.Error, ApiError) as error:
                 if not logged:
@@ -291,7 +291,7 @@ class AgentService:
         pushed: Subscription | None = None
         try:
             await workers.start()
-            calls = WorkerCalls(NatsConnection(self._nc, "this node's stack"))
+            calls = WorkerCalls(NatsConnection(self._nc, "this node's stack"), identity.node)
             async with asyncio.TaskGroup() as self._tasks:
                 inside = WorkerSockets(calls, workers.make_sockets_dir, self._tasks.create_task)
                 inside.clear()

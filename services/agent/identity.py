@@ -40,6 +40,14 @@ def kept_name(state_dir: Path) -> str | None:
         return None
 
 
+def node_name(state_dir: Path, asked: str | None) -> str:
+    """The name that the folder's node has, or would have. Raises TrainshedError (INVALID) for a name that can be none."""
+    kept = kept_name(state_dir)  # where that cannot be read, `identify` says what is wrong with it
+    if kept is not None:
+        return kept
+    return default_node_name() if asked is None else check_node_name(asked)
+
+
 def identify(state_dir: Path, *, log_id: str, node: str | None, ids: Callable[[], str]) -> Identity:
     """The folder's identity, made at the first start; ``node`` is the name that was asked for, if any was.
 

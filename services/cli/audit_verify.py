@@ -48,7 +48,7 @@ NOT_CHECKED = {
     "keys": "whose the nodes' keys are: they came from the log itself (--policy FILE)",
     "decisions": "whether the scheduler would grant the same again (--decisions)",
     "files": "workers' output and artifacts (--files)",
-    "authors": "who wrote an event: with the stack's password anybody may say what a part could have said",
+    "authors": "who wrote an event: with the credentials of a node or a service anybody may say what that one could have said",
     "unhashed": "columns outside the state hash: configs, and what heartbeats told of what is live",
 }
 """What a verdict says nothing of, by its name in JSON."""

@@ -64,6 +64,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "gateway": ("services.cli.service_verbs:gateway", "Run the gateway alone."),
     "dispatcher": ("services.cli.service_verbs:dispatcher", "Run a dispatcher alone."),
     "projector": ("services.cli.service_verbs:projector", "Run a projector alone."),
+    "enrol": ("services.cli.service_verbs:enrol", "Run the enrolment alone."),
     "agent": ("services.cli.service_verbs:agent", "Run this machine's agent alone."),
 }
 """Verb → where it is (``module:command``), and its line of help."""

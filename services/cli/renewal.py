@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from services.cli.common import warn
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import TrainshedError
+from trainshed_client.os_errors import cause
 
 if TYPE_CHECKING:
     from trainshed_client.nats_client import SafeClient
@@ -54,7 +55,7 @@ async def look(nc: SafeClient, endpoint: Endpoint, now: datetime) -> None:
             return
         if ends - now < SOON:
             warn(
-                f"your certificate expires on {ends:%Y-%m-%d} and could not be renewed ({error}); after that: a new token"
+                f"your certificate expires on {ends:%Y-%m-%d} and could not be renewed ({cause(error)}); after that: a new token"
             )
 
 

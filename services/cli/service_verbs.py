@@ -26,6 +26,7 @@ from trainshed_client.os_errors import why
 if TYPE_CHECKING:
     from services.lifecycle import Service
     from services.observe.observe import Observer
+    from services.up.child_link import ChildEnd
     from trainshed_client.nats_client import SafeClient
 
 AGENT_FILE = "credentials/agent.json"
@@ -45,7 +46,11 @@ def gateway() -> None:
 
         log = observer.log(nc)
         fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
-        services: list[Service] = [parts.gateway(log, fold, settings), fold]
+        watch = parts.roster_watch(settings)
+        people = None if watch is None else watch.people
+        services: list[Service] = [parts.gateway(log, fold, settings, people=people), fold]
+        if watch is not None:
+            services.append(watch)
         observer.services(services)
         return services
 
@@ -84,10 +89,10 @@ def projector(
     """Run a projector alone: it builds the read model and answers queries."""
     if die_with is not None:
         _die_with(die_with)
-    from services.up.projector_link import ProjectorEnd
+    from services.up.child_link import ChildEnd
 
     settings = Settings.read()
-    to_up = None if link is None else ProjectorEnd(link)
+    to_up = None if link is None else ChildEnd(link)
 
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from events.streams import ensure_streams
@@ -97,23 +102,45 @@ def projector(
         if to_up is not None:
             to_up.answer()
         await ensure_streams(nc, replicas=settings.replicas)
-        service = parts.projector(nc, settings, database, records=records, start=Start(start))
+        watch = parts.roster_watch(settings)
+        people = None if watch is None else watch.people
+        service = parts.projector(nc, settings, database, records=records, start=Start(start), people=people)
         await observer.projector(nc, service)
+        observer.services([service])
+        return [service] if watch is None else [service, watch]
+
+    _serve_beside_up("projector", settings, build, to_up)
+
+
+@verb("trainshed enrol --listen 10.0.0.5", name="enrol")
+@nats_option
+@click.option("--listen", "address", metavar="ADDRESS", required=True, help="Where those who join reach it.")
+@click.option("--pages", is_flag=True, hidden=True)
+@click.option("--link", type=int, hidden=True)
+@click.option("--start", hidden=True, default="alone")
+@click.option("--die-with", type=int, hidden=True)
+def enrol(address: str, pages: bool, link: int | None, start: str, die_with: int | None) -> None:
+    """Run the enrolment alone: it lets machines and people in who bring a token.
+
+    `trainshed up --listen` runs it by itself. It alone reads the key of the certificate authority.
+    """
+    if die_with is not None:
+        _die_with(die_with)
+    from services.up.child_link import ChildEnd
+
+    settings = Settings.read()
+    to_up = None if link is None else ChildEnd(link)
+
+    async def build(nc: SafeClient, observer: Observer) -> list[Service]:
+        from services import parts
+
+        if to_up is not None:
+            to_up.answer()
+        service = parts.enrol(nc, settings, address, pages=pages)
         observer.services([service])
         return [service]
 
-    def ready() -> None:
-        if to_up is not None:
-            to_up.ready()
-
-    try:
-        # `up` has said of the environment what there is to say.
-        _serve("projector", settings, build, ready, quiet=die_with is not None)
-    except TrainshedError as error:
-        if to_up is None:
-            raise
-        to_up.refuse(error)  # which says it
-        raise click.exceptions.Exit(error.exit_code) from None
+    _serve_beside_up("enrol", settings, build, to_up)
 
 
 @verb("trainshed agent --join ts1-abcd-efgh@control.lab:4224", name="agent")
@@ -187,6 +214,20 @@ def agent(
 
 
 agent = agent_options(agent)
+
+
+def _serve_beside_up(name: str, settings: Settings, build: Build, to_up: ChildEnd | None) -> None:
+    """Serve, and have `up` know of it where that has started us."""
+    try:
+        # `up` has said of the environment what there is to say.
+        _serve(
+            name, settings, build, to_up.ready if to_up is not None else lambda: None, quiet=to_up is not None
+        )
+    except TrainshedError as error:
+        if to_up is None:
+            raise
+        to_up.refuse(error)  # which says it
+        raise click.exceptions.Exit(error.exit_code) from None
 
 
 def _serve(

@@ -110,6 +110,11 @@ def web_socket_options(command: C) -> C:
 )
 @click.option("--stop-workers", is_flag=True, help="At the end, stop the workers too (they go on otherwise).")
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background; return when it is ready.")
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="Let other machines join, at this address of this one (0.0.0.0: any); kept, until none.",
+)
 @click.option("--borrowed", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 def up(
@@ -123,6 +128,7 @@ def up(
     origins: tuple[str, ...],
     stop_workers: bool,
     detach: bool,
+    listen: str | None,
     borrowed: bool,
     ready_fd: int | None,
 ) -> None:
@@ -152,6 +158,7 @@ def up(
         arguments = [
             *given,
             *web_socket_arguments(web_port, origins),
+            *(["--listen", listen] if listen is not None else []),
             *(["--stop-workers"] if stop_workers else []),
             *(["--borrowed"] if borrowed else []),
         ]
@@ -196,7 +203,15 @@ def up(
     log_file = up_log(settings.state_dir) if ready_fd is not None else None
     try:
         asyncio.run(
-            run_up(settings, options, ready, on_starting=starting, log_file=log_file, web_socket=web_socket)
+            run_up(
+                settings,
+                options,
+                ready,
+                on_starting=starting,
+                log_file=log_file,
+                web_socket=web_socket,
+                listen=listen,
+            )
         )
     except Exception as error:
         if (refusal := plain(error)) is None:

@@ -42,21 +42,28 @@ from trainshed_client.os_errors import why
 CREDENTIALS_DIR = "credentials"
 CLUSTER_FILE = "cluster.json"
 AGENT, USER = "agent", "user"
+NOWHERE = "none"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cluster init` was given. ``hosts``: how other machines reach this one, the one that they are told first."""
+    """What `cluster init` was given. ``hosts``: how other machines reach this one, the one that they are told first.
+    ``listen``: the address of `up --listen`, kept for the starts that do not name it."""
 
     v: int = 1
     hosts: tuple[str, ...]
     port: int = NATS_PORT
     enrol_port: int = DEFAULT_PORT
+    listen: str | None = None
 
     @property
     def server_hosts(self) -> list[str]:
         """The hosts that the server's certificate is for: this machine's own processes use loopback."""
-        return list(dict.fromkeys([*self.hosts, *LOOPBACK]))
+        return self.hosts_at()
+
+    def hosts_at(self, *addresses: str) -> list[str]:
+        """The same for a server that listens at these, which need be none of its hosts."""
+        return list(dict.fromkeys([*self.hosts, *LOOPBACK, *addresses]))
 
     @property
     def url(self) -> str:
@@ -117,6 +124,24 @@ def needed_cluster(state_dir: Path) -> Cluster:
     if cluster is None:
         raise not_initialised(state_dir / CLUSTER_DIR)
     return cluster
+
+
+def listening(state_dir: Path, asked: str | None) -> str | None:
+    """Where the server listens for other machines: as ``asked``, which is kept, else as it was kept; None: nowhere.
+
+    ``asked`` `NOWHERE` undoes it. Raises TrainshedError: NOT_FOUND where an address is asked for and there is no cluster.
+    """
+    if asked is not None and asked != NOWHERE:
+        cluster: Cluster | None = needed_cluster(state_dir)
+    else:
+        cluster = read_cluster(state_dir)
+    if cluster is None:
+        return None
+    wanted = cluster.listen if asked is None else None if asked == NOWHERE else asked
+    if wanted != cluster.listen:
+        kept = msgspec.structs.replace(cluster, listen=wanted)
+        write_private(state_dir / CLUSTER_DIR / CLUSTER_FILE, msgspec.json.encode(kept) + b"\n")
+    return wanted
 
 
 def default_hosts() -> list[str]:
@@ -212,6 +237,16 @@ def _provided(
     if entry is not None and entry.keys(now):  # the key that connects now goes on
         return renewed(roster, entry, signed.issued, now=now, of=before)
     return enrolled(roster, member, signed.issued, now=now)
+
+
+def prepare(state_dir: Path, members: Mapping[str, Member], address: str, *, now: datetime) -> None:
+    """All that the server and this machine's own members need to start: certificates, where none is young enough.
+
+    ``address``: where the server listens. Blocks. Raises TrainshedError.
+    """
+    cluster = needed_cluster(state_dir)
+    server_certificate(state_dir / CLUSTER_DIR, cluster.hosts_at(address), now=now)
+    provide(state_dir, members, now=now)
 
 
 def new_token(

@@ -31,7 +31,7 @@ from services.enrol.wire import (
 from services.logging import get_logger
 from services.setting_values import Listen
 from trainshed_client.errors import ErrorCode, TrainshedError
-from trainshed_client.os_errors import why
+from trainshed_client.os_errors import cause, why
 
 _log = get_logger("enrol")
 
@@ -130,7 +130,7 @@ class EnrolListener:
                     await asyncio.to_thread(self._members, self._enrolment.clock())
                 await self._enrolment.apply_changes()
             except (TrainshedError, OSError) as error:
-                _log.error("the files of the cluster cannot be used", error=str(error))
+                _log.error("the files of the cluster cannot be used", error=cause(error))
                 await asyncio.sleep(QUIET_S)
 
     async def _serve(
@@ -142,7 +142,7 @@ class EnrolListener:
             OSError,
             TimeoutError,
         ) as error:  # an ssl.SSLError is one; whoever asked has gone, or speaks no TLS 1.3
-            _log.debug("a connection ended early", address=host, error=str(error))
+            _log.debug("a connection ended early", address=host, error=cause(error))
         except Exception:  # noqa: BLE001 — one connection must not take the others with it
             _log.error("a connection failed", address=host, trace=traceback.format_exc())
         finally:

@@ -5,8 +5,6 @@ Owns their life together, and that a name comes from the account alone; the rule
 
 from __future__ import annotations
 
-import asyncio
-
 from nats.aio.msg import Msg
 
 from services.access.identities import NodeIdentity, Person, PersonRole
@@ -48,11 +46,7 @@ class EnrolService:
         self._nc = nc
         self._listener = listener
         self._enrolment = enrolment
-
-    @property
-    def ready(self) -> asyncio.Event:
-        """Set once somebody can join."""
-        return self._listener.ready
+        self.ready = listener.ready
 
     async def run(self) -> None:
         """See Service. Raises TrainshedError as the listener does."""

@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 
 from services.nats_server.kept_ports import KeptPorts, choose, kept_at
-from services.nats_server.monitor import Health, health
-from services.nats_server.server_config import LOG_BYTES, USER, ServerConfig
+from services.nats_server.monitor import Health, get, health
+from services.nats_server.server_config import LOG_BYTES, REALM_FILE, Realm, ServerConfig
 from services.nats_server.store_account import give_store
 from services.nats_server.store_lock import take_store_lock
 from services.nats_server.web_socket import WebSocketEndpoint, WebSocketListener, WebSocketOptions
 from services.plain_trouble import refusal
+from services.setting_values import Listen, own_address
 from trainshed_client.endpoint import Endpoint, write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -64,8 +65,16 @@ class EmbeddedNats:
     """
 
     def __init__(
-        self, state_dir: Path, *, binary: Path | None = None, web_socket: WebSocketOptions | None = None
+        self,
+        state_dir: Path,
+        realm: Realm,
+        *,
+        binary: Path | None = None,
+        web_socket: WebSocketOptions | None = None,
+        listen: Listen | None = None,
     ) -> None:
+        self._realm = realm
+        self._listen = listen
         self._folder = state_dir / "nats"
         self._logs = state_dir / "logs"
         self._stderr_file = self._logs / "nats-server.stderr"
@@ -76,9 +85,24 @@ class EmbeddedNats:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where to connect, with credentials; known once `start` has returned."""
-        kept = self._known()
-        return Endpoint(f"nats://127.0.0.1:{kept.port}", USER, kept.password)
+        """Where the operator connects, with credentials; known once `start` has returned."""
+        return self._realm.operator(self.url, self.password)
+
+    @property
+    def url(self) -> str:
+        """Where everybody connects."""
+        scheme = "tls" if self._realm.tls else "nats"
+        return f"{scheme}://{Listen(self._host, self._known().port)}"
+
+    @property
+    def _host(self) -> str:
+        """How this machine's own processes reach it."""
+        return "127.0.0.1" if self._listen is None else own_address(self._listen.host)
+
+    @property
+    def password(self) -> str:
+        """The one that is kept with the ports; whose it is the realm says."""
+        return self._known().password
 
     @property
     def web_socket(self) -> WebSocketEndpoint | None:
@@ -186,7 +210,8 @@ class EmbeddedNats:
     def _choose_ports(self) -> KeptPorts:
         """The kept ports where they are free, else new ones; see the class."""
         path = self._folder / "server.json"
-        return choose(path, self._kept or kept_at(path), self._asked, restart=self._kept is not None)
+        kept = self._kept or kept_at(path)
+        return choose(path, kept, self._asked, listen=self._listen, restart=self._kept is not None)
 
     def _listener(self) -> WebSocketListener | None:
         kept = self._known()
@@ -199,16 +224,21 @@ class EmbeddedNats:
         kept = self._known()
         config = ServerConfig(
             server_name=server_name,
-            port=kept.port,
+            listen=str(Listen("127.0.0.1", kept.port) if self._listen is None else self._listen),
             monitor_port=kept.monitor_port,
-            password=kept.password,
             pid_file=self._folder / "server.pid",
             log_file=self.log_file,
             store_dir=self.store_dir,
             web_socket=self._listener(),
         )
-        give_store(self.store_dir, config.account)
+        give_store(self.store_dir, self._realm.store_account)
+        self.write_realm()
         write_private(self._folder / "server.conf", config.text.encode())
+
+    def write_realm(self) -> None:
+        """Write who gets in, as the realm has it now; the server reads it at its start, and at `reload`."""
+        text = self._realm.text(self._known().password, self._listener())
+        write_private(self._folder / REALM_FILE, text.encode())
 
     async def _spawn(self, lock: int) -> asyncio.subprocess.Process:
         """In a session of its own: a Ctrl-C on the terminal is for `up`, which stops the server last."""
@@ -244,7 +274,7 @@ class EmbeddedNats:
         while True:
             if process.returncode is not None:
                 raise _unavailable(f"nats-server {await self.wait()} before it was ready.{self._log_tail()}")
-            info = await _server_info(self._known().port)
+            info = await self._info()
             if info is not None:
                 break
             if not late and time.monotonic() >= began + LATE_S:
@@ -263,6 +293,19 @@ class EmbeddedNats:
                 f"{self._binary} is version {info.get('version')}, but Trainshed needs {VERSION}"
             )
         await self._until_jetstream(deadline)
+
+    async def _info(self) -> dict[str, object] | None:
+        """What the server says of itself once clients may connect; None until then. By TLS it greets nobody without."""
+        port = self._known().port
+        if not self._realm.tls:
+            return await _server_info("127.0.0.1" if self._listen is None else self._host, port)
+        if not await _listens(self._host, port):
+            return None
+        answer = await get(self.monitor_url, "/varz", within_s=1.0)
+        try:
+            return None if answer is None else dict(json.loads(answer[1]))
+        except ValueError:
+            return {}
 
     async def _until_jetstream(self, deadline: float) -> None:
         # Here, not above: nats-py costs 0.1 s, which runs while the server starts.
@@ -302,11 +345,21 @@ def _server_environment() -> dict[str, str]:
     return {"GOGC": "50"} | {name: os.environ[name] for name in names if name in os.environ}
 
 
-async def _server_info(port: int) -> dict[str, object] | None:
-    """The INFO line of the server at ``port``; None if nothing listens. Raises nothing for what is no NATS server."""
+async def _listens(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(1.0):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _server_info(host: str, port: int) -> dict[str, object] | None:
+    """The INFO line of the server there; None if nothing listens. Raises nothing for what is no NATS server."""
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
         return None
     try:

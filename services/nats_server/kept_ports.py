@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from services.nats_server.web_socket import WebSocketOptions
+from services.setting_values import Listen
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
@@ -49,15 +50,25 @@ def kept_at(path: Path) -> KeptPorts | None:
 
 
 def choose(
-    path: Path, kept: KeptPorts | None, web_socket: WebSocketOptions | None, *, restart: bool
+    path: Path,
+    kept: KeptPorts | None,
+    web_socket: WebSocketOptions | None,
+    *,
+    listen: Listen | None = None,
+    restart: bool,
 ) -> KeptPorts:
     """The kept ports where they are free, else new ones with a warning; what is new is written to ``path``.
+
+    ``listen``: the server's own address, where it is not loopback and a kept port: that one is not kept.
 
     A port that was asked for, and each in a ``restart`` with clients connected to it, must be had. Raises
     TrainshedError (UNAVAILABLE), OSError.
     """
     with contextlib.ExitStack() as probes:
-        port = _free_port(probes, kept.port if kept else 0, "port", must=restart)
+        if listen is None:
+            port = _free_port(probes, kept.port if kept else 0, "port", must=restart)
+        else:
+            port = _free_port(probes, listen.port, "port", must=True, host=listen.host)
         monitor = _free_port(probes, kept.monitor_port if kept else 0, "monitoring port", must=restart)
         web_port, web_password = (kept.web_port, kept.web_password) if kept else (None, None)
         if web_socket is not None:
@@ -72,12 +83,14 @@ def choose(
     return chosen
 
 
-def _free_port(probes: contextlib.ExitStack, kept: int, what: str, *, must: bool) -> int:
+def _free_port(
+    probes: contextlib.ExitStack, kept: int, what: str, *, must: bool, host: str = "127.0.0.1"
+) -> int:
     """Bind to find out, and keep bound until all are chosen, so that no two are the same."""
-    probe = probes.enter_context(socket.socket())
+    probe = probes.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        probe.bind(("127.0.0.1", kept))
+        probe.bind((host, kept))
     except OSError as error:
         if must or not kept:
             hint = "; name another: trainshed up --websocket PORT" if what == _WEB_SOCKET else ""

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.nats_server.server_config import GLOBAL_ACCOUNT, STACK_ACCOUNT
 from trainshed_client.errors import ErrorCode, TrainshedError
+
+GLOBAL_ACCOUNT = "$G"
+"""Where nats-server puts who has no account: everybody, in the first release."""
 
 
 def give_store(store_dir: Path, account: str) -> None:
-    """Let ``account`` have what is stored, whichever of the two had it at the last start; one rename.
+    """Let ``account`` have what an earlier release stored; one rename, once.
 
     Raises OSError, and TrainshedError (CONFLICT) where both have something.
     """
     folder = store_dir / "jetstream"
-    other = folder / (STACK_ACCOUNT if account == GLOBAL_ACCOUNT else GLOBAL_ACCOUNT)
+    before = folder / GLOBAL_ACCOUNT
     wanted = folder / account
-    if not other.exists():
+    if not before.exists():
         return
     if wanted.exists():
         raise TrainshedError(
             ErrorCode.CONFLICT,
-            f"there are two stores, {other} and {wanted}: an older release ran here after `up --websocket`, which it "
+            f"there are two stores, {before} and {wanted}: an older release ran here after a newer one, whose store it "
             "does not know. Move away the one that it made, then try again: trainshed up",
         )
-    other.rename(wanted)
+    before.rename(wanted)

@@ -61,6 +61,8 @@ class Metrics:
         self._projector: ProjectorService | None = None
         self._pending_since: dict[str, int] = {}
         self._epoch = 0
+        self._connections: list[SafeClient] = []
+        self._appends_counted = False
         ProcessCollector(registry=self.registry)
         info = Gauge(
             "trainshed_build_info",
@@ -85,14 +87,21 @@ class Metrics:
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def connection(self, nc: SafeClient) -> None:
-        """Watch the connection."""
-        self._connected.set_function(lambda: float(nc.is_connected))
+        """Watch a connection of the process; it is connected where all of them are."""
+        self._connections.append(nc)
+        self._connected.set_function(lambda: float(all(one.is_connected for one in self._connections)))
         nc.reconnect_hooks.add(self._reconnects.inc)
 
     # --- appends ------------------------------------------------------------------------------------------
 
     def log(self, nc: SafeClient) -> EventLog:
-        """A log whose appends are counted."""
+        """A log whose appends are counted, with those of the process's others."""
+        if not self._appends_counted:
+            self._appends_counted = True
+            self._count_appends()
+        return MeteredLog(nc, self)
+
+    def _count_appends(self) -> None:
         self._appended = Counter(
             "trainshed_events_appended",
             "Events that this process appended to the log and saw acknowledged.",
@@ -117,7 +126,6 @@ class Metrics:
         )
         for kind in ("event", "batch"):
             self._latency.labels(kind)
-        return MeteredLog(nc, self)
 
     def appended(self, kind: str, events: Sequence[NewEvent], seconds: float, seq: int) -> None:
         """An append was acknowledged, its last event at ``seq``."""

@@ -36,7 +36,7 @@ class Observer:
         self._metrics: Metrics | None = None
         self._server: HealthServer | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._nc: SafeClient | None = None
+        self._connections: list[SafeClient] = []
         self._services: Sequence[Service] | None = None
         self._fold: SharedFold | None = None
 
@@ -71,9 +71,13 @@ class Observer:
 
     def lacking(self) -> list[str]:
         """What keeps the process from serving; empty where it serves."""
-        if self._nc is None:
+        if not self._connections:
             return ["no connection to the NATS server yet"]
-        missing = [] if self._nc.is_connected else ["the connection to the NATS server is lost"]
+        missing = (
+            []
+            if all(nc.is_connected for nc in self._connections)
+            else ["the connection to the NATS server is lost"]
+        )
         if self._services is None:
             return [*missing, "starting"]
         return missing + [self._lacks(service) for service in self._services if not service.ready.is_set()]
@@ -86,8 +90,8 @@ class Observer:
     # --- what is watched ----------------------------------------------------------------------------------
 
     def connection(self, nc: SafeClient) -> None:
-        """The process's connection."""
-        self._nc = nc
+        """A connection of the process."""
+        self._connections.append(nc)
         if self._metrics is not None:
             self._metrics.connection(nc)
 

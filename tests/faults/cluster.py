@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from services import failpoints
+from services.access.local_realm import Unconfined
 from services.agent.processes import memory_cgroups, sweep
 from services.agent.processes.sweep import Marks
 from services.nats_server.embedded_nats import EmbeddedNats
@@ -102,7 +103,7 @@ class Server(Part):
 
     def __init__(self, folder: Path) -> None:
         super().__init__("nats-server", Role.SERVER, folder)
-        self.embedded = EmbeddedNats(folder)
+        self.embedded = EmbeddedNats(folder, Unconfined())
         self.ready = asyncio.Event()
 
     @property

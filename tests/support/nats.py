@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.web_socket import WebSocketOptions
 from trainshed_client.endpoint import Endpoint
@@ -16,7 +17,7 @@ class NatsServer:
 
     def __init__(self, state_dir: Path, *, web_socket: WebSocketOptions | None = None) -> None:
         self.state_dir = state_dir
-        self.embedded = EmbeddedNats(state_dir, web_socket=web_socket)
+        self.embedded = EmbeddedNats(state_dir, Unconfined(), web_socket=web_socket)
         self._clients: list[SafeClient] = []
 
     @property

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sysconfig
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from services.agent.processes import memory_cgroups, sweep
 from tests.support.wire import Wire
-from trainshed_client.endpoint import read_endpoint
+from trainshed_client.endpoint import Endpoint, read_credentials, read_endpoint
 from trainshed_client.errors import NobodyAnswers
 
 T = TypeVar("T")
@@ -105,6 +106,11 @@ def run_trainshed(
     return done
 
 
+def service_endpoint(state_dir: Path, name: str = "operator") -> Endpoint:
+    """How a service of that stack connects: one of the control side's roles, or `agent`."""
+    return read_credentials(state_dir / "credentials" / f"{name}.json", given_by="the test")
+
+
 class Stack:
     """One `trainshed up` on one state folder, which can be stopped, killed and started again."""
 
@@ -171,7 +177,28 @@ class Stack:
         until(ready, 30.0, what=f"the ready line of {self.state_dir}:\n{self.said(begin)}")
         if self.wire is None:
             with contextlib.suppress(NobodyAnswers):  # it has no server of its own
-                self.wire = Wire(read_endpoint(self.state_dir), calls=self._hears_calls)
+                local = read_endpoint(self.state_dir)
+                self.wire = Wire(service_endpoint(self.state_dir), calls=local if self._hears_calls else None)
+
+    def unconfined(self) -> Endpoint:
+        """A user of the control account who may do everything, until the server starts again: its configuration is read anew."""
+        folder = self.state_dir / "nats"
+        path = folder / "realm.conf"
+        text = path.read_text()
+        user = '{ user: "test", password: "test" }'
+        if user not in text:
+            before, users, after = text.partition("users: [")  # the control account's are the first
+            path.write_text(f"{before}{users} {user}{after}")
+            monitoring = json.loads((folder / "server.json").read_text())["monitor_port"]
+
+            def loaded() -> str:
+                with urllib.request.urlopen(f"http://127.0.0.1:{monitoring}/varz", timeout=5) as answer:
+                    return str(json.load(answer)["config_load_time"])
+
+            at = loaded()
+            os.kill(int((folder / "server.pid").read_text()), signal.SIGHUP)
+            until(lambda: loaded() != at, what="the server reads its configuration")
+        return Endpoint(read_endpoint(self.state_dir).url, "test", "test")
 
     def said(self, begin: int = 0) -> str:
         """What it and its child processes have written to stderr."""
@@ -310,19 +337,24 @@ class Stack:
         assert record is not None
         return record
 
+    def other_node(self, folder: Path) -> dict[str, str]:
+        """The environment of another node's agent, until the server starts again."""
+        endpoint = self.unconfined()
+        return {
+            **self.environment,
+            "TRAINSHED_STATE_DIR": str(folder),
+            "TRAINSHED_NATS_URL": endpoint.url,
+            "TRAINSHED_NATS_USER": endpoint.user or "",
+            "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
+        }
+
     @contextlib.contextmanager
     def far_node(self, folder: Path) -> Iterator[None]:
         """Meanwhile the agent of another node, `far`, with a state folder of its own and 4 GPUs, takes runs."""
-        endpoint = json.loads((self.state_dir / "endpoint.json").read_text())
-        there = {
-            "TRAINSHED_STATE_DIR": str(folder),
-            "TRAINSHED_NATS_URL": endpoint["url"],
-            "TRAINSHED_NATS_USER": endpoint.get("user") or "",
-            "TRAINSHED_NATS_PASSWORD": endpoint.get("password") or "",
-        }
+        there = self.other_node(folder)
         agent = subprocess.Popen(
             [TRAINSHED, "agent", "--node", "far", "--gpus", "4", "--cpus", "1", "--memory", "100"],
-            env=marked({**self.environment, **there}, self.mark),
+            env=marked(there, self.mark),
             stderr=subprocess.DEVNULL,
         )
         try:

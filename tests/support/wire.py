@@ -29,10 +29,11 @@ CONNECTS_WITHIN_S = 10.0
 class Wire:
     """Hears what is published on one stack, until `stop`; the first 20,000 messages of 64 MB at most."""
 
-    def __init__(self, endpoint: Endpoint, *, calls: bool = False) -> None:
+    def __init__(self, endpoint: Endpoint, *, calls: Endpoint | None = None) -> None:
+        """``calls``: as whom requests and answers are heard too: each account's are its own."""
         self.heard: list[Heard] = []
         self._endpoint = endpoint
-        self._subjects = (*PASSIVE, *CALLS) if calls else PASSIVE
+        self._calls = calls
         self._bytes = 0
         self._asked: dict[str, str] = {}
         """Of each inbox the subject of the request."""
@@ -72,15 +73,29 @@ class Wire:
             self._loop.run_until_complete(self._hear_until_stopped())
 
     async def _hear_until_stopped(self) -> None:
-        try:
-            nc = await connect(self._endpoint, name="test-wire", on_error=_quiet)
-        except TrainshedError:  # it has ended meanwhile
+        async with asyncio.TaskGroup() as tasks:
+            if self._calls is None:
+                self._connecting = 1
+            else:
+                self._connecting = 2
+                tasks.create_task(self._hear_as(self._calls, CALLS))
+            await self._hear_as(self._endpoint, PASSIVE)
+
+    def _connected(self) -> None:
+        self._connecting -= 1
+        if self._connecting <= 0:
             self._ready.set()
+
+    async def _hear_as(self, endpoint: Endpoint, to: tuple[str, ...]) -> None:
+        try:
+            nc = await connect(endpoint, name="test-wire", on_error=_quiet)
+        except TrainshedError:  # it has ended meanwhile
+            self._connected()
             return
         try:
-            listening = [await nc.listen(subject, self._hear) for subject in self._subjects]
+            listening = [await nc.listen(subject, self._hear) for subject in to]
             await nc.flush()
-            self._ready.set()
+            self._connected()
             while not self._stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
@@ -92,7 +107,7 @@ class Wire:
             await self._stop.wait()
             await _flushed(nc)
         except nats.errors.Error:  # the server is gone
-            self._ready.set()
+            self._connected()
         finally:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(2):

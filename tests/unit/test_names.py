@@ -44,6 +44,7 @@ ABBREVIATIONS = frozenset(
         "fds",
         "gpu",
         "gpus",
+        "hostname",
         "http",
         "inbox",
         "init",

@@ -14,13 +14,13 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from services.projector.start import Hindrance, Start, ends
 from services.projector.trouble import LONGEST_PATH, closer_look, hindrance_of, open_database, start_refused
-from services.up.projector_link import Refusal
-from services.up.projector_watch import (
+from services.up.child_link import Refusal
+from services.up.child_watch import (
     FIRST_LOOKS,
     HUNG_LOOKS,
     STARTS,
-    ProjectorAct,
-    after_projector_look,
+    ChildAct,
+    after_child_look,
     why_given_up,
 )
 from trainshed_client.errors import ErrorCode, ExitCode, TrainshedError
@@ -103,31 +103,34 @@ def test_a_database_that_is_none_is_refused(url: str, accepted: str) -> None:
 def test_up_ends_with_a_projector_that_cannot_start_and_with_no_other() -> None:
     wrong, absent = Refusal(ErrorCode.INVALID, "bad"), Refusal(ErrorCode.UNAVAILABLE, "taken")
     for refusal, code in ((wrong, 2), (absent, 3), (None, -9)):
-        assert why_given_up(refusal, code, 99, has_served=True) is None
-    given_up = why_given_up(wrong, 2, 1, has_served=False)
+        assert why_given_up("projector", refusal, code, 99, has_served=True) is None
+    given_up = why_given_up("projector", wrong, 2, 1, has_served=False)
     assert given_up is not None
     assert (given_up.exit_code, str(given_up)) == (ExitCode.BAD_INPUT, "bad")
     for refusal, code in ((absent, 3), (None, 1), (None, -9)):  # what may pass is tried again first
-        assert [why_given_up(refusal, code, n, has_served=False) is None for n in range(1, STARTS + 1)] == [
+        assert [
+            why_given_up("projector", refusal, code, n, has_served=False) is None
+            for n in range(1, STARTS + 1)
+        ] == [
             *[True] * (STARTS - 1),
             False,
         ]
-    killed = why_given_up(None, -9, STARTS, has_served=False)
+    killed = why_given_up("projector", None, -9, STARTS, has_served=False)
     assert killed is not None
     assert killed.exit_code is ExitCode.NO_SERVICE
     assert "by signal 9" in str(killed)
 
 
-def acts(answered: Sequence[bool], *, begun: bool = True) -> list[ProjectorAct]:
+def acts(answered: Sequence[bool], *, begun: bool = True) -> list[ChildAct]:
     silent, done = 0, []
     for one in answered:
-        silent, act = after_projector_look(silent, answered=one, begun=begun)
+        silent, act = after_child_look(silent, answered=one, begun=begun)
         done.append(act)
     return done
 
 
 def test_a_silent_projector_is_ended_only_when_it_goes_on() -> None:
-    nothing, silent, well, end = ProjectorAct
+    nothing, silent, well, end = ChildAct
     assert acts([True, *[False] * HUNG_LOOKS]) == [nothing, silent, *[nothing] * (HUNG_LOOKS - 2), end]
     # an answer in between begins the count anew: a machine that was suspended is late once
     assert acts([True, *[*[False] * (HUNG_LOOKS - 1), True] * 3]).count(end) == 0

@@ -12,12 +12,12 @@ from typing import TypeVar
 import msgspec
 
 from services.agent.folders.paths import is_ref
-from services.agent.inside.watches import PendingLines, RunChanges, receive_output
+from services.agent.inside.watches import LookAgain, PendingLines, RunChanges, receive_output
 from services.api import error_answer
 from services.parent import CALLS
 from trainshed_client import subjects
 from trainshed_client.answers import error_in
-from trainshed_client.connection import CALL_TIMEOUT_S, Connection
+from trainshed_client.connection import CALL_TIMEOUT_S, Connection, Watching
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 WATCHES = ("run.watch", "output.watch")
@@ -68,10 +68,11 @@ def read_worker_request(line: bytes) -> WorkerRequest:
 
 
 class WorkerCalls:
-    """Asks the stack for workers. ``stack`` is the agent's own connection."""
+    """Asks the stack for workers. ``stack`` is the agent's own connection, ``node`` its own node."""
 
-    def __init__(self, stack: Connection) -> None:
+    def __init__(self, stack: Connection, node: str) -> None:
         self._stack = stack
+        self._node = node
         self._changes = RunChanges(stack)
 
     async def answer(self, asker: Asker, wanted: WorkerRequest) -> bytes:
@@ -132,9 +133,13 @@ class WorkerCalls:
         if not is_ref(attempt.run_id, attempt.attempt) or not subjects.is_token(attempt.node):
             raise TrainshedError(ErrorCode.INVALID, "no attempt and its node", "request")
         await self._require_seen(asker, attempt.run_id)
-        hearing = await self._stack.watch_output(
-            attempt.run_id, attempt.attempt, attempt.node, receive_output(pending), pending.again
-        )
+        hearing: Watching
+        if attempt.node == self._node:
+            hearing = await self._stack.watch_output(
+                attempt.run_id, attempt.attempt, attempt.node, receive_output(pending), pending.again
+            )
+        else:  # a node hears nothing of what other nodes' workers write: what there is, is read
+            hearing = LookAgain(pending)
         try:
             pending.again()
             yield pending

@@ -16,6 +16,7 @@ from trainshed_client.connection import Connection, Watching
 
 MOST_BYTES = 4 * 1024 * 1024
 """What waits for a watcher that does not keep up; beyond that it is dropped, and read again by the watcher."""
+LOOK_AGAIN_S = 1.0
 AGAIN = b'{"again":true}\n'
 
 
@@ -50,6 +51,22 @@ class PendingLines:
         self._lines.clear()
         self._bytes, self._again = 0, False
         return taken
+
+
+class LookAgain:
+    """In place of what cannot be heard: the watcher is told to read again, every `LOOK_AGAIN_S`."""
+
+    def __init__(self, pending: PendingLines) -> None:
+        self._pending = pending
+        self._next = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look)
+
+    async def close(self) -> None:
+        """See Watching."""
+        self._next.cancel()
+
+    def _look(self) -> None:
+        self._pending.again()
+        self._next = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look)
 
 
 class RunChanges:

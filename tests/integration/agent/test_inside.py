@@ -108,7 +108,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 async def opened(state: Path) -> AsyncIterator[Door]:
     stack = Stack()
     async with asyncio.TaskGroup() as tasks:
-        made = WorkerSockets(WorkerCalls(stack), lambda: sockets_dir(state), tasks.create_task)
+        made = WorkerSockets(WorkerCalls(stack, "gpu01"), lambda: sockets_dir(state), tasks.create_task)
         path = worker_socket(str(sockets_dir(state)), REF)
         made.open(REF, path)
         yield Door(stack, made, Path(path))

@@ -194,7 +194,7 @@ def title(bad: Bad) -> str:
 @pytest.fixture
 async def nc(stack: Stack) -> AsyncIterator[SafeClient]:
     """A client of the stack."""
-    client = await connect(read_endpoint(stack.state_dir), name="test")
+    client = await connect(stack.unconfined(), name="test")
     try:
         yield client
     finally:

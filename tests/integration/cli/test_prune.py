@@ -71,7 +71,7 @@ def test_rule_9_a_consumer_made_anew_after_the_pruning_has_nothing_launched_agai
     stack.trainshed("prune", "--older-than", "0s")
 
     async def make_anew() -> None:
-        nc = await connect(discover(state_dir=stack.state_dir), name="test")
+        nc = await connect(stack.unconfined(), name="test")
         try:
             name = f"{subjects.EVENTS_STREAM}.{stack.node}"
             created = (await api_call(nc, f"CONSUMER.INFO.{name}"))["created"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from events.streams import ensure_streams
-from services.nats_server import server_config
+from services.access.local_realm import Unconfined
+from services.nats_server.web_socket import WebSocketListener
 from tests.support import NatsServer, eventually
 from tests.support.stack import clean_environment, run_trainshed
 from tests.support.stored_log import projecting
@@ -30,9 +31,13 @@ async def with_reader(
         f"{what}: [{', '.join(f'{one!r}' for one in those)}]"
         for what, those in (("publish", publish), ("subscribe", SUBSCRIBE))
     )
-    reader = f"{{{{ user: reader, password: reads, permissions {{{{ {may} }}}} }}}}"
-    users = f"authorization {{{{ users: [ {{{{ user: {{user}}, password: {{password}} }}}}, {reader} ] }}}}\n"
-    monkeypatch.setattr(server_config, "_ALONE", users)
+    reader = f"{{ user: reader, password: reads, permissions {{ {may} }} }}"
+    before = Unconfined.text
+
+    def with_reader(self: Unconfined, password: str, web: WebSocketListener | None) -> str:
+        return before(self, password, web).replace("users: [", f"users: [ {reader}", 1)
+
+    monkeypatch.setattr(Unconfined, "text", with_reader)
     await server.embedded.stop()
     await server.embedded.start()
     return Endpoint(server.endpoint.url, "reader", "reads")

@@ -5,6 +5,7 @@ With ``--rewrite-golden`` this session's output goes into the page: read it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -41,13 +42,20 @@ class Session:
             socket.gethostname().split(".")[0]: "box",
         }
         """What is this machine's alone, and how the page has it."""
+        with contextlib.ExitStack() as probes:
+            bound = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            self.ports = [one.getsockname()[1] for one in bound]
 
     def type(self, block: Block) -> None:
         """A block as one script that stops at the first command that fails."""
+        text = block.text.replace(
+            "cluster init", f"cluster init --port {self.ports[0]} --enrol-port {self.ports[1]}"
+        )
+        text = text.replace("4333", str(self.ports[2]))  # the page's ports may be taken here
         said = self.folder / "said"
         with said.open("wb") as file:  # what goes on in the background keeps it open
             done = subprocess.run(
-                ["/bin/sh", "-ec", block.text],
+                ["/bin/sh", "-ec", text],
                 env=self.stack.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

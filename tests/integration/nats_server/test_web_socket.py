@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events.streams import ensure_streams
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.web_socket import (
     WebSocketEndpoint,
@@ -353,7 +354,7 @@ async def test_pages_of_other_origins_are_refused(tmp_path: Path) -> None:
 
 
 async def test_port_password_and_log_stay_over_a_restart_with_it_and_without(tmp_path: Path) -> None:
-    first = EmbeddedNats(tmp_path)
+    first = EmbeddedNats(tmp_path, Unconfined())
     await first.start()
     nc = await connect(first.endpoint, name="t")
     log_id = await ensure_streams(nc)
@@ -362,7 +363,7 @@ async def test_port_password_and_log_stay_over_a_restart_with_it_and_without(tmp
     await first.stop()
     seen = []
     for asked in (WebSocketOptions(), None, WebSocketOptions(origins=("http://localhost:3000",))):
-        server = EmbeddedNats(tmp_path, web_socket=asked)
+        server = EmbeddedNats(tmp_path, Unconfined(), web_socket=asked)
         await server.start()
         try:
             assert server.endpoint == first.endpoint
@@ -394,11 +395,11 @@ async def test_a_port_that_was_asked_for_must_be_free(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         asked = WebSocketOptions(port=port)
         with pytest.raises(TrainshedError) as refused:
-            await EmbeddedNats(tmp_path, web_socket=asked).start()
+            await EmbeddedNats(tmp_path, Unconfined(), web_socket=asked).start()
     assert refused.value.code is ErrorCode.UNAVAILABLE
     assert f"nats-server's WebSocket port {port} cannot be had (" in refused.value.message
     assert "name another: trainshed up --websocket PORT" in refused.value.message
-    server = EmbeddedNats(tmp_path, web_socket=asked)
+    server = EmbeddedNats(tmp_path, Unconfined(), web_socket=asked)
     await server.start()
     assert server.web_socket is not None
     assert server.web_socket.url == f"ws://127.0.0.1:{port}"
@@ -407,7 +408,7 @@ async def test_a_port_that_was_asked_for_must_be_free(tmp_path: Path) -> None:
 
 async def test_two_stores_are_told_apart_by_a_person(tmp_path: Path) -> None:
     for asked in (None, WebSocketOptions()):
-        server = EmbeddedNats(tmp_path, web_socket=asked)
+        server = EmbeddedNats(tmp_path, Unconfined(), web_socket=asked)
         await server.start()
         nc = await connect(server.endpoint, name="t")
         await ensure_streams(nc)
@@ -418,7 +419,7 @@ async def test_two_stores_are_told_apart_by_a_person(tmp_path: Path) -> None:
     (kept / "$G").mkdir()
     for asked in (None, WebSocketOptions()):
         with pytest.raises(TrainshedError, match="there are two stores") as refused:
-            await EmbeddedNats(tmp_path, web_socket=asked).start()
+            await EmbeddedNats(tmp_path, Unconfined(), web_socket=asked).start()
         assert refused.value.code is ErrorCode.CONFLICT
         assert str(folder) in refused.value.message
 

@@ -21,12 +21,13 @@ from services.gateway.gateway import Gateway
 from services.observe.observe import Observer
 from services.projector import backlog
 from services.projector import service as projector_service
-from services.up.projector_process import ProjectorProcess
+from services.up.child_process import ChildProcess
 from tests.support import NatsServer, eventually
 from tests.support.control import gateway, new_log, running
 from tests.support.stack import TRAINSHED, Stack, alive, clean_environment
 from tests.support.stored_log import ask, projecting, store
 from trainshed_client import Trainshed
+from trainshed_client.endpoint import write_credentials
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.fold_progress import FoldProgress
 from trainshed_client.nats_client import SafeClient
@@ -171,10 +172,19 @@ async def test_a_gateway_that_starts_beside_another_takes_no_request_away_and_he
 @contextlib.asynccontextmanager
 async def projector_of(
     server: NatsServer, state_dir: Path, more: dict[str, str] | None = None
-) -> AsyncIterator[ProjectorProcess]:
+) -> AsyncIterator[ChildProcess]:
     """The projector's process as `up` keeps it, looked at often."""
     environment = clean_environment(state_dir, more)
-    service = ProjectorProcess(server.endpoint, environment, look_every_s=0.1, answer_within_s=0.5)
+    credentials = state_dir.with_name("projector.json")
+    write_credentials(credentials, server.endpoint)
+    service = ChildProcess(
+        "projector",
+        ("projector", "--records"),
+        credentials,
+        environment,
+        look_every_s=0.1,
+        answer_within_s=0.5,
+    )
     async with running(service):
         await asyncio.wait_for(service.ready.wait(), 20)
         yield service

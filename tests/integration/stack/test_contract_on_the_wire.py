@@ -17,7 +17,6 @@ from services.schema.channels import published
 from tests.support.stack import Stack, until
 from tests.support.wire_check import Contract, Heard, faults
 from trainshed_client import subjects
-from trainshed_client.endpoint import read_endpoint
 from trainshed_client.nats_client import SafeClient, connect
 
 WORKS = """
@@ -34,7 +33,7 @@ NOTIFIES = (
 
 @asynccontextmanager
 async def connected(stack: Stack) -> AsyncIterator[SafeClient]:
-    nc = await connect(read_endpoint(stack.state_dir), name="test")
+    nc = await connect(stack.unconfined(), name="test")
     try:
         yield nc
     finally:

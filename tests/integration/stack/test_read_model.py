@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.stack import Stack, until
-from trainshed_client.endpoint import read_endpoint
 from trainshed_client.nats_client import connect
 
 NewStack = Callable[..., Stack]
@@ -153,7 +152,7 @@ async def test_a_poison_message_is_quarantined_and_everything_goes_on(new_stack:
     stack.wire.excuse(lambda message: message.data in poison)
     run = stack.submit("--gpus", "1", "--", "sleep", "60")
     stack.running(run)
-    client = await connect(read_endpoint(stack.state_dir), name="poison")
+    client = await connect(stack.unconfined(), name="poison")
     try:
         stored = []
         for subject, body in POISON:

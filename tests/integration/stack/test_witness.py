@@ -16,6 +16,7 @@ from events.log import EventLog
 from events.streams import ensure_streams, events_stream
 from projections.transparency.checkpoint import SignedHead
 from services import failpoints
+from services.access.local_realm import Unconfined
 from services.nats_server.embedded_nats import EmbeddedNats
 from tests.support import eventually
 from tests.support.stack import Stack, until
@@ -129,7 +130,7 @@ def test_a_node_that_is_killed_as_it_signs_keeps_what_it_signed(
 
 async def _forge(state_dir: Path) -> None:
     """The log stored anew by whoever holds its server: all as it was, but one event in the middle says another thing."""
-    server = EmbeddedNats(state_dir)
+    server = EmbeddedNats(state_dir, Unconfined())
     await server.start()
     nc = await connect(server.endpoint, name="forger")
     try:

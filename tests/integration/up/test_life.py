@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -211,13 +210,7 @@ def test_a_drained_node_is_drained_after_a_restart_and_a_loan_that_ended_is_forg
 ) -> None:
     """docs/protocol.md rule 18, as an operator sees it; the tables and a replay agree about both."""
     stack = new_stack(gpus=1)
-    environment = {**stack.environment, "TRAINSHED_STATE_DIR": str(tmp_path / "loan")}
-    endpoint = json.loads((stack.state_dir / "endpoint.json").read_bytes())
-    environment["NATS_URL"] = endpoint["url"]
-    environment["TRAINSHED_NATS_USER"], environment["TRAINSHED_NATS_PASSWORD"] = (
-        endpoint["user"],
-        endpoint["password"],
-    )
+    environment = stack.other_node(tmp_path / "loan")
 
     def nodes() -> dict[str, bool]:
         listed = stack.trainshed("nodes", json=True)["nodes"]

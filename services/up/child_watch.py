@@ -1,4 +1,4 @@
-"""What `up` makes of its projector: when one that ended is not started again, and when one that is silent is ended.
+"""What `up` makes of its children: when one that ended is not started again, and when one that is silent is ended.
 
 Owns these two rules, both pure; knows neither the process nor the line to it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from services.up.projector_link import Refusal
+from services.up.child_link import Refusal
 from trainshed_client.errors import ErrorCode, TrainshedError
 
 STARTS = 3
@@ -23,11 +23,16 @@ FIRST_LOOKS = 20
 
 
 def why_given_up(
-    refusal: Refusal | None, exit_code: int, failures: int, *, has_served: bool
+    name: str,
+    refusal: Refusal | None,
+    exit_code: int,
+    failures: int,
+    *,
+    has_served: bool,
 ) -> TrainshedError | None:
-    """Why `up` ends because its projector did; None: it is started again.
+    """Why `up` ends because its child of that name did; None: it is started again.
 
-    Where one has served, reading never ends what runs. Before that what no new start can mend ends it at once, and
+    Where one has served, it never ends what runs. Before that what no new start can mend ends it at once, and
     everything else when it has come ``failures`` times in a row (STARTS).
     """
     if has_served:
@@ -41,12 +46,12 @@ def why_given_up(
     how = f"by signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
     return TrainshedError(
         ErrorCode.UNAVAILABLE,
-        f"the projector ended {how} before it served, {failures} times; what it wrote before that stands above. "
-        "Try it alone: trainshed projector",
+        f"the {name} ended {how} before it served, {failures} times; what it wrote before that stands above. "
+        f"Try it alone: trainshed {name}",
     )
 
 
-class ProjectorAct(enum.Enum):
+class ChildAct(enum.Enum):
     """What is due after a look at a projector."""
 
     NOTHING = "nothing"
@@ -55,15 +60,15 @@ class ProjectorAct(enum.Enum):
     END_HUNG = "end_hung"
 
 
-def after_projector_look(silent: int, *, answered: bool, begun: bool) -> tuple[int, ProjectorAct]:
+def after_child_look(silent: int, *, answered: bool, begun: bool) -> tuple[int, ChildAct]:
     """What a look means; ``silent``: the looks before it, in a row, that had no answer, and what to give the next.
 
     ``begun``: there was a sign of life at some time. One that rebuilds answers as ever: its work is not on the loop
     that answers.
     """
     if answered:
-        return 0, ProjectorAct.LOG_WELL if silent else ProjectorAct.NOTHING
+        return 0, ChildAct.LOG_WELL if silent else ChildAct.NOTHING
     silent += 1
     if silent == (HUNG_LOOKS if begun else FIRST_LOOKS):
-        return silent, ProjectorAct.END_HUNG
-    return silent, ProjectorAct.LOG_SILENT if begun and silent == 1 else ProjectorAct.NOTHING
+        return silent, ChildAct.END_HUNG
+    return silent, ChildAct.LOG_SILENT if begun and silent == 1 else ChildAct.NOTHING

@@ -26,7 +26,7 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-class ProjectorEnd:
+class ChildEnd:
     """The projector's end: answers that it lives for as long as its event loop turns."""
 
     def __init__(self, fd: int) -> None:

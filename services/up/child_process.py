@@ -1,6 +1,6 @@
-"""The projector of a one-machine stack as a process of its own, started again when it dies or hangs.
+"""A service of a one-machine stack as a process of its own, started again when it dies or hangs: projector, enrolment.
 
-Owns that child: reading must never hold up a decision. Knows no table.
+Owns that child: reading must never hold up a decision, and the authority's key is read by no other process.
 """
 
 from __future__ import annotations
@@ -10,37 +10,44 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import assert_never
 
 from services.logging import get_logger
 from services.projector.start import Start
 from services.setting_values import Listen
-from services.up.projector_link import UpEnd
-from services.up.projector_watch import (
+from services.up.child_link import UpEnd
+from services.up.child_watch import (
     ANSWER_WITHIN_S,
     LONG_LIFE_S,
     LOOK_EVERY_S,
-    ProjectorAct,
-    after_projector_look,
+    ChildAct,
+    after_child_look,
     why_given_up,
 )
-from trainshed_client.endpoint import Endpoint
 
 _log = get_logger("up")
 
+_OTHERS = (
+    "TRAINSHED_NATS_URL",
+    "NATS_URL",
+    "TRAINSHED_NATS_USER",
+    "TRAINSHED_NATS_PASSWORD",
+    "TRAINSHED_NATS_PASSWORD_FILE",
+)
 AGAIN_AFTER_S = (0.2, 1.0, 5.0)
 STOP_WITHIN_S = 1.0
 
 
-class ProjectorProcess:
-    """A Service that keeps ``trainshed projector --records`` running."""
-
-    name = "projector"
+class ChildProcess:
+    """A Service that keeps ``trainshed ARGUMENTS`` running."""
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        name: str,
+        arguments: Sequence[str],
+        credentials: Path,
         environment: Mapping[str, str],
         http_listen: Listen | None = None,
         monitor_url: str | None = None,
@@ -51,13 +58,13 @@ class ProjectorProcess:
         # Whatever the caller's environment says of another server is not meant for this child.
         self._environment = {
             **environment,
-            "TRAINSHED_NATS_URL": endpoint.url,
-            "TRAINSHED_NATS_USER": endpoint.user or "",
-            "TRAINSHED_NATS_PASSWORD": endpoint.password or "",
-            "TRAINSHED_NATS_PASSWORD_FILE": "",
+            **dict.fromkeys(_OTHERS, ""),
+            "TRAINSHED_CREDENTIALS": str(credentials),
             "TRAINSHED_NATS_MONITOR_URL": monitor_url or "",
             "TRAINSHED_HTTP_LISTEN": str(http_listen or ""),
         }
+        self.name = name
+        self._arguments = arguments
         self._look_every_s = look_every_s
         self._answer_within_s = answer_within_s
         self._stop = asyncio.Event()
@@ -79,13 +86,13 @@ class ProjectorProcess:
                 return
             lived = asyncio.get_running_loop().time() - started
             failures = 1 if lived > LONG_LIFE_S else failures + 1
-            error = why_given_up(link.refusal, code, failures, has_served=self.ready.is_set())
+            error = why_given_up(self.name, link.refusal, code, failures, has_served=self.ready.is_set())
             if error is not None:
                 raise error
             pause = AGAIN_AFTER_S[min(failures, len(AGAIN_AFTER_S)) - 1]
             why = {} if link.refusal is None else {"why": link.refusal.message}
             if link.refusal is None or logged != link.refusal:
-                _log.warning("the projector ended; starting it again", exit_code=code, in_s=pause, **why)
+                _log.warning(f"the {self.name} ended; starting it again", exit_code=code, in_s=pause, **why)
             logged = link.refusal
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -99,7 +106,7 @@ class ProjectorProcess:
         """One life of the child."""
         start = Start.AGAIN if self.ready.is_set() else Start.AWAITED
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "services.cli", "projector", "--records"),
+            *(sys.executable, "-P", "-m", "services.cli", *self._arguments),
             *("--link", str(link.fd), "--start", start.value, "--die-with", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             env=self._environment,
@@ -143,19 +150,19 @@ class ProjectorProcess:
                     await link.alive.wait()
             except TimeoutError:
                 answered = False
-            silent, act = after_projector_look(silent, answered=answered, begun=link.begun)
+            silent, act = after_child_look(silent, answered=answered, begun=link.begun)
             self._do(act, process)
 
-    def _do(self, act: ProjectorAct, process: asyncio.subprocess.Process) -> None:
+    def _do(self, act: ChildAct, process: asyncio.subprocess.Process) -> None:
         match act:
-            case ProjectorAct.NOTHING:
+            case ChildAct.NOTHING:
                 pass
-            case ProjectorAct.LOG_SILENT:
-                _log.warning("the projector does not answer; it is started again if that goes on")
-            case ProjectorAct.LOG_WELL:
-                _log.info("the projector answers again")
-            case ProjectorAct.END_HUNG:
-                _log.error("the projector hangs; it is killed and started again")
+            case ChildAct.LOG_SILENT:
+                _log.warning(f"the {self.name} does not answer; it is started again if that goes on")
+            case ChildAct.LOG_WELL:
+                _log.info(f"the {self.name} answers again")
+            case ChildAct.END_HUNG:
+                _log.error(f"the {self.name} hangs; it is killed and started again")
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
             case _ as never:
