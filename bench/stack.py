@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainshed_client.endpoint import Endpoint
+from trainshed_client.endpoint import Endpoint, read_credentials
 
 ANOTHER_UP = "TRAINSHED_BENCH_UP"
 """Arguments for Python in place of `-m services.cli up`: to compare another arrangement of processes."""
@@ -34,6 +34,10 @@ class Stack(msgspec.Struct, frozen=True):
     pid: int
     endpoint: Endpoint
     environment: dict[str, str]
+
+    def service(self, name: str) -> Endpoint:
+        """How a service of it connects: a role of the control side, or `agent`."""
+        return read_credentials(self.state_dir / "credentials" / f"{name}.json", given_by="the benchmark")
 
     def output(self, run_id: str, stream: str = "stdout") -> Path:
         """Where the first attempt of a run writes."""

@@ -43,7 +43,7 @@ async def measure(stack: Stack, runs: int, *, with_hops: bool) -> Measured:
     nc = await connect(stack.endpoint, name="bench")
     out = Measured([], [], {name: [] for name in HOPS})
     with tempfile.TemporaryDirectory() as folder, FirstInstruction(Path(folder)) as worker:
-        watch = _Hops(nc) if with_hops else None
+        watch = _Hops(nc, await connect(stack.service("agent"), name="bench")) if with_hops else None
         if watch is not None:
             await watch.start()
         for place in range(WARM_UP + runs):
@@ -98,18 +98,20 @@ class _Hops:
     The arrival times are this process's, so they say a tenth of a millisecond too much.
     """
 
-    def __init__(self, nc: SafeClient) -> None:
+    def __init__(self, nc: SafeClient, agents: SafeClient) -> None:
+        """``agents``: as the node, in whose account the decisions for it arrive and are acknowledged."""
         self._nc = nc
+        self._agents = agents
         self._sent = 0
         self._seen: dict[str, int] = {}
 
     async def start(self) -> None:
-        for name, subject in (
-            ("dispatched stored", f"{subjects.LOG}.>"),
-            ("pushed", subjects.push_delivery(NODE)),
-            ("intent written", f"{subjects.ACKS}{subjects.EVENTS_STREAM}.{NODE}.>"),
+        for nc, name, subject in (
+            (self._nc, "dispatched stored", f"{subjects.LOG}.>"),
+            (self._agents, "pushed", subjects.push_delivery(NODE)),
+            (self._agents, "intent written", f"{subjects.ACKS}{subjects.EVENTS_STREAM}.{NODE}.>"),
         ):
-            await self._nc.subscribe(subject, cb=self._noting(name))
+            await nc.subscribe(subject, cb=self._noting(name))
 
     def begin(self, sent: int) -> None:
         self._sent = sent
