@@ -1,4 +1,4 @@
-"""What each role may do, as the table of docs/security.md. `python -m services.access.table` prints it.
+"""What each role may do, as docs/permissions.md has it. `python -m services.access.table` prints that page.
 
 Owns its rows and their order; each mark is asked of `permissions_of`.
 """
@@ -88,6 +88,24 @@ def may_hear(who: Known, subject: str) -> bool:
     return any(way is Way.HEAR and covers(of, subject) for way, of in permissions_of(who))
 
 
+_HEAD = f"""\
+# Permissions
+
+For who wants to know what exactly each identity may do at the stack's server; [security.md](security.md) says what that keeps from whom. Made by
+`python -m services.access.table` from `services/access/permissions.py`, of which the server's accounts are made too; each cell is tried on a real
+server.
+
+`RUN` is any run, `{NODE}` the node of the column, `gpu02` another one. A call is published to `trainshed.api.CALL`, and reaches who answers it with the
+caller's account in its subject, as the server puts it there; `w.RUN.` begins what an agent asks for the worker of a run. What is published elsewhere
+than marked reaches nobody beyond the account of who publishes it.
+"""
+
+
+def page() -> str:
+    """All of docs/permissions.md."""
+    return _HEAD + "\n" + "\n".join(lines()) + "\n"
+
+
 def lines() -> Iterator[str]:
     """The table in Markdown."""
     yield f"| | {' | '.join(COLUMNS)} |"
@@ -103,4 +121,4 @@ def lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(lines()))
+    print(page(), end="")
