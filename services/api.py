@@ -34,6 +34,9 @@ from trainshed_client.os_errors import cause
 
 _log = get_logger("api")
 
+KNOWN_WITHIN_S = 3.0
+"""So long a person whom the server let in is waited for who is not on the roster: it is looked at each second."""
+_LOOK_EVERY_S = 0.05
 END_S = 0.5
 """Seconds to tell the server that a service ends: nats-py waits 10 for each of its endpoints."""
 
@@ -211,7 +214,7 @@ class ApiServer:
     async def _answer(self, call: str, handler: Handler, request: Request) -> None:
         try:
             caller = asking(request.subject)
-            self._require_known(caller)
+            await self._require_known(caller)
             refused = Refusals()
             body = self._body(request, refused)
             answer = await handler(Call(body, caller, refused.error))
@@ -230,9 +233,17 @@ class ApiServer:
         except (nats.errors.Error, ValueError, TypeError) as error:  # gone, too large, or not to be encoded
             _log.warning("an answer could not be sent", call=call, error=str(error))
 
-    def _require_known(self, caller: Caller) -> None:
-        """A person who was revoked may have a connection for a moment longer. Raises DENIED."""
-        if isinstance(caller, PersonCaller) and rights_of(self._people, caller.name) is None:
+    async def _require_known(self, caller: Caller) -> None:
+        """Whom the server lets in, the roster has: one who has just joined is waited for until it was looked at again, and one
+        who was revoked may have a connection for a moment longer. Raises DENIED."""
+        if not isinstance(caller, PersonCaller):
+            return
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + KNOWN_WITHIN_S
+        while rights_of(self._people, caller.name) is None:
+            if loop.time() < give_up:
+                await asyncio.sleep(_LOOK_EVERY_S)
+                continue
             raise TrainshedError(
                 ErrorCode.DENIED,
                 f"{caller.name} is not enrolled any more; an admin can change that: "

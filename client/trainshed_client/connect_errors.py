@@ -16,8 +16,9 @@ import nats.errors
 
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError, UnknownHost
+from trainshed_client.nats_transport import HungUpUngreeted
 from trainshed_client.os_errors import why
-from trainshed_client.tls import handshake_refusal, no_handshake
+from trainshed_client.tls import counts_no_more, handshake_refusal, no_handshake
 
 _log = logging.getLogger("trainshed.nats")
 
@@ -52,6 +53,8 @@ def unreachable(endpoint: Endpoint, error: Exception) -> TrainshedError:
             f"the server at {endpoint.url} refuses {who}. Give TRAINSHED_NATS_USER and TRAINSHED_NATS_PASSWORD, "
             "or leave --nats and NATS_URL out to use this machine's own stack",
         )
+    if isinstance(error, HungUpUngreeted):
+        return TrainshedError(ErrorCode.DENIED, counts_no_more(endpoint))
     if (
         _NO_GREETING in str(error) and endpoint.tls
     ):  # its greeting came too early, and was lost with the plain socket
@@ -89,7 +92,7 @@ def asks_for_tls(endpoint: Endpoint) -> str:
 
 def explained(endpoint: Endpoint, error: Exception) -> Exception:
     """The error itself, but for what only a sentence of ours explains."""
-    if isinstance(error, ssl.SSLError) or _NO_GREETING in str(error):
+    if isinstance(error, (ssl.SSLError, HungUpUngreeted)) or _NO_GREETING in str(error):
         return RefusedConnection(unreachable(endpoint, error))
     return error
 

@@ -9,13 +9,21 @@ import asyncio
 import ssl
 from typing import Any
 
+import nats.errors
 from nats.aio.transport import TcpTransport
 
 CLOSE_WITHIN_S = 1.0
 
 
+class HungUpUngreeted(nats.errors.Error):
+    """The server shook hands and hung up at once: so it refuses a certificate whose key it does not list (any more)."""
+
+
 class SafeTransport(TcpTransport):
     """One that a failed handshake, or a server that stands still, does not keep from closing."""
+
+    _ungreeted = False
+    """After TLS's handshake, until the server's first line."""
 
     async def connect_tls(
         self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: float
@@ -43,6 +51,15 @@ class SafeTransport(TcpTransport):
             raise
         assert transport is not None
         self._io_reader, self._io_writer = reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        self._ungreeted = True
+
+    async def readline(self) -> bytes:
+        """As nats-py's. Raises `HungUpUngreeted` where the connection ends right after the handshake."""
+        line: bytes = await super().readline()  # type: ignore[no-untyped-call]
+        if self._ungreeted and not line:
+            raise HungUpUngreeted
+        self._ungreeted = False
+        return line
 
     async def wait_closed(self) -> None:
         """TLS waits for the other side's farewell, for 30 s or (before Python 3.11) for ever: here it is CLOSE_WITHIN_S."""

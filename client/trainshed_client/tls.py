@@ -144,6 +144,15 @@ def _alerted(endpoint: Endpoint, error: ssl.SSLError) -> str:
     return f"TLS with the server at {endpoint.url} failed ({why(error)})"
 
 
+def counts_no_more(endpoint: Endpoint) -> str:
+    """What to print where the server hangs up once it has seen the certificate."""
+    mine = "this connection" if endpoint.cert is None else _CERT.format(endpoint.cert)
+    return (
+        f"the server at {endpoint.url} refuses {mine} after the handshake: it was revoked, or a newer one took its place. Get a "
+        f"new one by: {_JOIN}"
+    )
+
+
 def no_handshake(endpoint: Endpoint) -> str:
     """What is wrong with a server that does not begin with the handshake."""
     return (

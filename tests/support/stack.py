@@ -88,10 +88,11 @@ def run_trainshed(
     stdin: bytes = b"",
     cwd: Path | None = None,
     within: float = 30.0,
+    by: Sequence[str] = (),
 ) -> Done:
-    """One command to its end; fails the test where its exit code is not ``code`` (None: any)."""
+    """One command to its end; fails the test where its exit code is not ``code`` (None: any). ``by``: what runs it."""
     ended = subprocess.run(
-        [TRAINSHED, *words],
+        [*by, str(TRAINSHED), *words],
         env=dict(environment),
         input=stdin,
         capture_output=True,
@@ -282,7 +283,7 @@ class Stack:
     def trainshed(self, *words: str, json: bool = False, code: int | None = 0, **options: Any) -> Any:
         """Run a command: what ended (`Done`), or with ``json`` what its one line of JSON says."""
         if json:
-            verb = 2 if words[0] in ("audit", "node") else 1
+            verb = 2 if words[0] in ("audit", "node", "user") else 1
             words = (*words[:verb], "--json", *words[verb:])
         environment = {**self.environment, **options.pop("environment", {})}
         done = run_trainshed(*words, environment=environment, code=code, **options)

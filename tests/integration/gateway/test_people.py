@@ -184,6 +184,15 @@ async def test_the_local_person_is_stored_as_ever_and_is_an_admin_without_a_rost
     assert event.requested_by == "local"
 
 
+async def test_who_has_just_joined_is_waited_for_until_the_roster_is_read(cluster: Cluster) -> None:
+    rights = cluster.people.known.pop("sam")
+    asking = asyncio.create_task(cluster.ask("sam", "run.submit", config()))
+    await asyncio.sleep(0.2)
+    assert not asking.done()
+    cluster.people.known["sam"] = rights
+    assert (await asking)["created"] is True
+
+
 async def test_who_was_revoked_is_denied_while_the_connection_lasts(cluster: Cluster) -> None:
     await cluster.submit("sam")
     del cluster.people.known["sam"]
