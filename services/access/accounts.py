@@ -32,6 +32,8 @@ from services.access.permissions import (
 from services.nats_server.web_socket import INBOX_PREFIX
 from trainshed_client import subjects
 
+ANSWERS_ABROAD = "_R_.>"
+"""Where the server has what other accounts ask answered: it makes each such subject anew, too long to be guessed."""
 _TOKEN = 4
 """Of ``trainshed.api.u.<account>.…``: the server itself sees to what stands there."""
 
@@ -165,8 +167,10 @@ def _user_permissions(identity: Known, may: Permissions) -> str:
             case Way.ANSWER:
                 subscribe.append(subject)
                 answers = True
-    responses = ', allow_responses: { max: -1, expires: "1h" }' if answers else ""
-    return f"publish: [{_listed(publish)}], subscribe: [{_listed(subscribe)}]{responses}"
+    if answers:
+        # Not `allow_responses`: who may send what he hears himself could then publish anything, by a reply subject.
+        publish += [ANSWERS_ABROAD, f"{inbox_prefix(identity)}.>"]
+    return f"publish: [{_listed(publish)}], subscribe: [{_listed(subscribe)}]"
 
 
 # --- what crosses the borders of accounts -------------------------------------------------------------------

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from services.access.accounts import User, accounts_text, inbox_prefix
 from services.access.identities import (
@@ -21,6 +25,7 @@ from services.access.table import COLUMNS
 from services.nats_server.embedded_nats import EmbeddedNats
 from services.nats_server.web_socket import WebSocketListener
 from tests.support.raw import RawNats
+from trainshed_client import subjects
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.nats_client import SafeClient, connect
 
@@ -88,3 +93,35 @@ class EverybodyServer:
         client = await connect(endpoint, name="test", on_error=lambda error: self.refusals.append(str(error)))
         self._clients.append(client)
         return client
+
+
+_BEGIN = {subjects.EVENTS_STREAM: subjects.EVENTS, subjects.HEARTBEATS_STREAM: subjects.HEARTBEATS}
+
+
+async def stored_messages(probe: SafeClient, stream: str = subjects.EVENTS_STREAM) -> list[tuple[str, str]]:
+    """Subject and body of all that a stream has, in its order, once all that was sent before has been stored."""
+    ack = await probe.request(f"{_BEGIN[stream]}.last", b"", timeout=5)
+    end = json.loads(ack.data)["seq"]
+    inbox = probe.new_inbox()
+    sub = await probe.subscribe(inbox)
+    asked = json.dumps({"seq": 1, "batch": 1_000, "next_by_subj": ">"}).encode()
+    await probe.publish(f"$JS.API.DIRECT.GET.{stream}", asked, reply=inbox)
+    found: list[tuple[str, str]] = []
+    while "Status" not in ((msg := await sub.next_msg(5)).headers or {}):
+        assert msg.headers is not None
+        found.append((msg.headers["Nats-Subject"], msg.data.decode()))
+    await sub.unsubscribe()
+    assert len(found) <= end
+    return [one for one in found if one[0] != f"{_BEGIN[stream]}.last"]
+
+
+async def settled(*clients: SafeClient) -> None:
+    """What they sent has been handed on, and what is for them is here."""
+    for _ in range(2):
+        for client in clients:
+            await client.flush()
+
+
+async def heard(sub: Subscription) -> list[Msg]:
+    """What has arrived."""
+    return [await sub.next_msg(1) for _ in range(sub.pending_msgs)]

@@ -7,15 +7,13 @@ import json
 from collections.abc import Iterable
 
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from services.access.identities import Control, ControlRole, NodeIdentity, account
 from services.access.table import CALLS, COLUMNS, HEARD, NODE, PUBLISHED, may_call, may_hear, may_publish
-from tests.support.everybody import EVERYBODY, EverybodyServer
+from tests.support.everybody import EVERYBODY, EverybodyServer, heard, settled, stored_messages
 from trainshed_client import subjects
 from trainshed_client.nats_client import SafeClient
 
-BEGIN = {subjects.EVENTS_STREAM: subjects.EVENTS, subjects.HEARTBEATS_STREAM: subjects.HEARTBEATS}
 Cell = tuple[str, str]
 """A row and a column."""
 
@@ -27,18 +25,6 @@ def marked(rows: Iterable[str], may: object) -> set[Cell]:
 
 async def connected(server: EverybodyServer) -> dict[str, SafeClient]:
     return {name: await server.client(who) for name, who in COLUMNS.items()}
-
-
-async def settled(*clients: SafeClient) -> None:
-    """What they sent has been handed on, and what is for them is here."""
-    for client in clients:
-        await client.flush()
-    for client in clients:
-        await client.flush()
-
-
-async def heard(sub: Subscription) -> list[Msg]:
-    return [await sub.next_msg(1) for _ in range(sub.pending_msgs)]
 
 
 async def test_a_call_reaches_who_answers_it_exactly_where_marked(server: EverybodyServer) -> None:
@@ -107,25 +93,10 @@ async def test_what_is_published_arrives_exactly_where_marked(server: EverybodyS
     wanted = marked(PUBLISHED, may_publish)
     assert {cell for cell in arrived if cell[0] in PUBLISHED} == wanted
     assert len([cell for cell in arrived if cell[0] in PUBLISHED]) == len(wanted), "once each"
-    stored = await stored_of(probe, subjects.EVENTS_STREAM)
+    stored = set(await stored_messages(probe, subjects.EVENTS_STREAM))
     assert stored == {cell for cell in wanted if cell[0].startswith(f"{subjects.EVENTS}.")}
-    stored = await stored_of(probe, subjects.HEARTBEATS_STREAM)
+    stored = set(await stored_messages(probe, subjects.HEARTBEATS_STREAM))
     assert stored == {cell for cell in wanted if cell[0].startswith(f"{subjects.HEARTBEATS}.")}
-
-
-async def stored_of(probe: SafeClient, stream: str) -> set[Cell]:
-    """Subject and body of all that a stream has."""
-    ack = await probe.request(f"{BEGIN[stream]}.last", b"", timeout=5)
-    assert b"seq" in ack.data  # all before it has been stored, or never is
-    inbox = probe.new_inbox()
-    sub = await probe.subscribe(inbox)
-    asked = json.dumps({"seq": 1, "batch": 1_000, "next_by_subj": ">"}).encode()
-    await probe.publish(f"$JS.API.DIRECT.GET.{stream}", asked, reply=inbox)
-    found: set[Cell] = set()
-    while "Status" not in ((msg := await sub.next_msg(5)).headers or {}):
-        assert msg.headers is not None
-        found.add((msg.headers["Nats-Subject"], msg.data.decode()))
-    return {(subject, body) for subject, body in found if body}
 
 
 async def test_what_is_published_is_heard_exactly_where_marked(server: EverybodyServer) -> None:
