@@ -28,6 +28,10 @@ NEVER_ON = ("allow_msg_ttl", "allow_msg_schedules")
 _NOT_FOUND = 10059
 
 
+class MissingLog(TrainshedError):
+    """The log that was here before is gone."""
+
+
 def events_stream(replicas: int) -> dict[str, Any]:
     """The event log: nothing in it is ever deleted, and it refuses rather than forgets."""
     return {
@@ -89,12 +93,20 @@ def bucket(name: str, watch: str, key: str = ">") -> dict[str, Any]:
     }
 
 
-async def ensure_streams(nc: SafeClient, *, replicas: int = 1, ids: Callable[[], str] = uuid7) -> str:
-    """Make what is missing, bring the rest up to date, and return the log's id.
+async def ensure_streams(
+    nc: SafeClient, *, replicas: int = 1, known: str | None = None, ids: Callable[[], str] = uuid7
+) -> str:
+    """Make what is missing, bring the rest up to date, and return the log's id. ``known``: the log that was here before; where
+    it is missing none is made in its place.
 
     An update keeps what is stored and not ours to set, metadata with ``log_id`` above all (an update without metadata
-    would erase it). Raises TrainshedError where a stored safety setting is not ours.
+    would erase it). Raises TrainshedError (CONFLICT) where a stored safety setting is not ours, and `MissingLog`.
     """
+    if known is not None and not await _exists(nc, subjects.EVENTS_STREAM):
+        raise MissingLog(
+            ErrorCode.CONFLICT,
+            f"the event log {known} is not in the server's store, and no other is made in its place",
+        )
     log = await _ensure(nc, {**events_stream(replicas), "metadata": {"log_id": ids()}})
     await _ensure(nc, heartbeats_stream(replicas))
     await ensure_buckets(nc)
@@ -107,6 +119,16 @@ async def ensure_buckets(nc: SafeClient) -> None:
     await _ensure(nc, bucket(subjects.SLOTS_BUCKET, subjects.WATCH_SLOTS))
     await _ensure(nc, bucket(subjects.NODES_BUCKET, subjects.WATCH_NODES))
     await _ensure(nc, bucket(subjects.QUEUE_BUCKET, subjects.WATCH_QUEUE, subjects.QUEUE_KEY))
+
+
+async def _exists(nc: SafeClient, name: str) -> bool:
+    try:
+        await api_call(nc, f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.err_code != _NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _ensure(nc: SafeClient, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -34,8 +34,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 def kept_name(state_dir: Path) -> str | None:
     """The name of the node that this folder is; None where it is none yet, or its file cannot be read."""
+    kept = _kept(state_dir)
+    return None if kept is None else kept.node
+
+
+def kept_log(state_dir: Path) -> str | None:
+    """The log that this folder belongs to; None where it belongs to none yet, or its file cannot be read."""
+    kept = _kept(state_dir)
+    return None if kept is None else kept.log_id
+
+
+def _kept(state_dir: Path) -> Identity | None:
     try:
-        return msgspec.json.decode((state_dir / IDENTITY_FILE).read_bytes(), type=Identity).node
+        return msgspec.json.decode((state_dir / IDENTITY_FILE).read_bytes(), type=Identity)
     except (OSError, msgspec.MsgspecError):
         return None
 

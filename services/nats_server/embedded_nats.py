@@ -17,6 +17,7 @@ import sysconfig
 import time
 from pathlib import Path
 
+from services.failpoints import failpoint
 from services.nats_server.kept_ports import KeptPorts, choose, kept_at
 from services.nats_server.monitor import Health, get, health
 from services.nats_server.server_config import LOG_BYTES, REALM_FILE, Realm, ServerConfig
@@ -232,6 +233,7 @@ class EmbeddedNats:
             web_socket=self._listener(),
         )
         give_store(self.store_dir, self._realm.store_account)
+        failpoint("store_given")
         self.write_realm()
         write_private(self._folder / "server.conf", config.text.encode())
 

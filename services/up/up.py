@@ -18,11 +18,11 @@ import msgspec
 import nats.errors
 
 from events.feed import ApiError
-from events.streams import ensure_streams
+from events.streams import MissingLog, ensure_streams
 from services import parts
 from services.access.identities import ControlRole
 from services.access.local_realm import AGENT, LocalRealm
-from services.agent.identity import node_name
+from services.agent.identity import kept_log, node_name
 from services.enrol.roster_file import CLUSTER_DIR
 from services.lifecycle import STOP_WITHIN_S, Service, run_services, stop_on_signals, unless
 from services.logging import get_logger
@@ -214,8 +214,15 @@ def _children(
 async def _make_streams(endpoint: Endpoint, settings: Settings, server: EmbeddedNats) -> str:
     """Make what is missing, as the one who may, and return the log's id. Raises TrainshedError."""
     nc = await connect(endpoint, name="up", forever=True)
+    known = kept_log(settings.state_dir)
     try:
-        return await ensure_streams(nc, replicas=settings.replicas)
+        return await ensure_streams(nc, replicas=settings.replicas, known=known)
+    except MissingLog as error:
+        raise TrainshedError(
+            error.code,
+            f"{error.message}: {settings.state_dir} belongs to it, with its nodes and runs. Bring {server.store_dir} back from a "
+            "backup, or start on another state folder (TRAINSHED_STATE_DIR)",
+        ) from None
     except (TimeoutError, nats.errors.Error, ApiError) as error:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,

@@ -28,7 +28,7 @@ class Site:
             folder / "control", gpus=0, node="control", options=("--listen", lan.address), environment=QUICK
         )
         self.agents: list[Agent] = []
-        self.port, self.enrol_port = _free_ports(lan.address)
+        self.port, self.enrol_port = free_ports(lan.address)
 
     def initialise(self) -> Done:
         """`trainshed cluster init`."""
@@ -133,7 +133,8 @@ def on_machine(machine: Machine, *words: str, environment: dict[str, str], code:
     return run_trainshed(*words, environment=environment, code=code, by=machine.inside())
 
 
-def _free_ports(address: str) -> tuple[int, int]:
+def free_ports(address: str) -> tuple[int, int]:
+    """Two ports that nobody has at that address."""
     with contextlib.ExitStack() as open_now:
         ports = [
             open_now.enter_context(socket.create_server((address, 0))).getsockname()[1] for _ in range(2)
