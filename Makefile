@@ -14,7 +14,7 @@ WHEELS := $(PIP) install -qq --require-hashes --only-binary :all:
 # An environment that does not run (its Python is gone) or was made in another folder (a moved checkout) is made anew.
 $(shell test "$$(cat $(VENV)/.checkout 2>/dev/null)" = "$(CURDIR)" && $(PY) -P -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
-.PHONY: install demo test test-unit test-client test-frameworks test-vm faults lint format sync-face bench schema lock clean
+.PHONY: install demo test test-unit test-client test-frameworks test-vm faults cluster lint format sync-face bench schema lock clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.stamp-install
@@ -52,6 +52,10 @@ ifeq ($(ARGS),)
 	@$(PY) -m tests.faults.races 1000
 	@$(PY) -m tests.model --states $(or $(STATES),20000)
 endif
+
+# make cluster KILLS=10                three servers under load, the log's leader killed again and again: docs/three-servers.md
+cluster: $(VENV)/.stamp-install $(VENV)/.stamp-demo $(VENV)/.stamp-dev
+	@$(PY) -m tests.integration.three_servers $(or $(KILLS),10)
 
 # make test-client                    the client on Python 3.9 and 3.13, in chroots of Debian made by debootstrap; as root
 test-client: $(VENV)/.stamp-install $(VENV)/.stamp-dev

@@ -6,6 +6,7 @@ Owns how outcomes are told apart (stored, conflict, unknown) and resolved; knows
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from events.codec import MAX_EVENT_BYTES, NewEvent, StoredEvent, Unreadable, decode, event_id, uuid7
-from events.feed import ApiError, Feed, api_call, read_answer
+from events.feed import TRANSIENT_FROM, ApiError, Feed, api_call, read_answer
 from trainshed_client import subjects
 from trainshed_client.direct_get import Message, stored_message
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -27,6 +28,7 @@ SURELY_S = 60.0
 MAX_BATCH = 1_000
 _CONFLICTS = frozenset({10071, 10164, 10201})  # 10201: an id of the batch was stored before
 CLUSTER_CONFLICT = 10164
+_NO_MESSAGE = 10037
 _NO_ROOM = frozenset({10023, 10047, 10077})  # answered as 503, but certain: nothing was stored
 
 
@@ -148,6 +150,25 @@ class EventLog:
         """(sequence, event id) of the last message on a literal subject; (0, None) where there is none."""
         found = await last_message(self.nc, self.stream, subject, timeout_s=self._timeout_s)
         return (0, None) if found is None else (found.seq, event_id(found.body))
+
+    async def has(self, subject: str) -> tuple[int, str | None]:
+        """As `last_id`, and where that finds nothing the leader is asked: on a cluster a direct get may be answered by a copy
+        that lags behind what was acknowledged. For who may ask JetStream. Raises UnknownOutcome, ApiError."""
+        found = await self.last_id(subject)
+        if found[0]:
+            return found
+        try:
+            answer = await api_call(self.nc, f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": subject})
+        except ApiError as error:
+            if error.err_code == _NO_MESSAGE:
+                return (0, None)
+            if error.http_code >= TRANSIENT_FROM:
+                raise UnknownOutcome(str(error)) from error
+            raise
+        except (TimeoutError, nats.errors.Error) as error:
+            raise UnknownOutcome(cause(error)) from error
+        message = answer["message"]
+        return int(message["seq"]), event_id(base64.b64decode(message["data"]))
 
     async def reachable(self) -> None:
         """Return when the connection is made anew, or after a second: before a question is asked again."""

@@ -5,14 +5,21 @@ Owns their settings; what exists keeps its data, and a safety flag that differs 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+import nats.errors
+
 from events.codec import uuid7
-from events.feed import ApiError, api_call
+from events.feed import TRANSIENT_FROM, ApiError, api_call
+from events.log import reconnected
 from trainshed_client import subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.os_errors import cause
+
+_log = logging.getLogger("trainshed.streams")
 
 MINUTE_NS = 60_000_000_000
 NEVER_CHANGED = (
@@ -26,6 +33,10 @@ NEVER_CHANGED = (
 NEVER_ON = ("allow_msg_ttl", "allow_msg_schedules")
 """What cannot be switched off again, refused where a stream must not have it."""
 _NOT_FOUND = 10059
+_ALONE = 10074
+"""Copies are asked of a server that is none of several."""
+_ELECTING = frozenset({10005})
+"""Refusals of a cluster that is not whole yet: no suitable peers for placement."""
 
 
 class MissingLog(TrainshedError):
@@ -73,8 +84,11 @@ def heartbeats_stream(replicas: int) -> dict[str, Any]:
     }
 
 
-def bucket(name: str, watch: str, key: str = ">") -> dict[str, Any]:
-    """A record bucket (a KV stream, ADR-8): derived, so in memory, and republished for who watches; ``key``: its only one."""
+def bucket(name: str, watch: str, key: str = ">", *, replicas: int = 1) -> dict[str, Any]:
+    """A record bucket (a KV stream, ADR-8): derived, so in memory, and republished for who watches; ``key``: its only one.
+
+    On a cluster each server has it: one that lay on a single server would be gone for as long as that is.
+    """
     every = key == ">"
     return {
         "name": f"KV_{name}",
@@ -89,19 +103,37 @@ def bucket(name: str, watch: str, key: str = ">") -> dict[str, Any]:
         "max_msgs_per_subject": 1,
         "max_age": 0,
         "republish": {"src": f"$KV.{name}.{key}", "dest": f"{watch}.>" if every else watch},
-        "num_replicas": 1,
+        "num_replicas": replicas,
     }
 
 
 async def ensure_streams(
-    nc: SafeClient, *, replicas: int = 1, known: str | None = None, ids: Callable[[], str] = uuid7
+    nc: SafeClient,
+    *,
+    replicas: int = 1,
+    known: str | None = None,
+    ids: Callable[[], str] = uuid7,
+    patient: bool = False,
 ) -> str:
     """Make what is missing, bring the rest up to date, and return the log's id. ``known``: the log that was here before; where
     it is missing none is made in its place.
 
     An update keeps what is stored and not ours to set, metadata with ``log_id`` above all (an update without metadata
-    would erase it). Raises TrainshedError (CONFLICT) where a stored safety setting is not ours, and `MissingLog`.
+    would erase it). ``patient``: servers that have no leader yet, or are no three yet, are asked until they answer; so is each
+    where ``replicas`` says that it is one of several. Raises TrainshedError (CONFLICT) where a stored safety setting is not
+    ours, and `MissingLog`.
     """
+    while True:
+        try:
+            return await _ensure_all(nc, replicas, known, ids)
+        except (TimeoutError, nats.errors.Error, ApiError) as error:
+            if not (patient or replicas > 1) or not _passes(error):
+                raise
+            _log.info("the servers do not keep the streams yet (%s); asking again", cause(error))
+        await reconnected(nc)
+
+
+async def _ensure_all(nc: SafeClient, replicas: int, known: str | None, ids: Callable[[], str]) -> str:
     if known is not None and not await _exists(nc, subjects.EVENTS_STREAM):
         raise MissingLog(
             ErrorCode.CONFLICT,
@@ -109,16 +141,27 @@ async def ensure_streams(
         )
     log = await _ensure(nc, {**events_stream(replicas), "metadata": {"log_id": ids()}})
     await _ensure(nc, heartbeats_stream(replicas))
-    await ensure_buckets(nc)
+    await ensure_buckets(nc, replicas=replicas)
     return str(log["metadata"]["log_id"])
 
 
-async def ensure_buckets(nc: SafeClient) -> None:
+def _passes(error: Exception) -> bool:
+    if not isinstance(error, ApiError):
+        return True
+    if error.err_code == _ALONE:
+        return False
+    return error.http_code >= TRANSIENT_FROM or error.err_code in _ELECTING
+
+
+async def ensure_buckets(nc: SafeClient, *, replicas: int = 1) -> None:
     """Make the record buckets, which live in memory and are gone after a restart of the server."""
-    await _ensure(nc, bucket(subjects.RUNS_BUCKET, subjects.WATCH_RUNS))
-    await _ensure(nc, bucket(subjects.SLOTS_BUCKET, subjects.WATCH_SLOTS))
-    await _ensure(nc, bucket(subjects.NODES_BUCKET, subjects.WATCH_NODES))
-    await _ensure(nc, bucket(subjects.QUEUE_BUCKET, subjects.WATCH_QUEUE, subjects.QUEUE_KEY))
+    for name, watch, key in (
+        (subjects.RUNS_BUCKET, subjects.WATCH_RUNS, ">"),
+        (subjects.SLOTS_BUCKET, subjects.WATCH_SLOTS, ">"),
+        (subjects.NODES_BUCKET, subjects.WATCH_NODES, ">"),
+        (subjects.QUEUE_BUCKET, subjects.WATCH_QUEUE, subjects.QUEUE_KEY),
+    ):
+        await _ensure(nc, bucket(name, watch, key, replicas=replicas))
 
 
 async def _exists(nc: SafeClient, name: str) -> bool:

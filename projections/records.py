@@ -88,12 +88,13 @@ class RecordBuckets:
     ``lost`` is set when the buckets have to be filled again.
     """
 
-    def __init__(self, nc: SafeClient) -> None:
+    def __init__(self, nc: SafeClient, *, replicas: int = 1) -> None:
         self._nc = nc
+        self._replicas = replicas
         self.lost = asyncio.Event()
         self._puts = Puts()
         self._inbox = nc.new_inbox()
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._generation = 0
         self._unacknowledged = 0
         self._made: tuple[str, ...] = ()
@@ -101,9 +102,15 @@ class RecordBuckets:
         self._queue: bytes | None = None
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._nc.subscribe(
-            f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
+        self._subscriptions.append(
+            await self._nc.subscribe(
+                f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
         )
+        if self._replicas > 1:
+            for bucket in subjects.BUCKETS:
+                leader = await self._nc.listen(subjects.leader_elected(f"KV_{bucket}"), self._another_leader)
+                self._subscriptions.append(leader)
         self._nc.reconnect_hooks.add(self.lost.set)
         return self
 
@@ -113,11 +120,16 @@ class RecordBuckets:
         self._nc.reconnect_hooks.discard(self.lost.set)
         if self._again is not None:
             self._again.cancel()
-        if self._subscription is not None and not self._nc.is_closed:
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in () if self._nc.is_closed else subscriptions:
             try:
-                await self._subscription.unsubscribe()
+                await subscription.unsubscribe()
             except nats.errors.Error as closing:
                 _log.debug("unsubscribe: %s", closing)
+
+    def _another_leader(self, _: Msg) -> None:
+        """What the one before it stored last, it may have republished to nobody: all is put again."""
+        self.lost.set()
 
     async def put(self, applied: Applied) -> None:
         """Put the records that a commit changed. What cannot be sent is made good by the next filling."""
@@ -147,7 +159,7 @@ class RecordBuckets:
     async def fill(self, filling: Filling) -> None:
         """Make the buckets if they are gone, put everything, and take out what no longer belongs there."""
         try:
-            await ensure_buckets(self._nc)
+            await ensure_buckets(self._nc, replicas=self._replicas)
             self._generation += 1
             self._unacknowledged = 0
             self._puts = Puts(run_id for run_id, _ in filling.ended)
@@ -171,9 +183,14 @@ class RecordBuckets:
             await self._send(subject, None)
 
     async def _identity(self) -> tuple[str, ...]:
-        """When the buckets were made: memory does not outlive a server, so another time means other buckets."""
+        """When the buckets were made: memory does not outlive a server, so another time means other buckets. On a cluster the
+        time stays, and another leader, or one elected again, may have less, or have told nobody of the last puts."""
         infos = [await api_call(self._nc, f"STREAM.INFO.KV_{bucket}") for bucket in subjects.BUCKETS]
-        return tuple(str(info["created"]) for info in infos)
+        clusters = [info.get("cluster") or {} for info in infos]
+        return tuple(
+            f"{info['created']} {cluster.get('leader', '')} {cluster.get('leader_since', '')}"
+            for info, cluster in zip(infos, clusters, strict=True)
+        )
 
     async def _send(self, subject: str, record: bytes | None) -> None:
         reply = f"{self._inbox}.{self._generation}"

@@ -196,6 +196,7 @@ def projector(
         audit_dir=audit,
         records=records,
         monitor_url=settings.nats_monitor_url,
+        replicas=settings.replicas,
         start=start or Start.ALONE,
         people=people,
     )

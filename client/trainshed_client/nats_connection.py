@@ -34,6 +34,11 @@ class NatsConnection:
         """See Connection."""
         return self._where
 
+    @property
+    def of_several(self) -> bool:
+        """Whether its server is one of a cluster: then a direct get may be answered by a copy that lags."""
+        return bool(self.nc._server_info.get("cluster"))
+
     async def request(
         self, subject: str, payload: bytes, *, timeout: float, tries: int = 1, absent_s: float = ABSENT_S
     ) -> Reply:

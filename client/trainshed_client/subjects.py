@@ -83,6 +83,11 @@ class EventSubject(NamedTuple):
         return f"{EVENTS}.{self.scope}.{self.id}.{self.role}.{self.type}.{self.node}"
 
 
+def leader_elected(stream: str) -> str:
+    """The server's word that another server of a cluster leads a stream, or the same one anew."""
+    return f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}"
+
+
 def parse_event_subject(subject: str) -> EventSubject | None:
     """The tokens of an event's subject; None where it is not of that form.
 

@@ -110,6 +110,7 @@ def _of_control(role: ControlRole) -> Iterator[Permission]:
         case ControlRole.GATEWAY:
             yield from _reads_in_order(subjects.EVENTS_STREAM)
             yield from _appends(Role.GATEWAY)
+            yield _api(f"STREAM.MSG.GET.{subjects.EVENTS_STREAM}")
             yield Permission(Way.SEND, f"$SRV.PING.{role}")
             yield from _answers_calls()
         case ControlRole.DISPATCHER:
@@ -129,6 +130,7 @@ def _of_control(role: ControlRole) -> Iterator[Permission]:
                 yield _api(f"STREAM.UPDATE.KV_{bucket}")
                 yield Permission(Way.READ, f"$JS.API.DIRECT.GET.KV_{bucket}")
                 yield Permission(Way.SEND, f"$KV.{bucket}.>")
+                yield Permission(Way.HEAR, subjects.leader_elected(f"KV_{bucket}"))
             yield Permission(Way.HEAR, subjects.ALL_HEARTBEATS)
             yield Permission(Way.SEND, subjects.WATCH_CHECKPOINT)
             yield Permission(Way.HEAR, subjects.WATCH_CHECKPOINT)

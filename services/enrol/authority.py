@@ -67,7 +67,7 @@ class Authority:
         Raises TrainshedError: INVALID for a request that is not accepted, CONFLICT where the authority is at its end.
         """
         key = requested_key(request)
-        certificate = self._sign(key, [x509.DNSName(user_name(identity))], Usage.CLIENT_AUTH, now, life)
+        certificate = self._sign(key, [x509.DNSName(user_name(identity))], [Usage.CLIENT_AUTH], now, life)
         issued = IssuedCertificate(
             serial=f"{certificate.serial_number:x}",
             key=key_fingerprint(key),
@@ -88,14 +88,22 @@ class Authority:
             )
         key = make_key()
         names = [_host(host) for host in canonical_hosts(hosts)]
-        certificate = self._sign(key.public_key(), names, Usage.SERVER_AUTH, now, life)
+        certificate = self._sign(key.public_key(), names, [Usage.SERVER_AUTH], now, life)
+        return key_pem(key) + _pem(certificate) + self.pem
+
+    def sign_route(self, hosts: Sequence[str], *, now: datetime) -> bytes:
+        """The same for one server of a cluster towards the others, to which it is a client too; it lasts as the authority."""
+        key = make_key()
+        names = [_host(host) for host in canonical_hosts(hosts)]
+        both = [Usage.SERVER_AUTH, Usage.CLIENT_AUTH]
+        certificate = self._sign(key.public_key(), names, both, now, AUTHORITY_LIFE)
         return key_pem(key) + _pem(certificate) + self.pem
 
     def _sign(
         self,
         key: ec.EllipticCurvePublicKey,
         names: Sequence[x509.GeneralName],
-        usage: x509.ObjectIdentifier,
+        usages: Sequence[x509.ObjectIdentifier],
         now: datetime,
         life: timedelta,
     ) -> x509.Certificate:
@@ -117,7 +125,7 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(names), critical=True)  # it is the only name
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False

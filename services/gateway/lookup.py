@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import nats.errors
 
@@ -33,18 +33,13 @@ class Lookup:
         self._fold = fold
 
     async def last(self, subject: str) -> tuple[int, str | None]:
-        """The last (sequence, event id) on a literal subject, (0, None) where there is none; asked until answered."""
-        async with resolving():
-            while True:
-                try:
-                    return await self._log.last_id(subject)
-                except UnknownOutcome:
-                    await self._log.reachable()
-        raise AssertionError("unreachable")
+        """The last (sequence, event id) on a literal subject, (0, None) where there is none; asked until answered. On a cluster
+        that may be a moment old."""
+        return await _answered(self._log, self._log.last_id, subject)
 
     async def submitted(self, run_id: str) -> tuple[int, str | None]:
-        """The same of a run's Submitted."""
-        return await self.last(subjects.submitted(run_id))
+        """The same of a run's Submitted: none is there only where the leader has none."""
+        return await _answered(self._log, self._log.has, subjects.submitted(run_id))
 
     async def submitted_by(self, run_id: str) -> str | None:
         """Who submitted a run, as its Submitted has it; None where the log has none that can be read."""
@@ -84,6 +79,18 @@ class Lookup:
                 return await self._fold.history.run_before(run_id, self._fold.position + 1)
             except (ApiError, TimeoutError, nats.errors.Error):
                 await self._log.reachable()
+
+
+async def _answered(
+    log: EventLog, ask: Callable[[str], Awaitable[tuple[int, str | None]]], subject: str
+) -> tuple[int, str | None]:
+    async with resolving():
+        while True:
+            try:
+                return await ask(subject)
+            except UnknownOutcome:
+                await log.reachable()
+    raise AssertionError("unreachable")
 
 
 @contextlib.asynccontextmanager

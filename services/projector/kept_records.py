@@ -33,11 +33,12 @@ class KeptRecords:
         in_reader: InReader,
         clock: Callable[[], int],
         monitor_url: str | None,
+        replicas: int = 1,
     ) -> None:
         self._writing = writing
         self._queries = queries
         self._in_reader = in_reader
-        self._buckets = RecordBuckets(nc)
+        self._buckets = RecordBuckets(nc, replicas=replicas)
         self._queue = KeptQueue(writing, self._buckets, in_reader, clock)
         self._cut_off = None if monitor_url is None else CutOffLog(monitor_url)
         self.filled = False

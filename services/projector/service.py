@@ -82,7 +82,7 @@ class ProjectorService:
 
     ``database``: a path of an SQLite file, or an SQLAlchemy URL. ``audit_dir``: the folder of the log's tree (by default
     ``audit`` beside the file). ``records``: keep the record buckets too and sign the tree, which one projector of a stack
-    does; ``monitor_url``: the server's monitoring, which says who could not follow these. ``people``: what each is granted. The clock (ns) is only used for what
+    does; ``monitor_url``: the server's monitoring, which says who could not follow these; ``replicas``: how many servers have each bucket. ``people``: what each is granted. The clock (ns) is only used for what
     a queued run waits for.
     """
 
@@ -96,6 +96,7 @@ class ProjectorService:
         audit_dir: Path | None = None,
         records: bool = False,
         monitor_url: str | None = None,
+        replicas: int = 1,
         start: Start = Start.ALONE,
         people: People | None = None,
         clock: Callable[[], int] = time.time_ns,
@@ -124,7 +125,7 @@ class ProjectorService:
         self._readers = ThreadPoolExecutor(2, "projector-reader")  # each thread keeps memory of its own
         self._past = PastMoments(Past(self._database), self._log, self._position, clock)
         self._records = (
-            KeptRecords(nc, self._writing, self._queries, self._in_reader, clock, monitor_url)
+            KeptRecords(nc, self._writing, self._queries, self._in_reader, clock, monitor_url, replicas)
             if records
             else None
         )

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from trainshed_client import subjects
+from trainshed_client._compat_asyncio import timeout
 from trainshed_client.direct_get import RETRY_S, Message, stored_message
 from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.log_reading.log_join import LogJoin
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST = 10_000
 """So many live messages wait at most for a slow reader."""
+LOOK_EVERY_S = 5.0
 LAGS_S = 5.0
 """So long what was heard may be missing in what is read, and the last message that was handed out not be there again."""
 
@@ -74,8 +76,17 @@ class LogFollower:
             elif self._join.reading:
                 await self._read()
             else:
-                self._wake.clear()
+                await self._something_new()
+
+    async def _something_new(self) -> None:
+        """Wait for it. On a cluster the last that was stored may be republished to nobody, as its server died: now and then
+        it is looked for."""
+        self._wake.clear()
+        try:
+            async with timeout(LOOK_EVERY_S if self._connection.of_several else None):
                 await self._wake.wait()
+        except TimeoutError:
+            self._join.lost()
 
     async def _read(self) -> None:
         """Read a page, or find that there is none any more."""

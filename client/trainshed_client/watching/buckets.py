@@ -5,6 +5,7 @@ Owns how what left a bucket unheard is found; knows nothing of what is handed ou
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+SETTLE_S = 2.0
+"""So far a copy of a bucket may lag behind."""
+
 
 class BucketSource(Generic[R]):
     """See RecordSource. Of a bucket whose keys never leave it."""
@@ -31,12 +35,15 @@ class BucketSource(Generic[R]):
     def __init__(self, connection: NatsConnection, kind: RecordKind[R]) -> None:
         self._connection = connection
         self._kind = kind
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_look = False
 
     async def listen(
         self, newest: Newest[R], changed: Callable[[], None], again: Callable[[], None]
     ) -> Watching:
         """See RecordSource."""
         kind = self._kind
+        self._again = again
 
         def hear(msg: Msg) -> None:
             message = stored_message(msg.headers or {}, msg.subject, msg.data)
@@ -72,6 +79,21 @@ class BucketSource(Generic[R]):
             ) from None
         if again:
             await self._resolve(newest, newest.keys - present)
+        if self._connection.of_several:
+            self._look_once_more()
+
+    def _look_once_more(self) -> None:
+        """What was put just before may be missing on the server that answered: a little later the present is read again."""
+        last_look, self._last_look = self._last_look, False
+        if last_look:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settled)
+
+    def _settled(self) -> None:
+        self._last_look = True
+        self._again()
 
     def _take(self, newest: Newest[R], key: str, message: Message, *, of_present: bool) -> None:
         record = self._kind.record(key, message.body)

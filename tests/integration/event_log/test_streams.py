@@ -179,3 +179,8 @@ async def test_the_log_outlives_a_restart_of_the_server(nats_server: NatsServer,
     await eventually(lambda: nc.is_connected, within=10)
     assert await ensure_streams(nc) == log_id
     assert await EventLog(nc).end() == 1
+
+
+async def test_copies_on_a_server_that_is_none_of_several_are_refused_at_once(nc: SafeClient) -> None:
+    with pytest.raises(ApiError, match="non-clustered"):
+        await asyncio.wait_for(ensure_streams(nc, replicas=3), 10)
