@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-SETTLE_S = 2.0
+LAGS_S = 2.0
 """So far a copy of a bucket may lag behind."""
 
 
@@ -89,9 +89,9 @@ class BucketSource(Generic[R]):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settled)
+        self._timer = asyncio.get_running_loop().call_later(LAGS_S, self._after_the_lag)
 
-    def _settled(self) -> None:
+    def _after_the_lag(self) -> None:
         self._last_look = True
         self._again()
 
