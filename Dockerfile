@@ -23,6 +23,9 @@ FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 trainshed \
  && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /var/lib/trainshed --shell /usr/sbin/nologin trainshed \
  && install -d -m 0700 -o 10001 -g 10001 /var/lib/trainshed \
+ && groupadd --gid 10002 worker \
+ && useradd --uid 10002 --gid 10002 --no-log-init --no-create-home --home-dir /home/worker --shell /bin/sh worker \
+ && install -d -m 0700 -o 10002 -g 10002 /home/worker && install -d -m 0755 /srv/trainshed \
  && ln -s /opt/trainshed/bin/trainshed /usr/local/bin/trainshed
 COPY --from=build /opt/trainshed /opt/trainshed
 # PATH stays the base's: a worker's `python3` is the image's own and never Trainshed's.

@@ -1,19 +1,24 @@
 #!/bin/sh
-# The init service of compose.yaml: makes the stack's password, once, and gives the volumes to the user that the services
-# run as. It runs at each `up`, changes nothing that is there, and puts right what a restored backup left to root.
+# The init service of compose.yaml: gives the volumes to the user that the services run as, and has that user make authority,
+# certificates and accounts where they are not there yet. It runs at each `up`, changes nothing that counts, and puts right
+# what a restored backup left to root.
 set -eu
 umask 077
-secret=${SECRET_DIR:-/secret}
-store=${STORE_DIR:-/store}
-owner=${OWNER:-10001:10001}
+owner=10001:10001
 
-if [ ! -s "$secret/password" ]; then
-    od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n' > "$secret/password.new"
-    sync
-    mv "$secret/password.new" "$secret/password"
-    echo "made a new password for the stack"
-fi
-printf 'authorization { user: trainshed, password: "%s" }\n' "$(cat "$secret/password")" > "$secret/auth.conf.new"
-mv "$secret/auth.conf.new" "$secret/auth.conf"
-chown -R "$owner" "$secret"
-[ "$(stat -c %u:%g "$store")" = "$owner" ] && [ -z "$(find "$store" ! -user "${owner%:*}" | head -n 1)" ] || chown -R "$owner" "$store"
+for folder in /store /authority /etc/trainshed/*/; do
+    [ "$folder" = /etc/trainshed/join/ ] && continue
+    [ "$(stat -c %u:%g "$folder")" = "$owner" ] && [ -z "$(find "$folder" ! -user "${owner%:*}" | head -n 1)" ] || chown -R "$owner" "$folder"
+    [ "$folder" = /store ] || chmod 0700 "$folder"
+done
+
+TRAINSHED_STATE_DIR=/authority setpriv --reuid="${owner%:*}" --regid="${owner#*:}" --clear-groups \
+    /opt/trainshed/bin/trainshed cluster volumes /etc/trainshed \
+    --host "$TRAINSHED_HOST" --host nats --port "$TRAINSHED_PORT" --enrol-port "$TRAINSHED_ENROL_PORT"
+
+# The token by which agents join is for root in their containers: workers run as another user there.
+join=/etc/trainshed/join
+chown 0:0 "$join"
+chmod 0700 "$join"
+cat /authority/join.token > "$join/token.new"
+mv "$join/token.new" "$join/token"

@@ -114,18 +114,20 @@ async def ensure_streams(
     known: str | None = None,
     ids: Callable[[], str] = uuid7,
     patient: bool = False,
+    buckets: bool = True,
 ) -> str:
     """Make what is missing, bring the rest up to date, and return the log's id. ``known``: the log that was here before; where
     it is missing none is made in its place.
 
     An update keeps what is stored and not ours to set, metadata with ``log_id`` above all (an update without metadata
     would erase it). ``patient``: servers that have no leader yet, or are no three yet, are asked until they answer; so is each
-    where ``replicas`` says that it is one of several. Raises TrainshedError (CONFLICT) where a stored safety setting is not
+    where ``replicas`` says that it is one of several. ``buckets`` False: without the record buckets, for who may make none and
+    needs none: the projector makes those anew that a server lost. Raises TrainshedError (CONFLICT) where a stored safety setting is not
     ours, and `MissingLog`.
     """
     while True:
         try:
-            return await _ensure_all(nc, replicas, known, ids)
+            return await _ensure_all(nc, replicas, known, ids, buckets=buckets)
         except (TimeoutError, nats.errors.Error, ApiError) as error:
             if not (patient or replicas > 1) or not _passes(error):
                 raise
@@ -133,7 +135,9 @@ async def ensure_streams(
         await reconnected(nc)
 
 
-async def _ensure_all(nc: SafeClient, replicas: int, known: str | None, ids: Callable[[], str]) -> str:
+async def _ensure_all(
+    nc: SafeClient, replicas: int, known: str | None, ids: Callable[[], str], *, buckets: bool
+) -> str:
     if known is not None and not await _exists(nc, subjects.EVENTS_STREAM):
         raise MissingLog(
             ErrorCode.CONFLICT,
@@ -141,7 +145,8 @@ async def _ensure_all(nc: SafeClient, replicas: int, known: str | None, ids: Cal
         )
     log = await _ensure(nc, {**events_stream(replicas), "metadata": {"log_id": ids()}})
     await _ensure(nc, heartbeats_stream(replicas))
-    await ensure_buckets(nc, replicas=replicas)
+    if buckets:
+        await ensure_buckets(nc, replicas=replicas)
     return str(log["metadata"]["log_id"])
 
 

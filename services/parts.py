@@ -15,12 +15,16 @@ from services.settings import Settings
 
 # Imported where they are built: a process holds in memory what it runs and no more.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from events.log import EventLog
     from services.agent.agent import AgentService
     from services.agent.machine.gpus import Gpus
     from services.agent.machine.inventory import Inventory
     from services.agent.processes.users import WorkerUsers
     from services.dispatcher.dispatcher import Dispatcher
+    from services.enrol.enrolment import Apply
     from services.enrol.roster_watch import RosterWatch
     from services.enrol.service import EnrolService
     from services.fold import SharedFold
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from services.people import People
     from services.projector.service import ProjectorService
     from services.projector.start import Start
+    from services.setting_values import Listen
     from trainshed_client.nats_client import SafeClient
 
 FOLD_FILE = "fold.snapshot"
@@ -91,44 +96,66 @@ def machine(options: AgentOptions, settings: Settings) -> Machine:
     return Machine(inventory=inventory, gpus=gpus, users=users)
 
 
-def enrol(nc: SafeClient, settings: Settings, address: str, *, pages: bool) -> EnrolService:
+def enrol(
+    nc: SafeClient, settings: Settings, address: str, *, pages: bool, volumes: Path | None = None
+) -> EnrolService:
     """The enrolment, beside the embedded server of this state folder, on the same address. Raises TrainshedError where nothing
-    was initialised. ``pages``: the server has a listener for pages too."""
+    was initialised. ``pages``: the server has a listener for pages too. ``volumes``: server and services are containers, whose
+    volumes lie below that folder."""
     from datetime import UTC, datetime
 
     from services.access.accounts import inbox_prefix
-    from services.access.cluster_realm import ClusterRealm
-    from services.agent.identity import node_name
-    from services.enrol.cluster import local_members, needed_cluster, provide
+    from services.enrol.cluster import needed_cluster
     from services.enrol.enrolment import Enrolment
     from services.enrol.listener import EnrolListener
-    from services.enrol.roster import Member, Roster
+    from services.enrol.roster import Member
     from services.enrol.roster_file import CLUSTER_DIR
     from services.enrol.service import EnrolService
-    from services.nats_server.reload import RunningServer
     from services.setting_values import Listen, own_address
     from trainshed_client.endpoint import Endpoint
 
     state_dir = settings.state_dir
     cluster = needed_cluster(state_dir)
-    at = Listen(own_address(address), cluster.port)
-    server = RunningServer(state_dir, ClusterRealm(state_dir), at, pages=pages)
+    own = own_address(address)
 
     def where(member: Member) -> Endpoint:
         return Endpoint(cluster.url, inbox_prefix=inbox_prefix(member))
 
+    apply: Apply
+    members: Callable[[datetime], None]
+    if volumes is not None:
+        from services.access.containers import Volumes
+
+        of_containers = Volumes(volumes, state_dir)
+        apply, members = of_containers.apply, of_containers.provide
+    else:
+        apply, members = _beside(settings, Listen(own, cluster.port), pages=pages)
+    enrolment = Enrolment(state_dir / CLUSTER_DIR, where=where, apply=apply, clock=lambda: datetime.now(UTC))
+    listener = EnrolListener(
+        Listen(address, cluster.enrol_port), enrolment, cluster.hosts_at(own), members=members
+    )
+    return EnrolService(nc, listener, enrolment)
+
+
+def _beside(settings: Settings, at: Listen, *, pages: bool) -> tuple[Apply, Callable[[datetime], None]]:
+    """How the embedded server of this state folder is made to know the roster, and its machine's members get certificates."""
+    from services.access.cluster_realm import ClusterRealm
+    from services.agent.identity import node_name
+    from services.enrol.cluster import local_members, provide
+    from services.enrol.roster import Roster
+    from services.nats_server.reload import RunningServer
+
+    state_dir = settings.state_dir
+    server = RunningServer(state_dir, ClusterRealm(state_dir), at, pages=pages)
+    members = local_members(node_name(state_dir, settings.node))
+
     async def apply(_roster: Roster) -> None:
         await server.apply()
 
-    enrolment = Enrolment(state_dir / CLUSTER_DIR, where=where, apply=apply, clock=lambda: datetime.now(UTC))
-    members = local_members(node_name(state_dir, settings.node))
-    listener = EnrolListener(
-        Listen(address, cluster.enrol_port),
-        enrolment,
-        cluster.hosts_at(own_address(address)),
-        members=lambda now: provide(state_dir, members, now=now),
-    )
-    return EnrolService(nc, listener, enrolment)
+    def due(now: datetime) -> None:
+        provide(state_dir, members, now=now)
+
+    return apply, due
 
 
 def roster_watch(settings: Settings) -> RosterWatch | None:

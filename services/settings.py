@@ -127,6 +127,14 @@ class Settings:
             "none",
         ),
     ] = None
+    join_file: Annotated[
+        Path | None,
+        _Variable(
+            setting_values.path,
+            "File with a line of `trainshed node add`: an agent whose state folder has no certificate yet enrols with it first.",
+            "none",
+        ),
+    ] = None
     nats_monitor_url: Annotated[
         str | None,
         _Variable(

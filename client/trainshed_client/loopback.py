@@ -36,7 +36,7 @@ def refuse_open_server(url: str) -> None:
     """The same for one server's URL."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if parts.scheme == "tls" or is_loopback(host) or _within_compose(host):
+    if parts.scheme == "tls" or is_loopback(host):
         return
     place = url.partition("://")[2].rpartition("@")[2]
     raise TrainshedError(
@@ -45,9 +45,3 @@ def refuse_open_server(url: str) -> None:
         f"tls://{place} and name the authority in TRAINSHED_NATS_CA, or get certificate, authority and address by: "
         f"trainshed login TOKEN@{f'[{host}]' if ':' in host else host}:PORT",
     )
-
-
-def _within_compose(host: str) -> bool:
-    """Whether it is a name without a dot, as a service of compose.yaml has within its network: that goes on without TLS
-    until compose's own init service makes certificates."""
-    return host[:1].isalpha() and "." not in host and ":" not in host

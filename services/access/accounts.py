@@ -13,6 +13,7 @@ import msgspec
 
 from services.access.identities import (
     CONTROL_ACCOUNT,
+    SYSTEM_ACCOUNT,
     Control,
     Known,
     NodeIdentity,
@@ -74,14 +75,16 @@ def inbox_prefix(identity: Known) -> str | None:
 
 
 def accounts_text(users: Sequence[User], *, by_web_socket: bool = False) -> str:
-    """The ``accounts`` block. ``by_web_socket``: a listener for pages is there, which takes pages alone.
+    """The ``accounts`` block, and which of them is the system's where it has a user. ``by_web_socket``: a listener for pages is
+    there, which takes pages alone.
 
     Raises ValueError where nobody of the control side is among them: the server would be open, or of no use.
     """
-    if not any(isinstance(user.identity, Control) for user in users):
-        raise ValueError("no user of the control side")
     given = [(user, permissions_of(user.identity)) for user in users]
-    control = [(user, may) for user, may in given if isinstance(user.identity, Control)]
+    control = [(user, may) for user, may in given if account(user.identity) == CONTROL_ACCOUNT]
+    system = [(user, may) for user, may in given if account(user.identity) == SYSTEM_ACCOUNT]
+    if not control:
+        raise ValueError("no user of the control side")
     others = [(user, may) for user, may in given if not isinstance(user.identity, Control)]
     shown = [
         (account(user.identity), subject) for user, may in others for way, subject in may if way is Way.SHOW
@@ -106,7 +109,10 @@ def accounts_text(users: Sequence[User], *, by_web_socket: bool = False) -> str:
                 list(_own_imports(user.identity, may, shown)),
             )
         )
-    return "accounts {\n" + "\n".join(blocks) + "\n}\n"
+    named = f"system_account: {SYSTEM_ACCOUNT}\n" if system else ""
+    if system:
+        blocks.append(_block(SYSTEM_ACCOUNT, [], [_user(user, may, types) for user, may in system], [], []))
+    return named + "accounts {\n" + "\n".join(blocks) + "\n}\n"
 
 
 def _limits(identity: Known) -> AccountLimits:

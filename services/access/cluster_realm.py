@@ -21,7 +21,7 @@ from services.access.identities import (
     Person,
     PersonRole,
 )
-from services.enrol.cluster import AGENT, CREDENTIALS_DIR, USER
+from services.enrol.cluster import AGENT, CREDENTIALS_DIR, ROLES_OF_UP, USER
 from services.enrol.roster import Roster
 from services.enrol.roster_file import BUNDLE_FILE, CLUSTER_DIR, SERVER_FILE, read_roster
 from services.nats_server.web_socket import WebSocketListener
@@ -42,14 +42,18 @@ tls {{
 
 
 class ClusterRealm:
-    """The roster's people and nodes, and the control side. Passwords let nobody in, but pages by their listener on loopback."""
+    """The roster's people and nodes, and the control side. Passwords let nobody in, but pages by their listener on loopback.
+    ``files``: the folder in which the server finds its certificate and the authorities (None: the cluster folder)."""
 
     store_account = CONTROL_ACCOUNT
     tls = True
 
-    def __init__(self, state_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, state_dir: Path, *, files: Path | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._state_dir = state_dir
         self._folder = state_dir / CLUSTER_DIR
+        self._files = files or self._folder
         self._clock = clock
 
     def text(self, password: str, web: WebSocketListener | None) -> str:
@@ -63,8 +67,8 @@ class ClusterRealm:
         pages = [] if web is None else [User(identity=PageUser(), password=web.password)]
         keys = ", ".join(quoted(key) for key in roster.pinned_keys(now))
         tls = _TLS.format(
-            server=quoted(str(self._folder / SERVER_FILE)),
-            bundle=quoted(str(self._folder / BUNDLE_FILE)),
+            server=quoted(str(self._files / SERVER_FILE)),
+            bundle=quoted(str(self._files / BUNDLE_FILE)),
             keys=keys,
         )
         return tls + accounts_text([*users, *pages], by_web_socket=web is not None)
@@ -91,7 +95,7 @@ class ClusterRealm:
 
     def write(self, url: str, password: str) -> None:
         """Write every service's file, and the local person's endpoint.json. Raises OSError."""
-        for name in (*ControlRole, AGENT):
+        for name in (*ROLES_OF_UP, AGENT):
             write_credentials(self.path(name), self.service(name, url))
         write_endpoint(self._state_dir, self.service(USER, url))
 

@@ -16,6 +16,8 @@ from services.setting_values import NODE_NAME
 
 CONTROL_ACCOUNT = "TRAINSHED"
 """The account that the streams belong to."""
+SYSTEM_ACCOUNT = "SYS"
+"""Where nats-server answers for itself; without a user, but in a stack of containers."""
 PAGES_ACCOUNT = "PAGES"
 LOCAL = "local"
 """The person who started the stack on this machine."""
@@ -27,7 +29,7 @@ _DOMAIN = "trainshed"
 
 
 class ControlRole(enum.StrEnum):
-    """The control side's own processes; each connects as a user of its own, in one account."""
+    """The control side's own processes; each connects as a user of its own, all but one in one account."""
 
     OPERATOR = "operator"
     """Makes the streams and hears what passes; `up` and the init service alone."""
@@ -35,6 +37,8 @@ class ControlRole(enum.StrEnum):
     DISPATCHER = "dispatcher"
     PROJECTOR = "projector"
     ENROL = "enrol"
+    RELOADER = "reloader"
+    """Has servers in containers of their own read their configuration anew: `enrol` of compose.yaml alone, in the system account."""
 
 
 class PersonRole(enum.StrEnum):
@@ -91,8 +95,8 @@ def user_name(identity: Known) -> str:
 def account(identity: Known) -> str:
     """The account that he is a user of; one each for nodes and people, so that the server vouches for it."""
     match identity:
-        case Control():
-            return CONTROL_ACCOUNT
+        case Control(role):
+            return SYSTEM_ACCOUNT if role is ControlRole.RELOADER else CONTROL_ACCOUNT
         case NodeIdentity(node):
             return f"{_NODE_ACCOUNT}{node}"
         case Person(name):

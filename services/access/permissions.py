@@ -18,6 +18,7 @@ from services.access.identities import (
     Person,
     PersonRole,
 )
+from services.enrol.server_reload import SUBJECTS as RELOAD_SUBJECTS
 from services.parent import CALLS as WORKERS_CALLS
 from trainshed_client import subjects
 from trainshed_client.subjects import Role
@@ -98,6 +99,9 @@ def permissions_of(identity: Known) -> Permissions:
 
 
 def _of_control(role: ControlRole) -> Iterator[Permission]:
+    if role is ControlRole.RELOADER:  # in the system account, where there are no streams
+        yield from (Permission(Way.SEND, subject) for subject in RELOAD_SUBJECTS)
+        return
     for stream in _STREAMS:
         yield _api(f"STREAM.INFO.{stream}")
     match role:

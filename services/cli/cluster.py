@@ -6,10 +6,11 @@ Owns what these print.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
-from services.cli.common import note
+from services.cli.common import given_nats, nats_option, note, run_async
 from services.cli.number import Number
 from services.cli.verb import Verb, verb_group
 from services.settings import Settings, check_node_name, default_node_name
@@ -48,6 +49,71 @@ def init(hosts: tuple[str, ...], node: str | None, port: int, enrol_port: int) -
     note(
         f"its authority.pem lets anybody in who has it: keep it here. Now: trainshed up --listen {made.hosts[0]}; then "
         "trainshed node add NODE, trainshed user add NAME --role submitter"
+    )
+
+
+@cluster.command(cls=Verb, examples=("trainshed cluster streams",))
+@nats_option
+def streams() -> None:
+    """Make the event log's streams, or bring their settings up to date, as who may: the operator.
+
+    `trainshed up` does it by itself; services that run alone as roles of the control side find them made.
+    """
+    run_async(_make_streams(Settings.read()))
+
+
+async def _make_streams(settings: Settings) -> None:
+    import nats.errors
+
+    from events.feed import ApiError
+    from events.streams import ensure_streams
+    from trainshed_client.endpoint import discover
+    from trainshed_client.errors import ErrorCode, TrainshedError
+    from trainshed_client.nats_client import connect
+    from trainshed_client.os_errors import cause
+
+    endpoint = discover(given_nats(), state_dir=settings.state_dir)
+    nc = await connect(endpoint, name="streams")
+    try:
+        log_id = await ensure_streams(nc, replicas=settings.replicas)
+    except (TimeoutError, nats.errors.Error, ApiError) as error:
+        raise TrainshedError(
+            ErrorCode.UNAVAILABLE,
+            f"the server at {endpoint.url} does not make the event log ({cause(error)}). It must run with JetStream, and let in who "
+            "asks as the operator",
+        ) from None
+    finally:
+        await nc.close()
+    click.echo(f"the streams are there; the log is {log_id}")
+
+
+@cluster.command(
+    cls=Verb, examples=("trainshed cluster volumes /etc/trainshed --host localhost",), hidden=True
+)
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    required=True,
+    help="As of cluster init; the first is for those outside.",
+)
+@click.option("--port", type=Number(least=1, most=65535), default=4222, help="The server's, from outside.")
+@click.option("--enrol-port", type=Number(least=1, most=65535), default=4224, help="Of enrolments.")
+@click.option("--server", default="tls://nats:4222", help="The server's URL for the containers.")
+@click.option("--enrol", default="enrol", help="The enrolment's host for the containers.")
+def volumes(root: Path, hosts: tuple[str, ...], port: int, enrol_port: int, server: str, enrol: str) -> None:
+    """Put in the volumes of a stack of containers what each of them needs: for the init service of compose.yaml."""
+    from services.access.containers import set_up
+
+    set_up(
+        root.absolute(),
+        Settings.read().state_dir,
+        hosts=hosts,
+        port=port,
+        enrol_port=enrol_port,
+        server=server,
+        enrol=enrol,
     )
 
 

@@ -45,7 +45,7 @@ def gateway() -> None:
         from services import parts
 
         log = observer.log(nc)
-        fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
+        fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas, buckets=False), settings)
         watch = parts.roster_watch(settings)
         people = None if watch is None else watch.people
         services: list[Service] = [parts.gateway(log, fold, settings, people=people), fold]
@@ -68,7 +68,7 @@ def dispatcher() -> None:
         from services import parts
 
         log = observer.log(nc)
-        fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas), settings)
+        fold = parts.fold(log, await ensure_streams(nc, replicas=settings.replicas, buckets=False), settings)
         observer.fold(fold)
         observer.services([fold])  # one that stands by serves as well
         return [parts.dispatcher(log, fold, settings), fold]
@@ -115,11 +115,19 @@ def projector(
 @verb("trainshed enrol --listen 10.0.0.5", name="enrol")
 @nats_option
 @click.option("--listen", "address", metavar="ADDRESS", required=True, help="Where those who join reach it.")
+@click.option(
+    "--volumes",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Server and services are containers, whose volumes lie below this folder (compose.yaml).",
+)
 @click.option("--pages", is_flag=True, hidden=True)
 @click.option("--link", type=int, hidden=True)
 @click.option("--start", hidden=True, default="alone")
 @click.option("--die-with", type=int, hidden=True)
-def enrol(address: str, pages: bool, link: int | None, start: str, die_with: int | None) -> None:
+def enrol(
+    address: str, volumes: Path | None, pages: bool, link: int | None, start: str, die_with: int | None
+) -> None:
     """Run the enrolment alone: it lets machines and people in who bring a token.
 
     `trainshed up --listen` runs it by itself. It alone reads the key of the certificate authority.
@@ -136,7 +144,7 @@ def enrol(address: str, pages: bool, link: int | None, start: str, die_with: int
 
         if to_up is not None:
             to_up.answer()
-        service = parts.enrol(nc, settings, address, pages=pages)
+        service = parts.enrol(nc, settings, address, pages=pages, volumes=volumes)
         observer.services([service])
         return [service]
 
@@ -169,6 +177,8 @@ def agent(
 ) -> None:
     """Run this machine's agent alone: it starts and ends workers as the dispatcher decides."""
     settings = with_options(Settings.read(), node, heartbeat_timeout)
+    if join is None and settings.join_file is not None and not (settings.state_dir / AGENT_FILE).exists():
+        join = f"@{settings.join_file}"
     if join is not None:
         from services.enrol.joining import join_once
         from services.enrol.tokens import parse_line
@@ -309,9 +319,12 @@ def _from_file(join: str) -> str:
 
 
 def _agents_endpoint(settings: Settings) -> Endpoint | None:
-    """What this machine enrolled for, where nothing else is named: by an option, or a variable."""
+    """What this machine enrolled for, where nothing else is named: by an option, or a variable. A variable may name just that
+    file, beside one for the address: containers reach the server otherwise than those whom the token is for."""
     named = given_nats() or settings.nats_url or settings.credentials
     path = settings.state_dir / AGENT_FILE
+    if settings.credentials == path:
+        return discover(given_nats(), state_dir=settings.state_dir)
     return None if named or not path.exists() else read_credentials(path, given_by=str(settings.state_dir))
 
 

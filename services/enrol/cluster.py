@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -42,6 +42,8 @@ from trainshed_client.os_errors import why
 CREDENTIALS_DIR = "credentials"
 CLUSTER_FILE = "cluster.json"
 AGENT, USER = "agent", "user"
+ROLES_OF_UP = tuple(role for role in ControlRole if role is not ControlRole.RELOADER)
+"""Of the control side on one machine, whose server is told by a signal."""
 NOWHERE = "none"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -176,20 +178,27 @@ def server_certificate(folder: Path, hosts: Sequence[str], *, now: datetime) -> 
 
 def local_members(node: str) -> dict[str, Member]:
     """Who connects on the control side's own machine, each with the stem of his files in `credentials`."""
-    roles = {role.value: Control(role) for role in ControlRole}
+    roles = {role.value: Control(role) for role in ROLES_OF_UP}
     return {**roles, AGENT: NodeIdentity(node), USER: Person(LOCAL, PersonRole.ADMIN)}
 
 
 def provide(
-    state_dir: Path, members: Mapping[str, Member], *, now: datetime, life: timedelta = CLIENT_LIFE
+    state_dir: Path,
+    members: Mapping[str, Member],
+    *,
+    now: datetime,
+    life: timedelta = CLIENT_LIFE,
+    place: Callable[[str], Path] | None = None,
 ) -> dict[str, Path]:
     """Give members of this machine their keys and certificates without a token: `credentials/<stem>.pem`, each one file.
+    ``place``: the folder for a stem, where it is another.
 
     What is there and young enough stays. Nobody who was revoked comes back by this. Blocks. Raises TrainshedError.
     """
     folder = state_dir / CLUSTER_DIR
     authorities = read_authorities(folder)
-    paths = {stem: state_dir.absolute() / CREDENTIALS_DIR / f"{stem}.pem" for stem in members}
+    folder_of = place or (lambda _: state_dir.absolute() / CREDENTIALS_DIR)
+    paths = {stem: folder_of(stem) / f"{stem}.pem" for stem in members}
 
     def step(roster: Roster) -> tuple[Roster, None]:
         for stem, member in members.items():

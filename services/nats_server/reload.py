@@ -53,11 +53,10 @@ class RunningServer:
             before = await _loaded_at(monitor_url)
             os.kill(self._pid(), signal.SIGHUP)
             await _until_loaded(monitor_url, before)
-        await self._refuses_strangers()
+        await refuse_open_to_strangers(self._at)
 
     async def _check(self, kept: KeptPorts) -> None:
         """Put it in place where the server would take it. An empty or broken file would open the server or end it."""
-        binary = Path(sysconfig.get_path("scripts")) / "nats-server"
         candidate = self._folder / _CANDIDATE
 
         def write() -> str:
@@ -70,21 +69,7 @@ class RunningServer:
             return text
 
         await asyncio.to_thread(write)
-        checking = await asyncio.create_subprocess_exec(
-            *(str(binary), "-t", "-c", str(candidate)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(CHECK_WITHIN_S):
-                found, _ = await checking.communicate()
-        except TimeoutError:
-            checking.kill()
-            await checking.wait()
-            raise _not(f"its check took over {CHECK_WITHIN_S:g} s") from None
-        if checking.returncode != 0:
-            raise _not(f"it does not take what is to count: {found.decode(errors='replace').strip()[-500:]}")
+        await check_configuration(candidate)
         await asyncio.to_thread(os.replace, self._folder / _CANDIDATE_REALM, self._folder / REALM_FILE)
 
     def _listener(self, kept: KeptPorts) -> WebSocketListener | None:
@@ -102,22 +87,43 @@ class RunningServer:
             raise _not("it does not run")
         return pid
 
-    async def _refuses_strangers(self) -> None:
-        """Try as one who has no certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        heard = b""
-        try:
-            async with asyncio.timeout(STRANGER_WITHIN_S):
-                reader, writer = await asyncio.open_connection(self._at.host, self._at.port, ssl=context)
-                try:
-                    heard = await reader.readline()
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError):
-            return
-        if heard.startswith(b"INFO"):
-            raise _not("it lets in who has no certificate: stop it (trainshed down), and see its realm.conf")
+
+async def check_configuration(candidate: Path) -> None:
+    """Have nats-server read a configuration without serving it. Raises TrainshedError (UNAVAILABLE) with what it finds."""
+    binary = Path(sysconfig.get_path("scripts")) / "nats-server"
+    checking = await asyncio.create_subprocess_exec(
+        *(str(binary), "-t", "-c", str(candidate)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(CHECK_WITHIN_S):
+            found, _ = await checking.communicate()
+    except TimeoutError:
+        checking.kill()
+        await checking.wait()
+        raise _not(f"its check took over {CHECK_WITHIN_S:g} s") from None
+    if checking.returncode != 0:
+        raise _not(f"it does not take what is to count: {found.decode(errors='replace').strip()[-500:]}")
+
+
+async def refuse_open_to_strangers(at: Listen) -> None:
+    """Try as one who has no certificate. Raises TrainshedError (UNAVAILABLE) where he is let in."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    heard = b""
+    try:
+        async with asyncio.timeout(STRANGER_WITHIN_S):
+            reader, writer = await asyncio.open_connection(at.host, at.port, ssl=context)
+            try:
+                heard = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return
+    if heard.startswith(b"INFO"):
+        raise _not("it lets in who has no certificate: stop it (trainshed down), and see its realm.conf")
 
 
 async def _loaded_at(monitor_url: str) -> str:

@@ -15,10 +15,12 @@ from docker.models.containers import Container
 
 from tests.support.stack import Done, clean_environment, run_trainshed, until
 from tests.support.wire import Wire
-from trainshed_client.endpoint import Endpoint
+from trainshed_client.endpoint import Endpoint, read_endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("nats", "gateway", "dispatcher", "projector", "agent")
+SERVICES = ("nats", "gateway", "dispatcher", "projector", "enrol", "agent")
+RUNS = "/srv/trainshed/runs"
+PERSON = "ada"
 _KILL = "import os, sys; os.kill(int(sys.argv[1]), 9)"
 
 
@@ -57,6 +59,7 @@ class ComposeStack:
         self.project = project
         self.tag = tag
         self.port = free_port()
+        self.enrol_port = free_port()
         self.client = docker.from_env()
         self._folder = folder
         command = compose_command()
@@ -68,7 +71,6 @@ class ComposeStack:
             project,
             *(word for file in files for word in ("-f", str(ROOT / file))),
         ]
-        self._password = ""
         self._wire: Wire | None = None
 
     # --- its life -----------------------------------------------------------------------------------------
@@ -77,7 +79,12 @@ class ComposeStack:
         """A compose command on this project; its stdout."""
         ended = subprocess.run(
             [*self._compose, *words],
-            env={**build_environment(), "TRAINSHED_TAG": self.tag, "TRAINSHED_PORT": str(self.port)},
+            env={
+                **build_environment(),
+                "TRAINSHED_TAG": self.tag,
+                "TRAINSHED_PORT": str(self.port),
+                "TRAINSHED_ENROL_PORT": str(self.enrol_port),
+            },
             input=stdin,
             capture_output=True,
             timeout=within,
@@ -92,7 +99,7 @@ class ComposeStack:
         self.compose("up", "-d", *words)
         self.healthy()
         if self._wire is None:
-            self._wire = Wire(self.endpoint)
+            self._wire = Wire(self.operator)
 
     def down(self) -> None:
         """Remove it with its volumes; fails the test where a message was none of the contract's."""
@@ -175,24 +182,32 @@ class ComposeStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What docs/compose.md tells the host to set."""
-        if not self._password:
-            self._password = self.inside("gateway", "cat", "/run/trainshed/password")
-        return clean_environment(
-            self._folder,
-            {
-                "NATS_URL": f"nats://127.0.0.1:{self.port}",
-                "TRAINSHED_NATS_USER": "trainshed",
-                "TRAINSHED_NATS_PASSWORD": self._password,
-            },
-        )
+        """What a shell on the host has once somebody has logged in there, as docs/compose.md tells it."""
+        environment = clean_environment(self._folder)
+        if not (self._folder / "endpoint.json").exists():
+            run_trainshed("login", self.token(PERSON, "admin"), environment=environment)
+        return environment
+
+    def token(self, person: str, role: str) -> str:
+        """A line by which that person logs in."""
+        command = ("trainshed", "user", "add", person, "--role", role, "--json")
+        return str(json.loads(self.inside("enrol", *command))["token"])
 
     @property
     def endpoint(self) -> Endpoint:
-        """The server as the host reaches it, with credentials."""
-        variables = self.environment
-        user, password = variables["TRAINSHED_NATS_USER"], variables["TRAINSHED_NATS_PASSWORD"]
-        return Endpoint(url=variables["NATS_URL"], user=user, password=password)
+        """The server as who has logged in on the host reaches it."""
+        return read_endpoint(Path(self.environment["TRAINSHED_STATE_DIR"]))
+
+    @property
+    def operator(self) -> Endpoint:
+        """The same as who hears everything."""
+        folder = self._folder / "operator"
+        folder.mkdir(exist_ok=True)
+        own, trusted = folder / "operator.pem", folder / "operator-ca.crt"
+        for file in (own, trusted):
+            file.write_text(self.inside("enrol", "cat", f"/etc/trainshed/operator/{file.name}"))
+        url = f"tls://localhost:{self.port}"
+        return Endpoint(url, ca=str(trusted), cert=str(own), key=str(own), inbox_prefix="_INBOX_operator")
 
     def trainshed(self, *words: str, code: int | None = 0, within: float = 60.0) -> Done:
         """A command on the host."""
@@ -211,7 +226,7 @@ class ComposeStack:
     def tell(self, *runs: str) -> None:
         """Let runs that wait to be told go on (each agent has its own folder of a run: told wherever it is)."""
         for run in runs:
-            folder = f"/var/lib/trainshed/runs/{run}"
+            folder = f"{RUNS}/{run}"
             for agent in self.containers("agent"):
                 code, output = agent.exec_run(["sh", "-c", f"mkdir -p {folder} && touch {folder}/go"])
                 assert code == 0, output

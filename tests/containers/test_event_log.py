@@ -32,14 +32,14 @@ IMAGE = re.findall(r"image: (nats:\S+)", (ROOT / "compose.yaml").read_text())[0]
 
 @pytest.fixture(scope="module")
 def server(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsContainer]:
-    """A server with the settings of the compose stack's, but for its password."""
+    """A server with the settings of the compose stack's, but for its TLS and its accounts."""
     folder = tmp_path_factory.mktemp("nats")
-    (folder / "secret").mkdir()
-    (folder / "secret/auth.conf").write_text("")
+    (folder / "server").mkdir()
+    (folder / "server/realm.conf").write_text("")
     config = (ROOT / "deploy/nats.conf").read_text()
     container = NatsContainer(IMAGE).with_bind_ports(4222, free_port())
     container.with_volume_mapping(str(_put(folder / "nats.conf", config)), "/etc/trainshed/nats.conf", "ro")
-    container.with_volume_mapping(str(folder / "secret"), "/etc/trainshed/secret", "ro")
+    container.with_volume_mapping(str(folder / "server"), "/etc/trainshed/server", "ro")
     container.with_command("-c /etc/trainshed/nats.conf")
     with container:
         yield container

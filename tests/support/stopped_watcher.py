@@ -6,11 +6,15 @@ Owns that connection, byte by byte; knows nothing of who looks for it.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from trainshed_client.endpoint import Endpoint
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.tls import client_context
 
 PENDING_MIB = 64
 """What the server keeps for one connection (its `max_pending`)."""
@@ -21,9 +25,14 @@ _FLOOD = "flood"
 @contextlib.contextmanager
 def stopped_watcher(endpoint: Endpoint, name: str) -> Iterator[socket.socket]:
     """A client that has subscribed to every run and to the flood, and reads nothing any more."""
-    host, port = endpoint.url.removeprefix("nats://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as sock:
-        hello = f'{{"verbose":false,"pedantic":false,"lang":"test","name":"{name}","user":"{endpoint.user}","pass":"{endpoint.password}"}}'
+    url = urlsplit(endpoint.url)
+    with contextlib.ExitStack() as opened:
+        sock = opened.enter_context(socket.create_connection((url.hostname, url.port), timeout=5))
+        if endpoint.tls:
+            context = client_context(endpoint, now=time.time())
+            sock = opened.enter_context(context.wrap_socket(sock, server_hostname=url.hostname))
+        known = {"user": endpoint.user, "pass": endpoint.password} if endpoint.user else {}
+        hello = json.dumps({"verbose": False, "pedantic": False, "lang": "test", "name": name, **known})
         subscribe = f"SUB trainshed.watch.runs.* 1\r\nSUB {_FLOOD} 2\r\nPING\r\n"
         sock.sendall(f"CONNECT {hello}\r\n{subscribe}".encode())
         heard = b""

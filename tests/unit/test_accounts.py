@@ -80,7 +80,7 @@ _IMPORT = re.compile(
 def read_back(text: str) -> dict[str, Written]:
     """Exports and imports of each account."""
     found = {}
-    for block in re.split(r'\n  (?=")', text.removeprefix("accounts {")):
+    for block in re.split(r'\n  (?=")', text.partition("accounts {")[2]):
         if not block.strip():
             continue
         name = block.split('"')[1]

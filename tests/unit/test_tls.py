@@ -136,6 +136,7 @@ def test_this_machine_needs_no_tls(host: str) -> None:
         "0x7f000001",
         "localhost.example",
         "hub.example",
+        "nats",
     ],
 )
 def test_any_other_is_refused_without_tls_with_the_command_to_run(host: str) -> None:

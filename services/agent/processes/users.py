@@ -106,10 +106,12 @@ def _check_rights() -> None:
 
 
 def _close(state_dir: Path) -> None:
-    """Nothing in the state folder is for workers of other users, whatever mode it was made with."""
+    """Nothing in the state folder is for workers of other users, whatever mode it was made with, and by whom."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         state_dir.chmod(0o700)
+        if state_dir.stat().st_uid != ROOT:  # the folder of an image, or of an agent that another user ran
+            os.chown(state_dir, ROOT, ROOT)
     except OSError as error:
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
