@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from nats.aio.msg import Msg
 from nats.js.errors import KeyNotFoundError, NoKeysError
 
 from bench.log_maker import LogMaker
@@ -13,6 +15,7 @@ from events.log import publish
 from events.types import NodeHeartbeat, RunHeartbeat
 from tests.support.stored_log import store
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.nats_connection import NatsConnection
 from trainshed_client.subjects import Role
 
 
@@ -53,3 +56,16 @@ class StoredInParts:
         end = await store(self._nc, self.made.messages[self._stored :])
         self._stored = len(self.made.messages)
         return end
+
+
+class OneOfSeveral(NatsConnection):
+    """A connection to a server that is one of a cluster, where nothing that is republished arrives: it was stored last by a
+    server that died, or before anybody listened."""
+
+    of_several = True
+
+    async def hear(
+        self, to: Sequence[str], listener: Callable[[Msg], None], again: Callable[[], None]
+    ) -> Any:
+        """As NatsConnection's, and deaf."""
+        return await super().hear(to, lambda _: None, again)

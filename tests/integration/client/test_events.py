@@ -11,7 +11,7 @@ import pytest
 from events.streams import ensure_streams
 from tests.support import NatsServer, eventually
 from tests.support.stored_log import projecting, store
-from tests.support.watched import StoredInParts
+from tests.support.watched import OneOfSeveral, StoredInParts
 from trainshed_client import ErrorCode, EventStream, LogEvent, Trainshed, TrainshedError
 from trainshed_client.direct_get import Message
 from trainshed_client.log_reading import follower, log_reader
@@ -178,3 +178,23 @@ async def test_of_several_types_nothing_is_passed_over_that_is_stored_while_they
         if len(found) == 3:  # all of a was read
             await append("a", "b")
     assert found == list(range(1, len(found) + 1))
+
+
+async def test_on_a_cluster_the_end_is_looked_at_though_nothing_is_heard(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "LOOK_EVERY_S", 0.2)
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = StoredInParts(nc)
+    trainshed = Trainshed(OneOfSeveral(await nats_server.client(), nats_server.endpoint.url))
+    heard: list[LogEvent] = []
+    task = asyncio.create_task(collect(trainshed.events(), heard))
+    for _ in range(3):
+        log.made.submit()
+        await log.store()
+        await eventually(lambda: bool(heard) and heard[-1].seq == log.made.seq)
+    task.cancel()
+    await asyncio.wait({task})
+    assert [event.seq for event in heard] == list(range(1, log.made.seq + 1))
+    await trainshed.close()

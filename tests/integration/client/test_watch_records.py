@@ -17,13 +17,14 @@ from events.types import NodeLeft
 from projections.records import PURGED
 from tests.support import NatsServer, eventually
 from tests.support.stored_log import projecting
-from tests.support.watched import StoredInParts
+from tests.support.watched import OneOfSeveral, StoredInParts
 from tests.unit.test_cli_words import record
 from trainshed_client import PRESENT, ErrorCode, Gone, RecordWatch, Trainshed, TrainshedError
 from trainshed_client.nats_client import SafeClient
 from trainshed_client.nats_connection import NatsConnection
 from trainshed_client.records import SlotRecord, json_of
 from trainshed_client.statuses import RunStatus
+from trainshed_client.watching import buckets
 
 
 async def put(nc: SafeClient, run: str, seq: int, **changes: Any) -> None:
@@ -255,4 +256,21 @@ async def test_what_left_a_bucket_unheard_is_asked_for(nats_server: NatsServer, 
         await eventually(lambda: len(slots.seen) == 5 and len(runs.seen) == 3, 20)
         assert slots.seen[-1] == Gone("gone.0")
         assert runs.seen[-1].status is RunStatus.COMPLETED
+    await trainshed.close()
+
+
+async def test_on_a_cluster_the_present_is_read_once_more(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LAGS_S", 0.5)
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    trainshed = Trainshed(OneOfSeveral(await nats_server.client(), nats_server.endpoint.url))
+    async with read(trainshed.watch_runs()) as reader:
+        await eventually(lambda: PRESENT in reader.seen)
+        await put(nc, "a", 1)  # as if the copy that was read had not had it yet
+        await eventually(lambda: reader.runs == [("", 0), ("a", 1)])
+        await put(nc, "b", 2)
+        await asyncio.sleep(1.5)  # once: what changes later is heard, or put again
+        assert reader.runs == [("", 0), ("a", 1)]
     await trainshed.close()

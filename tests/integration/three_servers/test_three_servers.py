@@ -15,6 +15,7 @@ from events.log import EventLog, UnknownOutcome, publish
 from projections.records import Filling, RecordBuckets
 from tests.integration.three_servers.lab import ThreeServersLab, summary
 from tests.support.deadline import eventually
+from tests.support.stack import clean_environment, run_trainshed
 from tests.support.three_servers import ThreeServers
 from trainshed_client import Trainshed, subjects
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -162,7 +163,7 @@ async def test_a_lost_disk_is_copied_anew_and_two_lost_servers_come_back(servers
     assert (await log.has(subject))[0] >= seq
 
 
-async def test_a_node_more_after_two_reloads(servers: ThreeServers) -> None:
+async def test_a_node_more_after_two_reloads_and_a_person_less(servers: ThreeServers) -> None:
     gateway = await servers.client("gateway")
     await servers.make("--node=gpu03")
     servers.read_again()
@@ -170,4 +171,12 @@ async def test_a_node_more_after_two_reloads(servers: ThreeServers) -> None:
     servers.read_again()
     node = EventLog(await asyncio.wait_for(servers.client("node-gpu03"), 20))
     assert await eventually(node.id_for_node, 20) == await EventLog(gateway).log_id()
+    sam = await servers.client("user-sam")
     assert gateway.stats["reconnects"] == 0
+    await asyncio.to_thread(
+        run_trainshed, "user", "revoke", "sam", environment=clean_environment(servers.folder)
+    )
+    await servers.make("--node=gpu03")
+    servers.read_again()
+    await eventually(lambda: not sam.is_connected, 20)
+    assert gateway.stats["reconnects"] == 0 and node.nc.is_connected
