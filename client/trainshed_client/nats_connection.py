@@ -17,7 +17,9 @@ from trainshed_client.connection import ABSENT_S, ReceiveOutput, ReceiveRun, Rep
 from trainshed_client.direct_get import StreamReader
 from trainshed_client.errors import ErrorCode, NobodyAnswers, TrainshedError
 from trainshed_client.nats_client import SafeClient
+from trainshed_client.roles import LEAST, lacking, needed_role
 
+HEALTH_WITHIN_S = 2.0
 SPELLED_OUT = 64
 """Up to so many runs are subscribed to one by one; for more, all runs are."""
 
@@ -51,7 +53,7 @@ class NatsConnection:
                 return Reply(msg.data, msg.headers or {})
             except nats.errors.NoRespondersError:
                 if loop.time() >= give_up:
-                    raise self._nobody(subject) from None
+                    raise await self._nobody(subject) from None
                 await asyncio.sleep(0.1)
             except nats.errors.MaxPayloadError:
                 raise TrainshedError(
@@ -69,7 +71,16 @@ class NatsConnection:
                     f"the connection to {self._where} failed ({str(error).removeprefix('nats: ')})",
                 ) from None
 
-    def _nobody(self, subject: str) -> TrainshedError:
+    async def _nobody(self, subject: str) -> TrainshedError:
+        """Why no service hears what is asked there: that of a role, whose account has no such call, or that there is none."""
+        if needed_role(subject) != LEAST:
+            try:
+                health = await self.nc.request(subjects.api("health"), b"{}", timeout=HEALTH_WITHIN_S)
+            except (nats.errors.Error, asyncio.TimeoutError):
+                pass
+            else:
+                if (denied := lacking(subject, health.data)) is not None:
+                    return denied
         service = answered_by(subject)
         if service.startswith("the agent"):
             return TrainshedError(

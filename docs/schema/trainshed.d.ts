@@ -80,6 +80,10 @@ export type LogEvent =
   | CancelledEvent
   | TimedOutEvent
   | ArtifactsHashedEvent;
+/**
+ * What a person may do; each may do what the one before may.
+ */
+export type PersonRole = "viewer" | "submitter" | "admin";
 
 /**
  * Why the log is no longer what was signed before.
@@ -794,6 +798,21 @@ export interface CancelledEvent {
   time: string;
   datacontenttype: "application/json";
   data: Cancelled;
+}
+/**
+ * What `cert.renew` takes. `request`: a signing request; without it is answered whether a renewal is due.
+ *
+ * `using`: the public key (SHA-256, hex) that the caller connects with now; his older ones count no more.
+ */
+export interface CertRenewRequest {
+  /**
+   * A signing request; without it is answered whether a renewal is due.
+   */
+  request?: string | null;
+  /**
+   * The public key (SHA-256, hex) that the caller connects with now; his older ones count no more.
+   */
+  using?: string | null;
 }
 /**
  * What a submit would do. `status` is that of the run that exists; `nodes` could hold the run when empty.
@@ -2449,7 +2468,7 @@ export interface QueueRecord {
 /**
  * How the read model is.
  *
- * `state_hash`: of what is folded, 64 hex digits. `schema_version`: of its tables. `quarantined`: messages of the log that are no event. `objections`: the nodes that object to the log. `gap`: the missing sequence at which the log's tree ended. `ok`: whether it has all that was acknowledged before the question. `records`: whether it is the one that keeps the records. `log_id`: which log there is now, and `last_seq` its last sequence; null: it does not answer.
+ * `state_hash`: of what is folded, 64 hex digits. `schema_version`: of its tables. `quarantined`: messages of the log that are no event. `objections`: the nodes that object to the log. `gap`: the missing sequence at which the log's tree ended. `ok`: whether it has all that was acknowledged before the question. `records`: whether it is the one that keeps the records. `log_id`: which log there is now, and `last_seq` its last sequence; null: it does not answer. `person` and `role`: who asks, where people are enrolled.
  */
 export interface ReadModelHealth {
   v: number;
@@ -2487,6 +2506,11 @@ export interface ReadModelHealth {
    * Whether it is the one that keeps the records.
    */
   records: boolean;
+  person?: string | null;
+  /**
+   * Who asks, where people are enrolled.
+   */
+  role?: PersonRole | null;
   stale?: boolean;
   progress?: FoldProgress | null;
 }
@@ -2511,6 +2535,20 @@ export interface Rebuilt {
   seconds: number;
   database: string;
   host: string;
+}
+/**
+ * The answer to `cert.renew`. `certificate`: where one was asked for; `due`: whether one should be.
+ */
+export interface RenewAnswer {
+  /**
+   * Whether one should be.
+   */
+  due: boolean;
+  authorities: string;
+  /**
+   * Where one was asked for.
+   */
+  certificate?: string | null;
 }
 /**
  * The first message of all rows. `counts`: how many rows each table has.

@@ -187,6 +187,7 @@ def up(
         lines = [
             *stack.notes,
             f"Trainshed is up: node {stack.node}, {has}; state in {stack.state_dir}",
+            *_join_lines(stack),
             *_pages_lines(stack),
             f"Next:  trainshed run {asked}-- echo hello      (then your own: {asked}-- python3 train.py)",
             *(["Ctrl-C stops it; running workers go on"] if ready_fd is None else []),
@@ -287,6 +288,17 @@ def web_socket_arguments(port: int | None, origins: tuple[str, ...]) -> list[str
     """The two options as words of a command line again."""
     given = [] if port is None else ["--websocket", str(port) if port else _ANY_PORT]
     return given + [part for origin in origins for part in ("--websocket-origin", origin)]
+
+
+def _join_lines(stack: Up) -> list[str]:
+    if stack.listens_at is None:
+        return []
+    return [
+        (
+            f"Others join at {stack.listens_at}: a machine by  trainshed node add NODE,  a person by  trainshed user add NAME "
+            "--role submitter"
+        )
+    ]
 
 
 def _pages_lines(stack: Up) -> list[str]:

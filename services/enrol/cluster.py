@@ -7,6 +7,7 @@ writes no configuration of the server.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -131,10 +132,12 @@ def needed_cluster(state_dir: Path) -> Cluster:
 def listening(state_dir: Path, asked: str | None) -> str | None:
     """Where the server listens for other machines: as ``asked``, which is kept, else as it was kept; None: nowhere.
 
-    ``asked`` `NOWHERE` undoes it. Raises TrainshedError: NOT_FOUND where an address is asked for and there is no cluster.
+    ``asked`` `NOWHERE` undoes it. Raises TrainshedError: NOT_FOUND where an address is asked for and there is no cluster,
+    INVALID where this machine has not got it.
     """
     if asked is not None and asked != NOWHERE:
         cluster: Cluster | None = needed_cluster(state_dir)
+        _check_is_own(asked)
     else:
         cluster = read_cluster(state_dir)
     if cluster is None:
@@ -144,6 +147,24 @@ def listening(state_dir: Path, asked: str | None) -> str | None:
         kept = msgspec.structs.replace(cluster, listen=wanted)
         write_private(state_dir / CLUSTER_DIR / CLUSTER_FILE, msgspec.json.encode(kept) + b"\n")
     return wanted
+
+
+def _check_is_own(address: str) -> None:
+    """Before it is kept: the next start would try it again. Raises TrainshedError (INVALID)."""
+    try:
+        ipaddress.ip_address(address)
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.bind((address, 0))
+    except (ValueError, OSError) as error:
+        is_none = isinstance(error, ValueError)
+        wrong = "is no IP address" if is_none else f"is no address of this machine ({why(error)})"
+        others = ", ".join(host for host in default_hosts()[:-1])
+        raise TrainshedError(
+            ErrorCode.INVALID,
+            f"{address!r:.60} {wrong}; accepted: one that it has{f' (as {others})' if others else ''}, 0.0.0.0 for all of "
+            f"them, or {NOWHERE}. How others call it is said at: trainshed cluster init --host NAME",
+            "--listen",
+        ) from None
 
 
 def default_hosts() -> list[str]:

@@ -27,8 +27,9 @@ from projections.transparency.checkpoint import TreeHead
 from projections.transparency.cosignatures import most_cosigned, valid_cosignatures
 from projections.transparency.tiles import TileMissing
 from services.api import Call
-from services.callers import WorkerCaller
+from services.callers import PersonCaller, WorkerCaller
 from services.parent import LABEL, not_there, seen_by, unseen
+from services.people import People, rights_of
 from services.position import Position
 from services.projector.backlog import Backlog
 from services.projector.past import Answering, PastMoments, Then
@@ -87,6 +88,7 @@ class Answers:
         signer: Callable[[], Signer | None],
         rebuild: Callable[[], AsyncIterator[bytes]],
         keeps_records: bool,
+        people: People | None,
     ) -> None:
         self._queries = queries
         self._now = Answering(queries, waiting)
@@ -102,6 +104,7 @@ class Answers:
         self._signer = signer
         self._rebuild = rebuild
         self._keeps_records = keeps_records
+        self._people = people
         self._lags = False
 
     def calls(self) -> dict[str, Callable[[Call], Awaitable[object]]]:
@@ -265,8 +268,16 @@ class Answers:
             "last_seq": log and log.last_seq,
             "ok": behind is None,
             "records": self._keeps_records,
+            **self._of_caller(call),
             **_stale(behind),
         }
+
+    def _of_caller(self, call: Call) -> dict[str, str]:
+        """Who asks, and his role, where people are enrolled: he may want to know why he is not heard elsewhere."""
+        if self._people is None or not isinstance(call.caller, PersonCaller):
+            return {}
+        rights = rights_of(self._people, call.caller.name)
+        return {} if rights is None else {"person": call.caller.name, "role": rights.role.value}
 
     async def _log_now(self) -> LogIdentity | None:
         """Which log it is and how far it goes, asked now: who reads the log may not ask JetStream himself."""

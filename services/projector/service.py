@@ -147,6 +147,7 @@ class ProjectorService:
             signer=lambda: self._signer,
             rebuild=self._rebuilds.parts,
             keeps_records=records,
+            people=people,
         )
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from services.access.identities import PersonRole
 from trainshed_client.errors import ErrorCode
 from trainshed_client.fold_progress import FoldProgress
 
@@ -54,6 +55,7 @@ class ReadModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     that are no event. ``objections``: the nodes that object to the log. ``gap``: the missing sequence at which the log's
     tree ended. ``ok``: whether it has all that was acknowledged before the question. ``records``: whether it is the one that
     keeps the records. ``log_id``: which log there is now, and ``last_seq`` its last sequence; null: it does not answer.
+    ``person`` and ``role``: who asks, where people are enrolled.
     """
 
     v: int
@@ -67,6 +69,8 @@ class ReadModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int | None
     ok: bool
     records: bool
+    person: str | None = None
+    role: PersonRole | None = None
     stale: bool = False
     progress: FoldProgress | None = None
 

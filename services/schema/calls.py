@@ -80,6 +80,11 @@ CALLS: dict[str, ApiCall] = {
     "audit.inclusion": ApiCall(
         ("InclusionRequest",), ("InclusionAnswer",), "That an event is in the log's tree."
     ),
+    "cert.renew": ApiCall(
+        ("CertRenewRequest",),
+        ("RenewAnswer",),
+        "A certificate for a new key, by the connection that the older one made; or whether one is due.",
+    ),
     "health": ApiCall(("NoFields",), ("ReadModelHealth",), "How the read model is."),
     "output": ApiCall(
         ("OutputRequest",),

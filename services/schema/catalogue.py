@@ -11,6 +11,8 @@ from events.config import RunConfig
 from events.types import EVENT_KINDS, NodeHeartbeat, RunHeartbeat
 from services import requests
 from services.agent.output.service import OutputRequest
+from services.enrol.service import CertRenewRequest
+from services.enrol.wire import RenewAnswer
 from services.projector.rebuild import Rebuilt
 from services.schema import answers as made
 from trainshed_client import answers, records
@@ -41,6 +43,7 @@ ANSWERS: tuple[type[msgspec.Struct], ...] = (
     answers.ArtifactPage,
     answers.NodeFiles,
     answers.Pruned,
+    RenewAnswer,
     made.AppendedAnswer,
     made.ReadModelHealth,
     made.CheckpointAnswer,
@@ -70,6 +73,7 @@ REQUESTS: tuple[type[msgspec.Struct], ...] = (
     requests.ArtifactsRequest,
     requests.FilesRequest,
     requests.PruneRequest,
+    CertRenewRequest,
     requests.NoFields,
     OutputRequest,
     made.DirectGet,
@@ -85,6 +89,8 @@ LEFT_OUT: dict[str, frozenset[str]] = {
     "ListedSlotRecord": frozenset({"run_name"}),
     "RunPage": frozenset({"total"}),
     "Explanation": frozenset({"waiting"}),
+    "RenewAnswer": frozenset({"certificate"}),
+    "ReadModelHealth": frozenset({"person", "role"}),
 }
 
 

@@ -61,6 +61,8 @@ class Up(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     state_dir: str
     web_socket: WebSocketEndpoint | None = None
+    listens_at: str | None = None
+    """Where other machines join; None: nowhere."""
 
 
 async def up(
@@ -143,6 +145,7 @@ async def _up(
                         watching,
                         notifier,
                         log_file,
+                        None if listen is None else str(at),
                     )
         finally:
             await server.stop()
@@ -247,6 +250,7 @@ async def _serve(
     watching: Observer,
     notifier: Notifier,
     log_file: Path | None,
+    listens_at: str | None,
 ) -> None:
     log = watching.log(clients.gateway)
     fold = parts.fold(log, log_id, settings)
@@ -282,6 +286,7 @@ async def _serve(
                 notes=given.notes,
                 state_dir=str(settings.state_dir),
                 web_socket=server.web_socket,
+                listens_at=listens_at,
             )
         )
 

@@ -15,6 +15,7 @@ from bench.log_maker import BASE_NS
 from events.codec import Writer
 from events.config import RunConfig
 from services.api import error_answer
+from services.enrol.wire import RenewAnswer
 from services.projector.rebuild import Rebuilt
 from services.scheduling.whole_queue import WholeQueue
 from services.schema import answers as made
@@ -34,6 +35,7 @@ from trainshed_client.times import with_texts
 FILE = Path(__file__).resolve().parents[2] / "docs" / "schema" / "samples.json"
 SHA256 = "ab" * 32
 ROOT = "q6urq6ur" * 5 + "q6s="
+PEM = "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n"
 VKEY = "trainshed/0199d8a2+1f2e3d4c+AausrKysrKysrKysrKysrKysrKysrKysrKysrKysrKys"
 NOTE = f"trainshed/0199d8a2\n42\n{ROOT}\n\n— trainshed/0199d8a2 Hy49TKusrKysrKysrKys\n"
 
@@ -167,10 +169,15 @@ def _answers(log: SampleLog) -> Samples:
                 kept=[answers.PruneKept(run_id=log.runs["running"], reason="its end is not acknowledged")],
             )
         ),
+        "RenewAnswer": _encoded(
+            due=RenewAnswer(due=True, authorities=PEM),
+            renewed=RenewAnswer(due=False, authorities=PEM, certificate=PEM),
+        ),
         "AppendedAnswer": _encoded(one=made.AppendedAnswer(seq=45)),
         "ReadModelHealth": {
             "ok": {**health, "ok": True, "records": True},
             "behind": {**health, **behind, "ok": False, "records": False},
+            "of a person": {**health, "ok": True, "records": True, "person": "sam", "role": "submitter"},
         },
         "CheckpointAnswer": {
             "one": {**proved, "origin": "trainshed/0199d8a2", "size": 42, "vkey": VKEY, "checkpoint": NOTE}
@@ -244,6 +251,7 @@ def _requests(log: SampleLog) -> Samples:
     attempt = {"run_id": run_id, "attempt": 1}
     return {
         "RunConfig": {"least": {"entry_point": "/bin/true"}, "some": config, "older": older, "whole": whole},
+        "CertRenewRequest": {"asked": {"using": SHA256}, "renewed": {"request": PEM, "using": SHA256}},
         "SubmitRequest": {"least": {"config": config}, "beside": {"config": older, **beside}},
         "BatchRequest": {"two": {"runs": [config, {"config": older, **beside}], "provenance": None}},
         "RunCommand": {"least": {"run_id": run_id}, "why": {"run_id": run_id, "reason": "no longer needed"}},

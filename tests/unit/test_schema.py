@@ -10,6 +10,7 @@ import pytest
 
 from events.types import EVENT_KINDS
 from services.cli import main as cli
+from services.enrol.wire import RENEW_CALL
 from services.schema import asyncapi, bundle, files, run_config
 from services.schema.calls import CALLS
 
@@ -75,6 +76,7 @@ def test_the_calls_are_those_that_services_serve() -> None:
         for file in (ROOT / "services" / name).rglob("*.py")
     )
     asked = set(re.findall(r'"((?:run|node|slot|audit)\.[a-z_]+|health)":', served))
+    asked |= {RENEW_CALL}  # of the service enrol
     asked |= set(re.findall(r'calls\["([a-z_.]+)"\]', served))
     asked |= set(re.findall(r'f"node\.\{[\w.]+\}\.(\w+)"', served))
     assert asked - {"run.watch"} == set(CALLS)  # that one is a worker's own, by its socket
