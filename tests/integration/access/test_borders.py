@@ -80,7 +80,7 @@ REPLIES = (
     "trainshed.api.run.cancel",
     "trainshed.push.gpu03.events",
     f"{subjects.WATCH_CHECKPOINT}",
-    f"{subjects.LOG}.run.{RUN}.gateway.submitted._",
+    f"{subjects.LOG}.run.another.gateway.submitted._",
     "_INBOX_gateway.x",
     "_R_.x",
 )
