@@ -15,10 +15,13 @@ const short = {
   queue: (q) => (q.total === 0 ? "empty" : `${q.total} wait: ${q.runs.map((run) => run.run_id).join(" ")}`),
 };
 
+/** What anybody named his run may hold escape codes of a terminal, or turn its text around. */
+const printable = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "�");
+
 async function show(nc, what) {
   for await (const change of watch(nc, what)) {
     if (change === PRESENT) console.log(what, "present");
-    else console.log(what, change.key, change.record === null ? "gone" : short[what](change.record));
+    else console.log(what, change.key, change.record === null ? "gone" : printable(short[what](change.record)));
   }
 }
 
