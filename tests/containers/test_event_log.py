@@ -53,7 +53,9 @@ def _put(path: Path, text: str) -> Path:
 @pytest.fixture
 async def nc(server: NatsContainer) -> AsyncIterator[SafeClient]:
     """A connection to it, with Trainshed's streams made."""
-    client = await connect(Endpoint(server.nats_uri()), name="test", forever=True)
+    # its own word for the host is the address of a bridge, where nothing goes without TLS
+    port = server.get_exposed_port(4222)
+    client = await connect(Endpoint(f"nats://127.0.0.1:{port}"), name="test", forever=True)
     await ensure_streams(client, replicas=1)
     yield client
     await client.close()
