@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MOST = 10_000
 """So many live messages wait at most for a slow reader."""
 LOOK_EVERY_S = 5.0
+ELECTS_S = 60.0
+"""The same on a cluster: a copy has what its dead leader republished only once another is elected, and one that was killed
+catches up first. That nothing is there is no proof of another log; that something else is, is one at once."""
 LAGS_S = 5.0
 """So long what was heard may be missing in what is read, and the last message that was handed out not be there again."""
 
@@ -120,7 +123,7 @@ class LogFollower:
         if self._last is None:
             return
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + LAGS_S
+        give_up = loop.time() + (ELECTS_S if self._connection.of_several else LAGS_S)
         while (found := await self._reader.at(self._last.seq)) is None and loop.time() < give_up:
             await asyncio.sleep(RETRY_S)
         if found is None or found != self._last:

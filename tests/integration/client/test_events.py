@@ -198,3 +198,35 @@ async def test_on_a_cluster_the_end_is_looked_at_though_nothing_is_heard(
     await asyncio.wait({task})
     assert [event.seq for event in heard] == list(range(1, log.made.seq + 1))
     await trainshed.close()
+
+
+async def test_on_a_cluster_what_is_not_there_yet_is_no_other_log(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "LAGS_S", 0.1)
+    nc = await nats_server.client()
+    await ensure_streams(nc)
+    log = StoredInParts(nc)
+    log.made.submit()
+    await log.store()
+    trainshed = Trainshed(OneOfSeveral(await nats_server.client(), nats_server.endpoint.url))
+    heard: list[LogEvent] = []
+    task = asyncio.create_task(collect(trainshed.events(), heard))
+    await eventually(lambda: heard)
+    at, asked = log_reader.LogReader.at, 0
+
+    async def lags(self: log_reader.LogReader, seq: int) -> Message | None:
+        nonlocal asked
+        asked += 1
+        return None if asked < 4 else await at(self, seq)
+
+    monkeypatch.setattr(log_reader.LogReader, "at", lags)
+    for again in tuple(trainshed.nc.reconnect_hooks):
+        again()
+    log.made.submit()
+    await log.store()
+    await eventually(lambda: task.done() or heard[-1].seq == log.made.seq)
+    assert not task.done() and asked >= 4
+    task.cancel()
+    await asyncio.wait({task})
+    await trainshed.close()

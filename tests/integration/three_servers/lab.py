@@ -49,6 +49,8 @@ class Kill(msgspec.Struct, kw_only=True):
     at: float
     without_s: float = 0.0
     elected_s: float = 0.0
+    unanswered: int = 0
+    """Submissions whose answer never came, as the person's or the gateway's own server was the one."""
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -160,7 +162,7 @@ class ThreeServersLab:
         begin = len(self.acked_at)
         await eventually(lambda: len(self.acked_at) >= begin + 10, 60.0)
         leader = await self.servers.leader(operator)
-        at = time.monotonic()
+        at, lost = time.monotonic(), self.outcome.lost_calls
         kill = Kill(server=leader, at=at)
         await self.servers.kill(leader)
         while await self.servers.leader(operator) == leader:
@@ -171,6 +173,7 @@ class ThreeServersLab:
         await asyncio.sleep(AFTER_KILL_S)
         times = [one for one in self.acked_at if one > at - 1.0]
         kill.without_s = max((later - one for one, later in itertools.pairwise(times)), default=float("inf"))
+        kill.unanswered = self.outcome.lost_calls - lost
         self.outcome.kills.append(kill)
 
     async def _ask(self, sam: Trainshed, stop: asyncio.Event) -> None:
@@ -250,6 +253,7 @@ def summary(outcome: Outcome) -> str:
                 "killed": kill.server,
                 "s without an acknowledgement": round(kill.without_s, 2),
                 "s to another leader": round(kill.elected_s, 2),
+                "calls unanswered": kill.unanswered,
             }
         )
         for kill in outcome.kills
