@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,10 +27,14 @@ from services.cli.describe import NOTHING, memory_limit
 from services.cli.table import Cell, Column, Screen, print_lines, render
 from services.cli.text import clean, format_bytes, seconds_between, time_of_day
 from services.cli.verb import verb
+from services.settings import Settings
 from trainshed_client.answers import NodePage
 from trainshed_client.records import NodeRecord
 from trainshed_client.rendering.ago import ago
 from trainshed_client.statuses import NodeStatus
+
+if TYPE_CHECKING:
+    from services.enrol.roster import Roster
 
 _LITTLE_DISK_MB = 10 * 1024
 """Free MiB below which the number is told in red: a few checkpoints fill it."""
@@ -82,8 +89,41 @@ def _advise(page: NodePage) -> None:
                 f"{node.node} could start none of the last three runs: {clean(node.suspect_reason or 'no reason known')}. Single "
                 f"runs are tried there, a minute apart at first. Once it is mended: trainshed resume {node.node}"
             )
-    for text in objections(page):
+    for text in (*objections(page), *_certificates(page, Settings.read().state_dir)):
         note(text)
+
+
+def _certificates(page: NodePage, state_dir: Path) -> Iterator[str]:
+    """On the control side's machine, which has the roster: whose certificate is near its end, or has expired."""
+    from services.enrol.roster_file import CLUSTER_DIR, ROSTER_FILE
+
+    if not (state_dir / CLUSTER_DIR / ROSTER_FILE).exists():
+        return
+    from services.cli.members import SOON
+    from services.enrol.roster_file import read_roster
+
+    yield from certificates(page, read_roster(state_dir / CLUSTER_DIR), datetime.now(UTC), SOON)
+
+
+def certificates(page: NodePage, roster: Roster, now: datetime, soon: timedelta) -> Iterator[str]:
+    """What to do about those of the page's nodes that end soon, one line each."""
+    from services.access.identities import NodeIdentity, user_name
+    from services.enrol.roster import expiring
+
+    near = expiring(roster, now=now, within=soon)
+    for node in page.nodes:
+        if (not_after := near.get(user_name(NodeIdentity(node.node)))) is None:
+            continue
+        if not_after <= now:
+            yield (
+                f"{node.node}'s certificate expired on {not_after:%Y-%m-%d}: it is let in no more. "
+                f"Let it in anew: trainshed node add {node.node}"
+            )
+        else:
+            yield (
+                f"{node.node}'s certificate expires on {not_after:%Y-%m-%d} and was not renewed: see its agent's log, which says "
+                f"why. After that day: trainshed node add {node.node}"
+            )
 
 
 def lines(page: NodePage, at: str, screen: Screen) -> list[str]:

@@ -106,6 +106,10 @@ def projector(
         people = None if watch is None else watch.people
         service = parts.projector(nc, settings, database, records=records, start=Start(start), people=people)
         await observer.projector(nc, service)
+        if watch is not None:
+            from services.enrol.roster import ends
+
+            observer.certificates(lambda: ends(watch.roster))
         observer.services([service])
         return [service] if watch is None else [service, watch]
 

@@ -286,13 +286,18 @@ def on_older_authority(roster: Roster, authority: str, *, now: datetime) -> list
     ]
 
 
-def expiring(roster: Roster, *, now: datetime, within: timedelta) -> dict[str, datetime]:
-    """Whose youngest certificate expires soon or has, by the names that the server knows them by, with that time."""
+def ends(roster: Roster) -> dict[str, datetime]:
+    """When the youngest certificate of each expires, or has, by the names that the server knows them by."""
     return {
         user_name(one.identity): one.not_after
         for one in roster.everybody()
-        if one.revoked_at is None and one.not_after is not None and one.not_after <= now + within
+        if one.revoked_at is None and one.not_after is not None
     }
+
+
+def expiring(roster: Roster, *, now: datetime, within: timedelta) -> dict[str, datetime]:
+    """Whose youngest certificate expires soon or has, with that time."""
+    return {user: not_after for user, not_after in ends(roster).items() if not_after <= now + within}
 
 
 def not_enrolled(name: str) -> TrainshedError:

@@ -26,7 +26,9 @@ class RosterWatch:
     name = "people"
 
     def __init__(self, folder: Path, *, every_s: float = LOOK_EVERY_S) -> None:
-        self.people = RosterPeople(Roster())
+        self.roster = Roster()
+        """As it was at the last look."""
+        self.people = RosterPeople(self.roster)
         self._folder = folder
         self._every_s = every_s
         self._stamp: object = None
@@ -39,6 +41,7 @@ class RosterWatch:
         while not self._stop.is_set():
             try:
                 if (roster := await asyncio.to_thread(self._changed)) is not None:
+                    self.roster = roster
                     self.people.put(roster)
                 logged = ""
             except (TrainshedError, OSError) as error:

@@ -200,6 +200,12 @@ class Metrics:
         used.set_function(lambda: float(len({i for each in agent.state.attempts for i in each.slots})))
         Gauge("trainshed_agent_slots", "Slots of this node.", registry=self.registry).set(slots)
 
+    # --- who is enrolled ------------------------------------------------------------------------------------
+
+    def certificates(self, ends: Callable[[], Mapping[str, datetime]]) -> None:
+        """Show when whose certificate expires, each time that a page is made."""
+        self.registry.register(Certificates(ends, self._clock))
+
     # --- the read model -----------------------------------------------------------------------------------
 
     async def projector(self, nc: SafeClient, projector: ProjectorService) -> None:
@@ -278,6 +284,26 @@ class Metrics:
                 ),
             ]
         self._read_model.families = families
+
+
+class Certificates:
+    """A collector of how long each certificate is valid yet."""
+
+    def __init__(self, ends: Callable[[], Mapping[str, datetime]], clock: Callable[[], int]) -> None:
+        self._ends = ends
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        family = GaugeMetricFamily(
+            "trainshed_certificate_expires_seconds",
+            "Seconds until the certificate of each who is enrolled expires; negative once it has.",
+            labels=("user",),
+        )
+        now = self._clock() / _NS
+        for user, not_after in sorted(self._ends().items()):
+            family.add_metric((user,), not_after.timestamp() - now)
+        yield family
 
 
 class ReadModel:

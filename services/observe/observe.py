@@ -6,7 +6,8 @@ Owns the switch (TRAINSHED_HTTP_LISTEN) and readiness; what is measured is servi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -114,6 +115,11 @@ class Observer:
         """A projector, and the heartbeats that pass by."""
         if self._metrics is not None:
             await self._metrics.projector(nc, projector)
+
+    def certificates(self, ends: Callable[[], Mapping[str, datetime]]) -> None:
+        """When whose certificate expires, asked for each page."""
+        if self._metrics is not None:
+            self._metrics.certificates(ends)
 
     def services(self, services: Sequence[Service]) -> None:
         """Those that must be ready before the process is. (A dispatcher that stands by is not one.)"""

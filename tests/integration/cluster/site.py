@@ -143,10 +143,11 @@ def free_ports(address: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def listening_site(folder: Path) -> Iterator[Site]:
+def listening_site(folder: Path, **environment: str) -> Iterator[Site]:
     """One that is up."""
     with Lan() as lan:
         site = Site(folder, lan)
+        site.stack.environment.update(environment)
         try:
             site.initialise()
             site.stack.start()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.integration.cluster.site import Site, listening_site, on_machine
-from tests.support.stack import clean_environment, run_trainshed
+from services.enrol.roster import Roster
+from services.enrol.roster_file import change
+from tests.integration.cluster.site import Site, free_ports, listening_site, on_machine
+from tests.support.stack import clean_environment, run_trainshed, until
 
 
 def test_up_listen_without_a_cluster_names_the_command(tmp_path: Path) -> None:
@@ -40,9 +46,45 @@ def test_an_address_that_cannot_be_listened_at_is_named_and_not_kept(
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with listening_site(tmp_path_factory.mktemp("site")) as one:
+def site(tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iterator[Site]:
+    with listening_site(
+        tmp_path_factory.mktemp("site"), TRAINSHED_HTTP_LISTEN=f"127.0.0.1:{metrics_port}"
+    ) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    """Of `up`; the projector's is the next."""
+    return free_ports("127.0.0.1")[0]
+
+
+def test_the_metrics_have_when_each_certificate_expires(site: Site, metrics_port: int) -> None:
+    def page() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port + 1}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    until(lambda: "trainshed_certificate_expires_seconds{" in page(), what="the roster was read")
+    found = re.findall(r'trainshed_certificate_expires_seconds\{user="([^"]*)"\} ([0-9.e+]+)', page())
+    names = dict(found)
+    assert {"control.node.trainshed", "local.user.trainshed", "gateway.ctl.trainshed"} <= set(names)
+    assert 89 * 86400 < float(names["control.node.trainshed"]) <= 90 * 86400
+
+
+def test_nodes_names_a_certificate_that_is_near_its_end(site: Site) -> None:
+    """One whose roster entry is set so: that of this machine's own node, which is renewed within a minute."""
+    end = datetime.now(UTC) + timedelta(days=3)
+
+    def ends_soon(roster: Roster) -> tuple[Roster, None]:
+        (node,) = roster.nodes
+        short = tuple(msgspec.structs.replace(one, not_after=end) for one in node.certificates)
+        return msgspec.structs.replace(
+            roster, nodes=(msgspec.structs.replace(node, certificates=short),)
+        ), None
+
+    change(site.stack.state_dir / "cluster", ends_soon)
+    told = site.stack.trainshed("nodes").stderr
+    assert f"control's certificate expires on {end:%Y-%m-%d} and was not renewed" in told
 
 
 def test_up_prints_how_others_join(site: Site) -> None:
