@@ -33,7 +33,8 @@ ENV TRAINSHED_STATE_DIR=/var/lib/trainshed \
     TRAINSHED_HTTP_LISTEN=0.0.0.0:8080 \
     TRAINSHED_LOG_FORMAT=json
 USER 10001:10001
-WORKDIR /var/lib/trainshed
+# What is submitted in a container without a folder of its own is for one that workers can enter.
+WORKDIR /srv/trainshed
 EXPOSE 8080
 # Health is readiness here: who waits for a service (compose's depends_on) wants it to serve.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["python3", "-I", "-S", "-c", \

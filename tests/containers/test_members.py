@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,8 +153,10 @@ def test_who_is_let_in_counts_at_once_and_no_more_once_he_is_revoked(
 
 def test_the_command_line_in_the_image_is_the_person_local(stack: ComposeStack) -> None:
     assert stack.node(stack.container("agent")) in stack.inside("gateway", "trainshed", "nodes")
-    run = stack.submit("true")
-    stack.ended(run)
+    typed = stack.inside("gateway", "trainshed", "submit", "--gpus", "1", "--", "/bin/sh", "-c", "true")
+    run = re.findall(r"^[a-z2-7]{26}\b", typed, re.MULTILINE)[0]
+    assert stack.ended(run)[0]["status"] == "COMPLETED", "its working folder is that of who typed it"
+    assert stack.record(run)["submitted_by"] == "local"
     assert run[:6] in stack.inside("gateway", "trainshed", "ls")
 
 

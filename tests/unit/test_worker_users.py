@@ -105,9 +105,11 @@ def test_the_state_folder_is_closed_to_who_is_not_root(tmp_path: Path) -> None:
         runs.chmod(0o755)
         state = tmp_path / "state"
         state.mkdir(mode=0o755)
+        os.chown(state, pwd.getpwnam("daemon").pw_uid, -1)
         made = worker_users(settings(tmp_path, WORKER_USERS="*=daemon", RUNS_DIR=str(runs)))
         assert [user.name for user in made.others] == ["daemon"]
         assert state.stat().st_mode & 0o777 == 0o700
+        assert state.stat().st_uid == 0
     finally:
         runs.rmdir()
 
