@@ -48,7 +48,7 @@ class RunningServer:
             raise _not("it has never been started here")
         await self._check(kept)
         monitor_url = f"http://127.0.0.1:{kept.monitor_port}"
-        # What a new account imports is answered from the second time on (docs/security.md).
+        # What a new account imports is answered from the second time on (docs/attacks.md).
         for _ in range(2):
             before = await _loaded_at(monitor_url)
             os.kill(self._pid(), signal.SIGHUP)

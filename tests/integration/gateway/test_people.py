@@ -175,6 +175,28 @@ async def test_a_reply_subject_does_not_make_it_another_s(cluster: Cluster) -> N
     assert await cluster.log.end() == before
 
 
+async def test_a_command_that_was_recorded_is_another_s_once_another_sends_it(cluster: Cluster) -> None:
+    """Byte for byte as the gateway got it from Sam, headers and all, to each subject that it may have had."""
+    run_id = await cluster.submit("sam")
+    control = await connect(cluster.server.endpoint(CONTROL_USER), name="recorder")
+    try:
+        recorded = await control.subscribe(f"{subjects.API}.>")
+        await control.flush()
+        assert "error" not in await cluster.ask("sam", "run.cancel", {"run_id": run_id})
+        command = await recorded.next_msg(5)
+        eve = await cluster.client("eve")
+        before = await cluster.log.end()
+        answer = await eve.request(
+            subjects.api("run.cancel"), command.data, timeout=5, headers=command.headers
+        )
+        assert json.loads(answer.data)["error"]["code"] == "denied"
+        await eve.publish(command.subject, command.data, reply=command.reply, headers=command.headers)
+        await cluster.ask("eve", "run.list", {})
+        assert await cluster.log.end() == before
+    finally:
+        await control.close()
+
+
 async def test_the_local_person_is_stored_as_ever_and_is_an_admin_without_a_roster_s_line(
     cluster: Cluster,
 ) -> None:

@@ -1,4 +1,4 @@
-"""docs/security.md: the programs on it connect to a server that shakes hands first, and without that option none does."""
+"""docs/tls.md: the programs on it connect to a server that shakes hands first, and without that option none does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.node import installed
 from trainshed_client.endpoint import write_endpoint
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = (ROOT / "docs" / "security.md").read_text()
+PAGE = (ROOT / "docs" / "tls.md").read_text()
 
 
 def block(language: str) -> str:
