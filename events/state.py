@@ -392,7 +392,7 @@ def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
             del index[key]
 
 
-SNAPSHOT_VERSION = 8
+SNAPSHOT_VERSION = 9
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,5 +40,5 @@ def _streams(folder: Path) -> bool:
     """Whether a stream is stored there."""
     try:
         return any((folder / "streams").iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the server itself says what is wrong with its folder
         return False

@@ -17,17 +17,17 @@ from events.codec import Writer, uuid7
 from events.log import EventLog
 from events.types import Completed, Dispatched, Event, Failed, View, Why
 from services.scheduling.scheduler import SCHEDULER
-from tests.support.stack import Stack, service_endpoint, until
+from tests.support.stack import Stack, until
 from trainshed_client.nats_client import connect
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role
 
 
 def forge(stack: Stack, role: Role, event: Event, node: str | None = None) -> int:
-    """Append an event as one who has taken over the service of that role; returns its sequence once the read model has it."""
+    """Append an event as one who has the server; returns its sequence once the read model has it."""
 
     async def append() -> int:
-        nc = await connect(service_endpoint(stack.state_dir, role), name="forger")
+        nc = await connect(stack.unconfined(), name="forger")
         try:
             return (await EventLog(nc).append(Writer(role, time.time_ns, uuid7, node).new(event))).seq
         finally:

@@ -55,6 +55,7 @@ class Home:
             "PATH": f"{tools}:/usr/bin:/bin",
             "CUDA_VISIBLE_DEVICES": "",
             "TRAINSHED_NODE": "box",
+            "TRAINSHED_WORKER_USERS": "*=root",
         }
         stack.environment = marked(environment, stack.mark)
         self.environment: dict[str, str] = {}

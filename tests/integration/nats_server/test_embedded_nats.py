@@ -53,7 +53,7 @@ async def test_what_holds_the_password_is_for_its_owner_alone(nats_server: NatsS
     holders = [
         path for path in nats_server.state_dir.rglob("*") if path.is_file() and password in path.read_bytes()
     ]
-    assert {path.name for path in holders} == {"server.json", "server.conf"}
+    assert {path.name for path in holders} == {"server.json", "realm.conf"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in holders} == {0o600}
     assert password not in b" ".join(
         Path(f"/proc/{nats_server.pid}/{name}").read_bytes() for name in ("cmdline", "environ")

@@ -19,8 +19,8 @@ from tests.support.control import running, stopped
 from tests.support.stack import TRAINSHED, Stack, until
 
 NewStack = Callable[..., Stack]
-ASKS_NOBODY = {"up", "down", "service", "config", "completion", "schema"}
-SERVES = {"gateway", "dispatcher", "projector", "agent"}
+ASKS_NOBODY = {"up", "down", "service", "config", "completion", "schema", "cluster", "user", "login"}
+SERVES = {"gateway", "dispatcher", "projector", "agent", "enrol"}
 """They wait for their server, however long that takes."""
 ASKING_SERVICES = [("submit", "--", "true"), ("ls",), ("audit", "verify")]
 """One for each way to ask a service that is connected and does not answer."""

@@ -16,7 +16,7 @@ import pytest
 from events.codec import Writer
 from events.types import Artifacts, ArtifactsHashed, Completed, Failed, RunEvent, Started
 from services import failpoints
-from tests.support.stack import Stack, until
+from tests.support.stack import Stack, service_endpoint, until
 from trainshed_client.statuses import FailureReason
 from trainshed_client.subjects import Role
 
@@ -25,9 +25,9 @@ OBJECTS = "this node objects to the event log"
 
 
 async def forge(stack: Stack, *events: RunEvent, node: str) -> list[int]:
-    """Publish these as the node's own words, by a plain client with the stack's own password; their sequences."""
-    endpoint = json.loads((stack.state_dir / "endpoint.json").read_text())
-    nc = await nats.connect(endpoint["url"], user=endpoint["user"], password=endpoint["password"])
+    """Publish these as the node's own words, by a plain client with the node's own credentials; their sequences."""
+    endpoint = service_endpoint(stack.state_dir, "agent")
+    nc = await nats.connect(endpoint.url, user=endpoint.user, password=endpoint.password)
     try:
         writer = Writer(Role.AGENT, time.time_ns, node=node)
         stored = []

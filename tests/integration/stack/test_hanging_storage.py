@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hanging import HANGS_READS, HangingStorage, hanging_storage
-from tests.support.stack import TRAINSHED, Stack, clean_environment, marked, run_trainshed, until
+from tests.support.stack import TRAINSHED, Stack, marked, run_trainshed, until
 
 HUNG = 50
 HUNG_MEMORY_MB = 10
@@ -40,13 +40,11 @@ def stack(storage: HangingStorage, new_stack: NewStack) -> Iterator[Stack]:
 def other_node(stack: Stack) -> Iterator[None]:
     """An agent of another node, with storage of its own and the only GPU."""
     state = stack.state_dir.with_name("other")
-    state.mkdir()
-    shutil.copy(stack.state_dir / "endpoint.json", state)
     command = ["agent", "--node", "other", "--gpus", "1", "--cpus", "1", "--memory", str(HUNG_MEMORY_MB - 1)]
     with state.with_name("other.log").open("wb") as log:
         agent = subprocess.Popen(
             [TRAINSHED, *command],
-            env=marked(clean_environment(state), stack.mark),
+            env=marked({**stack.other_node(state), "TRAINSHED_RUNS_DIR": str(state / "runs")}, stack.mark),
             stdout=log,
             stderr=log,
         )
