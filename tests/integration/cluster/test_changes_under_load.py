@@ -208,13 +208,13 @@ async def everything(crowd: Crowd, agent: Agent, long: str) -> None:
         {name: [round(s, 2) for s in each] for name, each in cut.items()},
     )
     assert crowd.drops() == Counter(), "nobody but they is dropped"
-    assert crowd.closed_by_the_server() == Counter(cut)
+    assert set(crowd.closed_by_the_server()) <= set(cut)
     names = list(crowd.members)
 
     def check(renewals: Counter[str]) -> None:
         """Who has a new key is connected by it anew, once; nobody else is: neither a service nor a follower."""
         assert crowd.drops() <= renewals, (crowd.drops(), renewals)
-        assert crowd.closed_by_the_server() - Counter(cut) <= renewals
+        assert crowd.closed_by_the_server() <= renewals + Counter(list(cut))
 
     await crowd.typed("node", "rotate", "n02")
     assert await crowd.renew(*names) == ["n02"]

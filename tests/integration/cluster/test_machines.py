@@ -21,6 +21,8 @@ from tests.support.stack import alive, clean_environment, until
 
 CUT_WITHIN_S = 2.0
 """Whoever is revoked is cut off this soon."""
+FIRST_RUN_WITHIN_S = 60.0
+"""From the line that is typed on a machine to the end of a short run there."""
 REFUSED = "after the handshake: it was revoked, or a newer one took its place"
 """What an agent logs whose key counts no more."""
 
@@ -61,10 +63,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 def test_the_first_run_on_a_machine_that_has_joined(pair: Pair) -> None:
+    typed_at = time.monotonic()
     pair.join("gpu01")
     pair.site.until_status("gpu01", "up")
     run = pair.stack.submit("--gpus", "1", shell="ip -o -4 addr show dev eth0")
     (record,) = pair.stack.wait(run, timeout="60s")
+    took_s = time.monotonic() - typed_at
+    print(f"from the line that was typed to the end of the first run: {took_s:.1f} s")
+    assert took_s < FIRST_RUN_WITHIN_S
     assert (record["status"], record["node"]) == ("COMPLETED", "gpu01")
     pair.join("gpu02")
     pair.site.until_status("gpu02", "up")
@@ -168,6 +174,30 @@ def test_an_agent_is_started_again_by_the_line_that_it_joined_by(pair: Pair) -> 
     pair.stack.wait(run, code=None)
 
 
+def test_an_agent_makes_a_new_key_when_it_is_asked_to(pair: Pair) -> None:
+    """It looks at its start, and each half hour; its own connection is made anew by the new key, and its run goes on."""
+    agent = pair.agents["gpu01"]
+    run, pid = pair.running_on("gpu01")
+    before = (agent.state_dir / "credentials/agent.pem").read_bytes()
+    pair.stack.trainshed("node", "rotate", "gpu01")
+    agent.end()
+    agent.start()
+    until(lambda: "the certificate was renewed" in agent.said(), 30.0)
+    assert (agent.state_dir / "credentials/agent.pem").read_bytes() != before
+
+    def keys() -> int:
+        (entry,) = [node for node in pair.site.roster.nodes if node.name == "gpu01"]
+        return len(entry.certificates)
+
+    until(lambda: keys() == 1, what="the older key counts no more")
+    until(lambda: _connected(pair.site, pair.machines["gpu01"]), what="it is connected by the new one")
+    pair.site.until_status("gpu01", "up")
+    assert alive(pid)
+    pair.stack.trainshed("cancel", run)
+    (record,) = pair.stack.wait(run, code=None)
+    assert record["status"] == "CANCELLED"
+
+
 def test_a_token_used_twice_and_one_that_was_stolen(pair: Pair, tmp_path: Path) -> None:
     """It gets nobody in, and displaces nobody: the node that joined by it goes on."""
     run, pid = pair.running_on("gpu01")
@@ -201,7 +231,7 @@ def test_the_same_node_joins_from_a_new_folder_and_the_older_one_is_out(pair: Pa
     agent.end()
     agent.start("--join", line)
     pair.lines["gpu01"] = line
-    until(lambda: agent.said().count('"ready"') > 2, 20.0)
+    until(lambda: agent.said().count('"ready"') > 3, 20.0)
     pair.site.until_status("gpu01", "up")
     (entry,) = [node for node in pair.site.roster.nodes if node.name == "gpu01"]
     assert f"{older:x}" not in [one.serial for one in entry.certificates]
