@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -121,3 +122,27 @@ async def test_the_server_s_own_answers_go_where_a_role_wants_them(server: Every
     await settled(probe)
     await projector.publish(bucket, b'{"last_by_subj": "$KV.none"}', reply=DELETE)
     assert (await deleted.next_msg(5)).subject.endswith(f".{subjects.EVENTS_STREAM}")
+
+
+async def test_an_answer_of_the_server_can_change_the_log_s_stream(server: EverybodyServer) -> None:
+    """Why a reader that refused events with the server's own headers (`Nats-Stream`) would keep nobody out.
+
+    Open, as the test above says. The gateway has the stream store its own events under an agent's subject.
+    """
+    gateway, probe = await server.client(GATEWAY), await server.probe()
+    info = f"$JS.API.STREAM.INFO.{subjects.EVENTS_STREAM}"
+    config = json.loads((await gateway.request(info, timeout=5)).data)["config"]
+    config["subject_transform"] = {"src": subjects.submitted(RUN), "dest": AN_AGENTS}
+    await gateway.request(subjects.submitted(RUN), json.dumps(config).encode(), timeout=5)
+    asked = json.dumps({"last_by_subj": subjects.submitted(RUN)}).encode()
+    update = f"$JS.API.STREAM.UPDATE.{subjects.EVENTS_STREAM}"
+    await gateway.publish(f"$JS.API.DIRECT.GET.{subjects.EVENTS_STREAM}", asked, reply=update)
+    async with asyncio.timeout(10):
+        while "subject_transform" not in json.loads((await gateway.request(info, timeout=5)).data)["config"]:
+            await asyncio.sleep(0.02)
+    stored = json.loads((await gateway.request(subjects.submitted(RUN), b"its own", timeout=5)).data)["seq"]
+    got = await probe.request(
+        f"$JS.API.STREAM.MSG.GET.{subjects.EVENTS_STREAM}", json.dumps({"seq": stored}).encode(), timeout=5
+    )
+    message = json.loads(got.data)["message"]
+    assert (message["subject"], "hdrs" in message) == (AN_AGENTS, False)
