@@ -233,7 +233,7 @@ class EmbeddedNats:
             web_socket=self._listener(),
         )
         give_store(self.store_dir, self._realm.store_account)
-        failpoint("store_given")
+        failpoint("server.store_given")
         self.write_realm()
         write_private(self._folder / "server.conf", config.text.encode())
 

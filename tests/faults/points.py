@@ -68,4 +68,9 @@ POINTS: dict[str, Point] = {
     "projector.swapped": Point(
         Role.PROJECTOR, "the new read model is in its place, nobody is told", by_hand=True
     ),
+    "server.store_given": Point(
+        Role.SERVER,
+        "an older release's store is its account's, the server has not been started",
+        by_hand=True,
+    ),
 }

@@ -164,7 +164,9 @@ def test_output_on_a_full_disk_is_one_line() -> None:
         )
         assert done.returncode == ExitCode.NO_SERVICE
         assert "is full" in done.stderr and len(done.stderr.splitlines()) <= 2
-        to_stderr = subprocess.run([*start, "ls", "--nats", "x:1"], stderr=full, timeout=30, check=False)
+        to_stderr = subprocess.run(
+            [*start, "ls", "--nats", "127.0.0.1:1"], stderr=full, timeout=30, check=False
+        )
         assert to_stderr.returncode == ExitCode.NO_SERVICE
 
 

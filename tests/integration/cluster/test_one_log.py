@@ -77,7 +77,7 @@ def test_that_of_the_first_release_killed_between_the_move_of_its_store_and_the_
     before: str = json.loads((tmp_path / "state/node.json").read_text())["log_id"]
     stack = new_stack(gpus=2, cpus=8, start=False)
     assert (stores(stack.state_dir) / "$G").exists()
-    ended_by_a_kill(stack, "store_given")
+    ended_by_a_kill(stack, "server.store_given")
     assert not (stores(stack.state_dir) / "$G").exists()
     assert (stores(stack.state_dir) / "TRAINSHED").exists()
     stack.start()
@@ -93,7 +93,7 @@ def test_runs_that_live_through_the_move_of_an_older_store(new_stack: Made) -> N
     stack.running(run)
     pid, before, events = stack.workers()[run][0], log_of(stack), stack.events()
     as_an_older_release_left_it(stack)
-    ended_by_a_kill(stack, "store_given")
+    ended_by_a_kill(stack, "server.store_given")
     stack.start()
     assert log_of(stack) == before
     assert stack.events()[: len(events)] == events
@@ -189,7 +189,7 @@ def test_alone_then_listening_then_alone_again(new_stack: Made, lan: Lan) -> Non
     same()
     stack.kill()
     until(lambda: not server_alive(stack), what="its server ends")
-    ended_by_a_kill(stack, "store_given")
+    ended_by_a_kill(stack, "server.store_given")
     stack.start("--listen", "none")
     assert url().startswith("nats://127.0.0.1:")
     same()

@@ -416,7 +416,7 @@ async def test_two_stores_are_told_apart_by_a_person(tmp_path: Path) -> None:
         await server.stop()
         kept = server.store_dir / "jetstream"
         (folder,) = [each for each in kept.iterdir() if each.name in ("$G", "TRAINSHED")]
-    (kept / "$G").mkdir()
+    (kept / "$G/streams/EVENTS").mkdir(parents=True)
     for asked in (None, WebSocketOptions()):
         with pytest.raises(TrainshedError, match="there are two stores") as refused:
             await EmbeddedNats(tmp_path, Unconfined(), web_socket=asked).start()

@@ -31,6 +31,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Stack
         environment={"TRAINSHED_HTTP_LISTEN": str(port)},
     )
     try:
+        one.trainshed("cluster", "init", "--host", "127.0.0.1")  # certificates are shown where there are some
         one.start()
         runs = [one.submit("--gpus", "1", shell="true"), one.submit("--gpus", "1", shell="exit 3")]
         one.trainshed("wait", *runs, code=3)
