@@ -74,7 +74,8 @@ def logs(
 ) -> None:
     """Print the output of a run, stdout and stderr together as they came, byte for byte.
 
-    It is read from the machine where the run is or was. With -f it begins when the run does, goes on over later
+    A terminal gets its colours and progress bars; other escape codes are shown as text. It is read from the machine where
+    the run is or was. With -f it begins when the run does, goes on over later
     attempts and ends with the run; Ctrl-C ends only the following. With --at it is what had been written by then, by the
     clock of that machine.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import pytest
@@ -75,7 +76,6 @@ TYPED = (
     "simulate --nodes 2",
 )
 SHOWS_A_NAME = ("ls --all", "show {failed}", "show {running}", "explain {failed}")
-"""`logs` and `run` hand a worker's output on byte by byte, as `cat` does: docs/security.md has that."""
 
 
 @pytest.mark.parametrize("typed", TYPED)
@@ -90,3 +90,21 @@ def test_no_screen_hands_it_to_the_terminal(stack: Stack, runs: tuple[str, str, 
     assert [live for live in LIVE[: 3 if as_json else None] if live in piped.text] == [], piped.text
     if typed in SHOWS_A_NAME:
         assert "\\x1b]0;owned" in on_terminal and "[bold red]x[/]" in on_terminal, on_terminal
+
+
+@pytest.mark.parametrize("typed", ["logs {failed}", "logs --timestamps {failed}", "logs -f {failed}"])
+def test_of_output_a_terminal_gets_no_more_than_colours_and_a_pipe_every_byte(
+    stack: Stack, runs: tuple[str, str, str], typed: str
+) -> None:
+    words = typed.format(failed=runs[0])
+    on_terminal = on_a_terminal(f"{TRAINSHED} {words}", stack.environment, stack.state_dir, 100)
+    assert [live for live in LIVE if live in on_terminal] == [], on_terminal
+    assert on_terminal.count(r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202e[bold red]x[/] <script>") >= 2
+    assert BAD in stack.trainshed(*words.split()).text
+
+
+def test_so_does_run(stack: Stack) -> None:
+    command = f"{TRAINSHED} run -- {sys.executable} -c {shlex.quote(f'print({BAD!r})')}"
+    on_terminal = on_a_terminal(command, stack.environment, stack.state_dir, 100)
+    assert [live for live in LIVE if live in on_terminal] == [], on_terminal
+    assert r"\x1b]0;owned\x07" in on_terminal
