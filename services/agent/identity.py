@@ -114,6 +114,8 @@ def only_agent(state_dir: Path) -> Iterator[None]:
                 f"another agent already runs on {state_dir}. Stop it first, or start this one on a state folder of its "
                 "own (TRAINSHED_STATE_DIR)",
             ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for `trainshed down`
         yield
     finally:
         os.close(fd)

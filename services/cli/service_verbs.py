@@ -24,6 +24,7 @@ from trainshed_client.errors import ErrorCode, TrainshedError
 from trainshed_client.os_errors import why
 
 if TYPE_CHECKING:
+    from services.agent.agent import AgentService
     from services.lifecycle import Service
     from services.observe.observe import Observer
     from services.up.child_link import ChildEnd
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 AGENT_FILE = "credentials/agent.json"
 """The credentials of the state folder's own node."""
 Build = Callable[["SafeClient", "Observer"], Coroutine[Any, Any, list["Service"]]]
+Stopping = Callable[[float | None], float | None]
+"""See `services.lifecycle.run_services`: `on_stop`."""
 
 
 @verb("NATS_URL=tls://host:4222 trainshed gateway", name="gateway")
@@ -200,6 +203,8 @@ def agent(
         click.echo(f"the agent runs (pid {pid}); its log: {agent_detach.agent_log(settings.state_dir)}")
         return
 
+    served: list[AgentService] = []
+
     async def build(nc: SafeClient, observer: Observer) -> list[Service]:
         from services import parts
 
@@ -210,6 +215,7 @@ def agent(
         for note in machine.inventory.notes:
             click.echo(note, err=True)
         service = parts.agent(nc, settings, options, machine, observer.log(nc))
+        served.append(service)
         observer.agent(service, len(machine.inventory.gpus))
         observer.services([service])
         return [
@@ -224,7 +230,24 @@ def agent(
 
             report_ready(ready_fd)
 
-    _serve("agent", settings, build, ready, within_s=None if borrowed else 1.2, endpoint=endpoint)
+    def stopping(within_s: float | None) -> float | None:
+        """`trainshed down --stop-workers` says in a file what its SIGTERM is to mean."""
+        from services.up.down import take_request
+
+        if not take_request(settings.state_dir):
+            return within_s
+        served[0].stop(stop_workers=True)
+        return None
+
+    _serve(
+        "agent",
+        settings,
+        build,
+        ready,
+        within_s=None if borrowed else 1.2,
+        endpoint=endpoint,
+        on_stop=stopping,
+    )
 
 
 agent = agent_options(agent)
@@ -253,6 +276,7 @@ def _serve(
     *,
     quiet: bool = False,
     endpoint: Endpoint | None = None,
+    on_stop: Stopping = lambda within_s: within_s,
 ) -> None:
     from services import logging
     from services.state_folder import close_to_others
@@ -262,7 +286,7 @@ def _serve(
     close_to_others(settings.state_dir)
     if not quiet:
         warn_of_unknown_settings(name)
-    asyncio.run(_run(name, settings, build, on_ready, within_s, endpoint))
+    asyncio.run(_run(name, settings, build, on_ready, within_s, endpoint, on_stop))
 
 
 async def _run(
@@ -272,6 +296,7 @@ async def _run(
     on_ready: Callable[[], None],
     within_s: float | None,
     endpoint: Endpoint | None,
+    on_stop: Stopping,
 ) -> None:
     import nats.errors
 
@@ -305,7 +330,7 @@ async def _run(
                     f"the server at {endpoint.url} cannot keep the event log ({cause}). It must run with JetStream",
                 ) from None
             if services is not None:
-                await run_services(services, stop, on_ready=ready, within_s=within_s)
+                await run_services(services, stop, on_ready=ready, on_stop=on_stop, within_s=within_s)
         finally:
             await nc.close()
 

@@ -224,18 +224,19 @@ def up(
 @verb("trainshed down", "trainshed down --stop-workers", name="down")
 @click.option("--stop-workers", is_flag=True, help="Stop its workers first (they go on otherwise).")
 def down(stop_workers: bool) -> None:
-    """Stop what `trainshed up` started here, and wait until it is gone.
+    """Stop what `trainshed up` or `trainshed agent --detach` started here, and wait until it is gone.
 
-    Workers go on and are found again by the next `trainshed up`; what is queued stays queued. With --stop-workers
+    Workers go on and are found again by the next start; what is queued stays queued. With --stop-workers
     each gets its stop signal, and SIGKILL after its grace period; a run with a retry policy is tried again later.
     """
     from services.up.down import down as stop_stack
 
     state_dir = Settings.read().state_dir
-    pid = stop_stack(state_dir, stop_workers=stop_workers, show=lambda line: click.echo(line, err=True))
-    if pid is not None:
-        after = "" if stop_workers else "; running workers go on, and `trainshed up` finds them again"
-        click.echo(f"stopped (pid {pid}){after}", err=True)
+    stopped = stop_stack(state_dir, stop_workers=stop_workers, show=lambda line: click.echo(line, err=True))
+    if stopped is not None:
+        finder = "trainshed agent" if stopped.agent_alone else "trainshed up"
+        after = "" if stop_workers else f"; running workers go on, and `{finder}` finds them again"
+        click.echo(f"stopped (pid {stopped.pid}){after}", err=True)
         return
     click.echo(f"nothing runs on {state_dir}", err=True)
     if stop_workers:

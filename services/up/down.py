@@ -1,4 +1,4 @@
-"""Stopping the stack of a state folder from outside: who holds its lock, the signal, and the wait until it is gone.
+"""Stopping what runs on a state folder from outside, a stack or an agent alone: who holds its lock, the signal, and the wait until it is gone.
 
 Owns that, and the request that goes with the signal (`<state>/down.json`); knows no service.
 """
@@ -13,10 +13,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from services.up.state_lock import holder
+from services.agent.identity import LOCK_FILE as AGENT_LOCK_FILE
+from services.up.state_lock import LOCK_FILE, holder
 from services.up.systemd_unit import UNIT
 from trainshed_client.endpoint import write_private
 from trainshed_client.errors import ErrorCode, TrainshedError
@@ -38,61 +40,68 @@ class _Request(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-def down(state_dir: Path, *, stop_workers: bool, show: Callable[[str], None]) -> int | None:
-    """Stop the stack on ``state_dir`` and wait until its process is gone; its pid, None where none runs.
+class StoppedProcess(NamedTuple):
+    """What was stopped."""
+
+    pid: int
+    agent_alone: bool
+
+
+def down(state_dir: Path, *, stop_workers: bool, show: Callable[[str], None]) -> StoppedProcess | None:
+    """Stop what runs on ``state_dir`` and wait until its process is gone; None where nothing runs.
 
     ``stop_workers``: its workers are stopped first, for as long as their grace periods take; ``show`` is given that it
     takes long. Raises TrainshedError: CONFLICT where systemd would start it again, DENIED where it is another user's,
     UNAVAILABLE where it does not end.
     """
-    pid = holder(state_dir)
-    if pid is None:
-        return None
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return down(state_dir, stop_workers=stop_workers, show=show)
-    try:
-        if holder(state_dir) != pid:  # it ended meanwhile, and its number may be another's
-            return down(state_dir, stop_workers=stop_workers, show=show)
-        if _unit(pid) == UNIT:
-            raise TrainshedError(
-                ErrorCode.CONFLICT,
-                f"this stack is the service {UNIT}, which systemd would start again. "
-                f"Stop it with: systemctl --user stop {UNIT.removesuffix('.service')}",
-            )
-        _stop(process, pid, state_dir, stop_workers, show)
-    finally:
-        os.close(process)
-    return pid
+    for lock_file in (LOCK_FILE, AGENT_LOCK_FILE):  # of a stack the one process holds both
+        while (pid := holder(state_dir, lock_file)) is not None:
+            try:
+                process = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if holder(state_dir, lock_file) != pid:  # it ended meanwhile, and its number may be another's
+                    continue
+                if _unit(pid) == UNIT:
+                    raise TrainshedError(
+                        ErrorCode.CONFLICT,
+                        f"this stack is the service {UNIT}, which systemd would start again. "
+                        f"Stop it with: systemctl --user stop {UNIT.removesuffix('.service')}",
+                    )
+                _stop(process, pid, state_dir / lock_file, stop_workers, show)
+            finally:
+                os.close(process)
+            return StoppedProcess(pid, agent_alone=lock_file == AGENT_LOCK_FILE)
+    return None
 
 
-def _stop(process: int, pid: int, state_dir: Path, stop_workers: bool, show: Callable[[str], None]) -> None:
+def _stop(process: int, pid: int, lock: Path, stop_workers: bool, show: Callable[[str], None]) -> None:
     if stop_workers:
-        write_private(state_dir / REQUEST_FILE, msgspec.json.encode(_Request(pid, stop_workers=True)))
+        write_private(lock.with_name(REQUEST_FILE), msgspec.json.encode(_Request(pid, stop_workers=True)))
     try:
         signal.pidfd_send_signal(process, signal.SIGTERM)
     except ProcessLookupError:
         return
     except PermissionError:
         raise TrainshedError(
-            ErrorCode.DENIED, f"the stack on {state_dir} (pid {pid}) is another user's; ask them"
+            ErrorCode.DENIED, f"what runs on {lock.parent} (pid {pid}) is another user's; ask them"
         ) from None
-    if _gone(process, pid, state_dir, PRINT_AFTER_S):
+    if _gone(process, pid, lock, PRINT_AFTER_S):
         return
     show(
         f"waiting for the workers to end (pid {pid}); Ctrl-C stops the waiting"
         if stop_workers
         else f"waiting for pid {pid} to end"
     )
-    if not _gone(process, pid, state_dir, None if stop_workers else GONE_WITHIN_S - PRINT_AFTER_S):
+    if not _gone(process, pid, lock, None if stop_workers else GONE_WITHIN_S - PRINT_AFTER_S):
         raise TrainshedError(
             ErrorCode.UNAVAILABLE,
             f"pid {pid} does not end. `kill -9 {pid}` is safe: what was acknowledged is on disk, and workers go on",
         )
 
 
-def _gone(process: int, pid: int, state_dir: Path, within_s: float | None) -> bool:
+def _gone(process: int, pid: int, lock: Path, within_s: float | None) -> bool:
     """Whether the process of this pidfd ends within ``within_s`` seconds (None: however long it takes).
 
     One that has let go of the folder has ended as well: threads that storage holds in the kernel keep its number, and
@@ -105,7 +114,7 @@ def _gone(process: int, pid: int, state_dir: Path, within_s: float | None) -> bo
         left = max(0.0, min(deadline - time.monotonic(), LOOK_EVERY_S))
         if poller.poll(left * 1000):
             return True
-        if holder(state_dir) != pid:
+        if holder(lock.parent, lock.name) != pid:
             poller.poll(EXITS_WITHIN_S * 1000)
             return True
         if time.monotonic() >= deadline:

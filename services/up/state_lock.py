@@ -83,13 +83,13 @@ def running_already(state_dir: Path, pid: int | None) -> TrainshedError:
     )
 
 
-def holder(state_dir: Path) -> int | None:
-    """The pid of the living process that holds the lock of ``state_dir``; None where nobody does.
+def holder(state_dir: Path, lock_file: str = LOCK_FILE) -> int | None:
+    """The pid of the living process that holds this lock of ``state_dir``; None where nobody does.
 
     The number in the file alone proves nothing: it stays there when its writer has died. Raises TrainshedError
     (DENIED) where the lock is held by a process that cannot be seen: another user's, or another container's.
     """
-    path = state_dir / LOCK_FILE
+    path = state_dir / lock_file
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -108,7 +108,7 @@ def holder(state_dir: Path) -> int | None:
                 who = f"pid {pid}" if pid is not None else "a process"
                 raise TrainshedError(
                     ErrorCode.DENIED,
-                    f"the stack on {state_dir} is run by {who}, which cannot be seen from here: "
+                    f"what runs on {state_dir} is run by {who}, which cannot be seen from here: "
                     "it is another user's or in another container. Stop it there",
                 )
             time.sleep(0.01)

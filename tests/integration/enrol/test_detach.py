@@ -16,6 +16,7 @@ from services.cli import node_by_ssh
 from services.enrol.roster_file import read_roster
 from tests.integration.enrol.control import EnrolControl
 from tests.support.nats import NatsServer
+from tests.support.stack import alive
 from trainshed_client.errors import TrainshedError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,7 +70,13 @@ async def test_an_agent_in_the_background(server: NatsServer, tmp_path: Path) ->
         assert "the agent ended before it was ready" in err
         assert "another agent already runs" in err
     finally:
-        os.kill(pid, signal.SIGTERM)
+        code, _, err = await typed("down", env=env)
+    assert (code, err) == (
+        0,
+        f"stopped (pid {pid}); running workers go on, and `trainshed agent` finds them again\n",
+    )
+    assert not alive(pid)
+    assert (await typed("down", env=env))[2].startswith("nothing runs on ")
 
 
 FAKE_SSH = """#!/bin/sh

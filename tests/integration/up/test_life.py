@@ -238,3 +238,28 @@ def test_a_drained_node_is_drained_after_a_restart_and_a_loan_that_ended_is_forg
     (ended,) = stack.wait(waits)
     assert ended["node"] == "box"
     stack.trainshed("audit", "verify")
+
+
+def test_down_stops_an_agent_alone_and_its_workers_where_that_is_asked(
+    new_stack: NewStack, tmp_path: Path
+) -> None:
+    stack = new_stack(gpus=0)
+    environment = stack.other_node(tmp_path / "gpu01")
+
+    def there(*words: str) -> str:
+        done = subprocess.run(
+            [TRAINSHED, *words], env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout + done.stderr
+
+    agent = ("agent", "--node", "gpu01", "--gpus", "1", "--detach")
+    there(*agent)
+    run = stack.submit("--gpus", "1", shell="sleep 600")
+    until(lambda: stack.record(run)["status"] == "RUNNING")
+    assert "`trainshed agent` finds them again" in there("down")
+    there(*agent)
+    assert stack.record(run)["status"] == "RUNNING"
+    stopped = there("down", "--stop-workers")
+    assert stopped.splitlines()[-1].endswith(")") and "stopped (pid " in stopped
+    (record,) = stack.wait(run, code=None)
+    assert (record["status"], record["failure_reason"]) == ("FAILED", "node_reclaimed")
